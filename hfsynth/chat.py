@@ -1,0 +1,198 @@
+"""From a conversation to the text that a model reads before it speaks, by the model's own chat template.
+
+Before an answer, that is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
+2406.08464) it is what the template puts before a user's text: the conversation is rendered with a placeholder as the
+next user's text, and cut where the placeholder begins. No table of models is needed, and turn k reads exactly what
+the template makes of the turns before it.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from hfsynth.errors import ChatTemplateError
+from hfsynth.generation import Message, Role
+
+Render = Callable[[list[dict[str, Any]], bool], str]
+"""A chat template: (messages, add_generation_prompt) → text."""
+
+_USER, _OTHER, _SYSTEM, _ANSWER = (
+    "Placeholder-of-a-user",
+    "another one's text",
+    "Placeholder-system",
+    "Placeholder-answer",
+)
+
+THINKING = (
+    ("<think>", "</think>", ""),
+    (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|channel|>final<|message|>",
+    ),
+    ("<|channel>thought", "<channel|>", ""),
+    ("<|START_THINKING|>", "<|END_THINKING|>", ""),
+)
+"""How models mark where thinking begins, where it ends, and an answer without it: DeepSeek and Qwen, gpt-oss, Gemma 4,
+Command."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A model's chat template, and what it can say, found by trying it.
+
+    Args:
+        name: The model, for error messages.
+        render: The template.
+    """
+
+    name: str
+    render: Render
+
+    def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
+        """Return the text that a model reads before it speaks as `role` in a conversation.
+
+        Raises:
+            ChatTemplateError: If the template can't render these messages, or can't speak as that role.
+        """
+        if messages and messages[-1]["role"] == role:
+            raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
+        self.check(messages, role)
+        if role == "user":
+            return self._before_user(messages)
+        return self._rendered(messages, True)
+
+    def check(self, messages: Sequence[Message], role: Role) -> None:
+        """Check that the template has what a conversation needs, before anything is generated.
+
+        Raises:
+            ChatTemplateError: If it has no such role, or doesn't show what it is given.
+        """
+        if role == "user" and self._user_fault:
+            raise ChatTemplateError(f"the chat template of {self.name} can't speak as a user: {self._user_fault}")
+        if any(message["role"] == "system" for message in messages) and self._system_fault:
+            raise ChatTemplateError(f"the chat template of {self.name} refuses a system role: {self._system_fault}")
+        if any(message["role"] == "assistant" for message in messages) and self._history_fault:
+            raise ChatTemplateError(f"the chat template of {self.name} has no second turn: {self._history_fault}")
+
+    @cached_property
+    def after_user(self) -> str:
+        """What the template puts between a user's text and the answer: where it begins, a user's turn has ended.
+
+        Raises:
+            ChatTemplateError: If the template can't speak as a user.
+        """
+        self.check((), "user")
+        return self._rendered(_user_turn(_USER), True).partition(_USER)[2]
+
+    def _before_user(self, messages: Sequence[Message]) -> str:
+        """Cut the rendered conversation where the next user's text begins.
+
+        The cut must not depend on that text or on what follows it, or it would not be what the model sees later on.
+        """
+        cuts = set()
+        for text, generation_prompt in ((_USER, True), (_USER, False), (_OTHER, True)):
+            before, found, _ = self._rendered([*messages, *_user_turn(text)], generation_prompt).rpartition(text)
+            cuts.add(before if found else None)
+        if len(cuts) != 1 or None in cuts:
+            raise ChatTemplateError(
+                f"the chat template of {self.name} can't speak as a user after {len(messages)} messages: "
+                f"what stands before the user's text depends on it: {sorted(map(str, cuts))}"
+            )
+        return str(cuts.pop())
+
+    def _rendered(self, messages: Sequence[Message], generation_prompt: bool) -> str:
+        return self._try(messages, generation_prompt, self._wants_parts)
+
+    def _try(self, messages: Sequence[Message], generation_prompt: bool, parts: bool) -> str:
+        plain: list[dict[str, Any]] = [dict(message) for message in messages]
+        for message in plain if parts else ():
+            message["content"] = [{"type": "text", "text": message["content"]}]
+        try:
+            return self.render(plain, generation_prompt)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise ChatTemplateError(f"the chat template of {self.name} refuses the conversation: {error}") from error
+
+    def _fault(self, messages: Sequence[Message], parts: bool) -> str:
+        """Why a template doesn't show every one of these messages once and in order; "" if it does."""
+        try:
+            text = self._try(messages, True, parts)
+        except ChatTemplateError as error:
+            return str(error.__cause__)
+        for message in messages:
+            if text.count(message["content"]) != 1:
+                return f"it shows the {message['role']}'s text {text.count(message['content'])} times"
+        places = [text.index(message["content"]) for message in messages]
+        return "" if places == sorted(places) else "it shows the messages in another order"
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether contents must be lists of parts, as the templates of some vision-language models want them."""
+        return bool(self._fault(_user_turn(_USER), False)) and not self._fault(_user_turn(_USER), True)
+
+    @cached_property
+    def _user_fault(self) -> str:
+        return self._fault(_user_turn(_USER), self._wants_parts)
+
+    @cached_property
+    def _system_fault(self) -> str:
+        return self._fault([{"role": "system", "content": _SYSTEM}, *_user_turn(_USER)], self._wants_parts)
+
+    @cached_property
+    def _history_fault(self) -> str:
+        history: list[Message] = [*_user_turn(_USER), {"role": "assistant", "content": _ANSWER}, *_user_turn(_OTHER)]
+        return self._fault(history, self._wants_parts)
+
+
+def _user_turn(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ...], str]:
+    r"""Say how a turn is seen to end, from what a template puts after it.
+
+    Args:
+        after: The text that follows the turn, up to the next turn's text (`ChatTemplate.after_user`).
+        special_tokens: The tokenizer's.
+
+    Returns:
+        The special tokens that end the turn, and the text that ends it where it begins with none ("" if it does).
+
+    >>> turn_end("<|im_end|>\n<|im_start|>assistant\n", ["<|im_start|>", "<|im_end|>"])
+    (('<|im_end|>', '<|im_start|>'), '')
+    >>> turn_end(" [/INST]", ["</s>"])
+    ((), '[/INST]')
+    """
+    places = sorted((after.index(token), token) for token in special_tokens if token and token in after)
+    text = after[: places[0][0]] if places else after
+    return tuple(token for _, token in places), next(iter(text.strip().splitlines()), "")
+
+
+def split_thinking(prompt: str, text: str) -> tuple[str | None, str]:
+    r"""Part what a model thought from what it answered.
+
+    Args:
+        prompt: What the model read; some templates begin the thinking there.
+        text: What it wrote, special tokens included.
+
+    Returns:
+        The thinking, or None where there is none, and the answer: empty if the thinking was cut off.
+
+    >>> split_thinking("<think>\n", "2 + 2 is 4.</think>\n\nFour.")
+    ('2 + 2 is 4.', 'Four.')
+    >>> split_thinking("user: hi", "<think>A greeting")
+    ('A greeting', '')
+    >>> split_thinking("user: hi", "Hello!")
+    (None, 'Hello!')
+    """
+    written = text.lstrip()
+    for opening, closing, unthought in THINKING:
+        if written.startswith(opening) or prompt.rstrip().endswith(opening):
+            thought, _, answer = written.removeprefix(opening).partition(closing)
+            return thought.strip(), answer.lstrip()
+        if unthought and written.startswith(unthought):
+            return None, written.removeprefix(unthought)
+    return None, text

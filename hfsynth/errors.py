@@ -1,0 +1,36 @@
+"""The exceptions of hfsynth.
+
+Exception
+├── ValueError
+│   ├── ColumnError         a column is missing, of the wrong type, or would be replaced
+│   └── ChatTemplateError   a chat template can't render what was asked of it
+├── RuntimeError
+│   └── GenerationError     an llm can't go on
+└── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
+"""
+
+
+class ColumnError(ValueError):
+    """A column that a technique needs is missing or of the wrong type, or one it makes would replace another."""
+
+
+class ChatTemplateError(ValueError):
+    """A model's chat template can't say what was asked of it: a system role, say, or the user's turn."""
+
+
+class GenerationError(RuntimeError):
+    """An llm can't go on: not one row's failure, which is data, but a failure of all that would follow."""
+
+
+class RowError(Exception):
+    """One row came to nothing. A flow raises it; the row's outputs become None and the reason is recorded.
+
+    Args:
+        reason: What went wrong, for the record.
+        raw: The completion that could not be used, where there was one.
+    """
+
+    def __init__(self, reason: str, raw: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.raw = raw

@@ -1,0 +1,104 @@
+"""What passes between a technique and an llm: messages and sampling go in as a request, a completion comes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypedDict, runtime_checkable
+
+Role = Literal["assistant", "user"]
+FinishReason = Literal["stop", "length", "error"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation: `role` is "system", "user" or "assistant"; `content` is its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of a completion are chosen.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    max_new_tokens: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Divides the logits; 0 takes the likeliest token."})
+    top_p: float = field(default=1.0, metadata={"help": "Keep the likeliest tokens up to this share of probability."})
+    top_k: int = field(default=0, metadata={"help": "Keep this many of the likeliest tokens; 0 keeps all."})
+    min_p: float = field(default=0.0, metadata={"help": "Keep tokens at least this share as likely as the likeliest."})
+    stop: tuple[str, ...] = field(default=(), metadata={"help": "Texts that end a completion and are cut from it."})
+
+    def __post_init__(self) -> None:
+        """Check every range; a list of stop texts becomes a tuple, an integer where a float belongs a float."""
+        object.__setattr__(self, "stop", tuple(self.stop))
+        for name in ("temperature", "top_p", "min_p"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        ranges = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "stop": (all(self.stop), "texts that are not empty"),
+        }
+        for name, (holds, wanted) in ranges.items():
+            if not holds:
+                raise ValueError(f"SamplingParams.{name} is {getattr(self, name)!r}; it must be {wanted}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One completion that a flow asks for."""
+
+    messages: tuple[Message, ...]
+    """The conversation so far."""
+    role: Role = "assistant"
+    """Whose turn is to be written: "assistant" answers the conversation, "user" speaks as the user (Magpie)."""
+    sampling: SamplingParams = SamplingParams()
+    """How its tokens are chosen."""
+    seed: int = 0
+    """Start of this request's own random stream; set by the technique from the row's index and the turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What an llm wrote for one request."""
+
+    text: str
+    """The text, without end tokens, stop texts and thinking."""
+    finish_reason: FinishReason
+    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": nothing was written."""
+    prompt_tokens: int = 0
+    """Tokens that the model read."""
+    completion_tokens: int = 0
+    """Tokens that the model wrote, thinking and end token included."""
+    thinking: str | None = None
+    """What the model thought before it answered; None for a model that doesn't."""
+    error: str = ""
+    """Why nothing was written, where `finish_reason` is "error"."""
+
+
+@runtime_checkable
+class LLM(Protocol):
+    """What a technique needs of an llm. A frozen dataclass that loads its model on the first `complete`.
+
+    An llm is pickled and hashed with its techniques, so its state must be plain configuration: see
+    `hfsynth.configuration.Configuration`, from which an llm gets that by inheriting.
+    """
+
+    @property
+    def model_name(self) -> str:
+        """The model, as it is named in records and cards."""
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, in their order.
+
+        Raises:
+            GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with
+                `finish_reason="error"`.
+        """
+
+    def unload(self) -> None:
+        """Give back the memory; the next `complete` loads again."""

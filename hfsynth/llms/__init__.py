@@ -1,0 +1,1 @@
+"""What completes requests: one file an llm. They know nothing of techniques."""

@@ -1,0 +1,51 @@
+"""An llm without a model, for doctests and for trying out a pipeline's columns."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hfsynth.configuration import Configuration
+from hfsynth.generation import Completion, Request
+
+
+@dataclass(frozen=True)
+class EchoLLM(Configuration):
+    """Answers with the last message's text; as the user, asks a question that its seed picks. Words count as tokens.
+
+    >>> llm = EchoLLM()
+    >>> request = Request(messages=({"role": "user", "content": "Say it again, please."},))
+    >>> llm.complete([request])[0].text
+    'Say it again, please.'
+    """
+
+    seconds_per_request: float = field(default=0.0, metadata={"help": "Sleep this long over each request."})
+
+    @property
+    def model_name(self) -> str:
+        """The name in records."""
+        return "echo"
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, in their order."""
+        return [self._complete(request) for request in requests]
+
+    def unload(self) -> None:
+        """Do nothing: there is nothing in memory."""
+
+    def _complete(self, request: Request) -> Completion:
+        time.sleep(self.seconds_per_request)
+        read = sum(len(message["content"].split()) for message in request.messages)
+        if request.role == "user":
+            text = f"Question {len(request.messages)}: what is the square of {request.seed % 1000}?"
+        else:
+            text = request.messages[-1]["content"]
+        words = text.split()
+        limit = request.sampling.max_new_tokens
+        if len(words) > limit:
+            text = " ".join(words[:limit])
+        return Completion(
+            text=text,
+            finish_reason="length" if len(words) > limit else "stop",
+            prompt_tokens=read,
+            completion_tokens=min(len(words), limit),
+        )

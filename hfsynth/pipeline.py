@@ -1,0 +1,131 @@
+"""Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
+
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features
+
+from hfsynth.errors import ColumnError
+from hfsynth.runner import RunOptions, default_run_dir, run_step
+from hfsynth.technique import Technique
+
+Step = Technique
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Techniques, each run on what the one before made of the dataset.
+
+    Steps of equal names get a number, since a step's name is part of its seeds.
+
+    Raises:
+        TypeError: If a step is not a technique.
+    """
+
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        """Check the steps and make their names differ."""
+        named: list[Step] = []
+        for step in self.steps:
+            if not isinstance(step, Technique):
+                raise TypeError(f"a pipeline's step is a technique, not {step!r}.")
+            same = sum(other.name.rpartition("_")[0] == step.name or other.name == step.name for other in named)
+            named.append(replace(step, name=f"{step.name}_{same + 1}") if same else step)
+        object.__setattr__(self, "steps", tuple(named))
+
+    def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
+        """Add a step, or all steps of another pipeline, at the end."""
+        return Pipeline((*self.steps, *(other.steps if isinstance(other, Pipeline) else (other,))))
+
+    def features(self, features: Features) -> list[Features]:
+        """Return the features that the dataset has before the first step and after each.
+
+        Raises:
+            ColumnError: If a step needs a column that it won't find, or would replace one; with the step's number.
+        """
+        stages = [features]
+        for number, step in enumerate(self.steps, 1):
+            try:
+                stages.append(step.check_features(stages[-1]))
+            except ColumnError as error:
+                raise ColumnError(f"step {number}, {error}") from None
+        return stages
+
+    def run(
+        self,
+        dataset: Dataset,
+        *,
+        run_dir: str | Path | None = None,
+        batch_size: int = 128,
+        chunk_size: int | None = None,
+        quiet: bool = False,
+    ) -> Dataset:
+        """Run all steps over a dataset, computing only what is not there from an earlier run.
+
+        Args:
+            dataset: The input; of a `DatasetDict`, one split.
+            run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
+            batch_size: Rows that a technique is given at once; the same rows come out as of `dataset.map` with it.
+            chunk_size: Rows that are computed, saved and lost together: a multiple of the batch size, by default one.
+            quiet: No progress bars.
+
+        Raises:
+            ColumnError: If a step's columns don't fit, before any model is loaded.
+            GenerationError: If an llm can't go on; what was finished is kept.
+        """
+        if not isinstance(dataset, Dataset):
+            splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
+            raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
+        stages = self.features(dataset.features)
+        folder = Path(run_dir) if run_dir is not None else default_run_dir()
+        options = RunOptions(folder, batch_size, chunk_size or batch_size, quiet)
+        for step, following, features in zip(self.steps, [*self.steps[1:], None], stages[1:], strict=True):
+            dataset = run_step(dataset, step, features, options)
+            if following is None or following.llm != step.llm:
+                step.llm.unload()
+        return dataset
+
+    def draw(self, features: Features | None = None) -> str:
+        """Return the steps and the columns between them as Mermaid text.
+
+        Args:
+            features: The dataset's; by default the columns that the first step reads.
+
+        >>> from hfsynth import EchoLLM, TextGeneration
+        >>> again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"})
+        >>> print((TextGeneration(EchoLLM()) >> again).draw())
+        flowchart LR
+            dataset[("dataset")]
+            step1["<b>TextGeneration</b><br/>echo"]
+            step2["<b>TextGeneration_2</b><br/>echo"]
+            result[("result")]
+            dataset -- "instruction" --> step1
+            dataset -- "instruction" --> step2
+            step1 -- "generation" --> result
+            step2 -- "again" --> result
+        """
+        makers = dict.fromkeys(features or self._first_inputs(), "dataset")
+        nodes, arrows = ['dataset[("dataset")]'], dict[tuple[str, str], list[str]]()
+        for number, step in enumerate(self.steps, 1):
+            nodes.append(f'step{number}["<b>{escape(step.name)}</b><br/>{escape(step.llm.model_name)}"]')
+            for column in step.wire(makers).values():
+                arrows.setdefault((makers[column], f"step{number}"), []).append(column)
+            makers |= dict.fromkeys(step.written_features, f"step{number}")
+        for column, maker in makers.items():
+            if maker != "dataset":
+                arrows.setdefault((maker, "result"), []).append(column)
+        lines = [f'{a} -- "{escape(", ".join(columns))}" --> {b}' for (a, b), columns in arrows.items()]
+        return "\n    ".join(["flowchart LR", *nodes, 'result[("result")]', *lines])
+
+    def _first_inputs(self) -> list[str]:
+        """Columns that no step makes before one reads them."""
+        made: set[str] = set()
+        needed: dict[str, None] = {}
+        for step in self.steps:
+            wanted = step.input_features(made | set(step.input_mappings))
+            read = [step.input_mappings.get(name, name) for name in wanted]
+            needed |= dict.fromkeys(column for column in read if column not in made)
+            made |= set(step.written_features)
+        return list(needed)

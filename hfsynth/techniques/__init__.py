@@ -1,0 +1,1 @@
+"""The techniques: one file each, a row's flow and its prompts. They know nothing of llms."""

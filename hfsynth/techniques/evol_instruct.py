@@ -1,0 +1,190 @@
+"""EvolInstruct (WizardLM, arXiv 2304.12244): an instruction → one that is harder, or one of its domain that is rarer.
+
+Each round applies one operation, drawn uniformly from five in depth and one in breadth, to the result of the round
+before. A round whose text can't stand is eliminated, and the row keeps its version from before.
+"""
+
+import random
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Features, List, Value
+
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.generation import Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
+
+_DEPTH = """\
+Rewrite the given prompt so that it is somewhat harder for well-known AI assistants, while people can still \
+understand and answer it. {change} Keep everything else that it asks for; don't answer it. Add at most 10 to 20 \
+words. Write the rewritten prompt alone, without a heading.
+
+#Given Prompt#:
+{{{{ instruction }}}}
+
+#Rewritten Prompt#:
+"""
+MUTATION_TEMPLATES: dict[str, str] = {
+    "add_constraints": _DEPTH.format(change="Add one more constraint or requirement."),
+    "deepen": _DEPTH.format(change="Ask about its subject in more depth and breadth."),
+    "concretize": _DEPTH.format(change="Replace general terms by more specific ones."),
+    "increase_reasoning": _DEPTH.format(change="Where simple thinking would do, make it need several steps."),
+    "complicate_input": _DEPTH.format(
+        change="Add input data that the answer must work with, such as a table, a formula, code or a short text."
+    ),
+    "breadth": """\
+Write a new prompt in the same domain as the given prompt, about something rarer. It must be about as long and as \
+difficult, and people must be able to understand and answer it. Don't answer it. Write the created prompt alone, \
+without a heading.
+
+#Given Prompt#:
+{{ instruction }}
+
+#Created Prompt#:
+""",
+}
+_HEADING = re.compile(r"^\W*(?:the\s+)?(?:rewritten|created|new)\s+prompt[\s#*]*(?::|\n)[\s#*]*", re.IGNORECASE)
+_LEAKS = re.compile(r"\b(?:given|rewritten|created)[\s_-]+prompt\b", re.IGNORECASE)
+
+EVOLUTION = {"operation": Value("string"), "instruction": Value("string"), "eliminated_by": Value("string")}
+"""One round: its operation, the text it made, and the rule that eliminated it ("" where it stood)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolInstruct(Technique):
+    """Evolve each instruction: `instruction` → `evolved_instruction`, and every round of it in `evolutions`.
+
+    Where versions are kept (`store_evolutions`, `include_original_instruction`) the output is a list,
+    `evolved_instructions`, of those that stood. With `generate_answers`, `answer` or `answers` goes with them.
+
+    >>> from hfsynth import EchoLLM
+    >>> list(EvolInstruct(EchoLLM(), store_evolutions=True, generate_answers=True).output_features)
+    ['evolved_instructions', 'answers', 'evolutions']
+    """
+
+    num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
+    store_evolutions: bool = field(default=False, metadata={"help": "Keep every version, not only the last."})
+    include_original_instruction: bool = field(
+        default=False, metadata={"help": "Keep the original instruction as the first version."}
+    )
+    generate_answers: bool = field(default=False, metadata={"help": "Answer each version that is kept."})
+    mutation_templates: Mapping[str, str] = field(
+        default_factory=lambda: dict(MUTATION_TEMPLATES),
+        metadata={"help": "Operation → Jinja2 prompt over `instruction`; each round draws one."},
+    )
+    sampling: SamplingParams = field(
+        default=SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=512),
+        metadata={"help": "How evolutions are sampled."},
+    )
+    answer_sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.7, max_new_tokens=1024), metadata={"help": "How answers are sampled."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the templates and the number of evolutions."""
+        super().__post_init__()
+        if self.num_evolutions < 0:
+            raise ValueError(f"EvolInstruct.num_evolutions is {self.num_evolutions}; it must be 0 or more.")
+        if not self.mutation_templates:
+            raise ValueError(f"EvolInstruct.mutation_templates is {self.mutation_templates}; give at least one.")
+        for operation, template in self.mutation_templates.items():
+            check_prompt(f"EvolInstruct.mutation_templates[{operation!r}]", template, ("instruction",))
+
+    @property
+    def _keeps_list(self) -> bool:
+        return self.store_evolutions or self.include_original_instruction
+
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
+        """`instruction`: the one to evolve."""
+        return {"instruction": Input.TEXT}
+
+    @property
+    def output_features(self) -> Features:
+        """The version or versions, their answers where asked, and `evolutions`: every round (`EVOLUTION`)."""
+        text = Value("string")
+        kept: dict[str, Any] = (
+            {"evolved_instructions": List(text)} if self._keeps_list else {"evolved_instruction": text}
+        )
+        if self.generate_answers:
+            kept |= {"answers": List(text)} if self._keeps_list else {"answer": text}
+        return Features({**kept, "evolutions": List(EVOLUTION)})
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:
+        """Evolve round by round, then answer what is kept."""
+        versions: list[str] = [row["instruction"]]
+        rounds: list[dict[str, str]] = []
+        for _ in range(self.num_evolutions):
+            operation = rng.choice(sorted(self.mutation_templates))
+            prompt = render_prompt(self.mutation_templates[operation], {"instruction": versions[-1]})
+            completion = yield _ask(prompt, self.sampling)
+            evolved = parse_evolved(completion.text)
+            rule = elimination(versions[-1], evolved, completion.finish_reason)
+            rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
+            if not rule:
+                versions.append(evolved)
+        kept = self._kept(versions)
+        answers: list[str | None] = []
+        for version in kept if self.generate_answers else ():
+            completion = yield _ask(version, self.answer_sampling)
+            answers.append(completion.text or None)
+        if answers and not any(answers):
+            raise RowError(f"the answer is empty (finish_reason: {completion.finish_reason})", "\n".join(kept))
+        everything = {
+            "evolved_instructions": kept,
+            "evolved_instruction": kept[-1],
+            "answers": answers,
+            "answer": answers[-1] if answers else None,
+            "evolutions": rounds,
+        }
+        return {name: everything[name] for name in self.output_features}
+
+    def _kept(self, versions: list[str]) -> list[str]:
+        """Return the versions to keep: the last at least, which is the original where no round stood."""
+        kept = versions[1:] if self.store_evolutions else versions[1:][-1:]
+        if self.include_original_instruction or not kept:
+            return [versions[0], *kept]
+        return kept
+
+
+def parse_evolved(text: str) -> str:
+    """Take a heading that the model repeated, and quotes around everything, off an evolved instruction.
+
+    >>> parse_evolved('#Rewritten Prompt#: "Explain tea in 20 words."')
+    'Explain tea in 20 words.'
+    """
+    text = _HEADING.sub("", text.strip(), count=1).strip()
+    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
+        text = text[1:-1].strip()
+    return text
+
+
+def elimination(before: str, evolved: str, finish_reason: str) -> str:
+    """Return the rule that an evolved instruction fails, or "" if it stands.
+
+    The rules here need no judge: it is empty; it was cut off; it is the same as before; it has words of the
+    operation's own prompt that the instruction didn't have (the paper's fourth rule).
+
+    >>> elimination("Make tea.", "Make  TEA!", "stop")
+    'unchanged'
+    """
+    if not evolved:
+        return "empty"
+    if finish_reason == "length":
+        return "cut_off"
+    if _words(before) == _words(evolved):
+        return "unchanged"
+    if _LEAKS.search(evolved) and not _LEAKS.search(before):
+        return "leaked_prompt"
+    return ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _ask(prompt: str, sampling: SamplingParams) -> Request:
+    return Request(messages=({"role": "user", "content": prompt},), sampling=sampling)

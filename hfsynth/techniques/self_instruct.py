@@ -1,0 +1,168 @@
+"""SelfInstruct from context (after arXiv 2212.10560): a text → instructions that its readers might give.
+
+Each row's prompt asks for a number of user queries for an application, grounded in the row's `input` text. What the
+model writes around them (preambles, numbers, bullets, quotes) is parsed away.
+"""
+
+import random
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from datasets import Features, List, Value
+
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.generation import Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
+
+PROMPT = """\
+Write {{ num_instructions }} queries that a user could send to this application: {{ application_description }}
+
+What the queries must be like:
+{{ criteria_for_query_generation }}
+
+Every query is about the context below and makes sense to someone who hasn't read it. Write one query on each line, \
+numbered from 1 to {{ num_instructions }}, and nothing else.
+
+Context:
+{{ input }}
+"""
+CRITERIA = """\
+- Vary the verb each query begins with, and its length.
+- Mix questions and commands; ask for explanations, lists, rewritings, comparisons and plans.
+- Each can be answered in text, without pictures, files or other tools.
+- None gives its own answer."""
+
+_MARK = re.compile(
+    r"""^\s*(?:\#+\s*)?\**\s*
+    (?:(?:query|instruction|question|task|user\ query)\s*\#?\d+\s*[.:)\]-]*  # Query 1:
+      |[(\[]?\d{1,3}\s*[.:)\]]+(?=\D|$)                                # 1.  1)  (1)
+      |[-*•–—·](?=\s)                                                  # a bullet
+    )\s*\**\s*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfInstruct(Technique):
+    """Make instructions from a text: `input` → `instruction`, one row for each.
+
+    A row without a usable instruction failed, with the completion as its raw text. Duplicates within a row are
+    dropped, and so is the last instruction of a completion that was cut off.
+
+    >>> from hfsynth import EchoLLM
+    >>> technique = SelfInstruct(EchoLLM(), num_instructions=3, one_row_each=False)
+    >>> list(technique.output_features)
+    ['instructions']
+    """
+
+    num_instructions: int = field(default=5, metadata={"help": "Instructions asked for; the most kept, for each row."})
+    application_description: str = field(
+        default="An AI assistant that answers questions and carries out tasks in text.",
+        metadata={"help": "The application that the instructions are for."},
+    )
+    criteria_for_query_generation: str = field(
+        default=CRITERIA, metadata={"help": "What the instructions must be like."}
+    )
+    one_row_each: bool = field(
+        default=True, metadata={"help": "A row for each instruction; else one row with the list `instructions`."}
+    )
+    prompt: str = field(
+        default=PROMPT,
+        metadata={
+            "help": "Jinja2 text over input, num_instructions, application_description, criteria_for_query_generation."
+        },
+    )
+    sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=1024),
+        metadata={"help": "How instructions are sampled."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the prompt and the number of instructions."""
+        super().__post_init__()
+        if self.num_instructions < 1:
+            raise ValueError(f"SelfInstruct.num_instructions is {self.num_instructions}; it must be at least 1.")
+        given = ("input", "num_instructions", "application_description", "criteria_for_query_generation")
+        check_prompt("SelfInstruct.prompt", self.prompt, given)
+
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
+        """`input`: the text that the instructions are about."""
+        return {"input": Input.TEXT}
+
+    @property
+    def output_features(self) -> Features:
+        """`instruction`, or the list `instructions`."""
+        if self.one_row_each:
+            return Features({"instruction": Value("string")})
+        return Features({"instructions": List(Value("string"))})
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
+        """Ask once, and parse."""
+        prompt = render_prompt(
+            self.prompt,
+            {
+                "input": row["input"],
+                "num_instructions": self.num_instructions,
+                "application_description": self.application_description,
+                "criteria_for_query_generation": self.criteria_for_query_generation,
+            },
+        )
+        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
+        found = parse_instructions(completion.text)
+        if completion.finish_reason == "length":
+            found = found[:-1]
+        if not found:
+            raise RowError("the completion has no usable instruction", completion.text)
+        found = found[: self.num_instructions]
+        if self.one_row_each:
+            return [{"instruction": instruction} for instruction in found]
+        return {"instructions": found}
+
+
+def parse_instructions(text: str) -> list[str]:
+    r"""Read the instructions out of a completion: without preamble, numbers, bullets, quotes, blanks, duplicates.
+
+    Where any line is numbered or has a bullet, those are the instructions, each with the lines that follow it up to a
+    blank one. Else every line is an instruction, except one that only announces them.
+
+    >>> parse_instructions("Here are 2 queries:\n\n1. What is tea?\n2) **Brew some.**\n\nI hope this helps!")
+    ['What is tea?', 'Brew some.']
+    """
+    lines = text.splitlines()
+    if any(_MARK.match(line) for line in lines):
+        items = _marked_items(lines)
+    else:
+        items = [line for line in lines if not line.rstrip(" *").endswith(":")]
+    unique: dict[str, str] = {}
+    for item in map(_cleaned, items):
+        if any(character.isalnum() for character in item):
+            unique.setdefault(" ".join(item.casefold().split()), item)
+    return list(unique.values())
+
+
+def _marked_items(lines: list[str]) -> list[str]:
+    items: list[str] = []
+    open_item = False  # whether an unmarked line still belongs to the last item
+    for line in lines:
+        mark = _MARK.match(line)
+        if mark:
+            items.append(line[mark.end() :])
+        elif open_item and line.strip():
+            items[-1] += "\n" + line.strip()
+        open_item = bool(line.strip()) and (mark is not None or open_item)
+    return items
+
+
+def _cleaned(item: str) -> str:
+    """Take Markdown's bold and a pair of quotes off an instruction."""
+    item = item.strip()
+    if item.startswith("**") and item.count("**") == 2:
+        item = item.replace("**", "").strip()
+    item = item.removesuffix("**").strip() if item.count("**") == 1 else item
+    if len(item) > 1 and _QUOTES.get(item[0]) == item[-1] and item.count(item[-1]) <= 2:
+        item = item[1:-1].strip()
+    return item

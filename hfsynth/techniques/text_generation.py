@@ -1,0 +1,115 @@
+"""TextGeneration: a row's instruction, template or conversation → the model's answer."""
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from datasets import Features, List, Value
+
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.generation import Completion, Message, Request, SamplingParams
+from hfsynth.prompts import prompt_variables, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGeneration(Technique):
+    """Answer each row: `instruction` → `generation`.
+
+    Reads `instruction`; or the columns of `template`; or, where there is no `instruction`, a `messages` column: a
+    conversation to answer. A `system_prompt` column is a row's own system prompt and goes before the field.
+    An answer that is empty is None, and if all of a row's are, the row failed.
+
+    >>> from datasets import Dataset
+    >>> from hfsynth import EchoLLM
+    >>> dataset = Dataset.from_dict({"instruction": ["Hello?"]})
+    >>> dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)[0]["generation"]
+    'Hello?'
+    """
+
+    template: str | None = field(
+        default=None, metadata={"help": "Jinja2 text over columns that makes the prompt, instead of `instruction`."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "System prompt of every row without its own."})
+    num_generations: int = field(default=1, metadata={"help": "Answers to each row; each becomes a row of its own."})
+    group_generations: bool = field(
+        default=False, metadata={"help": "Keep a row's answers together: `generation` is a list, one row stays one."}
+    )
+    keep_thinking: bool = field(
+        default=False, metadata={"help": "Keep what a model thinks before it answers, in the column `thinking`."}
+    )
+    sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.7, max_new_tokens=1024), metadata={"help": "How answers are sampled."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the template and the number of generations."""
+        super().__post_init__()
+        if self.num_generations < 1:
+            raise ValueError(f"TextGeneration.num_generations is {self.num_generations}; it must be at least 1.")
+        if self.template is not None and not prompt_variables(self.template):
+            raise ValueError(f"TextGeneration.template reads no column, so all rows are the same: {self.template!r}.")
+
+    def input_features(self, available: Collection[str]) -> Inputs:
+        """Return the template's columns, or `instruction`, or else `messages`; and `system_prompt` if there."""
+        inputs: Inputs
+        if self.template is not None:
+            inputs = dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
+        elif "messages" in available and "instruction" not in available:
+            inputs = {"messages": Input.ANYTHING}
+        else:
+            inputs = {"instruction": Input.TEXT}
+        if "system_prompt" in available:
+            inputs.setdefault("system_prompt", Input.OPTIONAL_TEXT)
+        return inputs
+
+    @property
+    def output_features(self) -> Features:
+        """`generation` (text, or a list of texts) and, where asked, `thinking`."""
+        kind = List(Value("string")) if self.group_generations else Value("string")
+        return Features({"generation": kind, **({"thinking": kind} if self.keep_thinking else {})})
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
+        """Ask as often as there are generations to make."""
+        request = Request(messages=self._conversation(row), sampling=self.sampling)
+        completions: list[Completion] = []
+        for _ in range(self.num_generations):
+            completions.append((yield request))
+        if not any(completion.text for completion in completions):
+            thought = " after thinking" if completions[-1].thinking is not None else ""
+            raise RowError(f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})")
+        rows = [{"generation": c.text or None, "thinking": c.thinking} for c in completions]
+        rows = [{name: made[name] for name in self.output_features} for made in rows]
+        if self.group_generations:
+            return {name: [made[name] for made in rows] for name in self.output_features}
+        return list(rows)
+
+    def _conversation(self, row: Row) -> tuple[Message, ...]:
+        if "messages" in row:
+            messages = _checked_messages(row["messages"])
+        else:
+            prompt = row["instruction"] if self.template is None else render_prompt(self.template, row)
+            if not prompt.strip():
+                raise RowError(f"the prompt is empty: {self.template!r} with {row!r}")
+            messages = ({"role": "user", "content": prompt},)
+        system_prompt = row.get("system_prompt") or self.system_prompt
+        if system_prompt and not any(message["role"] == "system" for message in messages):
+            return ({"role": "system", "content": system_prompt}, *messages)
+        return messages
+
+
+def _checked_messages(messages: object) -> tuple[Message, ...]:
+    """Check a row's conversation.
+
+    Raises:
+        RowError: If it is not a list of messages that ends with somebody to answer.
+    """
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise RowError(f"messages is not a list of role and content: {messages!r}")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
+            raise RowError(f"messages has an entry without role or content: {message!r}")
+    if messages[-1]["role"] == "assistant":
+        raise RowError("messages ends with an assistant's turn: there is nothing to answer")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
