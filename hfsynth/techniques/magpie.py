@@ -161,8 +161,9 @@ class Magpie(Technique):
 def _choice(key: str, value: str | Sequence[Any]) -> Choice:
     if isinstance(value, str):
         return Choice(key, value, 1.0)
-    prompt, weight = value
-    return Choice(key, prompt, float(weight))
+    if len(value) != 2:
+        raise ValueError(f"Magpie.system_prompt[{key!r}] must be text, or (text, weight above 0): {value!r}.")
+    return Choice(key, value[0], float(value[1]))
 
 
 def _checked(role: str, turn: int, completion: Completion) -> str:

@@ -1,0 +1,148 @@
+"""Command lines from dataclasses: one flag for each field, with the help text that the field carries.
+
+`bool` becomes `--flag / --no-flag`, a mapping or a choice of several types takes JSON (or plain text where it isn't),
+and a nested `SamplingParams` becomes a flag for each of its own fields: `sampling` gives `--temperature`,
+`response_sampling` gives `--response-temperature`.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import Dataset, load_dataset
+
+from hfsynth.generation import LLM, SamplingParams
+
+T = TypeVar("T")
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What a script reads and writes."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Input: a dataset on the Hub, a folder, or a json, jsonl, csv, parquet or txt file."},
+    )
+    config: str | None = field(default=None, metadata={"help": "Configuration of the input."})
+    split: str = field(default="train", metadata={"help": "Split of the input."})
+    num_rows: int | None = field(default=None, metadata={"help": "Rows of the input to take; default: all."})
+    output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
+    run_dir: str | None = field(
+        default=None, metadata={"help": "Folder that keeps finished chunks; default: in the cache of datasets."}
+    )
+    rows_at_once: int = field(default=128, metadata={"help": "Rows that a step is given, and saves, at once."})
+
+    def rows(self) -> Dataset:
+        """Load the input; without a dataset, `num_rows` rows with nothing but an `id`.
+
+        Raises:
+            ValueError: If neither is given, or the file's type isn't known.
+        """
+        if self.dataset is None:
+            if self.num_rows is None:
+                raise ValueError("no input: give --dataset, or --num-rows for a technique that needs no columns.")
+            return Dataset.from_dict({"id": list(range(self.num_rows))})
+        suffix = Path(self.dataset).suffix
+        if not Path(self.dataset).is_file():
+            rows = load_dataset(self.dataset, self.config, split=self.split)
+        elif suffix in _FORMATS:
+            rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split="train")
+        else:
+            raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
+        return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
+
+
+def parser(description: str | None, *classes: type) -> ArgumentParser:
+    """Make a parser with a flag for each field of some dataclasses, each class a group of its own."""
+    made = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    for cls in classes:
+        group = made.add_argument_group(cls.__name__, (cls.__doc__ or "").splitlines()[0])
+        for name, kind, declared in _flags(cls):
+            _add_flag(group, name, kind, declared)
+    return made
+
+
+def build(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
+    """Make an object of a dataclass from parsed flags; a flag that wasn't given leaves the field's default.
+
+    Args:
+        cls: The dataclass, one of those the parser was made for.
+        arguments: What the parser returned.
+        llm: The llm of a technique.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+    values: dict[str, Any] = {} if llm is None else {"llm": llm}
+    for declared in dataclasses.fields(cls):
+        if isinstance(declared.default, SamplingParams):
+            given = _given(arguments, [f.name for f in dataclasses.fields(SamplingParams)], _prefix(declared.name))
+            values[declared.name] = dataclasses.replace(declared.default, **given)
+        else:
+            values |= _given(arguments, [declared.name], "")
+    return cls(**values)
+
+
+def _given(arguments: Namespace, names: list[str], prefix: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(arguments, prefix + name, None)) is not None}
+
+
+def _prefix(field_name: str) -> str:
+    """Return what goes before the flags of a nested field: nothing for `sampling`, `response_` for the other."""
+    return field_name.removesuffix("sampling")
+
+
+def _flags(cls: type, prefix: str = "") -> "list[tuple[str, Any, dataclasses.Field[Any]]]":
+    """List the flags of a dataclass: (name, type, field)."""
+    hints = typing.get_type_hints(cls)
+    flags: list[tuple[str, Any, dataclasses.Field[Any]]] = []
+    for declared in dataclasses.fields(cls):
+        if isinstance(declared.default, SamplingParams):
+            nested = dataclasses.fields(declared.default)
+            own = _flags(SamplingParams, _prefix(declared.name))
+            defaults = [getattr(declared.default, f.name) for f in nested]
+            flags += [(name, kind, _with_default(f, d)) for (name, kind, f), d in zip(own, defaults, strict=True)]
+        elif declared.name != "llm":
+            flags.append((prefix + declared.name, hints[declared.name], declared))
+    return flags
+
+
+def _with_default(declared: "dataclasses.Field[Any]", default: Any) -> "dataclasses.Field[Any]":
+    made: dataclasses.Field[Any] = dataclasses.field(default=default, metadata=declared.metadata)
+    return made
+
+
+def _add_flag(group: Any, name: str, kind: Any, declared: "dataclasses.Field[Any]") -> None:
+    help_text = declared.metadata["help"].replace("%", "%%")
+    required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
+    if declared.default not in (None, "", (), dataclasses.MISSING) and len(str(declared.default)) < 40:
+        help_text += f" Default: {declared.default}.".replace("%", "%%")
+    flag = "--" + name.replace("_", "-")
+    options: dict[str, Any] = {"dest": name, "help": help_text, "required": required, "default": None}
+    members = [member for member in typing.get_args(kind) if member is not type(None)]
+    if isinstance(kind, types.UnionType) and len(members) == 1:
+        kind = members[0]
+    if kind is bool:
+        group.add_argument(flag, action=BooleanOptionalAction, **options)
+    elif kind in (int, float, str):
+        group.add_argument(flag, type=kind, metavar=kind.__name__.upper(), **options)
+    elif typing.get_origin(kind) is tuple:
+        group.add_argument(flag, nargs="+", metavar="TEXT", **options)
+    else:
+        group.add_argument(flag, type=_json_or_text, metavar="JSON", **options)
+
+
+def _json_or_text(text: str) -> Any:
+    """Read JSON where the text is a list or object, else take it as it is."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    value = json.loads(text)
+    return value if isinstance(value, Mapping) else tuple(value)

@@ -1,0 +1,52 @@
+"""A dataset in a folder laid out as on the Hub: parquet for each configuration, and a README.md card."""
+
+import shutil
+from pathlib import Path
+
+from datasets import Dataset
+
+from hfsynth.card import ConfigCard, render_card
+from hfsynth.pipeline import Pipeline
+from hfsynth.record import split_failures
+
+_FACTS = "hfsynth.json"
+_ROWS_PER_FILE = 500_000
+
+
+def save(
+    dataset: Dataset, folder: str | Path, *, pipeline: Pipeline, config_name: str = "default"
+) -> tuple[Dataset, Dataset]:
+    """Write the rows on which no step failed as one configuration of a dataset folder.
+
+    `load_dataset(folder, config_name)` reads them back. The card tells of every configuration that was saved to the
+    folder; saving one again replaces it and leaves the others.
+
+    Args:
+        dataset: What `pipeline.run` returned.
+        folder: The dataset's folder.
+        pipeline: The pipeline, for the card.
+        config_name: Name of the configuration, and of its subfolder.
+
+    Returns:
+        The rows that were saved, and the failures.
+
+    Raises:
+        ValueError: If the name of the configuration can't be a folder's.
+    """
+    if not config_name or not config_name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f"config_name is {config_name!r}; use letters, digits, '_' and '-'.")
+    rows, failures = split_failures(dataset)
+    home = Path(folder) / config_name
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    files = max(1, -(-len(rows) // _ROWS_PER_FILE))
+    for number in range(files):
+        shard = rows.shard(num_shards=files, index=number, contiguous=True)
+        shard.to_parquet(home / f"train-{number:05d}-of-{files:05d}.parquet")
+    (home / _FACTS).write_text(ConfigCard.of(config_name, rows, failures, pipeline).to_json(), encoding="utf-8")
+    cards = [
+        ConfigCard.from_json(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob(f"*/{_FACTS}"))
+    ]
+    card = render_card(Path(folder).resolve().name, cards)
+    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+    return rows, failures

