@@ -15,7 +15,7 @@ from datasets import Dataset, load_dataset
 from hfsynth import EvolInstruct, Magpie, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
 from hfsynth.hub import save
 
-SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=160)
+SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
     """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
-    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), batch_size=8)
+    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), batch_size=12)
     rows, failures = save(made, folder, pipeline=pipeline, config_name=name)
     print(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
     print(f"{columns[0]:<58}| {columns[1]}")

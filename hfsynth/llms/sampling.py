@@ -49,20 +49,21 @@ class Sampler:
         scaled = logits.float() / torch.where(greedy, 1.0, self.temperature)
         probabilities = scaled.softmax(-1)  # (B, V)
         probabilities = probabilities.masked_fill(probabilities < self.min_p * probabilities.amax(-1, True), 0.0)
-        if bool((self.top_p < 1).any()) or bool((self.top_k < logits.shape[-1]).any()):
-            chosen = self._choose_sorted(probabilities, uniform)
-        else:
-            chosen = _invert(probabilities, uniform)
+        chosen = _invert(probabilities, uniform)
+        # a row is sorted by its own parameters only: what else is in the batch must not change what it draws
+        some = ((self.top_p < 1) | (self.top_k < logits.shape[-1]))[:, 0].nonzero()[:, 0]
+        if len(some):
+            chosen[some] = self._choose_sorted(probabilities[some], uniform[some], some)
         return torch.where(greedy[:, 0], likeliest, chosen)
 
-    def _choose_sorted(self, probabilities: Tensor, uniform: Tensor) -> Tensor:
-        """Keep the likeliest tokens, by number and by share, before choosing."""
+    def _choose_sorted(self, probabilities: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
+        """Keep the likeliest tokens of these rows, by number and by share, before choosing."""
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(ordered.shape[-1], device=ordered.device)
         # top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it
-        ordered = ordered.masked_fill(rank >= self.top_k, 0.0)
+        ordered = ordered.masked_fill(rank >= self.top_k[rows], 0.0)
         before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0.0)
+        ordered = ordered.masked_fill(before >= self.top_p[rows] * ordered.sum(-1, keepdim=True), 0.0)
         return tokens.gather(-1, _invert(ordered, uniform)[:, None])[:, 0]
 
 

@@ -1,0 +1,52 @@
+"""What tests share: an llm that says what it is told to and keeps what it was asked, and a way to drive a flow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfsynth.configuration import Configuration
+from hfsynth.flow import Flow, Row
+from hfsynth.generation import Completion, Request
+
+
+@dataclass(frozen=True)
+class ScriptedLLM(Configuration):
+    """Answers with `replies` in turn, row by row; "!reason" is a completion that failed; logs each call to a file."""
+
+    replies: tuple[str, ...] = ("ok",)
+    log: str | None = None
+    finish_reason: str = "stop"
+
+    @property
+    def model_name(self) -> str:
+        return "scripted"
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.writelines(f"{request.seed} {request.messages[-1]['content']!r}\n" for request in requests)
+        return [self._reply(self.replies[index % len(self.replies)]) for index, _ in enumerate(requests)]
+
+    def unload(self) -> None:
+        pass
+
+    def _reply(self, text: str) -> Completion:
+        if text.startswith("!"):
+            return Completion(text="", finish_reason="error", error=text[1:])
+        return Completion(text=text, finish_reason=self.finish_reason, prompt_tokens=3, completion_tokens=2)
+
+
+def say(text: str, finish_reason: str = "stop", thinking: str | None = None) -> Completion:
+    return Completion(text=text, finish_reason=finish_reason, thinking=thinking)
+
+
+def drive(flow: Flow, *completions: Completion) -> tuple[list[Request], list[Row]]:
+    """Run a flow on literal completions; what it asked for, and the rows it returned."""
+    requests = []
+    try:
+        requests.append(next(flow))
+        for completion in completions:
+            requests.append(flow.send(completion))
+    except StopIteration as end:
+        return requests, end.value if isinstance(end.value, list) else [end.value]
+    raise AssertionError(f"the flow still waits for {requests[-1]}")

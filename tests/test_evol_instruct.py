@@ -1,0 +1,145 @@
+import random
+from collections import Counter
+
+import pytest
+
+from hfsynth import EchoLLM, EvolInstruct, RowError
+from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES, elimination, parse_evolved
+from tests.helpers import drive, say
+
+LLM = EchoLLM()
+ROW = {"instruction": "Make tea."}
+
+
+def rng():
+    return random.Random(1)
+
+
+def test_each_round_evolves_the_version_before():
+    technique = EvolInstruct(LLM, num_evolutions=2)
+    requests, rows = drive(technique.flow(ROW, rng()), say("Make green tea."), say("Make green tea for two."))
+    assert "Make tea." in requests[0].messages[0]["content"]
+    assert "Make green tea." in requests[1].messages[0]["content"]
+    assert rows[0]["evolved_instruction"] == "Make green tea for two."
+
+
+def test_every_round_is_kept_with_the_operation_that_made_it():
+    flow = EvolInstruct(LLM, num_evolutions=2).flow(ROW, rng())
+    _, rows = drive(flow, say("Make green tea."), say("Make  green TEA!"))
+    first, second = rows[0]["evolutions"]
+    assert first["operation"] in MUTATION_TEMPLATES
+    assert (first["instruction"], first["eliminated_by"]) == ("Make green tea.", "")
+    assert (second["instruction"], second["eliminated_by"]) == ("Make  green TEA!", "unchanged")
+
+
+def test_an_eliminated_round_keeps_the_version_before():
+    flow = EvolInstruct(LLM, num_evolutions=2, store_evolutions=True).flow(ROW, rng())
+    requests, rows = drive(flow, say("See the rewritten prompt."), say("Make oolong."))
+    assert "Make tea." in requests[1].messages[0]["content"]
+    assert rows[0]["evolved_instructions"] == ["Make oolong."]
+
+
+def test_where_no_round_stood_the_original_is_what_is_left():
+    _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say("Make tea."))
+    assert rows[0]["evolved_instruction"] == "Make tea."
+    _, rows = drive(EvolInstruct(LLM, store_evolutions=True).flow(ROW, rng()), say("Make tea."))
+    assert rows[0]["evolved_instructions"] == ["Make tea."]
+
+
+@pytest.mark.parametrize(
+    ("store", "include", "expected"),
+    [(False, False, "c"), (True, False, ["b", "c"]), (False, True, ["a", "c"]), (True, True, ["a", "b", "c"])],
+)
+def test_which_versions_are_kept_is_as_asked(store, include, expected):
+    technique = EvolInstruct(LLM, num_evolutions=2, store_evolutions=store, include_original_instruction=include)
+    _, rows = drive(technique.flow({"instruction": "a"}, rng()), say("b"), say("c"))
+    assert next(iter(rows[0].values())) == expected
+    assert list(rows[0]) == list(technique.output_features)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_answers_go_with_the_versions_that_are_kept(store):
+    technique = EvolInstruct(LLM, num_evolutions=2, store_evolutions=store, generate_answers=True)
+    answers = [say("B"), say("C")] if store else [say("C")]
+    requests, rows = drive(technique.flow({"instruction": "a"}, rng()), say("b"), say("c"), *answers)
+    assert requests[-1].messages[0]["content"] == "c"
+    assert (rows[0]["answers"] == ["B", "C"]) if store else (rows[0]["answer"] == "C")
+
+
+def test_no_evolutions_keep_every_instruction_as_it_is():
+    _, rows = drive(EvolInstruct(LLM, num_evolutions=0).flow(ROW, rng()))
+    assert rows == [{"evolved_instruction": "Make tea.", "evolutions": []}]
+
+
+def test_operations_are_drawn_uniformly_from_the_rows_own_numbers():
+    technique = EvolInstruct(LLM)
+    drawn = Counter()
+    for row in range(3000):
+        _, rows = drive(technique.flow(ROW, random.Random(row)), say("x"))
+        drawn[rows[0]["evolutions"][0]["operation"]] += 1
+    assert set(drawn) == set(MUTATION_TEMPLATES)
+    assert len(MUTATION_TEMPLATES) == 6
+    assert all(430 < count < 570 for count in drawn.values())  # 500 expected, 20 a standard deviation
+
+
+def test_the_order_of_own_templates_changes_nothing():
+    one, two = (
+        {"x": "X {{ instruction }}", "y": "Y {{ instruction }}"},
+        {"y": "Y {{ instruction }}", "x": "X {{ instruction }}"},
+    )
+    asked = [
+        [next(EvolInstruct(LLM, mutation_templates=own).flow(ROW, random.Random(row))) for row in range(20)]
+        for own in (one, two)
+    ]
+    assert asked[0] == asked[1]
+
+
+def test_an_empty_answer_fails_the_row():
+    flow = EvolInstruct(LLM, num_evolutions=0, generate_answers=True).flow(ROW, rng())
+    next(flow)
+    with pytest.raises(RowError, match="the answer is empty"):
+        flow.send(say(""))
+
+
+@pytest.mark.parametrize(
+    ("before", "evolved", "finish_reason", "rule"),
+    [
+        ("a", "b", "stop", ""),
+        ("a", "", "stop", "empty"),
+        ("a", "b", "length", "cut_off"),
+        ("Make tea.", "make TEA", "stop", "unchanged"),
+        ("a", "The given prompt asks for b", "stop", "leaked_prompt"),
+        ("a", "#Rewritten Prompt#", "stop", "leaked_prompt"),
+        ("a", "My created_prompt", "stop", "leaked_prompt"),
+        ("Improve the given prompt", "Improve the given prompt twice", "stop", ""),
+    ],
+)
+def test_an_evolution_is_eliminated_by_the_rule_it_breaks(before, evolved, finish_reason, rule):
+    assert elimination(before, evolved, finish_reason) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#Rewritten Prompt#:\nMake tea.", "Make tea."),
+        ("**Created Prompt:** Make tea.", "Make tea."),
+        ('"Make tea."', "Make tea."),
+        ('"Tea" or "coffee"', '"Tea" or "coffee"'),
+        ("Make tea.", "Make tea."),
+    ],
+)
+def test_a_repeated_heading_and_quotes_are_taken_off(text, expected):
+    assert parse_evolved(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_evolutions": -1}, "num_evolutions is -1"),
+        ({"mutation_templates": {}}, "at least one"),
+        ({"mutation_templates": {"x": "{{ text }}"}}, r"mutation_templates\['x'\] reads \['text'\]"),
+    ],
+)
+def test_a_field_out_of_range_is_an_error_that_names_it(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EvolInstruct(LLM, **fields)

@@ -1,0 +1,131 @@
+import random
+from collections import Counter
+
+import pytest
+from datasets import Dataset, IterableDataset
+
+from hfsynth import EchoLLM, Magpie, RowError
+from tests.helpers import drive, say
+
+LLM = EchoLLM()
+
+
+def rng():
+    return random.Random(0)
+
+
+def seen(request):
+    return request.role, [(message["role"], message["content"]) for message in request.messages]
+
+
+def test_the_model_speaks_as_the_user_and_then_answers():
+    requests, rows = drive(Magpie(LLM).flow({}, rng()), say(" Why?\n"), say("Because."))
+    assert [seen(request) for request in requests] == [("user", []), ("assistant", [("user", "Why?")])]
+    assert rows == [{"instruction": "Why?", "response": "Because."}]
+
+
+def test_instructions_are_sampled_at_temperature_1_and_answers_are_greedy():
+    requests, _ = drive(Magpie(LLM).flow({}, rng()), say("Why?"), say("Because."))
+    assert [(r.sampling.temperature, r.sampling.top_p) for r in requests] == [(1.0, 1.0), (0.0, 1.0)]
+
+
+def test_each_turn_reads_all_turns_before_it():
+    requests, rows = drive(Magpie(LLM, n_turns=2).flow({}, rng()), say("a"), say("b"), say("c"), say("d"))
+    assert seen(requests[2]) == ("user", [("user", "a"), ("assistant", "b")])
+    assert seen(requests[3]) == ("assistant", [("user", "a"), ("assistant", "b"), ("user", "c")])
+    assert [message["content"] for message in rows[0]["conversation"]] == ["a", "b", "c", "d"]
+
+
+def test_a_conversation_may_end_with_the_user():
+    _, rows = drive(Magpie(LLM, n_turns=2, end_with_user=True).flow({}, rng()), say("a"), say("b"), say("c"))
+    assert [message["role"] for message in rows[0]["conversation"]] == ["user", "assistant", "user"]
+
+
+def test_only_an_instruction_needs_no_answer():
+    assert drive(Magpie(LLM, only_instruction=True).flow({}, rng()), say("a"))[1] == [{"instruction": "a"}]
+
+
+def test_a_system_prompt_steers_the_user_and_the_answer_only_where_asked():
+    system = ("system", "You do math.")
+    requests, _ = drive(Magpie(LLM, system_prompt="You do math.").flow({}, rng()), say("a"), say("b"))
+    assert [seen(request)[1] for request in requests] == [[system], [("user", "a")]]
+    both = Magpie(LLM, system_prompt="You do math.", answer_with_system_prompt=True)
+    requests, _ = drive(both.flow({}, rng()), say("a"), say("b"))
+    assert seen(requests[1])[1] == [system, ("user", "a")]
+
+
+def test_a_rows_own_system_prompt_goes_before_the_field():
+    requests, _ = drive(Magpie(LLM, system_prompt="field").flow({"system_prompt": "own"}, rng()), say("a"), say("b"))
+    assert seen(requests[0])[1] == [("system", "own")]
+    requests, _ = drive(Magpie(LLM, system_prompt="field").flow({"system_prompt": None}, rng()), say("a"), say("b"))
+    assert seen(requests[0])[1] == [("system", "field")]
+
+
+def test_system_prompts_are_drawn_by_their_weights_and_the_name_is_kept():
+    technique = Magpie(LLM, system_prompt={"math": "M", "art": ("A", 3)}, only_instruction=True)
+    drawn = Counter()
+    for row in range(4000):
+        requests, rows = drive(technique.flow({}, random.Random(row)), say("a"))
+        drawn[rows[0]["system_prompt_key"], seen(requests[0])[1][0][1]] += 1
+    assert set(drawn) == {("math", "M"), ("art", "A")}
+    assert 900 < drawn["math", "M"] < 1100
+
+
+def test_system_prompts_in_a_list_are_all_drawn():
+    technique = Magpie(LLM, system_prompt=["A", "B", "C"], only_instruction=True)
+    asked = [next(technique.flow({}, random.Random(row))) for row in range(50)]
+    assert {request.messages[0]["content"] for request in asked} == {"A", "B", "C"}
+    assert "system_prompt_key" not in technique.output_features
+
+
+def test_the_system_prompt_is_kept_where_asked():
+    single = Magpie(LLM, system_prompt="S", include_system_prompt=True)
+    assert drive(single.flow({}, rng()), say("a"), say("b"))[1][0]["system_prompt"] == "S"
+    several = Magpie(LLM, system_prompt="S", include_system_prompt=True, n_turns=2, end_with_user=True)
+    _, rows = drive(several.flow({}, rng()), say("a"), say("b"), say("c"))
+    assert rows[0]["conversation"][0] == {"role": "system", "content": "S"}
+
+
+def test_thinking_is_kept_where_asked_and_is_no_part_of_the_next_turns():
+    technique = Magpie(LLM, n_turns=2, keep_thinking=True)
+    flow = technique.flow({}, rng())
+    requests, rows = drive(flow, say("a"), say("b", thinking="hm"), say("c"), say("d", thinking="ha"))
+    assert rows[0]["thinking"] == ["hm", "ha"]
+    assert seen(requests[2])[1] == [("user", "a"), ("assistant", "b")]
+
+
+@pytest.mark.parametrize(
+    ("completions", "reason"),
+    [
+        ([say("")], r"the user's turn 1 is empty \(finish_reason: stop\)"),
+        ([say("half a", "length")], "the user's turn 1 was cut off"),
+        ([say("a"), say("")], "the assistant's turn 1 is empty"),
+    ],
+)
+def test_a_turn_one_can_not_go_on_from_fails_the_row(completions, reason):
+    with pytest.raises(RowError, match=reason):
+        drive(Magpie(LLM).flow({}, rng()), *completions)
+
+
+def test_rows_come_from_a_dataset_of_rows_with_nothing_in_them():
+    made = Dataset.from_dict({"id": range(20)}).map(Magpie(LLM), batched=True, with_indices=True, batch_size=5)
+    assert len(set(made["instruction"][:])) == 20
+    stream = IterableDataset.from_generator(lambda: ({} for _ in range(20)))
+    streamed = list(stream.map(Magpie(LLM), batched=True, with_indices=True, batch_size=5))
+    assert [row["instruction"] for row in streamed] == made["instruction"][:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_turns": 0}, "n_turns is 0"),
+        ({"end_with_user": True}, "end_with_user needs n_turns of 2 or more, not 1"),
+        ({"only_instruction": True, "n_turns": 2}, "can't go with n_turns=2"),
+        ({"system_prompt": ""}, r"system_prompt\['0'\] must be text"),
+        ({"system_prompt": {"a": ("A", 0)}}, r"system_prompt\['a'\] must be text, or \(text, weight above 0\)"),
+        ({"system_prompt": {"a": ("A",)}}, r"system_prompt\['a'\] must be text, or \(text, weight above 0\)"),
+    ],
+)
+def test_fields_that_can_not_go_together_are_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Magpie(LLM, **fields)

@@ -1,0 +1,30 @@
+import pytest
+from datasets import Dataset
+
+from hfsynth import EchoLLM, TextGeneration, split_failures
+
+
+def test_rows_are_parted_from_failures_and_none_is_lost():
+    dataset = Dataset.from_dict({"instruction": ["a", None, "b", ""]})
+    made = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    rows, failures = split_failures(made)
+    assert rows["instruction"][:] == ["a", "b"]
+    assert failures[:] == {
+        "step": ["TextGeneration"] * 2,
+        "row": [1, 3],
+        "reason": ["instruction is None", "instruction is empty"],
+        "raw": ["", ""],
+    }
+
+
+def test_the_first_step_that_failed_is_the_one_that_is_told():
+    dataset = Dataset.from_dict({"instruction": [None]})
+    made = dataset.map(TextGeneration(EchoLLM(), output_mappings={"generation": "a"}), batched=True, with_indices=True)
+    second = TextGeneration(EchoLLM(), input_mappings={"instruction": "a"}, name="second")
+    _, failures = split_failures(made.map(second, batched=True, with_indices=True))
+    assert failures["step"][:] == ["TextGeneration"]
+
+
+def test_a_dataset_that_no_technique_made_is_an_error():
+    with pytest.raises(ValueError, match=r"\['a'\] has no 'generation_metadata'"):
+        split_failures(Dataset.from_dict({"a": [1]}))

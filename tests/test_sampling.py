@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from hfsynth import SamplingParams
+from hfsynth.llms.sampling import Sampler, uniforms
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
+CPU = torch.device("cpu")
+
+
+def expected(params):
+    """The distribution, computed by the book, in float64."""
+    weights = (LOGITS.double() / params.temperature).softmax(-1)
+    weights[weights < params.min_p * weights.max()] = 0
+    order = weights.argsort(descending=True)
+    kept = torch.zeros_like(weights)
+    total = 0.0
+    allowed = weights[order][: params.top_k or None].sum()
+    for token in order[: params.top_k or None]:
+        if total >= params.top_p * allowed:
+            break
+        kept[token] = weights[token]
+        total += weights[token]
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.5),
+        SamplingParams(top_k=2),
+        SamplingParams(top_p=0.6),
+        SamplingParams(min_p=0.3),
+        SamplingParams(temperature=2, top_k=4, top_p=0.8, min_p=0.1),
+    ],
+    ids=str,
+)
+def test_tokens_come_as_often_as_the_distribution_says(params):
+    number = 20_000
+    # evenly spaced numbers measure the shares exactly, without chance
+    even = (torch.arange(number) + 0.5) / number
+    sampler = Sampler.of([params] * number, len(LOGITS), CPU)
+    chosen = sampler.choose(LOGITS.expand(number, -1), even)
+    shares = torch.bincount(chosen, minlength=len(LOGITS)) / number
+    assert torch.allclose(shares.double(), expected(params), atol=2 / number)
+
+
+def test_each_row_has_its_own_parameters():
+    params = [SamplingParams(temperature=0), SamplingParams(top_k=1), SamplingParams(temperature=5)]
+    chosen = Sampler.of(params, 5, CPU).choose(LOGITS.expand(3, -1), torch.tensor([0.9999, 0.9999, 0.9999]))
+    assert chosen.tolist() == [0, 0, 4]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_random_numbers_choose_a_token_that_has_weight(uniform):
+    logits = torch.full((1, 50_000), -200.0)
+    logits[0, 7] = 5.0
+    logits[0, 49] = 5.0
+    chosen = Sampler.of([SamplingParams()], 50_000, CPU).choose(logits, torch.tensor([uniform]))
+    assert chosen.item() in (7, 49)
+
+
+def test_what_else_is_in_the_batch_does_not_change_what_a_row_draws():
+    plain, sorting = SamplingParams(), SamplingParams(top_p=0.9)
+    for uniform in torch.linspace(0, 0.99, 34):
+        alone = Sampler.of([plain], 5, CPU).choose(LOGITS[None], uniform[None])
+        beside = Sampler.of([plain, sorting], 5, CPU).choose(LOGITS.expand(2, -1), uniform.expand(2))
+        assert alone[0] == beside[0]
+
+
+def test_a_random_stream_is_the_requests_own():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    stream = uniforms(5, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(uniforms(5, 20)[:10], stream)
+    assert not torch.equal(uniforms(6, 10), stream)
+    assert 0 <= stream.min() <= stream.max() < 1

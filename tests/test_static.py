@@ -1,0 +1,79 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hfsynth import SamplingParams
+from hfsynth.llms.static import Job, generate_batch
+
+WORDS = 64
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        eos_token_id=None,
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def job(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
+    params = SamplingParams(**{"temperature": 0.0, **sampling})
+    return Job(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
+
+
+def run(model, *jobs):
+    return generate_batch(model, jobs, lambda tokens: "".join(chr(65 + token) for token in tokens))
+
+
+def greedy(model, prompt, number):
+    """One row, one token at a time, without a cache: the slow and certain way."""
+    tokens = list(prompt)
+    for _ in range(number):
+        with torch.inference_mode():
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+PROMPTS = [[1, 2, 3], [9], list(range(3, 40)), [5, 5]]
+
+
+def test_greedy_rows_of_a_batch_are_those_of_each_row_alone(model):
+    made = run(model, *(job(prompt) for prompt in PROMPTS))
+    assert [written.tokens for written in made] == [greedy(model, prompt, 12) for prompt in PROMPTS]
+    assert {written.finish_reason for written in made} == {"length"}
+
+
+def test_a_row_ends_at_its_own_end_token_and_keeps_it(model):
+    free = greedy(model, PROMPTS[0], 12)
+    end = free[4]
+    first, second = run(model, job(PROMPTS[0], ends=[end]), job(PROMPTS[0]))
+    assert first.tokens == free[: free.index(end) + 1]
+    assert (first.finish_reason, second.finish_reason) == ("stop", "length")
+    assert second.tokens == free
+
+
+def test_a_row_ends_at_a_stop_text_that_crosses_tokens(model):
+    free = greedy(model, PROMPTS[1], 12)
+    text = "".join(chr(65 + token) for token in free)
+    (made,) = run(model, job(PROMPTS[1], stop=[text[3:5]]))
+    assert made.tokens == free[: text.index(text[3:5]) + 2]
+    assert made.finish_reason == "stop"
+
+
+def test_each_row_has_its_own_length(model):
+    made = run(model, job(PROMPTS[0], max_new_tokens=3), job(PROMPTS[1], max_new_tokens=7))
+    assert [len(written.tokens) for written in made] == [3, 7]
+
+
+def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(model):
+    jobs = [job(prompt, seed=seed, temperature=1.5) for seed, prompt in enumerate(PROMPTS)]
+    together = [written.tokens for written in run(model, *jobs)]
+    alone = [run(model, one)[0].tokens for one in jobs]
+    assert together == alone
+    assert run(model, job(PROMPTS[0], seed=99, temperature=1.5))[0].tokens != alone[0]
