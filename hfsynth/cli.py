@@ -82,7 +82,7 @@ def build(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
         ValueError: If a value is out of its range.
     """
     values: dict[str, Any] = {} if llm is None else {"llm": llm}
-    for declared in dataclasses.fields(cls):
+    for declared in dataclasses.fields(cls):  # type: ignore[arg-type]
         if isinstance(declared.default, SamplingParams):
             given = _given(arguments, [f.name for f in dataclasses.fields(SamplingParams)], _prefix(declared.name))
             values[declared.name] = dataclasses.replace(declared.default, **given)

@@ -1,7 +1,9 @@
 """Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
 
+import re
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import count
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features
@@ -31,8 +33,7 @@ class Pipeline:
         for step in self.steps:
             if not isinstance(step, Technique):
                 raise TypeError(f"a pipeline's step is a technique, not {step!r}.")
-            same = sum(other.name.rpartition("_")[0] == step.name or other.name == step.name for other in named)
-            named.append(replace(step, name=f"{step.name}_{same + 1}") if same else step)
+            named.append(replace(step, name=_free_name(step.name, {other.name for other in named})))
         object.__setattr__(self, "steps", tuple(named))
 
     def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
@@ -129,3 +130,11 @@ class Pipeline:
             needed |= dict.fromkeys(column for column in read if column not in made)
             made |= set(step.written_features)
         return list(needed)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name, or with the first number that makes it one that isn't taken."""
+    if name not in taken:
+        return name
+    root = re.sub(r"_\d+$", "", name)
+    return next(free for number in count(2) if (free := f"{root}_{number}") not in taken)

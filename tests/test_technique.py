@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
@@ -169,3 +173,40 @@ def test_features_are_known_before_anything_runs():
     assert known == run(technique, texts("a")).features | {"text": Value("large_string")}
     with pytest.raises(ColumnError, match="needs text in column 'text', which holds Value"):
         technique.check_features(Features({"text": Value("int64")}))
+
+
+MAP_IN_A_PROCESS = """
+import sys
+from datasets import load_dataset
+from hfsynth import SamplingParams, TextGeneration
+from tests.helpers import ScriptedLLM
+
+file, log, system_prompt, temperature, reply = sys.argv[1:]
+technique = TextGeneration(
+    ScriptedLLM(replies=(reply,), log=log),
+    system_prompt=system_prompt,
+    sampling=SamplingParams(temperature=float(temperature)),
+)
+dataset = load_dataset("json", data_files=file, split="train")
+print(dataset.map(technique, batched=True, with_indices=True)["generation"][:])
+"""
+
+
+def test_the_same_map_in_a_new_process_generates_nothing_and_any_change_generates_again(tmp_path):
+    file, log = tmp_path / "rows.jsonl", tmp_path / "log"
+    file.write_text('{"instruction": "a"}\n{"instruction": "b"}\n')
+
+    def requests_after(*arguments):
+        command = [sys.executable, "-c", MAP_IN_A_PROCESS, str(file), str(log), *arguments]
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+        root = Path(__file__).parent.parent
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
+        assert done.returncode == 0, done.stderr
+        return log.read_text().count("\n")
+
+    assert requests_after("Be kind.", "1", "yes") == 2
+    assert requests_after("Be kind.", "1", "yes") == 2
+    assert requests_after("Be rude.", "1", "yes") == 4
+    assert requests_after("Be kind.", "0.5", "yes") == 6
+    assert requests_after("Be kind.", "1", "no") == 8
+    assert requests_after("Be kind.", "1", "yes") == 8

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from hfsynth import EchoLLM, EvolInstruct, Magpie, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth.cli import RunArguments, build, parser
+
+
+def parse(cls, *flags):
+    return build(
+        cls, parser(None, cls).parse_args(flags), None if cls in (TransformersLLM, RunArguments) else EchoLLM()
+    )
+
+
+@pytest.mark.parametrize("cls", [TextGeneration, SelfInstruct, EvolInstruct, Magpie])
+def test_without_flags_a_technique_has_its_defaults(cls):
+    assert parse(cls) == cls(EchoLLM())
+
+
+def test_every_field_has_a_help_text():
+    for cls in (TextGeneration, SelfInstruct, EvolInstruct, Magpie, TransformersLLM, SamplingParams, RunArguments):
+        for field in cls.__dataclass_fields__.values():
+            if field._field_type.name != "_FIELD_CLASSVAR":
+                assert field.metadata["help"], (cls, field.name)
+
+
+def test_flags_become_fields_of_their_types():
+    made = parse(
+        Magpie, "--n-turns", "2", "--end-with-user", "--no-keep-thinking", "--response-temperature", "0.5",
+        "--instruction-stop", "a", "b", "--system-prompt", '{"x": ["X", 2], "y": "Y"}', "--seed", "3",
+    )  # fmt: skip
+    assert (made.n_turns, made.end_with_user, made.keep_thinking, made.seed) == (2, True, False, 3)
+    assert made.response_sampling == SamplingParams(temperature=0.5, max_new_tokens=1024)
+    assert made.instruction_sampling.stop == ("a", "b")
+    assert made.system_prompt == {"x": ["X", 2], "y": "Y"}
+    assert parse(Magpie, "--system-prompt", "Plain text.").system_prompt == "Plain text."
+
+
+def test_the_main_sampling_has_flags_without_a_prefix():
+    made = parse(EvolInstruct, "--temperature", "0.2", "--answer-temperature", "0.4")
+    assert (made.sampling.temperature, made.answer_sampling.temperature) == (0.2, 0.4)
+
+
+def test_a_model_is_required_and_its_options_are_read(capsys):
+    with pytest.raises(SystemExit):
+        parse(TransformersLLM)
+    assert "--model" in capsys.readouterr().err
+    made = parse(TransformersLLM, "--model", "m", "--chat-template-kwargs", '{"enable_thinking": false}')
+    assert made == TransformersLLM("m", chat_template_kwargs={"enable_thinking": False})
+
+
+def test_rows_are_read_from_files_folders_and_from_nothing(tmp_path):
+    file = tmp_path / "texts" / "rows.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps({"instruction": f"say {n}"}) + "\n" for n in range(3)))
+    assert parse(RunArguments, "--dataset", str(file)).rows()["instruction"][:] == ["say 0", "say 1", "say 2"]
+    assert len(parse(RunArguments, "--dataset", str(file.parent), "--num-rows", "2").rows()) == 2
+    assert parse(RunArguments, "--num-rows", "4").rows()["id"][:] == [0, 1, 2, 3]
+
+
+def test_no_input_or_a_strange_file_is_an_error_that_says_what_would_do(tmp_path):
+    with pytest.raises(ValueError, match="give --dataset, or --num-rows"):
+        parse(RunArguments).rows()
+    (tmp_path / "rows.xml").touch()
+    with pytest.raises(ValueError, match=r"has type '\.xml'; use one of \['\.csv', "):
+        parse(RunArguments, "--dataset", str(tmp_path / "rows.xml")).rows()

@@ -1,0 +1,66 @@
+"""The scripts, as a user runs them: in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from tests.conftest import GGUF
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TECHNIQUES = ["text_generation", "self_instruct", "evol_instruct", "magpie"]
+
+
+def script(name, *flags, cwd=None, **environment):
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, flags)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize("name", [*TECHNIQUES, "quickstart"])
+def test_help_tells_every_flag(name):
+    told = script(name, "--help")
+    assert told.returncode == 0, told.stderr
+    assert "--model" in told.stdout
+    if name != "quickstart":
+        assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= set(told.stdout.split())
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_script_is_short(name):
+    assert len((SCRIPTS / f"{name}.py").read_text().splitlines()) <= 60
+
+
+def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path):
+    told = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
+    assert told.returncode == 1
+    assert "Magpie.n_turns is 0" in told.stderr
+
+
+@pytest.mark.model
+def test_magpie_runs_from_nothing(tmp_path, smollm_folder):
+    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]
+    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--output-dir", tmp_path / "made"]
+    told = script("magpie", *flags, HF_HOME=str(tmp_path / "home"))
+    assert told.returncode == 0, told.stderr
+    rows = load_dataset(str(tmp_path / "made"), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
+    assert f"{len(rows)} rows in" in told.stdout
+    assert {"id", "instruction", "response", "generation_metadata"} == set(rows.column_names)
+
+
+@pytest.mark.model
+def test_the_quickstart_makes_both_configurations_and_nothing_when_run_again(tmp_path, smollm_folder):
+    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--num-rows", 2, "--output-dir", tmp_path / "quickstart"]
+    first = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
+    assert first.returncode == 0, first.stderr
+    assert "self_instruct: " in first.stdout
+    for name in ("self_instruct", "magpie"):
+        rows = load_dataset(str(tmp_path / "quickstart"), name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert f"{name}: {len(rows)} rows" in first.stdout
+    again = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
+    assert again.stdout == first.stdout
+    assert "Loading weights" in first.stderr
+    assert "Loading weights" not in again.stderr
