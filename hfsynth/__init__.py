@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
     from hfsynth.errors import RowError as RowError
+    from hfsynth.errors import RunError as RunError
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -41,6 +42,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Request": "generation",
     "RowError": "errors",
+    "RunError": "errors",
     "SamplingParams": "generation",
     "SelfInstruct": "techniques.self_instruct",
     "Technique": "technique",
@@ -61,6 +63,7 @@ __all__ = [
     "Pipeline",
     "Request",
     "RowError",
+    "RunError",
     "SamplingParams",
     "SelfInstruct",
     "Technique",

@@ -57,7 +57,7 @@ class ConfigCard:
             config_name=config_name,
             num_rows=len(dataset),
             columns={name: str(kind) for name, kind in dataset.features.items()},
-            steps=[_step_card(step) for step in pipeline.steps],
+            steps=[_step_card(step) for step in pipeline.steps if isinstance(step, Technique)],
             diagram=pipeline.draw(),
             failures=dict(reasons.most_common()),
             samples=[shown[index] for index in range(min(SAMPLES, len(shown)))],

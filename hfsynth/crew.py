@@ -70,6 +70,29 @@ class Crew:
         self._own[counter] = self._own.get(counter, 0) + amount
         return self._own[counter]
 
+    def read(self, counter: str) -> int:
+        """Return a counter's value."""
+        return self._own.get(counter, 0) if self.store is None else self.add(counter, 0)
+
+    def agrees(self, name: str, value: str) -> bool:
+        """Whether this process has the same value as process 0; True where there is nobody to ask."""
+        if self.store is None:
+            return True
+        try:
+            if self.is_main:
+                self.store.set(name, value)
+            return bool(self.store.get(name).decode() == value)
+        except RuntimeError:
+            self.store = None
+            return True
+
+    @property
+    def on_its_own(self) -> bool:
+        """Whether there is no store to ask: this process is alone, or the one that held it (process 0's node) died."""
+        if self.store is not None:
+            self.add("alive", 0)
+        return self.store is None
+
     def draw(self, counter: str) -> int:
         """Take the next number, from 0, that no process has taken."""
         return self.add(counter, 1) - 1

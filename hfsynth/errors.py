@@ -5,6 +5,7 @@ Exception
 │   ├── ColumnError         a column is missing, of the wrong type, or would be replaced
 │   └── ChatTemplateError   a chat template can't render what was asked of it
 ├── RuntimeError
+│   ├── RunError            a run could not be finished; what was finished is kept
 │   └── GenerationError     an llm can't go on
 └── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
 """
@@ -20,6 +21,10 @@ class ChatTemplateError(ValueError):
 
 class GenerationError(RuntimeError):
     """An llm can't go on: not one row's failure, which is data, but a failure of all that would follow."""
+
+
+class RunError(RuntimeError):
+    """A run could not be finished. What was finished is kept, and the same command does the rest."""
 
 
 class RowError(Exception):

@@ -8,21 +8,20 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features
 
-from hfsynth.errors import ColumnError
-from hfsynth.runner import RunOptions, default_run_dir, run_step
+from hfsynth.run import Run, RunOptions, default_run_dir
+from hfsynth.steps import Step, features_after, step_name
 from hfsynth.technique import Technique
-
-Step = Technique
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Techniques, each run on what the one before made of the dataset.
+    """Steps, each run on what the one before made of the dataset.
 
-    Steps of equal names get a number, since a step's name is part of its seeds.
+    A step is a technique, or a named function from a dataset to a dataset, such as a filter. Techniques of equal names
+    get a number, since a step's name is part of its seeds.
 
     Raises:
-        TypeError: If a step is not a technique.
+        TypeError: If a step is neither.
     """
 
     steps: tuple[Step, ...]
@@ -31,27 +30,25 @@ class Pipeline:
         """Check the steps and make their names differ."""
         named: list[Step] = []
         for step in self.steps:
-            if not isinstance(step, Technique):
-                raise TypeError(f"a pipeline's step is a technique, not {step!r}.")
-            named.append(replace(step, name=_free_name(step.name, {other.name for other in named})))
+            free = _free_name(step_name(step), {step_name(other) for other in named})
+            named.append(replace(step, name=free) if isinstance(step, Technique) else step)
         object.__setattr__(self, "steps", tuple(named))
 
     def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
         """Add a step, or all steps of another pipeline, at the end."""
         return Pipeline((*self.steps, *(other.steps if isinstance(other, Pipeline) else (other,))))
 
-    def features(self, features: Features) -> list[Features]:
+    def features(self, features: Features) -> list[Features | None]:
         """Return the features that the dataset has before the first step and after each.
+
+        What a function makes of a dataset is known only once it has run: None, from there on.
 
         Raises:
             ColumnError: If a step needs a column that it won't find, or would replace one; with the step's number.
         """
-        stages = [features]
+        stages: list[Features | None] = [features]
         for number, step in enumerate(self.steps, 1):
-            try:
-                stages.append(step.check_features(stages[-1]))
-            except ColumnError as error:
-                raise ColumnError(f"step {number}, {error}") from None
+            stages.append(features_after(step, number, stages[-1]))
         return stages
 
     def run(
@@ -74,19 +71,14 @@ class Pipeline:
 
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
-            GenerationError: If an llm can't go on; what was finished is kept.
+            RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
         """
         if not isinstance(dataset, Dataset):
             splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
             raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
-        stages = self.features(dataset.features)
+        self.features(dataset.features)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
-        options = RunOptions(folder, batch_size, chunk_size or batch_size, quiet)
-        for step, following, features in zip(self.steps, [*self.steps[1:], None], stages[1:], strict=True):
-            dataset = run_step(dataset, step, features, options)
-            if following is None or following.llm != step.llm:
-                step.llm.unload()
-        return dataset
+        return Run(self.steps, RunOptions(folder, batch_size, chunk_size or batch_size, quiet)).over(dataset)
 
     def draw(self, features: Features | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text.
@@ -110,10 +102,12 @@ class Pipeline:
         makers = dict.fromkeys(features or self._first_inputs(), "dataset")
         nodes, arrows = ['dataset[("dataset")]'], dict[tuple[str, str], list[str]]()
         for number, step in enumerate(self.steps, 1):
-            nodes.append(f'step{number}["<b>{escape(step.name)}</b><br/>{escape(step.llm.model_name)}"]')
-            for column in step.wire(makers).values():
-                arrows.setdefault((makers[column], f"step{number}"), []).append(column)
-            makers |= dict.fromkeys(step.written_features, f"step{number}")
+            node = f"step{number}"
+            nodes.append(f'{node}["{_label(step)}"]')
+            reads = step.wire(makers).values() if isinstance(step, Technique) else list(makers)
+            for column in reads:
+                arrows.setdefault((makers[column], node), []).append(column)
+            makers |= dict.fromkeys(step.written_features if isinstance(step, Technique) else makers, node)
         for column, maker in makers.items():
             if maker != "dataset":
                 arrows.setdefault((maker, "result"), []).append(column)
@@ -125,11 +119,18 @@ class Pipeline:
         made: set[str] = set()
         needed: dict[str, None] = {}
         for step in self.steps:
-            wanted = step.input_features(made | set(step.input_mappings))
-            read = [step.input_mappings.get(name, name) for name in wanted]
-            needed |= dict.fromkeys(column for column in read if column not in made)
-            made |= set(step.written_features)
+            if isinstance(step, Technique):
+                wanted = step.input_features(made | set(step.input_mappings))
+                read = [step.input_mappings.get(name, name) for name in wanted]
+                needed |= dict.fromkeys(column for column in read if column not in made)
+                made |= set(step.written_features)
         return list(needed)
+
+
+def _label(step: Step) -> str:
+    """What a drawing shows of a step: its name and, of a technique, the model."""
+    model = f"<br/>{escape(step.llm.model_name)}" if isinstance(step, Technique) else ""
+    return f"<b>{escape(step_name(step))}</b>{model}"
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -18,7 +18,8 @@ from hfsynth.generation import LLM
 from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
 
 if TYPE_CHECKING:
-    from hfsynth.pipeline import Pipeline, Step
+    from hfsynth.pipeline import Pipeline
+    from hfsynth.steps import Step
 
 
 class Input(Enum):
@@ -211,6 +212,7 @@ class Technique(Configuration, ABC):
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,
             "error": outcome.error,
+            "column": next(iter(self.written_features)) if outcome.error else "",
             "raw": outcome.raw,
         }
 

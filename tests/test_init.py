@@ -30,6 +30,7 @@ def test_the_public_names_are_these():
         "Pipeline",
         "Request",
         "RowError",
+        "RunError",
         "SamplingParams",
         "SelfInstruct",
         "Technique",

@@ -74,7 +74,9 @@ def test_pipelines_chain_too_and_equal_steps_get_names_of_their_own():
 
 
 def test_what_is_no_step_is_an_error():
-    with pytest.raises(TypeError, match="a pipeline's step is a technique, not 'magpie'"):
+    with pytest.raises(
+        TypeError, match="a pipeline's step is a technique, or a named function of a dataset, not 'magpie'"
+    ):
         Magpie(LLM) >> "magpie"
 
 

@@ -12,6 +12,7 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
     assert failures[:] == {
         "step": ["TextGeneration"] * 2,
         "row": [1, 3],
+        "column": ["generation", "generation"],
         "reason": ["instruction is None", "instruction is empty"],
         "raw": ["", ""],
     }

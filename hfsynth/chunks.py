@@ -1,0 +1,203 @@
+"""A step's folder in a run directory: its chunks while they are made, then a few large files.
+
+chunk-00042-of-00100.arrow    a finished chunk: it appears whole or not at all
+chunk-00042-of-00100.failed   why it failed, in this run or an earlier one
+writing-…/                    what a process is writing now, or wrote when it was killed
+rows-00000-of-00002.arrow     all chunks, in order, once every one is there
+step.json                     written last: the step is finished, and these are its files
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, concatenate_datasets
+
+_BYTES_PER_FILE = 512 * 1024**2
+_ROWS_PER_BATCH = 1000  # as datasets writes them: fewer make reading slow, more make it heavy
+
+
+@dataclass(frozen=True)
+class ChunkFailure:
+    """A chunk whose technique raised: in which run, how often, which rows of the step's input, and what."""
+
+    token: str
+    attempts: int
+    first: int
+    last: int
+    error: str
+
+
+@dataclass(frozen=True)
+class StepFolder:
+    """The files of one step.
+
+    Args:
+        path: The folder, named by the step and a hash of all that its rows depend on.
+        num_chunks: How many chunks the step has.
+        member: A name for this process that no other has; begins with the run's token.
+    """
+
+    path: Path
+    num_chunks: int
+    member: str
+
+    def prepare(self, clean: bool) -> None:
+        """Make the folder; where asked, remove what killed processes of other runs left behind."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob("writing-*") if clean else ():
+            if not leftover.name.startswith(f"writing-{self._token}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows are there, put together."""
+        return (self.path / "step.json").exists()
+
+    def chunk(self, number: int) -> Path:
+        """Return the file of a chunk."""
+        return self.path / f"chunk-{number:05d}-of-{self.num_chunks:05d}.arrow"
+
+    def missing(self) -> list[int]:
+        """List the chunks that are neither there nor given up, in order."""
+        names = set(os.listdir(self.path))
+        absent = [number for number in range(self.num_chunks) if self.chunk(number).name not in names]
+        return [number for number in absent if self.attempts(number) < 2]
+
+    def attempts(self, number: int) -> int:
+        """Return how often a chunk failed in this run."""
+        failure = self._failure(number)
+        return failure.attempts if failure else 0
+
+    def failures(self) -> list[ChunkFailure]:
+        """List the chunks that were given up in this run."""
+        found = (self._failure(number) for number in range(self.num_chunks) if not self.chunk(number).exists())
+        return [failure for failure in found if failure]
+
+    def fail(self, number: int, rows: range, error: BaseException) -> None:
+        """Note that a chunk failed."""
+        text = f"{type(error).__name__}: {error}"
+        failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
+        self._write(self.chunk(number).with_suffix(".failed"), json.dumps(asdict(failure)))
+
+    def publish(self, number: int, written: Path) -> None:
+        """Make a file that was written elsewhere the chunk. It is on disk before it has the name."""
+        _publish(written, self.chunk(number))
+        self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
+
+    def writing(self, what: str) -> Path:
+        """Return a new folder for what this process alone is writing."""
+        folder = self.path / f"writing-{self.member}-{what}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def consolidate(self, facts: dict[str, Any]) -> None:
+        """Put all chunks together into few files, say that the step is finished, and remove the chunks.
+
+        Several processes may do this at once: they write the same.
+        """
+        tables = (_read(self.chunk(number)) for number in range(self.num_chunks))
+        try:
+            self.finish(tables, facts)
+        except FileNotFoundError:
+            if not self.finished:  # else another process was first, and has removed the chunks
+                raise
+
+    def finish(self, tables: Iterable[pa.Table], facts: dict[str, Any]) -> None:
+        """Write a step's rows as few files, and `step.json` after them."""
+        writing = self.writing("rows")
+        files, num_rows = _write_tables(tables, writing)
+        names = [f"rows-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
+        for file, name in zip(files, names, strict=True):
+            _publish(file, self.path / name)
+        self._write(self.path / "step.json", json.dumps({**facts, "rows_out": num_rows, "files": names}, indent=1))
+        shutil.rmtree(writing, ignore_errors=True)
+        for pattern in ("chunk-*", "writing-*"):
+            for leftover in self.path.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+    def facts(self) -> dict[str, Any]:
+        """Read what `step.json` says."""
+        facts: dict[str, Any] = json.loads((self.path / "step.json").read_text(encoding="utf-8"))
+        return facts
+
+    def load(self, features: Features | None, fingerprint: str) -> Dataset:
+        """Return the rows of a finished step, memory-mapped, under a fingerprint that is the same everywhere."""
+        parts = [Dataset.from_file(str(self.path / name)) for name in self.facts()["files"]]
+        if parts:
+            whole = concatenate_datasets(parts)
+        else:
+            whole = Dataset.from_dict({name: [] for name in features or {}}, features=features)
+        whole._fingerprint = fingerprint
+        return whole
+
+    @property
+    def _token(self) -> str:
+        return self.member.partition("-")[0]
+
+    def _failure(self, number: int) -> ChunkFailure | None:
+        """Read why a chunk failed in this run, if it did."""
+        try:
+            text = self.chunk(number).with_suffix(".failed").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        failure = ChunkFailure(**json.loads(text))
+        return failure if failure.token == self._token else None
+
+    def _write(self, file: Path, text: str) -> None:
+        writing = self.path / f"writing-{self.member}-{file.name}"
+        writing.write_text(text, encoding="utf-8")
+        _publish(writing, file)
+
+
+def _publish(written: Path, file: Path) -> None:
+    """Give a file its name once all of it is on disk."""
+    with written.open("rb") as opened:
+        os.fsync(opened.fileno())
+    written.replace(file)
+
+
+def _read(file: Path) -> pa.Table:
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+def _write_tables(tables: Iterable[pa.Table], folder: Path) -> tuple[list[Path], int]:
+    """Write tables as Arrow streams of a limited size; return the files and the number of rows."""
+    files: list[Path] = []
+    num_rows = 0
+    for number, group in enumerate(_groups(tables)):
+        files.append(folder / f"{number}.arrow")
+        schema = group[0].schema
+        with pa.OSFile(str(files[-1]), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in _batches(group):
+                writer.write_table(batch)
+                num_rows += len(batch)
+    return files, num_rows
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Gather memory-mapped tables into groups of about a file's size."""
+    group: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        group.append(table)
+        size += table.nbytes
+        if size >= _BYTES_PER_FILE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _batches(tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """Cut a group of tables into batches of `_ROWS_PER_BATCH` rows."""
+    whole = pa.concat_tables(tables)
+    for start in range(0, len(whole), _ROWS_PER_BATCH):
+        yield whole.slice(start, _ROWS_PER_BATCH).combine_chunks()

@@ -1,0 +1,178 @@
+"""A pipeline's run: its steps one after the other, by all processes, in one run directory.
+
+run directory/
+    SelfInstruct-5f0c…/    a step's folder (see `chunks.py`)
+    only_long-91be…/
+    failures.parquet       the rows on which a step failed, and why
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, concatenate_datasets, config
+from datasets.fingerprint import Hasher
+
+from hfsynth.chunks import StepFolder
+from hfsynth.crew import Crew, wait_until
+from hfsynth.errors import RunError
+from hfsynth.progress import Progress, without_bars
+from hfsynth.record import step_failures
+from hfsynth.runner import StepRun, disk_error
+from hfsynth.steps import DatasetFunction, Step, features_after, step_hash, step_name
+from hfsynth.technique import Technique
+
+logger = logging.getLogger(__name__)
+_SHARED_WAIT = 60.0  # seconds in which a shared folder must show what another node wrote
+_FUNCTION_WAIT = 24 * 3600.0  # seconds that a function on process 0 may take while the others wait
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a pipeline is run; no part of what a row becomes, but for the batch size."""
+
+    run_dir: Path
+    batch_size: int
+    """Rows that a technique is given at once."""
+    chunk_size: int
+    """Rows that are computed, saved and lost together; a multiple of the batch size."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def __post_init__(self) -> None:
+        """Check that batches don't cross the borders of chunks."""
+        if self.batch_size < 1 or self.chunk_size < 1 or self.chunk_size % self.batch_size:
+            raise ValueError(
+                f"chunk_size is {self.chunk_size} and batch_size {self.batch_size}; the first must be a multiple of "
+                "the second, or rows would depend on the chunks."
+            )
+
+
+def default_run_dir() -> Path:
+    """Return where runs are kept that were given no directory: in the cache of datasets."""
+    return Path(config.HF_DATASETS_CACHE) / "hfsynth"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process's part in a pipeline's run."""
+
+    steps: tuple[Step, ...]
+    options: RunOptions
+
+    def over(self, dataset: Dataset) -> Dataset:
+        """Run all steps over a dataset; every process returns the same rows.
+
+        Raises:
+            ColumnError: If a step's columns don't fit what a function before it made.
+            RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
+        """
+        crew = Crew.here()
+        _check_shared(self.options.run_dir, crew)
+        failures: list[Dataset] = []
+        try:
+            with Progress(crew, len(self.steps), self.options.quiet) as progress:
+                for number, step in enumerate(self.steps, 1):
+                    progress.begin(number, step_name(step), len(dataset))
+                    dataset = self._step(number, dataset, crew, progress)
+                    if isinstance(step, Technique):
+                        failures.append(step_failures(dataset, step.name))
+                        self._unload(number)
+        except KeyboardInterrupt:
+            logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
+            raise
+        if failures and (crew.is_main or crew.on_its_own):
+            _write_failures(failures, self.options.run_dir, crew)
+        return dataset
+
+    def _step(self, number: int, dataset: Dataset, crew: Crew, progress: Progress) -> Dataset:
+        step, options = self.steps[number - 1], self.options
+        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.batch_size, options.chunk_size))
+        if not crew.agrees(f"step-{number}", key):
+            raise RunError(
+                f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than process "
+                "0; give all processes the same dataset (no random or process-dependent rows) and the same steps."
+            )
+        path = options.run_dir / f"{step_name(step)}-{key}"
+        folder = StepFolder(path, -(-len(dataset) // options.chunk_size), crew.member)
+        features = features_after(step, number, dataset.features)
+        if folder.finished or not isinstance(step, Technique) or features is None:
+            if not folder.finished:
+                _run_function(step, dataset, folder, crew)
+            if crew.is_main:
+                progress.add(len(dataset), 0, 0, found=True)
+        else:
+            StepRun(dataset, step, features, options.batch_size, options.chunk_size, folder, crew, progress).work()
+        return folder.load(features, key)
+
+    def _unload(self, number: int) -> None:
+        """Unload a technique's llm, if the next technique has another: two are never in memory at once."""
+        step = self.steps[number - 1]
+        following = next((later for later in self.steps[number:] if isinstance(later, Technique)), None)
+        if isinstance(step, Technique) and following is not None and following.llm != step.llm:
+            step.llm.unload()
+
+
+def _check_shared(run_dir: Path, crew: Crew) -> None:
+    """Make the run directory and see that all nodes have the same one.
+
+    Raises:
+        RunError: If it can't be made, or another node's process 0 doesn't write into it.
+    """
+    token = run_dir / f".run-{crew.token}"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if crew.is_main:
+            token.touch()
+        if not os.access(run_dir, os.W_OK):
+            raise PermissionError(f"{run_dir} is read-only")
+    except OSError as error:
+        raise disk_error(run_dir, error) from error
+    if not wait_until(token.exists, _SHARED_WAIT):
+        raise RunError(
+            f"{run_dir} on {socket.gethostname()} is not the folder that process 0 writes to; "
+            "give a run_dir that all nodes share."
+        )
+    if crew.add("seen-token", 1) >= crew.size:
+        token.unlink(missing_ok=True)
+
+
+def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolder, crew: Crew) -> None:
+    """Run a dataset-level step once, on process 0, and keep what it made; if process 0 died, on all that are left.
+
+    Raises:
+        TypeError: If it doesn't return a dataset.
+        RunError: If process 0 doesn't finish it.
+    """
+    if not crew.is_main:
+        if not wait_until(lambda: folder.finished or crew.on_its_own, _FUNCTION_WAIT):
+            raise RunError(f"process 0 has not finished {step_name(function)} in {_FUNCTION_WAIT:,.0f} seconds.")
+        if folder.finished:
+            return
+    folder.prepare(clean=crew.is_main)
+    made = function(dataset)
+    if not isinstance(made, Dataset):
+        raise TypeError(f"{step_name(function)} returned {type(made).__name__}; a step returns a Dataset.")
+    facts = {"step": step_name(function), "rows_in": len(dataset)}
+    folder.finish(_tables(made), facts)
+
+
+def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
+    """Give a dataset's rows as Arrow tables that carry its features; one without rows, where it has none."""
+    schema = dataset.features.arrow_schema
+    if not len(dataset):
+        yield schema.empty_table()
+    for table in dataset.with_format("arrow").iter(rows):
+        yield table.cast(schema)
+
+
+def _write_failures(failures: list[Dataset], run_dir: Path, crew: Crew) -> None:
+    """Write all steps' failures beside the steps, whole or not at all."""
+    writing = run_dir / f".failures-{crew.member}"
+    with without_bars():
+        concatenate_datasets(failures).to_parquet(writing)
+    writing.replace(run_dir / "failures.parquet")

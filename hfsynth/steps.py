@@ -1,0 +1,65 @@
+"""What a pipeline's step may be: a technique, or a named function of the whole dataset, such as a filter."""
+
+import inspect
+from collections.abc import Callable
+
+from datasets import Dataset, Features
+from datasets.fingerprint import Hasher
+
+from hfsynth.errors import ColumnError
+from hfsynth.technique import Technique
+
+DatasetFunction = Callable[[Dataset], Dataset]
+Step = Technique | DatasetFunction
+
+
+def step_name(step: Step) -> str:
+    """Return a step's name.
+
+    Raises:
+        TypeError: If it is neither a technique nor a named function.
+
+    >>> def only_long(dataset): ...
+    >>> step_name(only_long)
+    'only_long'
+    """
+    if isinstance(step, Technique):
+        return step.name
+    name = getattr(step, "__name__", "")
+    if not callable(step) or isinstance(step, type) or not name.isidentifier():
+        raise TypeError(f"a pipeline's step is a technique, or a named function of a dataset, not {step!r}.")
+    return str(name)
+
+
+def step_hash(step: Step) -> str:
+    """Return a hash of all that a step's rows depend on, but its input.
+
+    A function is pickled by its name where it can be imported, so its source is hashed too: editing it makes it run
+    again.
+    """
+    if isinstance(step, Technique):
+        return str(Hasher.hash(step))
+    try:
+        source = inspect.getsource(step)
+    except OSError:  # typed at a prompt
+        source = ""
+    return str(Hasher.hash((step, source)))
+
+
+def features_after(step: Step, number: int, features: Features | None) -> Features | None:
+    """Return the features of what a step makes of a dataset with these, or None where that isn't known.
+
+    Args:
+        step: The step.
+        number: Its place in the pipeline, for error messages.
+        features: The input's, or None where a function has made it.
+
+    Raises:
+        ColumnError: If a column is missing, of the wrong type, or would be replaced.
+    """
+    if features is None or not isinstance(step, Technique):
+        return None
+    try:
+        return step.check_features(features)
+    except ColumnError as error:
+        raise ColumnError(f"step {number}, {error}") from None

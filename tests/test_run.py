@@ -1,0 +1,301 @@
+"""Runs by real processes, started with `accelerate launch` and killed for real."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, load_dataset
+
+from hfsynth import EchoLLM, RunError, TextGeneration
+from hfsynth.crew import Crew, wait_until
+from hfsynth.run import RunOptions
+from tests.acting import ActingLLM, without_first
+
+ROOT = Path(__file__).parent.parent
+ROWS = 20
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+
+
+@dataclass
+class Launched:
+    """A folder in which launches leave their traces."""
+
+    folder: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    def start(self, *flags, rows=ROWS, seconds=0.02, action="none any any", launcher=LAUNCH):
+        environment = {
+            **os.environ,
+            "ACTING_FOLDER": str(self.folder),
+            "ACTION": action,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [*launcher, *map(str, flags), str(ROOT / "tests" / "launched.py"), self.run_dir, rows, seconds]
+        return subprocess.Popen(
+            list(map(str, command)),
+            env=environment,
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, processes=2, **options):
+        """Launch on one node and wait; the exit status and the output."""
+        flags = ["--multi_gpu", "--num_processes", processes, "--main_process_port", 0] if processes > 1 else []
+        launcher = LAUNCH if processes > 1 else [sys.executable]
+        process = self.start(*flags, launcher=launcher, **options)
+        output, _ = process.communicate(timeout=240)
+        return process.returncode, output
+
+    def rows(self):
+        """What each process was returned; all the same."""
+        texts = {file.read_text() for file in self.folder.glob("rows-*.json")}
+        assert len(texts) == 1
+        return json.loads(texts.pop())
+
+    def asked(self):
+        """How often each row was completed."""
+        return Counter(line.split(" ", 1)[1] for line in (self.folder / "log").read_text().splitlines())
+
+
+@pytest.fixture
+def launched(tmp_path):
+    return Launched(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The rows of one process that nothing happened to."""
+    alone = Launched(tmp_path_factory.mktemp("alone"))
+    status, output = alone.run(processes=1)
+    assert status == 0, output
+    return alone.rows()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_makes_the_same_rows_each_row_once(launched, expected, processes):
+    status, output = launched.run(processes)
+    assert status == 0, output
+    assert launched.rows() == expected
+    assert set(launched.asked().values()) == {1}
+    assert len(list(launched.folder.glob("rows-*.json"))) == processes
+    assert (launched.folder / "functions").read_text() == "0"
+
+
+def test_the_rows_are_those_of_the_bare_maps(expected):
+    made = Dataset.from_dict({"instruction": [f"say {n}" for n in range(ROWS)]})
+    made = made.map(TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=2)
+    assert [row["generation"] for row in expected] == made["generation"][1:]
+    assert [row["generation_metadata"][0] for row in expected] == [
+        entries[0] for entries in made["generation_metadata"]
+    ][1:]
+
+
+def test_a_killed_process_loses_its_own_chunk_and_the_same_command_does_only_the_rest(launched, expected):
+    status, _ = launched.run(action="kill any 8")
+    assert status != 0
+    done = launched.asked()
+    assert 0 < len(done) < ROWS
+    status, output = launched.run()
+    assert status == 0, output
+    assert launched.rows() == expected
+    assert all(launched.asked()[text] <= 2 for text in done)
+    assert not list(launched.run_dir.rglob("writing-*"))
+
+
+def test_the_launcher_may_be_told_to_stop(launched, expected):
+    assert launched.run(action="term any 8")[0] != 0
+    status, output = launched.run()
+    assert status == 0, output
+    assert launched.rows() == expected
+
+
+def test_a_run_killed_before_every_chunk_in_turn_makes_the_same_rows(launched, expected):
+    """Crash at every step: a run that is killed again and again, each time one chunk further on."""
+    for row in range(0, ROWS, 2):
+        (launched.folder / "acted").unlink(missing_ok=True)
+        assert launched.run(processes=1, seconds=0, action=f"kill any {row}")[0] == -signal.SIGKILL
+    status, output = launched.run(processes=1, seconds=0)
+    assert status == 0, output
+    assert launched.rows() == expected
+    assert set(launched.asked().values()) == {1}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_of_two_nodes_the_survivor_completes_the_dataset(launched, expected, victim):
+    """Process 0's node holds the store: when it dies, the other goes on without one."""
+    port = free_port()
+    nodes = [
+        launched.start(
+            "--multi_gpu", "--num_machines", 2, "--machine_rank", rank, "--num_processes", 2,
+            "--main_process_ip", "127.0.0.1", "--main_process_port", port, action=f"kill {victim} any", seconds=0.1,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    survivor = launched.folder / f"rows-{1 - int(victim)}.json"
+    try:
+        wait_until(survivor.exists, 120)
+    finally:
+        for node in nodes:  # a launcher waits five minutes for the other node's, with nothing left to do
+            node.kill()
+            node.communicate()
+    assert not (launched.folder / f"rows-{victim}.json").exists()
+    assert launched.rows() == expected
+
+
+def test_a_slow_process_holds_nobody_up(launched):
+    status, output = launched.run(action="slow 1 any", seconds=0.2)
+    assert status == 0, output
+    lines = Counter((launched.folder / "log").read_text().split()[::3])
+    # four times slower, it takes about a fifth of the chunks; in equal parts it would take half
+    assert lines["0"] >= 2 * lines["1"]
+
+
+def test_a_chunk_that_fails_once_is_tried_again(launched, expected):
+    status, output = launched.run(action="raise any 8")
+    assert status == 0, output
+    assert launched.rows() == expected
+    assert "LookupError: no answer" in output
+
+
+def test_a_chunk_that_fails_twice_is_left_out_and_told_and_the_others_are_kept(launched, expected):
+    status, output = launched.run(action="always any 8")
+    assert status == 1
+    assert "TextGeneration failed on 1 of 10 chunks, each tried twice" in output
+    assert "rows 8-9: LookupError: no answer" in output
+    assert len(launched.asked()) == ROWS - 2
+    status, output = launched.run()
+    assert status == 0, output
+    assert launched.rows() == expected
+    assert set(launched.asked().values()) == {1}
+
+
+def pipeline(seconds=0.0):
+    last = TextGeneration(EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"})
+    return TextGeneration(ActingLLM(seconds_per_request=seconds)) >> without_first >> last
+
+
+@pytest.fixture
+def acting(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACTING_FOLDER", str(tmp_path))
+    monkeypatch.setenv("ACTION", "none any any")
+    return tmp_path
+
+
+def rows(number=6):
+    return Dataset.from_dict({"instruction": [f"say {n}" for n in range(number)]})
+
+
+def test_changing_the_last_step_redoes_only_the_last_step(acting):
+    pipeline().run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    other = TextGeneration(EchoLLM(), template="{{ generation }}!", output_mappings={"generation": "b"}, name="other")
+    changed = TextGeneration(ActingLLM()) >> without_first >> other
+    made = changed.run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    assert made["b"][0] == "say 1!"
+    assert (acting / "log").read_text().count("\n") == 6
+    assert (acting / "functions").read_text() == "0"
+
+
+def test_another_input_is_never_mixed_in(acting):
+    pipeline().run(rows(6), run_dir=acting / "run", batch_size=2, quiet=True)
+    made = pipeline().run(rows(4), run_dir=acting / "run", batch_size=2, quiet=True)
+    assert made["b"][:] == ["say 1", "say 2", "say 3"]
+
+
+def test_failures_are_a_dataset_beside_the_result(acting):
+    dataset = Dataset.from_dict({"instruction": ["say 0", None, "say 2", ""]})
+    pipeline().run(dataset, run_dir=acting / "run", batch_size=2, quiet=True)
+    failures = load_dataset("parquet", data_files=str(acting / "run" / "failures.parquet"), split="train")
+    assert failures.to_list() == [
+        {"step": "TextGeneration", "row": 1, "column": "generation", "reason": "instruction is None", "raw": ""},
+        {"step": "TextGeneration", "row": 3, "column": "generation", "reason": "instruction is empty", "raw": ""},
+    ]
+
+
+def test_what_a_technique_raises_always_stops_the_run_before_all_rows_are_tried(acting, monkeypatch):
+    monkeypatch.setenv("ACTION", "always any any")
+    with pytest.raises(RunError, match=r"failed on the first 3 chunks that process 0 tried, .*LookupError: no answer"):
+        pipeline().run(rows(20), run_dir=acting / "run", batch_size=2, quiet=True)
+
+
+def test_a_function_that_returns_no_dataset_is_an_error(acting):
+    def nothing(dataset):
+        return None
+
+    with pytest.raises(TypeError, match="nothing returned NoneType; a step returns a Dataset"):
+        (TextGeneration(EchoLLM()) >> nothing).run(rows(), run_dir=acting / "run", quiet=True)
+
+
+def test_a_column_that_a_function_took_away_is_an_error_at_its_step(acting):
+    def bare(dataset):
+        return dataset.remove_columns("instruction")
+
+    chain = TextGeneration(EchoLLM()) >> bare >> TextGeneration(EchoLLM(), output_mappings={"generation": "b"})
+    with pytest.raises(ValueError, match="step 3, TextGeneration_2 needs column 'instruction'"):
+        chain.run(rows(), run_dir=acting / "run", quiet=True)
+
+
+def test_a_full_disk_is_told_and_what_was_finished_is_kept(acting):
+    """A limit on the size of files stands in for a full disk; the same command goes on once there is room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    long = Dataset.from_dict({"instruction": ["say 0", "say 1", *(["word " * 9000] * 4)]})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(RunError, match=r"the run directory can't be written: .*the same command goes on"):
+            pipeline().run(long, run_dir=acting / "run", batch_size=2, quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, kept)
+    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 1
+    made = pipeline().run(long, run_dir=acting / "run", batch_size=2, quiet=True)
+    assert len(made) == 5
+    assert (acting / "log").read_text().count("say 0") == 1
+
+
+def test_a_run_directory_that_can_not_be_made_is_told(acting):
+    (acting / "file").touch()
+    with pytest.raises(RunError, match=r"the run directory can't be written: .*Make room or give another one"):
+        pipeline().run(rows(), run_dir=acting / "file" / "run", quiet=True)
+
+
+def test_ctrl_c_says_that_what_was_finished_is_kept(launched):
+    process = launched.start(launcher=[sys.executable], seconds=0.2)
+    while not list(launched.run_dir.rglob("chunk-*.arrow")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "keeps what was finished; the same command goes on" in output
+
+
+def test_a_folder_that_nodes_don_t_share_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfsynth.run._SHARED_WAIT", 0.1)
+    monkeypatch.setattr(Crew, "here", classmethod(lambda cls: cls(rank=1, size=2)))
+    with pytest.raises(RunError, match="is not the folder that process 0 writes to"):
+        pipeline().run(rows(), run_dir=tmp_path / "run", quiet=True)
+
+
+def test_batches_that_cross_chunks_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="chunk_size is 3 and batch_size 2; the first must be a multiple"):
+        RunOptions(tmp_path, batch_size=2, chunk_size=3)
