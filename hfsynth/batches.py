@@ -23,8 +23,13 @@ def checked_indices(owner: str, batch: object, indices: Sequence[int] | None) ->
         TypeError: If it wasn't, with the call that would do.
     """
     call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
-    if isinstance(indices, int) or not isinstance(batch, Mapping):
-        raise TypeError(f"{owner} takes a batch as a dict of columns, not {type(batch).__name__}; call {call}.")
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"{owner} takes a batch as a dict of columns, not {type(batch).__name__}; "
+            f"take the dataset's format off: dataset.with_format(None).map({owner}(...), …)."
+        )
+    if isinstance(indices, int):
+        raise TypeError(f"{owner} takes a batch of rows, not row {indices} alone; call {call}.")
     if indices is None:
         raise TypeError(f"{owner} draws each row's random numbers from its index, and got no indices; call {call}.")
     return indices
@@ -36,21 +41,25 @@ def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[R
     return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
 
 
-def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features: Features) -> Columns | pa.Table:
+def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
     """Put a technique's columns beside the batch's own, repeated where one row became several.
 
+    `Dataset.map` keeps the types of Arrow arrays, while of Python lists it would take the type from the first batch:
+    null where all of that batch failed, and then a later batch can't be written. A function may not return arrays,
+    but it may put them into the batch that it was given: `map` merges that with what is returned, and drops
+    `remove_columns` from it.
+
     Args:
-        batch: What `map` handed over.
+        batch: What `map` handed over; of a `Dataset`, it is changed.
         sources: For each row made, the batch's row it comes from.
         made: The columns made, one value for each of `sources`.
         features: Their types.
 
     Returns:
-        A dict of columns. Where the values alone don't show a column's type (all None), `map` would take it for null
-        and fail on a later batch: then an Arrow table, which carries the types.
+        What the batched function returns to `map`.
     """
-    if isinstance(batch, LazyBatch) and any(_untyped(values) for values in made.values()):
-        return _typed_table(batch.pa_table, sources, made, features)
+    if isinstance(batch, LazyBatch):
+        return _merge_into(batch, sources, made, features)
     num_rows = len(next(iter(batch.values()))) if batch else len(sources)
     if list(sources) == list(range(num_rows)):
         return made  # `map` keeps the other columns by itself
@@ -58,17 +67,11 @@ def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features:
     return {**kept, **made}
 
 
-def _untyped(values: Sequence[Any]) -> bool:
-    return all(value is None or value == [] for value in values)
-
-
-def _typed_table(table: pa.Table, sources: Sequence[int], made: Columns, features: Features) -> pa.Table:
-    table = table.take(pa.array(sources, pa.int64()))
-    types = features.arrow_schema
+def _merge_into(batch: LazyBatch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
+    table, types = batch.pa_table, features.arrow_schema
+    taken = pa.array(sources, pa.int64())
+    for name in table.column_names if list(sources) != list(range(len(table))) else ():
+        batch[name] = table.column(name).take(taken)
     for name, values in made.items():
-        column = pa.array(values, types.field(name).type)
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, column)
-        else:
-            table = table.append_column(name, column)
-    return table
+        batch[name] = pa.array(values, types.field(name).type)
+    return {}

@@ -87,6 +87,7 @@ def render_card(title: str, cards: Sequence[ConfigCard]) -> str:
                 "data_files": [{"split": "train", "path": f"{card.config_name}/train-*.parquet"}],
             }
             for card in cards
+            if card.num_rows
         ],
     }
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)

@@ -9,6 +9,7 @@ the template makes of the turns before it.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -35,9 +36,12 @@ THINKING = (
     ),
     ("<|channel>thought", "<channel|>", ""),
     ("<|START_THINKING|>", "<|END_THINKING|>", ""),
+    ("[THINK]", "[/THINK]", ""),
+    ("<seed:think>", "</seed:think>", ""),
+    ("◁think▷", "◁/think▷", ""),
 )
 """How models mark where thinking begins, where it ends, and an answer without it: DeepSeek and Qwen, gpt-oss, Gemma 4,
-Command."""
+Command, Magistral, Seed-OSS, Kimi."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,22 @@ class ChatTemplate:
         """
         if messages and messages[-1]["role"] == role:
             raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
-        self.check(messages, role)
+        if fault := self.fault(messages, role):
+            raise ChatTemplateError(fault)
         if role == "user":
             return self._before_user(messages)
         return self._rendered(messages, True)
 
-    def check(self, messages: Sequence[Message], role: Role) -> None:
-        """Check that the template has what a conversation needs, before anything is generated.
-
-        Raises:
-            ChatTemplateError: If it has no such role, or doesn't show what it is given.
-        """
+    def fault(self, messages: Sequence[Message], role: Role) -> str:
+        """Say what a conversation needs that the template doesn't have (a role, say), or "" if it has all."""
+        roles = {message["role"] for message in messages}
         if role == "user" and self._user_fault:
-            raise ChatTemplateError(f"the chat template of {self.name} can't speak as a user: {self._user_fault}")
-        if any(message["role"] == "system" for message in messages) and self._system_fault:
-            raise ChatTemplateError(f"the chat template of {self.name} refuses a system role: {self._system_fault}")
-        if any(message["role"] == "assistant" for message in messages) and self._history_fault:
-            raise ChatTemplateError(f"the chat template of {self.name} has no second turn: {self._history_fault}")
+            return f"the chat template of {self.name} can't speak as a user: {self._user_fault}"
+        if "system" in roles and self._system_fault:
+            return f"the chat template of {self.name} refuses a system role: {self._system_fault}"
+        if "assistant" in roles and self._history_fault:
+            return f"the chat template of {self.name} has no second turn: {self._history_fault}"
+        return ""
 
     @cached_property
     def after_user(self) -> str:
@@ -85,8 +88,23 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: If the template can't speak as a user.
         """
-        self.check((), "user")
+        if fault := self.fault((), "user"):
+            raise ChatTemplateError(fault)
         return self._rendered(_user_turn(_USER), True).partition(_USER)[2]
+
+    @cached_property
+    def user_end(self) -> str:
+        """What shows that a user's turn has ended: what follows it whether it is answered next or was before.
+
+        Raises:
+            ChatTemplateError: If the template can't speak as a user.
+        """
+        answered: list[Message] = [*_user_turn(_USER), {"role": "assistant", "content": _ANSWER}, *_user_turn(_OTHER)]
+        if self._history_fault:
+            return self.after_user
+        following = self._rendered(answered, True).partition(_USER)[2].partition(_ANSWER)[0]
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.after_user, following, strict=False))
+        return "".join(character for character, _ in same)
 
     def _before_user(self, messages: Sequence[Message]) -> str:
         """Cut the rendered conversation where the next user's text begins.
@@ -102,7 +120,12 @@ class ChatTemplate:
                 f"the chat template of {self.name} can't speak as a user after {len(messages)} messages: "
                 f"what stands before the user's text depends on it: {sorted(map(str, cuts))}"
             )
-        return str(cuts.pop())
+        before = str(cuts.pop())
+        if not before:
+            raise ChatTemplateError(
+                f"the chat template of {self.name} can't speak as a user: nothing stands before a user's text"
+            )
+        return before
 
     def _rendered(self, messages: Sequence[Message], generation_prompt: bool) -> str:
         return self._try(messages, generation_prompt, self._wants_parts)
@@ -155,7 +178,7 @@ def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ..
     r"""Say how a turn is seen to end, from what a template puts after it.
 
     Args:
-        after: The text that follows the turn, up to the next turn's text (`ChatTemplate.after_user`).
+        after: The text that shows that the turn has ended (`ChatTemplate.user_end`).
         special_tokens: The tokenizer's.
 
     Returns:

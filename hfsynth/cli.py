@@ -54,7 +54,7 @@ class RunArguments:
         if not Path(self.dataset).is_file():
             rows = load_dataset(self.dataset, self.config, split=self.split)
         elif suffix in _FORMATS:
-            rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split="train")
+            rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split=self.split)
         else:
             raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
         return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
@@ -144,5 +144,8 @@ def _json_or_text(text: str) -> Any:
     """Read JSON where the text is a list or object, else take it as it is."""
     if not text.lstrip().startswith(("{", "[")):
         return text
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
     return value if isinstance(value, Mapping) else tuple(value)

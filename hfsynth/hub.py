@@ -1,5 +1,6 @@
 """A dataset in a folder laid out as on the Hub: parquet for each configuration, and a README.md card."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hfsynth.card import ConfigCard, render_card
 from hfsynth.pipeline import Pipeline
 from hfsynth.record import split_failures
 
+logger = logging.getLogger(__name__)
 _FACTS = "hfsynth.json"
 _ROWS_PER_FILE = 500_000
 
@@ -31,15 +33,19 @@ def save(
         The rows that were saved, and the failures.
 
     Raises:
+        FileExistsError: If a file would be overwritten that this function has not written.
         ValueError: If the name of the configuration can't be a folder's.
     """
     if not config_name or not config_name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"config_name is {config_name!r}; use letters, digits, '_' and '-'.")
-    rows, failures = split_failures(dataset)
     home = Path(folder) / config_name
+    _check_ours(Path(folder), home)
+    rows, failures = split_failures(dataset)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    files = max(1, -(-len(rows) // _ROWS_PER_FILE))
+    if not len(rows):
+        logger.warning("no row of %s is left: it is told in the card, and there is nothing to load", config_name)
+    files = -(-len(rows) // _ROWS_PER_FILE)
     for number in range(files):
         shard = rows.shard(num_shards=files, index=number, contiguous=True)
         shard.to_parquet(home / f"train-{number:05d}-of-{files:05d}.parquet")
@@ -50,3 +56,15 @@ def save(
     card = render_card(Path(folder).resolve().name, cards)
     (Path(folder) / "README.md").write_text(card, encoding="utf-8")
     return rows, failures
+
+
+def _check_ours(folder: Path, home: Path) -> None:
+    """Check that nothing will be overwritten that `save` has not written.
+
+    Raises:
+        FileExistsError: If something would.
+    """
+    if home.exists() and not (home / _FACTS).exists():
+        raise FileExistsError(f"{home} is there and was not written by hfsynth; give another folder or config_name.")
+    if (folder / "README.md").exists() and not list(folder.glob(f"*/{_FACTS}")):
+        raise FileExistsError(f"{folder} has a README.md that was not written by hfsynth; give another folder.")

@@ -33,7 +33,7 @@ def render_prompt(template: str, variables: Mapping[str, Any]) -> str:
     """
     try:
         return _compiled(template).render(variables)
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise RowError(f"the prompt could not be rendered: {error}") from error
 
 

@@ -42,7 +42,7 @@ class FromIndex:
     technique: Technique
     first: int
 
-    def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns | pa.Table:
+    def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
         """Run the technique on a batch of the chunk."""
         return self.technique(batch, [self.first + index for index in indices])
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from datasets import Features
 
 from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, merge_columns
@@ -145,7 +144,7 @@ class Technique(Configuration, ABC):
                 raise ColumnError(f"{self.name} needs text in column {wiring[name]!r}, which holds {found}.")
         return Features({**features, **self.written_features, METADATA_COLUMN: METADATA_FEATURE})
 
-    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> Columns | pa.Table:
+    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> Columns:
         """Run the flows of a batch of rows, as `Dataset.map(..., batched=True, with_indices=True)` calls it.
 
         Args:
@@ -153,7 +152,8 @@ class Technique(Configuration, ABC):
             indices: The rows' indices in the dataset, from which their seeds come.
 
         Returns:
-            The columns made, and where rows were multiplied all others too.
+            The columns made, and where rows were multiplied all others too; for a batch of a `Dataset`, which takes
+            them up itself, nothing (see `batches.merge_columns`).
 
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
@@ -189,7 +189,7 @@ class Technique(Configuration, ABC):
                 column = self.input_mappings.get(name, name)
                 raise ColumnError(f"{self.name} needs text in column {column!r}, not {value!r}.")
 
-    def _columns(self, batch: Batch, outcomes: list[Outcome], seeds: list[RowSeeds]) -> Columns | pa.Table:
+    def _columns(self, batch: Batch, outcomes: list[Outcome], seeds: list[RowSeeds]) -> Columns:
         """Lay out what became of the rows as columns."""
         empty = dict.fromkeys(self.output_features)
         made = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]

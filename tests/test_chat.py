@@ -172,6 +172,17 @@ def test_a_template_that_shows_only_the_last_turn_has_no_second_turn():
         template("[{{ messages[-1]['content'] }}]").prompt([user("a"), assistant("b")], "user")
 
 
+def test_a_template_with_nothing_before_the_user_can_not_speak_as_one():
+    with pytest.raises(ChatTemplateError, match="of odd can't speak as a user: nothing stands before a user's text"):
+        template("{% for m in messages %}{{ m.content }}\n{% endfor %}", "odd").prompt([], "user")
+
+
+def test_a_users_turn_ends_where_any_answer_begins_thinking_or_not():
+    assert template(TEMPLATES["deepseek_r1_distill"]).user_end == "<｜Assistant｜>"
+    assert template(TEMPLATES["gptoss"]).user_end == "<|end|><|start|>assistant"
+    assert template(CHATML).user_end == "<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_nobody_speaks_twice():
     with pytest.raises(ChatTemplateError, match="last turn is the user's already"):
         template(CHATML).prompt([user("a")], "user")
@@ -204,6 +215,7 @@ def test_a_users_turn_ends_at_the_special_tokens_that_follow_it(after, special, 
         ("", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", ("a", "b")),
         ("", "<|channel|>final<|message|>b", (None, "b")),
         ("", "<|channel>thought\na<channel|>b", ("a", "b")),
+        ("", "[THINK]a[/THINK]b", ("a", "b")),
     ],
 )
 def test_thinking_is_parted_from_the_answer(prompt, text, expected):

@@ -33,7 +33,8 @@ def test_flags_become_fields_of_their_types():
     assert made.response_sampling == SamplingParams(temperature=0.5, max_new_tokens=1024)
     assert made.instruction_sampling.stop == ("a", "b")
     assert made.system_prompt == {"x": ["X", 2], "y": "Y"}
-    assert parse(Magpie, "--system-prompt", "Plain text.").system_prompt == "Plain text."
+    for text in ("Plain text.", "[INST] be nice"):
+        assert parse(Magpie, "--system-prompt", text).system_prompt == text
 
 
 def test_the_main_sampling_has_flags_without_a_prefix():
@@ -55,6 +56,7 @@ def test_rows_are_read_from_files_folders_and_from_nothing(tmp_path):
     file.write_text("".join(json.dumps({"instruction": f"say {n}"}) + "\n" for n in range(3)))
     assert parse(RunArguments, "--dataset", str(file)).rows()["instruction"][:] == ["say 0", "say 1", "say 2"]
     assert len(parse(RunArguments, "--dataset", str(file.parent), "--num-rows", "2").rows()) == 2
+    assert len(parse(RunArguments, "--dataset", str(file), "--split", "train[:2]").rows()) == 2
     assert parse(RunArguments, "--num-rows", "4").rows()["id"][:] == [0, 1, 2, 3]
 
 

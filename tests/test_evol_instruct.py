@@ -108,6 +108,8 @@ def test_an_empty_answer_fails_the_row():
         ("a", "", "stop", "empty"),
         ("a", "b", "length", "cut_off"),
         ("Make tea.", "make TEA", "stop", "unchanged"),
+        ("Explain pointers in C", "Explain pointers in C++", "stop", ""),
+        ("🙂", "🎉", "stop", ""),
         ("a", "The given prompt asks for b", "stop", "leaked_prompt"),
         ("a", "#Rewritten Prompt#", "stop", "leaked_prompt"),
         ("a", "My created_prompt", "stop", "leaked_prompt"),

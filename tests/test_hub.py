@@ -36,6 +36,24 @@ def test_the_failures_are_returned_beside_the_rows(tmp_path):
     assert (len(rows), failures["reason"][:]) == (1, ["instruction is None"])
 
 
+def test_a_configuration_without_rows_is_told_in_the_card_and_spoils_no_other(tmp_path, caplog):
+    save(answered("a"), tmp_path, pipeline=ANSWER, config_name="one")
+    save(answered(None), tmp_path, pipeline=ANSWER, config_name="none")
+    assert "no row of none is left" in caplog.text
+    assert load_dataset(str(tmp_path), "one", split="train", cache_dir=str(tmp_path / "c"))["generation"][:] == ["a"]
+    assert "## none" in (tmp_path / "README.md").read_text()
+
+
+def test_nothing_is_overwritten_that_was_not_written_here(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"has a README\.md that was not written by hfsynth"):
+        save(answered("a"), tmp_path, pipeline=ANSWER)
+    (tmp_path / "other" / "default").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="was not written by hfsynth; give another folder or config_name"):
+        save(answered("a"), tmp_path / "other", pipeline=ANSWER)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b"])
 def test_a_configuration_that_can_not_be_a_folder_is_an_error(name, tmp_path):
     with pytest.raises(ValueError, match="config_name is"):

@@ -24,7 +24,12 @@ def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, 
     names["llm"].unload()
 
 
-def test_what_the_readme_shows_was_written_by_the_quickstart():
+def test_what_the_readme_shows_has_the_form_that_the_quickstart_prints():
     shown = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
-    assert "self_instruct:" in shown
-    assert "magpie:" in shown
+    assert re.findall(r"^(\w+): \d+ rows, \d+ failed$", shown, re.MULTILINE) == ["self_instruct", "magpie"]
+    assert re.findall(r"^(\w+) +\| (\w+)$", shown, re.MULTILINE) == [
+        ("evolved_instruction", "response"),
+        ("instruction", "response"),
+    ]
+    failed = re.findall(r"^  (\w+), row \d+: ", shown, re.MULTILINE)
+    assert set(failed) <= {"SelfInstruct", "EvolInstruct", "TextGeneration", "Magpie"}

@@ -28,6 +28,15 @@ ROW = {"input": "Tea is a drink."}
         ("1. 3.5 cups make how many ml?", ["3.5 cups make how many ml?"]),
         ("3.5 cups make how many ml?", ["3.5 cups make how many ml?"]),
         ("1) מה זה תה?\n2) 茶とは何ですか？", ["מה זה תה?", "茶とは何ですか？"]),
+        ("1. Compare:\n   - tea\n   - milk\n2. Sum up.", ["Compare:\n- tea\n- milk", "Sum up."]),
+        ("Query 3 databases at once.\nWhat is tea?", ["Query 3 databases at once.", "What is tea?"]),
+        ("1. “Tea” or “coffee”\n2. *Why?*", ["“Tea” or “coffee”", "Why?"]),
+        ("a) Why?\nb) How?", ["Why?", "How?"]),
+        ("Q1: Why?\nQ2: How?", ["Why?", "How?"]),
+        ("1 - Why?\n2 - How?", ["Why?", "How?"]),
+        ("+ Why?\n+ How?", ["Why?", "How?"]),
+        ("1、何？\n２．何故？\n③ 誰？", ["何？", "何故？", "誰？"]),
+        ("Sure! Here are two queries for you.\nWhat is tea?", ["What is tea?"]),
         ("1.\n2.\n---\n", []),
         ("", []),
         ("Here are your queries:", []),
@@ -62,6 +71,11 @@ def test_no_more_are_kept_than_were_asked_for():
 
 def test_an_instruction_that_was_cut_off_is_dropped():
     assert drive(SelfInstruct(LLM).flow(ROW, RNG), say("1. a\n2. b", "length"))[1] == [{"instruction": "a"}]
+
+
+def test_one_that_was_complete_before_the_cut_is_kept():
+    assert parse_instructions("1. A\n2. B\n3. A", cut_off=True) == ["A", "B"]
+    assert parse_instructions("1. A\n2. B\n\nThese queries are", cut_off=True) == ["A", "B"]
 
 
 @pytest.mark.parametrize("completion", [say("Here you go:"), say(""), say("1. a", "length")])

@@ -91,9 +91,16 @@ def test_streaming_makes_the_same_rows():
     assert list(run(Split(EchoLLM()), dataset.to_iterable_dataset())) == list(whole)
 
 
-def test_remove_columns_is_obeyed():
-    made = run(Split(EchoLLM()), texts("a", "b"), remove_columns=["text"])
+@pytest.mark.parametrize("values", [("a", "b"), ("bad", "a b"), ("a b", "bad"), ("bad", "bad")])
+def test_remove_columns_is_obeyed(values):
+    made = run(Split(EchoLLM()), texts(*values), remove_columns=["text"], batch_size=1)
     assert sorted(made.column_names) == ["generation_metadata", "letters", "word"]
+    assert len(made) == sum(max(1, len(value.split())) for value in values)
+
+
+def test_a_dataset_in_numpys_format_is_read_as_any_other():
+    made = run(Split(EchoLLM()), texts("a b", "c").with_format("numpy")).with_format(None)
+    assert made["word"][:] == ["a", "b", "c"]
 
 
 def test_every_technique_adds_its_entry_to_a_rows_metadata():

@@ -111,6 +111,25 @@ def test_the_courses_mapping_of_generation_to_instruction_replaces_it():
     assert dataset.map(technique, batched=True, with_indices=True)[0]["instruction"] == "b"
 
 
+def test_a_template_may_read_a_conversation():
+    technique = TextGeneration(LLM, template="Sum up: {{ messages[0].content }}")
+    (request,), _ = drive(technique.flow({"messages": [{"role": "user", "content": "a"}]}, RNG), say("x"))
+    assert contents(request) == [("user", "Sum up: a")]
+
+
+def test_a_template_that_can_not_be_rendered_fails_its_row_alone():
+    dataset = Dataset.from_dict({"a": [1, 1], "b": [1, 0]})
+    made = dataset.map(TextGeneration(LLM, template="{{ a / b }}"), batched=True, with_indices=True)
+    assert made["generation"][:] == ["1.0", None]
+    assert "division by zero" in made[1]["generation_metadata"][0]["error"]
+
+
+def test_a_list_that_begins_without_thinking_may_go_on_with_it():
+    technique = TextGeneration(ScriptedLLM(), num_generations=2, group_generations=True, keep_thinking=True)
+    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(technique, batched=True, with_indices=True, batch_size=1)
+    assert made.features["thinking"] == List(Value("string"))
+
+
 def test_a_template_that_reads_no_column_is_an_error():
     with pytest.raises(ValueError, match=r"reads no column.*'Hi'"):
         TextGeneration(LLM, template="Hi")

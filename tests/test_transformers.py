@@ -109,11 +109,26 @@ def test_a_conversation_that_the_template_refuses_fails_alone(smollm):
 
 
 @pytest.mark.model
-def test_a_system_prompt_that_the_template_has_no_role_for_stops_everything(smollm, monkeypatch):
+def test_a_system_prompt_without_a_role_in_the_template_fails_its_row_or_if_all_have_one_everything(
+    smollm, monkeypatch
+):
     monkeypatch.setitem(smollm._loaded().template.__dict__, "_system_fault", "no such role")
     system = Request(messages=({"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}), sampling=GREEDY)
+    good, bad = smollm.complete([ask("Hi!"), system])
+    assert good.text
+    assert "SmolLM2-135M-Instruct.Q4_1 refuses a system role: no such role" in bad.error
     with pytest.raises(ChatTemplateError, match=r"SmolLM2-135M-Instruct.Q4_1 refuses a system role"):
-        smollm.complete([ask("Hi!"), system])
+        smollm.complete([system, system])
+
+
+@pytest.mark.model
+def test_special_tokens_inside_a_text_are_no_part_of_it(smollm, monkeypatch):
+    loaded = smollm._loaded()
+    request = ask("Hi!")
+    prompt = smollm.prompt(request)
+    tokens = loaded.tokenizer("Hello<|im_start|> there<|im_end|>", add_special_tokens=False).input_ids
+    made = loaded.completion(request, prompt, loaded.job(request, prompt), static.Written(tokens, "stop"))
+    assert made.text == "Hello there"
 
 
 @pytest.mark.model

@@ -106,14 +106,15 @@ class TransformersLLM(Configuration):
         completion with `finish_reason="error"`. Running out of memory halves the batch and goes on.
 
         Raises:
-            ChatTemplateError: If the chat template has no system role, or no user's turn, and a request needs it.
+            ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.
             GenerationError: If the model can't be loaded, or one row alone runs out of memory.
         """
         if not requests:
             return []
         loaded = self._loaded()
-        for request in requests:
-            loaded.template.check(request.messages, request.role)
+        faults = [loaded.template.fault(request.messages, request.role) for request in requests]
+        if all(faults):  # no row's own failure, but a technique that this model can't serve
+            raise ChatTemplateError(faults[0])
         completions: dict[int, Completion] = {}
         jobs: dict[int, Job] = {}
         prompts: dict[int, str] = {}
@@ -196,7 +197,7 @@ class _Loaded:
             limit = min(limit, self.context - len(tokens))
         ends, stop = self.end_tokens, request.sampling.stop
         if request.role == "user":
-            special, text = turn_end(self.template.after_user, self.tokenizer.all_special_tokens)
+            special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
             ends |= set(self.tokenizer.convert_tokens_to_ids(list(special)))
             stop += (text,) if text else ()
         return Job(tokens, request.sampling, request.seed, limit, ends, stop)
@@ -256,8 +257,13 @@ class _Loaded:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _without_special(self, text: str) -> str:
-        special = "|".join(re.escape(token) for token in self.tokenizer.all_special_tokens)
+        special = "|".join(re.escape(token) for token, is_special in self._added_tokens if is_special)
         return re.sub(special, "", text).strip() if special else text.strip()
+
+    @property
+    def _added_tokens(self) -> list[tuple[str, bool]]:
+        """Tokens with a meaning of their own, and whether they are no part of a text."""
+        return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
 
 
 def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:

@@ -175,15 +175,16 @@ def elimination(before: str, evolved: str, finish_reason: str) -> str:
         return "empty"
     if finish_reason == "length":
         return "cut_off"
-    if _words(before) == _words(evolved):
+    if _normal(before) == _normal(evolved):
         return "unchanged"
     if _LEAKS.search(evolved) and not _LEAKS.search(before):
         return "leaked_prompt"
     return ""
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+def _normal(text: str) -> str:
+    """A text without what doesn't change it: case, spaces, the mark at its end."""
+    return " ".join(text.casefold().split()).rstrip(".!? ")
 
 
 def _ask(prompt: str, sampling: SamplingParams) -> Request:

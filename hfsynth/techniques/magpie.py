@@ -174,7 +174,8 @@ def _checked(role: str, turn: int, completion: Completion) -> str:
     """
     text = completion.text.strip()
     if not text:
-        raise RowError(f"the {role}'s turn {turn} is empty (finish_reason: {completion.finish_reason})")
+        reason = f"the {role}'s turn {turn} is empty (finish_reason: {completion.finish_reason})"
+        raise RowError(reason, completion.thinking or "")
     if role == "user" and completion.finish_reason == "length":
         raise RowError(f"the user's turn {turn} was cut off after {completion.completion_tokens} tokens", text)
     return text

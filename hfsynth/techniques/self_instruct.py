@@ -35,15 +35,21 @@ CRITERIA = """\
 - Each can be answered in text, without pictures, files or other tools.
 - None gives its own answer."""
 
-_MARK = re.compile(
+_NUMBER = re.compile(
     r"""^\s*(?:\#+\s*)?\**\s*
-    (?:(?:query|instruction|question|task|user\ query)\s*\#?\d+\s*[.:)\]-]*  # Query 1:
-      |[(\[]?\d{1,3}\s*[.:)\]]+(?=\D|$)                                # 1.  1)  (1)
-      |[-*•–—·](?=\s)                                                  # a bullet
-    )\s*\**\s*""",
+    (?:(?:user\s+)?(?:query|instruction|question|task|q)\s*\#?\d+\s*(?:[.:)\]、．：）-]|\**\s*$)  # Query 1:  Q1.
+      |[(\[（]?\d{1,3}\s*[.:)\]、．：）](?=\D|$)                       # 1.  1)  (1)  1、
+      |\d{1,3}\s+[-–—](?=\s)                                         # 1 -
+      |[(\[]?[a-z][)\]](?=\s)                                        # a)  (a)
+      |[①-⑳]
+    )[.:)\]]*\s*(?:\*\*)?\s*""",
     re.VERBOSE | re.IGNORECASE,
 )
-_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`"}
+_BULLET = re.compile(r"^\s*[-+*•–—·](?=\s)\s*")
+_PREAMBLE = re.compile(
+    r"^\W*(?:sure|certainly|of course|okay|here(?:'s| is| are)|below are|these are)\b", re.IGNORECASE
+)
+_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`", "*": "*"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +118,7 @@ class SelfInstruct(Technique):
             },
         )
         completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
-        found = parse_instructions(completion.text)
-        if completion.finish_reason == "length":
-            found = found[:-1]
+        found = parse_instructions(completion.text, completion.finish_reason == "length")
         if not found:
             raise RowError("the completion has no usable instruction", completion.text)
         found = found[: self.num_instructions]
@@ -123,20 +127,24 @@ class SelfInstruct(Technique):
         return {"instructions": found}
 
 
-def parse_instructions(text: str) -> list[str]:
+def parse_instructions(text: str, cut_off: bool = False) -> list[str]:
     r"""Read the instructions out of a completion: without preamble, numbers, bullets, quotes, blanks, duplicates.
 
-    Where any line is numbered or has a bullet, those are the instructions, each with the lines that follow it up to a
-    blank one. Else every line is an instruction, except one that only announces them.
+    Where any line is numbered, or else has a bullet, those are the instructions, each with the lines that follow it up
+    to a blank one. Else every line is an instruction, except one that only announces them.
+
+    Args:
+        text: The completion.
+        cut_off: Whether it ended before its end: then an instruction that reaches to there is dropped.
 
     >>> parse_instructions("Here are 2 queries:\n\n1. What is tea?\n2) **Brew some.**\n\nI hope this helps!")
     ['What is tea?', 'Brew some.']
     """
     lines = text.splitlines()
-    if any(_MARK.match(line) for line in lines):
-        items = _marked_items(lines)
-    else:
-        items = [line for line in lines if not line.rstrip(" *").endswith(":")]
+    mark = next((mark for mark in (_NUMBER, _BULLET) if any(map(mark.match, lines))), None)
+    items, last_is_open = _plain_items(lines) if mark is None else _marked_items(lines, mark)
+    if cut_off and last_is_open:
+        items.pop()
     unique: dict[str, str] = {}
     for item in map(_cleaned, items):
         if any(character.isalnum() for character in item):
@@ -144,25 +152,36 @@ def parse_instructions(text: str) -> list[str]:
     return list(unique.values())
 
 
-def _marked_items(lines: list[str]) -> list[str]:
+def _plain_items(lines: list[str]) -> tuple[list[str], bool]:
+    """Return each line as an item, without the announcements, and whether the text ends in one."""
+    filled = [line for line in lines if line.strip()]
+    announces = [line.rstrip(" *").endswith(":") or _PREAMBLE.match(line) is not None for line in filled]
+    items = [line for line, announcing in zip(filled, announces, strict=True) if not announcing]
+    return items, bool(items) and not announces[-1]
+
+
+def _marked_items(lines: list[str], mark: re.Pattern[str]) -> tuple[list[str], bool]:
+    """Return each marked line with those that belong to it, and whether the text ends in one."""
     items: list[str] = []
-    open_item = False  # whether an unmarked line still belongs to the last item
+    is_open = False  # whether an unmarked line still belongs to the last item
     for line in lines:
-        mark = _MARK.match(line)
-        if mark:
-            items.append(line[mark.end() :])
-        elif open_item and line.strip():
+        found = mark.match(line)
+        if found:
+            items.append(line[found.end() :])
+        elif is_open and line.strip():
             items[-1] += "\n" + line.strip()
-        open_item = bool(line.strip()) and (mark is not None or open_item)
-    return items
+        is_open = bool(line.strip()) and (found is not None or is_open)
+    return items, is_open
 
 
 def _cleaned(item: str) -> str:
-    """Take Markdown's bold and a pair of quotes off an instruction."""
+    """Take Markdown's emphasis and a pair of quotes off an instruction."""
     item = item.strip()
     if item.startswith("**") and item.count("**") == 2:
         item = item.replace("**", "").strip()
     item = item.removesuffix("**").strip() if item.count("**") == 1 else item
-    if len(item) > 1 and _QUOTES.get(item[0]) == item[-1] and item.count(item[-1]) <= 2:
-        item = item[1:-1].strip()
+    closing = _QUOTES.get(item[:1])
+    if closing and len(item) > 1 and item.endswith(closing):
+        inside = item[1:-1]
+        item = inside.strip() if closing not in inside and item[0] not in inside else item
     return item

@@ -1,7 +1,7 @@
 """TextGeneration: a row's instruction, template or conversation → the model's answer."""
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from datasets import Features, List, Value
@@ -78,7 +78,8 @@ class TextGeneration(Technique):
             completions.append((yield request))
         if not any(completion.text for completion in completions):
             thought = " after thinking" if completions[-1].thinking is not None else ""
-            raise RowError(f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})")
+            reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"
+            raise RowError(reason, completions[-1].thinking or "")
         rows = [{"generation": c.text or None, "thinking": c.thinking} for c in completions]
         rows = [{name: made[name] for name in self.output_features} for made in rows]
         if self.group_generations:
@@ -86,7 +87,7 @@ class TextGeneration(Technique):
         return list(rows)
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
-        if "messages" in row:
+        if self.template is None and "messages" in row:
             messages = _checked_messages(row["messages"])
         else:
             prompt = row["instruction"] if self.template is None else render_prompt(self.template, row)
@@ -105,11 +106,11 @@ def _checked_messages(messages: object) -> tuple[Message, ...]:
     Raises:
         RowError: If it is not a list of messages that ends with somebody to answer.
     """
-    if not isinstance(messages, (list, tuple)) or not messages:
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable) or not (listed := list(messages)):
         raise RowError(f"messages is not a list of role and content: {messages!r}")
-    for message in messages:
+    for message in listed:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
             raise RowError(f"messages has an entry without role or content: {message!r}")
-    if messages[-1]["role"] == "assistant":
+    if listed[-1]["role"] == "assistant":
         raise RowError("messages ends with an assistant's turn: there is nothing to answer")
-    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+    return tuple({"role": message["role"], "content": message["content"]} for message in listed)
