@@ -5,6 +5,7 @@ chunk-00042-of-00100.failed   why it failed, in this run or an earlier one
 writing-…/                    what a process is writing now, or wrote when it was killed
 rows-00000-of-00002.arrow     all chunks, in order, once every one is there
 step.json                     written last: the step is finished, and these are its files
+timings.jsonl                 seconds of each chunk that was made, a line each
 """
 
 import json
@@ -89,6 +90,11 @@ class StepFolder:
         """Make a file that was written elsewhere the chunk. It is on disk before it has the name."""
         _publish(written, self.chunk(number))
         self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
+
+    def note_timing(self, number: int, rows: int, seconds: float) -> None:
+        """Add a chunk's line to the step's timings; lines this short are appended whole."""
+        with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
+            timings.write(json.dumps({"chunk": number, "rows": rows, "seconds": round(seconds, 6)}) + "\n")
 
     def writing(self, what: str) -> Path:
         """Return a new folder for what this process alone is writing."""

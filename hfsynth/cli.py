@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, load_dataset
 
+from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
 
 T = TypeVar("T")
@@ -58,6 +59,12 @@ class RunArguments:
         else:
             raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
         return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
+
+
+def say(text: str) -> None:
+    """Print a line, once for all processes."""
+    if is_main_process():
+        print(text)  # noqa: T201 - a script's own output
 
 
 def parser(description: str | None, *classes: type) -> ArgumentParser:

@@ -17,6 +17,11 @@ _RUNS = count()  # runs of this process so far; the same in all processes, since
 _TOKEN_WAIT = timedelta(minutes=10)  # a process may come late: it downloads a dataset, or its node starts slowly
 
 
+def is_main_process() -> bool:
+    """Whether this is process 0 of those that `accelerate launch` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass
 class Crew:
     """This process among those of its run."""

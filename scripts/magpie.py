@@ -6,7 +6,7 @@ No input is needed; with one (--dataset), its columns are kept, and a `system_pr
 """
 
 from hfsynth import Magpie, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build, parser
+from hfsynth.cli import RunArguments, build, parser, say
 from hfsynth.hub import save
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     pipeline = Pipeline((build(Magpie, arguments, llm),))
     dataset = pipeline.run(run.rows(), run_dir=run.run_dir, batch_size=run.rows_at_once)
     rows, failures = save(dataset, run.output_dir, pipeline=pipeline, config_name="magpie")
-    print(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+    say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
 
 
 if __name__ == "__main__":

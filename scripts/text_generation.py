@@ -6,7 +6,7 @@ The input has a column `instruction`, or `messages`, or the columns of --templat
 """
 
 from hfsynth import Pipeline, TextGeneration, TransformersLLM
-from hfsynth.cli import RunArguments, build, parser
+from hfsynth.cli import RunArguments, build, parser, say
 from hfsynth.hub import save
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     pipeline = Pipeline((build(TextGeneration, arguments, llm),))
     dataset = pipeline.run(run.rows(), run_dir=run.run_dir, batch_size=run.rows_at_once)
     rows, failures = save(dataset, run.output_dir, pipeline=pipeline, config_name="text_generation")
-    print(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+    say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ from hfsynth import EchoLLM, RunError, TextGeneration
 from hfsynth.crew import Crew, wait_until
 from hfsynth.run import RunOptions
 from tests.acting import ActingLLM, without_first
+from tests.conftest import GGUF
 
 ROOT = Path(__file__).parent.parent
 ROWS = 20
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+TWO = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
 
 @dataclass
@@ -188,6 +190,34 @@ def test_a_chunk_that_fails_twice_is_left_out_and_told_and_the_others_are_kept(l
     assert status == 0, output
     assert launched.rows() == expected
     assert set(launched.asked().values()) == {1}
+
+
+@pytest.mark.model
+def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two(tmp_path, smollm_folder):
+    flags = [
+        "--model",
+        smollm_folder,
+        "--gguf-file",
+        GGUF,
+        "--dtype",
+        "bfloat16",
+        "--num-rows",
+        4,
+        "--rows-at-once",
+        2,
+    ]
+    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    made, told = {}, {}
+    for name, launcher in (("one", [sys.executable]), ("two", [*LAUNCH, *TWO])):
+        folders = ["--output-dir", tmp_path / name, "--run-dir", tmp_path / f"{name}-run"]
+        command = [*launcher, ROOT / "scripts" / "magpie.py", *flags, *folders]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        told[name] = done.stdout.replace(str(tmp_path / name), "")
+        made[name] = load_dataset(str(tmp_path / name), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
+    assert made["one"].to_list() == made["two"].to_list()
+    assert told["one"] == told["two"]
 
 
 def pipeline(seconds=0.0):

@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import GenerationError, Magpie, Pipeline, TextGeneration
+from hfsynth import GenerationError, Magpie, Pipeline, RunError, TextGeneration
 from tests.helpers import ScriptedLLM
 
 
@@ -29,11 +29,11 @@ def run(llm, rows, tmp_path, **options):
 
 def test_chunks_that_are_done_are_not_done_again_after_a_failure(tmp_path):
     log = tmp_path / "log"
-    with pytest.raises(GenerationError, match="the device is gone"):
+    with pytest.raises(RunError, match=r"(?s)failed on 1 of 5 chunks.*rows 6-7: GenerationError: the device is gone"):
         run(Breaking(log=str(log)), dataset(), tmp_path)
-    assert lines(log) == 6
-    finished = sorted(path.name for path in tmp_path.glob("run/*/chunk-*"))
-    assert finished == [f"chunk-{n:05d}-of-00005.arrow" for n in range(3)]
+    assert lines(log) == 8
+    finished = sorted(path.name for path in tmp_path.glob("run/*/chunk-*.arrow"))
+    assert finished == [f"chunk-{n:05d}-of-00005.arrow" for n in (0, 1, 2, 4)]
 
 
 def test_another_input_configuration_or_batch_size_is_another_run(tmp_path):

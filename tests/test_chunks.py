@@ -1,0 +1,89 @@
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, Value
+
+from hfsynth.chunks import StepFolder
+
+FEATURES = Features({"n": Value("int64"), "text": Value("string")})
+
+
+def rows(*numbers):
+    return Dataset.from_dict({"n": list(numbers), "text": [str(n) for n in numbers]}, features=FEATURES)
+
+
+def folder(tmp_path, member="aaaaaaaa-0-host-1", num_chunks=3):
+    made = StepFolder(tmp_path / "Step-key", num_chunks, member)
+    made.prepare(clean=True)
+    return made
+
+
+def write(step, number, *numbers):
+    writing = step.writing(f"{number:05d}")
+    rows(*numbers).map(lambda row: row, cache_file_name=str(writing / "c.arrow"), features=FEATURES)
+    step.publish(number, writing / "c.arrow")
+
+
+def test_chunks_become_one_file_in_their_order_and_are_removed(tmp_path):
+    step = folder(tmp_path)
+    for number, numbers in ((2, (4, 5)), (0, (0, 1)), (1, (2, 3))):
+        write(step, number, *numbers)
+    assert step.missing() == []
+    step.consolidate({"step": "Step"})
+    assert step.finished
+    assert sorted(path.name for path in step.path.iterdir()) == ["rows-00000-of-00001.arrow", "step.json"]
+    made = step.load(FEATURES, "print")
+    assert made["n"][:] == [0, 1, 2, 3, 4, 5]
+    assert (made.features, made._fingerprint) == (FEATURES, "print")
+    assert step.facts()["rows_out"] == 6
+
+
+def test_large_steps_become_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfsynth.chunks._BYTES_PER_FILE", 10)
+    step = folder(tmp_path)
+    for number in range(3):
+        write(step, number, number)
+    step.consolidate({})
+    assert len(step.facts()["files"]) == 3
+    assert step.load(FEATURES, "")["n"][:] == [0, 1, 2]
+
+
+def test_rows_are_written_in_batches_of_a_thousand_however_small_the_chunks(tmp_path):
+    step = folder(tmp_path, num_chunks=50)
+    for number in range(50):
+        write(step, number, *range(number * 50, number * 50 + 50))
+    step.consolidate({})
+    with pa.memory_map(str(step.path / "rows-00000-of-00001.arrow")) as source:
+        assert [batch.num_rows for batch in pa.ipc.open_stream(source)] == [1000, 1000, 500]
+
+
+def test_what_another_run_was_writing_is_removed_and_what_this_one_is_writing_is_not(tmp_path):
+    folder(tmp_path, "bbbbbbbb-0-host-2").writing("00000")
+    own = folder(tmp_path).writing("00001")
+    folder(tmp_path)
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+
+
+def test_a_chunk_that_failed_twice_is_given_up_in_this_run_and_not_in_the_next(tmp_path):
+    step = folder(tmp_path)
+    for attempts in (1, 2):
+        step.fail(1, range(2, 4), ValueError("odd"))
+        assert step.attempts(1) == attempts
+    assert step.missing() == [0, 2]
+    assert [(f.first, f.last, f.error) for f in step.failures()] == [(2, 3, "ValueError: odd")]
+    assert folder(tmp_path, "bbbbbbbb-0-host-2").missing() == [0, 1, 2]
+
+
+def test_a_process_that_comes_late_to_put_chunks_together_finds_it_done(tmp_path):
+    step = folder(tmp_path, num_chunks=1)
+    write(step, 0, 7)
+    step.consolidate({})
+    step.consolidate({})
+    assert step.load(FEATURES, "")["n"][:] == [7]
+
+
+def test_chunks_that_are_missing_are_no_finished_step(tmp_path):
+    step = folder(tmp_path)
+    write(step, 0, 7)
+    with pytest.raises(FileNotFoundError):
+        step.consolidate({})
+    assert not step.finished
