@@ -123,7 +123,10 @@ class StepFolder:
         for file, name in zip(files, names, strict=True):
             _publish(file, self.path / name)
         self._write(self.path / "step.json", json.dumps({**facts, "rows_out": num_rows, "files": names}, indent=1))
-        shutil.rmtree(writing, ignore_errors=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a finished step has no more use for."""
         for pattern in ("chunk-*", "writing-*"):
             for leftover in self.path.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -104,6 +104,7 @@ class Run:
             if not folder.finished:
                 _run_function(step, dataset, folder, crew)
             if crew.is_main:
+                folder.tidy()  # a process may have been killed between the last file and this
                 progress.add(len(dataset), 0, 0, found=True)
         else:
             StepRun(dataset, step, features, options.batch_size, options.chunk_size, folder, crew, progress).work()

@@ -18,7 +18,7 @@ from datasets import Dataset, load_dataset
 from hfsynth import EchoLLM, RunError, TextGeneration
 from hfsynth.crew import Crew, wait_until
 from hfsynth.run import RunOptions
-from tests.acting import ActingLLM, without_first
+from tests.acting import ActingLLM, note, without_first
 from tests.conftest import GGUF
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +137,16 @@ def test_a_run_killed_before_every_chunk_in_turn_makes_the_same_rows(launched, e
     assert set(launched.asked().values()) == {1}
 
 
+def test_a_run_killed_before_each_change_of_its_directory_makes_the_same_rows_and_leaves_no_trace(tmp_path):
+    """Crash at every step: the script kills a run of its own at each file and folder made, renamed or removed."""
+    command = [sys.executable, str(ROOT / "tests" / "crashing.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["changes"] > 40
+    assert told["different"] == []
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -193,7 +203,7 @@ def test_a_chunk_that_fails_twice_is_left_out_and_told_and_the_others_are_kept(l
 
 
 @pytest.mark.model
-def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two(tmp_path, smollm_folder):
+def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two_of_which_one_is_killed(tmp_path, smollm_folder):
     flags = [
         "--model",
         smollm_folder,
@@ -202,22 +212,48 @@ def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two(tmp_path, 
         "--dtype",
         "bfloat16",
         "--num-rows",
-        4,
+        8,
         "--rows-at-once",
         2,
     ]
     flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    made, told = {}, {}
-    for name, launcher in (("one", [sys.executable]), ("two", [*LAUNCH, *TWO])):
+
+    def start(name, launcher):
         folders = ["--output-dir", tmp_path / name, "--run-dir", tmp_path / f"{name}-run"]
         command = [*launcher, ROOT / "scripts" / "magpie.py", *flags, *folders]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        told[name] = done.stdout.replace(str(tmp_path / name), "")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(list(map(str, command)), env=environment, **pipes)
+
+    victim = start("two", [*LAUNCH, *TWO])
+    assert wait_until(lambda: list((tmp_path / "two-run").rglob("chunk-*.arrow")) or victim.poll() is not None, 200)
+    workers = subprocess.run(["pgrep", "-P", str(victim.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    victim.communicate()
+    assert victim.returncode != 0
+    made, told = {}, {}
+    for name, launcher in (("one", [sys.executable]), ("two", [*LAUNCH, *TWO])):
+        process = start(name, launcher)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        told[name] = output.replace(str(tmp_path / name), "")
         made[name] = load_dataset(str(tmp_path / name), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
     assert made["one"].to_list() == made["two"].to_list()
     assert told["one"] == told["two"]
+
+
+@dataclass(frozen=True)
+class NotedLLM(EchoLLM):
+    """An echo that notes when it is used and unloaded, and that differs from another by its number."""
+
+    number: int = 0
+
+    def complete(self, requests):
+        note("memory", f"{self.number} ")
+        return super().complete(requests)
+
+    def unload(self):
+        note("memory", f"-{self.number} ")
 
 
 def pipeline(seconds=0.0):
@@ -244,6 +280,14 @@ def test_changing_the_last_step_redoes_only_the_last_step(acting):
     assert made["b"][0] == "say 1!"
     assert (acting / "log").read_text().count("\n") == 6
     assert (acting / "functions").read_text() == "0"
+
+
+def test_an_llm_is_unloaded_before_another_is_loaded_and_one_that_goes_on_is_not(acting):
+    first, second = NotedLLM(number=1), NotedLLM(number=2)
+    chain = TextGeneration(first) >> TextGeneration(first, output_mappings={"generation": "b"})
+    chain = chain >> without_first >> TextGeneration(second, output_mappings={"generation": "c"})
+    chain.run(rows(3), run_dir=acting / "run", quiet=True)
+    assert (acting / "memory").read_text() == "1 1 -1 2 "
 
 
 def test_another_input_is_never_mixed_in(acting):

@@ -1,0 +1,74 @@
+"""Kills a run at each change that it makes to its run directory, one after the other: crashing.py FOLDER.
+
+A first run counts the changes (files and folders made, renamed, removed). Then, for each of them, a process is killed
+(SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON how many
+changes there were, and after which ones the rows were not those of the run that nothing happened to.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from datasets import Dataset, disable_progress_bars
+
+from hfsynth import EchoLLM, TextGeneration
+
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+
+
+def but_the_first(dataset: Dataset) -> Dataset:
+    return dataset.select(range(1, len(dataset)))
+
+
+def run(run_dir: Path) -> str:
+    """Run a pipeline with a function in it, over a row that fails too."""
+    rows = Dataset.from_dict({"instruction": ["say 0", "say 1", None, "say 3", "say 4"]})
+    last = TextGeneration(EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"})
+    made = (TextGeneration(EchoLLM()) >> but_the_first >> last).run(rows, run_dir=run_dir, batch_size=2, quiet=True)
+    failures = Dataset.from_parquet(str(run_dir / "failures.parquet"), cache_dir=str(run_dir / "cache"))
+    return json.dumps([made.to_list(), failures.to_list()])
+
+
+def in_a_process(run_dir: Path, kill_at: int) -> tuple[int, str, int]:
+    """Run in a child; its wait status, what it returned and how many changes it made, or was killed at."""
+    result, counter = run_dir.with_suffix(".json"), run_dir.with_suffix(".count")
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        return status, result.read_text() if result.exists() else "", int(counter.read_text() or 0)
+    changes = 0
+
+    def before_a_change(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        if event in CHANGES and str(run_dir) + "/" in str(arguments[0]):
+            changes += 1
+            if changes == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    counter.write_text("0")
+    sys.addaudithook(before_a_change)
+    text = run(run_dir)
+    result.write_text(text)
+    counter.write_text(str(changes))
+    os._exit(0)
+
+
+def main(folder: Path) -> None:
+    disable_progress_bars()
+    status, expected, changes = in_a_process(folder / "undisturbed", 0)
+    assert status == 0
+    different = []
+    for change in range(1, changes + 1):
+        run_dir = folder / f"killed-at-{change}"
+        killed, nothing, _ = in_a_process(run_dir, change)
+        status, rows, _ = in_a_process(run_dir, 0)
+        left = [path.name for path in run_dir.rglob("writing-*")]
+        if not os.WIFSIGNALED(killed) or nothing or status or rows != expected or left:
+            different.append([change, killed, status, left])
+    print(json.dumps({"changes": changes, "different": different}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
