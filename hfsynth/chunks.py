@@ -86,10 +86,22 @@ class StepFolder:
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), json.dumps(asdict(failure)))
 
-    def publish(self, number: int, written: Path) -> None:
-        """Make a file that was written elsewhere the chunk. It is on disk before it has the name."""
+    def publish(self, number: int, written: Path) -> bool:
+        """Make a file that was written elsewhere the chunk; return whether this process was the first.
+
+        The file is on disk before it has the name.
+        """
+        first = not self.chunk(number).exists() and not self.finished
         _publish(written, self.chunk(number))
         self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
+        return first
+
+    def being_written(self) -> set[int]:
+        """Return the chunks that other processes of this run are writing, or were when they died."""
+        names = (path.name for path in self.path.glob(f"writing-{self._token}-*"))
+        others = (name for name in names if not name.startswith(f"writing-{self.member}-"))
+        ends = (name.rpartition("-")[2] for name in others)
+        return {int(end) for end in ends if end.isdigit()}
 
     def note_timing(self, number: int, rows: int, seconds: float) -> None:
         """Add a chunk's line to the step's timings; lines this short are appended whole."""

@@ -80,13 +80,11 @@ class Crew:
         return self._own.get(counter, 0) if self.store is None else self.add(counter, 0)
 
     def agrees(self, name: str, value: str) -> bool:
-        """Whether this process has the same value as process 0; True where there is nobody to ask."""
+        """Whether this process has the same value as the first that asked; True where there is nobody to ask."""
         if self.store is None:
             return True
         try:
-            if self.is_main:
-                self.store.set(name, value)
-            return bool(self.store.get(name).decode() == value)
+            return bool(self.store.compare_set(name, "", value).decode() == value)
         except RuntimeError:
             self.store = None
             return True

@@ -100,5 +100,12 @@ class LLM(Protocol):
                 `finish_reason="error"`.
         """
 
+    def load(self) -> object:
+        """Load what `complete` needs, if it isn't yet.
+
+        Raises:
+            GenerationError: If it can't be.
+        """
+
     def unload(self) -> None:
         """Give back the memory; the next `complete` loads again."""

@@ -44,17 +44,20 @@ def save(
     if not is_main_process():
         return rows, failures
     _check_ours(Path(folder), home)
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    writing = home.with_name(f".{config_name}-writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
     if not len(rows):
         logger.warning("no row of %s is left: it is told in the card, and there is nothing to load", config_name)
     files = -(-len(rows) // _ROWS_PER_FILE)
     for number in range(files):
         shard = rows.shard(num_shards=files, index=number, contiguous=True)
-        shard.to_parquet(home / f"train-{number:05d}-of-{files:05d}.parquet")
-    (home / _FACTS).write_text(ConfigCard.of(config_name, rows, failures, pipeline).to_json(), encoding="utf-8")
+        shard.to_parquet(writing / f"train-{number:05d}-of-{files:05d}.parquet")
+    (writing / _FACTS).write_text(ConfigCard.of(config_name, rows, failures, pipeline).to_json(), encoding="utf-8")
+    shutil.rmtree(home, ignore_errors=True)  # only now: what was there before is whole until the new one is
+    writing.rename(home)
     cards = [
-        ConfigCard.from_json(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob(f"*/{_FACTS}"))
+        ConfigCard.from_json(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob(f"[!.]*/{_FACTS}"))
     ]
     card = render_card(Path(folder).resolve().name, cards)
     (Path(folder) / "README.md").write_text(card, encoding="utf-8")

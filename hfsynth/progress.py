@@ -100,5 +100,6 @@ class Progress:
             self._said = time.monotonic()
             rate = (rows - found) / seconds
             left = f"{(self._bar.total - rows) / rate:,.0f} s left" if rate else "time left unknown"
+            left = "done" if rows == self._bar.total else left
             line = f"{self._label}: {rows:,}/{self._bar.total:,} rows, {rate:,.1f} rows/s, {facts}, {left}"
             print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the one thing a run prints

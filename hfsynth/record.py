@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
@@ -56,18 +57,45 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
     Raises:
         ValueError: If the dataset has no `generation_metadata` column.
     """
-    failed = dict(_failed_rows(dataset))
+    failed = {
+        start + row: failed_entry({METADATA_COLUMN: column[row].as_py()})
+        for column, row, start in _rows_with_errors(dataset)
+    }
     kept = dataset.select([index for index in range(len(dataset)) if index not in failed])
-    return kept, _as_dataset(list(failed.values()))
+    return kept, failures_dataset([entry for entry in failed.values() if entry is not None])
 
 
-def step_failures(dataset: Dataset, step: str) -> Dataset:
-    """Return the failures of one step, from a dataset that it made: a row on which it was the first to fail."""
-    return _as_dataset([entry for _, entry in _failed_rows(dataset) if entry["step"] == step])
+def step_failures(dataset: Dataset, steps: int) -> Dataset:
+    """Return the failures of the step that made a dataset: rows on which it failed, and no step of this run before.
+
+    Args:
+        dataset: What the step made.
+        steps: How many techniques of this run have added an entry to each row, the step's own included.
+    """
+    found = (column[row].as_py()[-steps:] for column, row, _ in _rows_with_errors(dataset))
+    return failures_dataset(
+        [entries[-1] for entries in found if entries[-1]["error"] and not any(e["error"] for e in entries[:-1])]
+    )
 
 
-def _failed_rows(dataset: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Find the rows on which a step failed, and the first step's entry; in Arrow, since most rows didn't."""
+def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
+    """Return the failures of a chunk that was given up: each of its rows, with the chunk's reason."""
+    return failures_dataset([{"step": step, "row": row, "column": column, "error": reason, "raw": ""} for row in rows])
+
+
+def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Lay out entries of `generation_metadata` as a failures dataset (`FAILURE_FEATURES`)."""
+    sources = {"reason": "error"}
+    columns = {name: [entry[sources.get(name, name)] for entry in entries] for name in FAILURE_FEATURES}
+    return Dataset.from_dict(columns, features=FAILURE_FEATURES)
+
+
+def _rows_with_errors(dataset: Dataset) -> Iterator[tuple[pa.Array, int, int]]:
+    """Find the rows with an entry that has an error; in Arrow, since most rows have none.
+
+    Yields:
+        The metadata of some rows, the place of a row with an error among them, and the first one's index.
+    """
     if METADATA_COLUMN not in dataset.column_names:
         raise ValueError(f"no technique has run on this dataset: {dataset.column_names} has no {METADATA_COLUMN!r}.")
     start = 0
@@ -76,13 +104,5 @@ def _failed_rows(dataset: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
         errors = pc.struct_field(pc.list_flatten(column), "error")
         rows = pc.filter(pc.list_parent_indices(column), pc.not_equal(errors, ""))
         for row in sorted(set(rows.to_pylist())):
-            entry = failed_entry({METADATA_COLUMN: column[row].as_py()})
-            if entry is not None:
-                yield start + row, entry
+            yield column, row, start
         start += len(table)
-
-
-def _as_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
-    sources = {"reason": "error"}
-    columns = {name: [entry[sources.get(name, name)] for entry in entries] for name in FAILURE_FEATURES}
-    return Dataset.from_dict(columns, features=FAILURE_FEATURES)

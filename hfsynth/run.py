@@ -1,11 +1,12 @@
 """A pipeline's run: its steps one after the other, by all processes, in one run directory.
 
 run directory/
-    SelfInstruct-5f0c…/    a step's folder (see `chunks.py`)
+    SelfInstruct-5f0c…/           a step's folder (see `chunks.py`)
     only_long-91be…/
-    failures.parquet       the rows on which a step failed, and why
+    failures-7a23….parquet        the rows on which a step of one pipeline failed, on one input, and why
 """
 
+import errno
 import logging
 import os
 import socket
@@ -21,8 +22,8 @@ from hfsynth.chunks import StepFolder
 from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import RunError
 from hfsynth.progress import Progress, without_bars
-from hfsynth.record import step_failures
-from hfsynth.runner import StepRun, disk_error
+from hfsynth.record import chunk_failures, step_failures
+from hfsynth.runner import DiskErrors, StepRun
 from hfsynth.steps import DatasetFunction, Step, features_after, step_hash, step_name
 from hfsynth.technique import Technique
 
@@ -69,46 +70,52 @@ class Run:
 
         Raises:
             ColumnError: If a step's columns don't fit what a function before it made.
+            GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
         """
         crew = Crew.here()
         _check_shared(self.options.run_dir, crew)
-        failures: list[Dataset] = []
+        keys = [dataset._fingerprint, *map(step_hash, self.steps), self.options.batch_size, self.options.chunk_size]
+        failures = _Failures(self.options.run_dir / f"failures-{Hasher.hash(keys)}.parquet", crew, [])
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
                 for number, step in enumerate(self.steps, 1):
                     progress.begin(number, step_name(step), len(dataset))
-                    dataset = self._step(number, dataset, crew, progress)
-                    if isinstance(step, Technique):
-                        failures.append(step_failures(dataset, step.name))
-                        self._unload(number)
+                    dataset = self._step(number, dataset, failures, progress)
+                    self._unload(number)
         except KeyboardInterrupt:
             logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
             raise
-        if failures and (crew.is_main or crew.on_its_own):
-            _write_failures(failures, self.options.run_dir, crew)
+        finally:
+            failures.write()
         return dataset
 
-    def _step(self, number: int, dataset: Dataset, crew: Crew, progress: Progress) -> Dataset:
-        step, options = self.steps[number - 1], self.options
+    def _step(self, number: int, dataset: Dataset, failures: "_Failures", progress: Progress) -> Dataset:
+        step, options, crew = self.steps[number - 1], self.options, failures.crew
         key = Hasher.hash((dataset._fingerprint, step_hash(step), options.batch_size, options.chunk_size))
         if not crew.agrees(f"step-{number}", key):
             raise RunError(
-                f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than process "
-                "0; give all processes the same dataset (no random or process-dependent rows) and the same steps."
+                f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
+                "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
             )
         path = options.run_dir / f"{step_name(step)}-{key}"
         folder = StepFolder(path, -(-len(dataset) // options.chunk_size), crew.member)
         features = features_after(step, number, dataset.features)
-        if folder.finished or not isinstance(step, Technique) or features is None:
-            if not folder.finished:
-                _run_function(step, dataset, folder, crew)
-            if crew.is_main:
-                folder.tidy()  # a process may have been killed between the last file and this
-                progress.add(len(dataset), 0, 0, found=True)
+        found = folder.finished
+        if isinstance(step, Technique) and features is not None:
+            if not found:
+                run = StepRun(dataset, step, features, options.batch_size, options.chunk_size, folder, crew, progress)
+                failures.work(run)
+            made = folder.load(features, key)
+            failed = failures.add(made, sum(isinstance(one, Technique) for one in self.steps[:number]))
         else:
-            StepRun(dataset, step, features, options.batch_size, options.chunk_size, folder, crew, progress).work()
-        return folder.load(features, key)
+            if not found:
+                _run_function(step, dataset, folder, crew)
+            made, failed, found = folder.load(features, key), 0, True
+        if crew.is_main and found:
+            folder.tidy()  # a process may have been killed between the last file and this
+            progress.add(len(dataset), 0, failed, found=True)
+        return made
 
     def _unload(self, number: int) -> None:
         """Unload a technique's llm, if the next technique has another: two are never in memory at once."""
@@ -125,14 +132,14 @@ def _check_shared(run_dir: Path, crew: Crew) -> None:
         RunError: If it can't be made, or another node's process 0 doesn't write into it.
     """
     token = run_dir / f".run-{crew.token}"
-    try:
+    with DiskErrors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        if crew.is_main:
-            token.touch()
         if not os.access(run_dir, os.W_OK):
-            raise PermissionError(f"{run_dir} is read-only")
-    except OSError as error:
-        raise disk_error(run_dir, error) from error
+            raise PermissionError(errno.EACCES, f"{run_dir} is read-only")
+        if crew.is_main:
+            for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):  # of runs that were killed
+                leftover.unlink(missing_ok=True)
+            token.touch()
     if not wait_until(token.exists, _SHARED_WAIT):
         raise RunError(
             f"{run_dir} on {socket.gethostname()} is not the folder that process 0 writes to; "
@@ -154,12 +161,22 @@ def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolde
             raise RunError(f"process 0 has not finished {step_name(function)} in {_FUNCTION_WAIT:,.0f} seconds.")
         if folder.finished:
             return
-    folder.prepare(clean=crew.is_main)
-    made = function(dataset)
+    kept = set(_caches(dataset))
+    with without_bars():
+        made = function(dataset)
     if not isinstance(made, Dataset):
         raise TypeError(f"{step_name(function)} returned {type(made).__name__}; a step returns a Dataset.")
-    facts = {"step": step_name(function), "rows_in": len(dataset)}
-    folder.finish(_tables(made), facts)
+    with DiskErrors(folder.path):
+        folder.prepare(clean=crew.is_main)
+        folder.finish(_tables(made), {"step": step_name(function), "rows_in": len(dataset)})
+    for cache in set(_caches(dataset)) - kept:  # what datasets kept of the function, which is here now
+        cache.unlink(missing_ok=True)
+
+
+def _caches(dataset: Dataset) -> Iterator[Path]:
+    """List what datasets has cached beside a dataset's files."""
+    for folder in {Path(file["filename"]).parent for file in dataset.cache_files}:
+        yield from folder.glob("cache-*.arrow")
 
 
 def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
@@ -171,9 +188,40 @@ def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
         yield table.cast(schema)
 
 
-def _write_failures(failures: list[Dataset], run_dir: Path, crew: Crew) -> None:
-    """Write all steps' failures beside the steps, whole or not at all."""
-    writing = run_dir / f".failures-{crew.member}"
-    with without_bars():
-        concatenate_datasets(failures).to_parquet(writing)
-    writing.replace(run_dir / "failures.parquet")
+@dataclass(frozen=True)
+class _Failures:
+    """The failures of a run so far, and the file that they go to."""
+
+    file: Path
+    crew: Crew
+    parts: list[Dataset]
+
+    def add(self, made: Dataset, steps: int) -> int:
+        """Add those of the step that made a dataset, and return how many they are."""
+        self.parts.append(step_failures(made, steps))
+        return len(self.parts[-1])
+
+    def work(self, run: StepRun) -> None:
+        """Run a step; of the chunks it gives up, each row is a failure."""
+        try:
+            run.work()
+        except RunError:
+            column = next(iter(run.technique.written_features))
+            for chunk in run.folder.failures():
+                rows = range(chunk.first, chunk.last + 1)
+                self.parts.append(chunk_failures(run.technique.name, column, rows, chunk.error))
+            raise
+
+    def write(self) -> None:
+        """Write them, whole or not at all, once for all processes; where there are none, there is no file."""
+        if not self.parts or not (self.crew.is_main or self.crew.on_its_own):
+            return
+        failures = concatenate_datasets(self.parts)
+        with DiskErrors(self.file.parent), without_bars():
+            if len(failures):
+                writing = self.file.with_name(f".failures-{self.crew.member}")
+                failures.to_parquet(writing)
+                writing.replace(self.file)
+                logger.warning("%d rows failed; %s says which and why", len(failures), self.file)
+            else:
+                self.file.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ chunk that was made twice the same twice.
 
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +23,16 @@ from datasets import Dataset, Features
 from hfsynth.batches import Batch, Columns
 from hfsynth.chunks import ChunkFailure, StepFolder
 from hfsynth.crew import Crew, wait_until
-from hfsynth.errors import RunError
+from hfsynth.errors import ChatTemplateError, RunError
 from hfsynth.progress import Progress, without_bars
 from hfsynth.record import METADATA_COLUMN
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR)
 _PATIENCE = 2.0  # times this process's slowest chunk that another process's last one is waited for
 _UNKNOWN = 30.0  # seconds to wait where this process has made no chunk to compare with
-_HOPELESS = 3  # chunks that may fail on a process before one has worked
-_LOG_SHOWN = 5  # failed chunks that an error lists
+_LISTED = 20  # failed chunks that an error lists; all of them are in the failures
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,15 @@ class FromIndex:
     first: int
 
     def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
-        """Run the technique on a batch of the chunk."""
-        return self.technique(batch, [self.first + index for index in indices])
+        """Run the technique on a batch of the chunk.
+
+        Raises:
+            RuntimeError: For an `OSError` of the technique's own, which says nothing of the run directory.
+        """
+        try:
+            return self.technique(batch, [self.first + index for index in indices])
+        except OSError as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -63,44 +70,34 @@ class StepRun:
     progress: Progress
     slowest: float = 0.0
     """Seconds of this process's slowest chunk."""
-    failed: int = 0
-    """Chunks that failed on this process."""
 
     def work(self) -> None:
         """Take chunks until none is left, then see the step finished.
 
         Raises:
+            GenerationError: If the llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written.
         """
-        self.folder.prepare(clean=self.crew.is_main)
-        while not self.folder.finished and (number := self.crew.draw(self._counter())) < self.folder.num_chunks:
-            self._take(number)
-        self._help_others()
-        if self.folder.finished:
-            return
-        if failures := self.folder.failures():
-            raise RunError(self._told(failures))
-        if not self.crew.is_main:
-            wait_until(lambda: self.folder.finished or self.crew.on_its_own, self._patience + _UNKNOWN)
-            if self.folder.finished:
+        with DiskErrors(self.folder.path):
+            self.folder.prepare(clean=self.crew.is_main)
+            missing = self.folder.missing()
+        if missing:
+            self.technique.llm.load()  # else every chunk would fail on it, twice
+        with DiskErrors(self.folder.path):
+            self._take_turns()
+            self._help_others()
+            if not self.folder.finished and not self.folder.failures():
+                self._put_together()
+        if not self.folder.finished:
+            raise RunError(self._told(self.folder.failures()))
+
+    def _take_turns(self) -> None:
+        """Take the next chunk from the counter of all processes, until there is none."""
+        while not self.folder.finished:
+            number = self.crew.draw(self._counter("chunk"))
+            if number >= self.folder.num_chunks or self._lost_others:
                 return
-        with self._clear_of_disk_errors():
-            facts = {
-                "step": self.technique.name,
-                "rows_in": len(self.dataset),
-                "configuration": self.technique.to_json(),
-            }
-            self.folder.consolidate(facts)
-
-    @property
-    def _patience(self) -> float:
-        """Seconds to wait for what other processes have taken."""
-        if self.crew.on_its_own:
-            return 0.0  # with nobody to ask what others have taken
-        return _PATIENCE * self.slowest if self.slowest else _UNKNOWN
-
-    def _counter(self, suffix: str = "") -> str:
-        return f"{self.folder.path.name}/{suffix or 'chunk'}"
+            self._take(number, count_found=True)
 
     def _help_others(self) -> None:
         """Make the chunks that were taken by a process that died, is slow, or failed on them."""
@@ -111,48 +108,79 @@ class StepRun:
                 return
             failed = [number for number in missing if number not in offered and self.folder.attempts(number)]
             offered.update(failed)
-            ready = [number for number in failed if self.crew.draw(self._counter(f"again-{number}")) == 0]
-            if not ready and time.monotonic() - began >= self._patience:
-                ready = missing[self.crew.rank * len(missing) // self.crew.size :]  # not all the same one first
-            if ready:
-                self._take(ready[0])
-            else:
-                time.sleep(0.1)
+            again = [number for number in failed if self.crew.draw(self._counter(f"again-{number}")) == 0]
+            for number in again or self._orphans(missing, time.monotonic() - began):
+                self._take(number, count_found=False)
+                began = time.monotonic() if self._lost_others else began
+            if not again:
+                time.sleep(0.05)
 
-    def _take(self, number: int) -> None:
-        """Make a chunk, unless it is there, and count it."""
+    def _orphans(self, missing: list[int], waited: float) -> list[int]:
+        """Choose a missing chunk that nobody is likely to be making, if there is one.
+
+        While the store lives, every missing chunk is somebody's, who is given time. Without it nobody knows, so the
+        processes begin at different places and leave each other what is being written.
+        """
+        patience = _PATIENCE * self.slowest if self.slowest else _UNKNOWN
+        if self.crew.size == 1 or waited >= patience:
+            candidates = missing
+        elif self._lost_others:
+            written = self.folder.being_written()
+            candidates = [number for number in missing if number not in written]
+        else:
+            candidates = []
+        return candidates[self.crew.rank * len(candidates) // self.crew.size :][:1]
+
+    def _put_together(self) -> None:
+        """Consolidate the chunks: process 0, or another one if that doesn't."""
+        if not self.crew.is_main:
+            wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
+        if not self.folder.finished:
+            configuration = self.technique.to_json()
+            facts = {"step": self.technique.name, "rows_in": len(self.dataset), "configuration": configuration}
+            self.folder.consolidate(facts)
+
+    @property
+    def _lost_others(self) -> bool:
+        """Whether there are other processes, but no store to share numbers with them any more."""
+        return self.crew.size > 1 and self.crew.on_its_own
+
+    def _counter(self, what: str) -> str:
+        return f"{self.folder.path.name}/{what}"
+
+    def _take(self, number: int, count_found: bool) -> None:
+        """Make a chunk, unless it is there, and count it.
+
+        Args:
+            number: The chunk's.
+            count_found: Whether one that is there counts as found finished; else another process has counted it.
+        """
         rows = range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
-        found = self.folder.chunk(number).exists()
-        if not found:
-            began = time.monotonic()
-            with self._clear_of_disk_errors(), _Recorded() as attempt:
-                self._make(number, rows)
-            if attempt.error is not None:
-                self._note_failure(number, rows, attempt.error)
-                return
+        if self.folder.chunk(number).exists():
+            if count_found:
+                self._count_found(number, rows)
+            return
+        began = time.monotonic()
+        with _Recorded() as attempt:
+            self._make(number, rows)
+        if attempt.error is not None and not self.folder.finished:
+            logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
+            self.folder.fail(number, rows, attempt.error)
+        elif attempt.error is None:
             seconds = time.monotonic() - began
             self.slowest = max(self.slowest, seconds)
             self.folder.note_timing(number, len(rows), seconds)
-        tokens, failed = _counts(self.folder.chunk(number))
-        self.progress.add(len(rows), tokens, failed, found)
+        if self.folder.finished:  # another process made this chunk too, and was first
+            self.folder.tidy()
 
-    def _note_failure(self, number: int, rows: range, error: Exception) -> None:
-        """Note that a chunk failed.
-
-        Raises:
-            RunError: If nothing has worked on this process: then the rest wouldn't either.
-        """
-        if self.folder.finished:  # another process made it too, was first, and removed what this one wrote
-            return
-        logger.warning("rows %d-%d of %s failed", rows.start, rows.stop - 1, self.technique.name, exc_info=error)
-        with self._clear_of_disk_errors():
-            self.folder.fail(number, rows, error)
-        self.failed += 1
-        if not self.slowest and self.failed >= _HOPELESS:
-            raise RunError(
-                f"{self.technique.name} failed on the first {self.failed} chunks that process {self.crew.rank} tried, "
-                f"the last time with {type(error).__name__}: {error}"
-            ) from error
+    def _count_found(self, number: int, rows: range) -> None:
+        try:
+            tokens, failed = _counts(self.folder.chunk(number))
+        except FileNotFoundError:
+            if not self.folder.finished:
+                raise
+        else:
+            self.progress.add(len(rows), tokens, failed, found=True)
 
     def _make(self, number: int, rows: range) -> None:
         writing = self.folder.writing(f"{number:05d}")
@@ -166,15 +194,14 @@ class StepRun:
                 cache_file_name=str(writing / "chunk.arrow"),
                 new_fingerprint="chunk",
             )
-        self.folder.publish(number, writing / "chunk.arrow")
-        writing.rmdir()
-
-    def _clear_of_disk_errors(self) -> "_DiskErrors":
-        return _DiskErrors(self.folder.path)
+        tokens, failed = _counts(writing / "chunk.arrow")
+        if self.folder.publish(number, writing / "chunk.arrow"):
+            self.progress.add(len(rows), tokens, failed, found=False)
+        shutil.rmtree(writing, ignore_errors=True)
 
     def _told(self, failures: list[ChunkFailure]) -> str:
-        lines = [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_LOG_SHOWN]]
-        more = [f"and {len(failures) - _LOG_SHOWN} more chunks"] if len(failures) > _LOG_SHOWN else []
+        lines = [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_LISTED]]
+        more = [f"and {len(failures) - _LISTED} more chunks"] if len(failures) > _LISTED else []
         return (
             f"{self.technique.name} failed on {len(failures)} of {self.folder.num_chunks} chunks, each tried twice; "
             f"the others are kept in {self.folder.path}, and the same command tries only these again:\n  "
@@ -183,7 +210,11 @@ class StepRun:
 
 
 class _Recorded:
-    """Keeps what a chunk raised, to be recorded; what stops a process (an interrupt, an exit) is not kept."""
+    """Keeps what a chunk raised, to be recorded.
+
+    What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
+    itself (a chat template that can't serve it) is not kept: it would be the same for every chunk.
+    """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -194,23 +225,28 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, Exception) and not isinstance(error, RunError) and not _is_disk_error(error):
+        if isinstance(error, Exception) and not isinstance(error, ChatTemplateError) and not _is_disk_error(error):
             self.error = error
         return self.error is not None
 
 
 @dataclass(frozen=True)
-class _DiskErrors:
-    """Turns what a full or read-only disk raises into an error that says what would do."""
+class DiskErrors:
+    """Turns what a full or read-only disk raises into an error that says what would do.
+
+    Raises:
+        RunError: For such an error inside the `with` block.
+    """
 
     path: Path
 
     def __enter__(self) -> None:
-        return None
+        """Begin to watch."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Raise another error for one of the disk."""
         if error is not None and _is_disk_error(error):
             raise disk_error(self.path, error) from error
 

@@ -34,14 +34,15 @@ def step_name(step: Step) -> str:
 def step_hash(step: Step) -> str:
     """Return a hash of all that a step's rows depend on, but its input.
 
-    A function is pickled by its name where it can be imported, so its source is hashed too: editing it makes it run
-    again.
+    A function that can be imported is pickled by its name alone, so the source of its module is hashed too: editing
+    it, or what it uses there, makes it run again. What it imports from elsewhere is not looked at.
     """
     if isinstance(step, Technique):
         return str(Hasher.hash(step))
+    module = inspect.getmodule(step)
     try:
-        source = inspect.getsource(step)
-    except OSError:  # typed at a prompt
+        source = inspect.getsource(step if module is None or module.__name__ == "__main__" else module)
+    except (OSError, TypeError):  # typed at a prompt, or compiled
         source = ""
     return str(Hasher.hash((step, source)))
 

@@ -27,6 +27,9 @@ class ScriptedLLM(Configuration):
                 file.writelines(f"{request.seed} {request.messages[-1]['content']!r}\n" for request in requests)
         return [self._reply(self.replies[index % len(self.replies)]) for index, _ in enumerate(requests)]
 
+    def load(self) -> None:
+        pass
+
     def unload(self) -> None:
         pass
 

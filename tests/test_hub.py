@@ -44,6 +44,21 @@ def test_a_configuration_without_rows_is_told_in_the_card_and_spoils_no_other(tm
     assert "## none" in (tmp_path / "README.md").read_text()
 
 
+def test_a_save_that_was_killed_can_be_repeated_and_spoils_nothing(tmp_path, monkeypatch):
+    save(answered("a"), tmp_path, pipeline=ANSWER)
+    with monkeypatch.context() as patch:
+        patch.setattr("hfsynth.hub.ConfigCard.of", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            save(answered("b"), tmp_path, pipeline=ANSWER)
+    assert load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "c"))["generation"][:] == ["a"]
+    save(answered("c"), tmp_path, pipeline=ANSWER)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "c") == [
+        "README.md",
+        "default",
+        "hf-datasets",
+    ]
+
+
 def test_nothing_is_overwritten_that_was_not_written_here(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(FileExistsError, match=r"has a README\.md that was not written by hfsynth"):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_dataset
 
-from hfsynth import EchoLLM, RunError, TextGeneration
+from hfsynth import EchoLLM, GenerationError, Pipeline, RunError, TextGeneration, TransformersLLM
 from hfsynth.crew import Crew, wait_until
 from hfsynth.run import RunOptions
 from tests.acting import ActingLLM, note, without_first
@@ -181,6 +181,7 @@ def test_a_slow_process_holds_nobody_up(launched):
     lines = Counter((launched.folder / "log").read_text().split()[::3])
     # four times slower, it takes about a fifth of the chunks; in equal parts it would take half
     assert lines["0"] >= 2 * lines["1"]
+    assert not list(launched.run_dir.rglob("chunk-*"))
 
 
 def test_a_chunk_that_fails_once_is_tried_again(launched, expected):
@@ -296,20 +297,115 @@ def test_another_input_is_never_mixed_in(acting):
     assert made["b"][:] == ["say 1", "say 2", "say 3"]
 
 
+def failures_in(run_dir):
+    files = [str(file) for file in run_dir.glob("failures-*.parquet")]
+    return load_dataset("parquet", data_files=files, split="train").to_list() if files else []
+
+
 def test_failures_are_a_dataset_beside_the_result(acting):
     dataset = Dataset.from_dict({"instruction": ["say 0", None, "say 2", ""]})
     pipeline().run(dataset, run_dir=acting / "run", batch_size=2, quiet=True)
-    failures = load_dataset("parquet", data_files=str(acting / "run" / "failures.parquet"), split="train")
-    assert failures.to_list() == [
+    assert failures_in(acting / "run") == [
         {"step": "TextGeneration", "row": 1, "column": "generation", "reason": "instruction is None", "raw": ""},
         {"step": "TextGeneration", "row": 3, "column": "generation", "reason": "instruction is empty", "raw": ""},
     ]
 
 
-def test_what_a_technique_raises_always_stops_the_run_before_all_rows_are_tried(acting, monkeypatch):
-    monkeypatch.setenv("ACTION", "always any any")
-    with pytest.raises(RunError, match=r"failed on the first 3 chunks that process 0 tried, .*LookupError: no answer"):
+def test_chunks_that_are_given_up_are_among_the_failures_and_all_others_are_kept(acting, monkeypatch):
+    monkeypatch.setenv("ACTION", "always any 2")
+    with pytest.raises(RunError, match=r"(?s)failed on 1 of 5 chunks.*rows 2-3: LookupError: no answer"):
+        pipeline().run(rows(10), run_dir=acting / "run", batch_size=2, quiet=True)
+    assert [(f["row"], f["reason"]) for f in failures_in(acting / "run")] == [
+        (2, "LookupError: no answer"),
+        (3, "LookupError: no answer"),
+    ]
+    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 4
+
+
+def test_many_chunks_may_fail_before_one_works(acting, monkeypatch):
+    monkeypatch.setattr("tests.acting.ActingLLM.complete", failing_below(14))
+    with pytest.raises(RunError, match=r"failed on 7 of 10 chunks"):
         pipeline().run(rows(20), run_dir=acting / "run", batch_size=2, quiet=True)
+    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 3
+
+
+def failing_below(number):
+    def complete(llm, requests):
+        if int(requests[0].messages[-1]["content"].split()[-1]) < number:
+            raise PermissionError(13, "not the run directory's")
+        return EchoLLM.complete(llm, requests)
+
+    return complete
+
+
+def test_an_llm_that_can_not_be_loaded_stops_the_run_before_any_chunk(tmp_path):
+    chain = Pipeline((TextGeneration(TransformersLLM("/nowhere")),))
+    with pytest.raises(GenerationError, match=r"'/nowhere' .* can't be loaded"):
+        chain.run(rows(), run_dir=tmp_path / "run", quiet=True)
+
+
+def test_a_failure_of_an_earlier_run_of_the_rows_is_not_this_runs(acting):
+    dataset = Dataset.from_dict({"instruction": ["a", None]})
+    made = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    again = TextGeneration(EchoLLM(), template="x{{ instruction }}", output_mappings={"generation": "b"})
+    Pipeline((again,)).run(made, run_dir=acting / "run", quiet=True)
+    assert failures_in(acting / "run") == []
+
+
+def test_a_row_that_failed_is_told_once_and_not_by_the_steps_that_found_nothing_to_do(acting):
+    chain = TextGeneration(EchoLLM()) >> TextGeneration(
+        EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"}
+    )
+    chain.run(Dataset.from_dict({"instruction": ["a", None]}), run_dir=acting / "run", quiet=True)
+    assert [failure["step"] for failure in failures_in(acting / "run")] == ["TextGeneration"]
+
+
+def test_survivors_without_a_store_share_what_is_left(acting):
+    """Both processes have lost the store: they begin at different places and skip what the other is writing."""
+    command = [sys.executable, "-c", SURVIVOR, str(acting / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    survivors = [subprocess.Popen([*command, rank], env={**environment, "RANK": rank}) for rank in ("1", "2")]
+    assert [survivor.wait(120) for survivor in survivors] == [0, 0]
+    asked = Counter(line.split(" ", 1)[1] for line in (acting / "log").read_text().splitlines())
+    assert len(asked) == 40
+    assert sum(asked.values()) <= 52  # a few chunks, at the end, may be made twice
+
+
+SURVIVOR = """
+import sys
+from datasets import Dataset
+from hfsynth import Pipeline, TextGeneration, run
+from hfsynth.crew import Crew
+from tests.acting import ActingLLM
+
+Crew.here = classmethod(lambda cls: cls(rank=int(sys.argv[2]), size=3, token="a" * 32))
+run._check_shared = lambda run_dir, crew: run_dir.mkdir(exist_ok=True)
+dataset = Dataset.from_dict({"instruction": [f"say {n}" for n in range(40)]})
+llm = ActingLLM(seconds_per_request=0.05)
+Pipeline((TextGeneration(llm),)).run(dataset, run_dir=sys.argv[1], batch_size=2, quiet=True)
+"""
+
+
+def test_a_function_shows_no_bars_and_leaves_no_copy_beside_its_input(acting, capsys, monkeypatch):
+    enable_progress_bars()
+    try:
+        (TextGeneration(EchoLLM()) >> only_even).run(rows(), run_dir=acting / "run", quiet=True)
+    finally:
+        disable_progress_bars()
+    assert capsys.readouterr().err == ""
+    assert not list((acting / "run").rglob("cache-*"))
+
+
+def only_even(dataset):
+    return dataset.filter(lambda row: int(row["instruction"].split()[-1]) % 2 == 0)
+
+
+def test_a_run_killed_earlier_leaves_nothing_of_its_own_in_the_directory(acting):
+    (acting / "run").mkdir()
+    (acting / "run" / ".run-dead").touch()
+    (acting / "run" / ".failures-dead").touch()
+    pipeline().run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    assert not list((acting / "run").glob(".*"))
 
 
 def test_a_function_that_returns_no_dataset_is_an_error(acting):
@@ -334,17 +430,19 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(acting):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     long = Dataset.from_dict({"instruction": ["say 0", "say 1", *(["word " * 9000] * 4)]})
+    answer = Pipeline((TextGeneration(EchoLLM()),))
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
         with pytest.raises(RunError, match=r"the run directory can't be written: .*the same command goes on"):
-            pipeline().run(long, run_dir=acting / "run", batch_size=2, quiet=True)
+            answer.run(long, run_dir=acting / "run", batch_size=2, quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, kept)
-    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 1
-    made = pipeline().run(long, run_dir=acting / "run", batch_size=2, quiet=True)
-    assert len(made) == 5
-    assert (acting / "log").read_text().count("say 0") == 1
+    (chunk,) = acting.glob("run/*/chunk-*.arrow")
+    made_at = chunk.stat().st_mtime_ns
+    again = Path(answer.run(long, run_dir=acting / "run", batch_size=2, quiet=True).cache_files[0]["filename"])
+    assert made_at < again.stat().st_mtime_ns
+    assert len((again.parent / "timings.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_run_directory_that_can_not_be_made_is_told(acting):

@@ -29,6 +29,9 @@ class EchoLLM(Configuration):
         """Complete all requests, in their order."""
         return [self._complete(request) for request in requests]
 
+    def load(self) -> None:
+        """Do nothing: there is nothing to load."""
+
     def unload(self) -> None:
         """Do nothing: there is nothing in memory."""
 
