@@ -5,7 +5,8 @@
 It takes the seconds of real chunks from a run directory (timings.jsonl), draws from them for as many chunks as asked,
 and lets 8, 64 and 1,024 simulated devices take them in turns as hfsynth's processes do: each claim is one call of one
 store, served one after the other, whose cost is measured here on a real store. Reported is the share of device time
-that is lost to the queue and the last chunks alone, with stragglers too, and with failures too.
+that is lost to the queue and the last chunks alone, with stragglers too, and with failures too. Left out is that an
+idle process makes a slow one's last chunk too, after a while: so stragglers cost more here than they would.
 """
 
 import argparse
