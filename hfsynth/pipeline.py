@@ -1,5 +1,6 @@
 """Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from html import escape
@@ -11,6 +12,8 @@ from datasets import Dataset, DatasetDict, Features
 from hfsynth.run import Run, RunOptions, default_run_dir
 from hfsynth.steps import Step, features_after, step_name
 from hfsynth.technique import Technique
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Pipeline:
             splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
             raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
         self.features(dataset.features)
+        for hint in self._hints():
+            logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
         return Run(self.steps, RunOptions(folder, batch_size, chunk_size or batch_size, quiet)).over(dataset)
 
@@ -113,6 +118,25 @@ class Pipeline:
                 arrows.setdefault((maker, "result"), []).append(column)
         lines = [f'{a} -- "{escape(", ".join(columns))}" --> {b}' for (a, b), columns in arrows.items()]
         return "\n    ".join(["flowchart LR", *nodes, 'result[("result")]', *lines])
+
+    def _hints(self) -> list[str]:
+        """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""
+        newer: dict[str, tuple[int, str]] = {}
+        hints: list[str] = []
+        for number, step in enumerate(self.steps, 1):
+            if not isinstance(step, Technique):
+                continue
+            for name in step.input_features(()):
+                if name in newer and name not in step.input_mappings:
+                    maker, column = newer[name]
+                    hints.append(
+                        f"step {number}, {step.name}, reads {name!r}, of which step {maker} makes {column!r}: to read "
+                        f"that, say input_mappings={{{name!r}: {column!r}}}, or {{{name!r}: {name!r}}} if it is meant."
+                    )
+            for old, new in step.rewrites.items():
+                if new in step.output_features:
+                    newer[step.input_mappings.get(old, old)] = (number, step.output_mappings.get(new, new))
+        return hints
 
     def _first_inputs(self) -> list[str]:
         """Columns that no step makes before one reads them."""

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
 _SHARED_WAIT = 60.0  # seconds in which a shared folder must show what another node wrote
+_LEFT_OVER = 3600.0  # seconds after which a run's own small files can only be a killed run's
 _FUNCTION_WAIT = 24 * 3600.0  # seconds that a function on process 0 may take while the others wait
 
 
@@ -137,8 +139,7 @@ def _check_shared(run_dir: Path, crew: Crew) -> None:
         if not os.access(run_dir, os.W_OK):
             raise PermissionError(errno.EACCES, f"{run_dir} is read-only")
         if crew.is_main:
-            for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):  # of runs that were killed
-                leftover.unlink(missing_ok=True)
+            _sweep(run_dir)
             token.touch()
     if not wait_until(token.exists, _SHARED_WAIT):
         raise RunError(
@@ -147,6 +148,13 @@ def _check_shared(run_dir: Path, crew: Crew) -> None:
         )
     if crew.add("seen-token", 1) >= crew.size:
         token.unlink(missing_ok=True)
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what killed runs left in the directory itself; what is younger may be another run's that is starting."""
+    for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
+        if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
+            leftover.unlink(missing_ok=True)
 
 
 def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolder, crew: Crew) -> None:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Features
 
@@ -64,6 +64,9 @@ class Technique(Configuration, ABC):
             "help": "The step's name in records; part of the seeds, so equal steps need two. Default: the class."
         },
     )
+
+    rewrites: ClassVar[Mapping[str, str]] = {}
+    """Inputs of which an output is a newer version: a pipeline says so where a later step still reads the older."""
 
     def __post_init__(self) -> None:
         """Check the fields that all techniques have."""

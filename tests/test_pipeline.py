@@ -100,6 +100,17 @@ def test_the_drawing_shows_which_step_reads_what_another_made():
     assert 'step3 -- "response" --> result' in drawing
 
 
+def test_a_step_that_reads_what_another_has_evolved_since_is_told(caplog):
+    dataset = Dataset.from_dict({"instruction": ["a"]})
+    (EvolInstruct(LLM) >> TextGeneration(LLM)).run(dataset, quiet=True)
+    assert "step 2, TextGeneration, reads 'instruction', of which step 1 makes 'evolved_instruction'" in caplog.text
+    caplog.clear()
+    for column in ("evolved_instruction", "instruction"):
+        answer = TextGeneration(LLM, input_mappings={"instruction": column})
+        (EvolInstruct(LLM) >> answer).run(dataset, quiet=True)
+    assert not caplog.text
+
+
 def test_text_in_a_drawing_can_not_break_it():
     drawing = Pipeline((TextGeneration(LLM, name='a"]; evil'),)).draw()
     assert "a&quot;]; evil" in drawing

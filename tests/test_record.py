@@ -18,6 +18,17 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
     }
 
 
+def test_in_many_rows_each_failure_is_found_at_its_own_place(monkeypatch):
+    monkeypatch.setattr("hfsynth.record._ROWS_AT_ONCE", 7)
+    texts = [None if n % 9 == 4 else f"say {n}" for n in range(100)]
+    made = Dataset.from_dict({"instruction": texts}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=13
+    )
+    rows, failures = split_failures(made.select(range(3, 100)).select(range(95)))
+    assert failures["row"][:] == [n for n in range(3, 98) if n % 9 == 4]
+    assert rows["instruction"][:] == [f"say {n}" for n in range(3, 98) if n % 9 != 4]
+
+
 def test_the_first_step_that_failed_is_the_one_that_is_told():
     dataset = Dataset.from_dict({"instruction": [None]})
     made = dataset.map(TextGeneration(EchoLLM(), output_mappings={"generation": "a"}), batched=True, with_indices=True)

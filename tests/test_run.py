@@ -402,10 +402,11 @@ def only_even(dataset):
 
 def test_a_run_killed_earlier_leaves_nothing_of_its_own_in_the_directory(acting):
     (acting / "run").mkdir()
-    (acting / "run" / ".run-dead").touch()
-    (acting / "run" / ".failures-dead").touch()
+    for name in (".run-dead", ".failures-dead", ".run-starting"):
+        (acting / "run" / name).touch()
+        os.utime(acting / "run" / name, (0, 0) if "dead" in name else None)
     pipeline().run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
-    assert not list((acting / "run").glob(".*"))
+    assert [path.name for path in (acting / "run").glob(".*")] == [".run-starting"]
 
 
 def test_a_function_that_returns_no_dataset_is_an_error(acting):

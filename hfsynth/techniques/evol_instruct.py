@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
@@ -65,6 +65,8 @@ class EvolInstruct(Technique):
     >>> list(EvolInstruct(EchoLLM(), store_evolutions=True, generate_answers=True).output_features)
     ['evolved_instructions', 'answers', 'evolutions']
     """
+
+    rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
     store_evolutions: bool = field(default=False, metadata={"help": "Keep every version, not only the last."})
