@@ -13,6 +13,7 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 from hfsynth import EvolInstruct, Magpie, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth.cli import say
 from hfsynth.hub import save
 
 SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
@@ -48,24 +49,24 @@ def main() -> None:
     make(chain, texts, arguments.output_dir, "self_instruct", ("evolved_instruction", "response"))
     make(magpie, empty, arguments.output_dir, "magpie", ("instruction", "response"))
     for name in ("self_instruct", "magpie"):
-        print(f'load_dataset("{arguments.output_dir}", "{name}")')
+        say(f'load_dataset("{arguments.output_dir}", "{name}")')
 
 
 def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
     """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
     made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), batch_size=12)
     rows, failures = save(made, folder, pipeline=pipeline, config_name=name)
-    print(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
-    print(f"{columns[0]:<58}| {columns[1]}")
+    say(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
+    say(f"{columns[0]:<58}| {columns[1]}")
     for row in rows.select(range(min(4, len(rows)))):
         left, right = (textwrap.wrap(row[column], 56, max_lines=3, placeholder=" …") for column in columns)
-        print("-" * 58 + "+" + "-" * 58)
+        say("-" * 58 + "+" + "-" * 58)
         for line in range(max(len(left), len(right))):
-            print(f"{''.join(left[line : line + 1]):<58}| {''.join(right[line : line + 1])}")
+            say(f"{''.join(left[line : line + 1]):<58}| {''.join(right[line : line + 1])}")
     if len(failures):
-        print("\nfailed")
+        say("\nfailed")
     for failure in failures.select(range(min(4, len(failures)))):
-        print(f"  {failure['step']}, row {failure['row']}: {failure['reason']}: {failure['raw'][:60]!r}")
+        say(f"  {failure['step']}, row {failure['row']}: {failure['reason']}: {failure['raw'][:60]!r}")
 
 
 if __name__ == "__main__":
