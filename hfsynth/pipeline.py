@@ -74,6 +74,7 @@ class Pipeline:
 
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
+            GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
         """
         if not isinstance(dataset, Dataset):
@@ -89,7 +90,7 @@ class Pipeline:
         """Return the steps and the columns between them as Mermaid text.
 
         Args:
-            features: The dataset's; by default the columns that the first step reads.
+            features: The dataset's; by default the columns that are read before a step makes them.
 
         >>> from hfsynth import EchoLLM, TextGeneration
         >>> again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"})
