@@ -64,8 +64,8 @@ class Crew:
     def add(self, counter: str, amount: int) -> int:
         """Add to a counter of all processes and return its new value.
 
-        Where the store is lost (the process that held it died), the counter goes on as this process's own, from 0: what
-        it says of others is no longer true, so ask `on_its_own` before it is believed.
+        Where the store is lost (the process that held it died), the counter goes on as this process's own, from 0. It
+        then says nothing of the others, so ask `on_its_own` before it is believed.
         """
         if self.store is not None:
             try:
