@@ -8,12 +8,13 @@ A flow does no I/O and knows no batch, device or chat template, so it is tested 
 """
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hfsynth.errors import GenerationError, RowError
-from hfsynth.generation import LLM, Completion, Request
+from hfsynth.generation import LLM, Completion, Request, Requests
 
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
@@ -47,8 +48,57 @@ class Outcome:
     """Tokens written, over all of the row's requests."""
 
 
+class Flows:
+    """Flows under way, of one batch of rows or of several, that keep an llm supplied.
+
+    Args:
+        llm: What completes their requests.
+        more: Called when the llm has room and no request waits; it may start another batch.
+    """
+
+    def __init__(self, llm: LLM, more: Callable[[], None] | None = None) -> None:
+        self._llm = llm
+        self._requests = Requests(more)
+        self._stream: Iterator[tuple[Hashable, Completion]] = iter(())
+
+    def start(self, flows: Sequence[Flow], seeds: Sequence["RowSeeds"]) -> list["Running"]:
+        """Start a batch of flows, one a row, up to their first requests."""
+        batch = [Running(flow, row) for flow, row in zip(flows, seeds, strict=True)]
+        for run in batch:
+            self._ask(run, run.start(), first=False)
+        return batch
+
+    def finish(self, batch: Sequence["Running"]) -> list[Outcome]:
+        """Run a batch to its end; others go on as far as they come meanwhile.
+
+        Raises:
+            GenerationError: If the llm can't go on, or stops before it has completed every request.
+        """
+        while not all(run.finished for run in batch):
+            answered = next(self._stream, None)
+            if answered is None:
+                if not self._requests:
+                    raise GenerationError(f"{self._llm.model_name} stopped before it had completed every request.")
+                self._stream = self._llm.stream(self._requests)
+                continue
+            run, completion = answered
+            if not isinstance(run, Running):
+                raise GenerationError(f"{self._llm.model_name} completed {run!r}, which nobody asked for.")
+            self._ask(run, run.resume(completion), first=True)  # a row that is under way before one that is not
+        return [run.outcome for run in batch]
+
+    def close(self) -> None:
+        """Give up whatever is under way."""
+        if isinstance(self._stream, Generator):
+            self._stream.close()
+
+    def _ask(self, run: "Running", request: Request | None, first: bool) -> None:
+        if request is not None:
+            self._requests.put(run, request, first)
+
+
 def run_flows(flows: Sequence[Flow], llm: LLM, seeds: Sequence["RowSeeds"]) -> list[Outcome]:
-    """Run all flows to their end, giving the llm every waiting request at once.
+    """Run a batch of flows to their end, giving the llm every waiting request at once.
 
     Args:
         flows: One flow a row, not started.
@@ -58,16 +108,8 @@ def run_flows(flows: Sequence[Flow], llm: LLM, seeds: Sequence["RowSeeds"]) -> l
     Raises:
         GenerationError: If the llm can't go on, or gives back another number of completions than it was asked for.
     """
-    running = [_Running(flow, row) for flow, row in zip(flows, seeds, strict=True)]
-    for run in running:
-        run.start()
-    while waiting := [(run, run.request) for run in running if run.request is not None]:
-        completions = llm.complete([request for _, request in waiting])
-        if len(completions) != len(waiting):
-            raise GenerationError(f"{llm.model_name} gave {len(completions)} completions for {len(waiting)} requests.")
-        for (run, _), completion in zip(waiting, completions, strict=True):
-            run.resume(completion)
-    return [run.outcome for run in running]
+    with closing(Flows(llm)) as running:
+        return running.finish(running.start(flows, seeds))
 
 
 @dataclass(frozen=True)
@@ -83,28 +125,29 @@ class RowSeeds:
         return derive_seed(self.seed, self.step, self.row, turn)
 
 
-class _Running:
-    """One flow under way: its next request, if it waits for one, and its outcome so far."""
+class Running:
+    """One flow under way, and its outcome so far."""
 
     def __init__(self, flow: Flow, seeds: RowSeeds) -> None:
-        self.request: Request | None = None
+        self.finished = False
         self.outcome = Outcome()
         self._flow = flow
         self._seeds = seeds
         self._turn = 0
 
-    def start(self) -> None:
-        self._advance(None)
+    def start(self) -> Request | None:
+        """Return the flow's first request, or None if it needs none."""
+        return self._advance(None)
 
-    def resume(self, completion: Completion) -> None:
+    def resume(self, completion: Completion) -> Request | None:
+        """Give the flow its completion; return its next request, or None if that was its last."""
         self.outcome.finish_reason = completion.finish_reason
         self.outcome.prompt_tokens += completion.prompt_tokens
         self.outcome.completion_tokens += completion.completion_tokens
-        self._advance(completion)
+        return self._advance(completion)
 
-    def _advance(self, completion: Completion | None) -> None:
+    def _advance(self, completion: Completion | None) -> Request | None:
         """Take the flow to its next request, its end or its failure."""
-        self.request = None
         try:
             if completion is None:
                 request = next(self._flow)
@@ -115,12 +158,14 @@ class _Running:
         except StopIteration as end:
             self._finish(end.value)
         except RowError as error:
-            self.outcome.error, self.outcome.raw = error.reason, error.raw
+            self.finished, self.outcome.error, self.outcome.raw = True, error.reason, error.raw
         else:
-            self.request = replace(request, seed=self._seeds.turn(self._turn))
             self._turn += 1
+            return replace(request, seed=self._seeds.turn(self._turn - 1))
+        return None
 
     def _finish(self, result: Row | list[Row]) -> None:
+        self.finished = True
         self.outcome.rows = [result] if isinstance(result, dict) else list(result)
         if not self.outcome.rows:
             self.outcome.error = "the row became no rows"

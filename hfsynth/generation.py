@@ -1,8 +1,11 @@
 """What passes between a technique and an llm: messages and sampling go in as a request, a completion comes out."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict, runtime_checkable
+
+from hfsynth.errors import GenerationError
 
 Role = Literal["assistant", "user"]
 FinishReason = Literal["stop", "length", "error"]
@@ -80,17 +83,59 @@ class Completion:
     """Why nothing was written, where `finish_reason` is "error"."""
 
 
+class Requests:
+    """Requests that wait to be completed, each with the key of who asked; more may join them at any time.
+
+    Args:
+        more: Called when a request is wanted and none waits; it may put some.
+    """
+
+    def __init__(self, more: Callable[[], None] | None = None) -> None:
+        self._more = more
+        self._later: deque[tuple[Hashable, Request]] = deque()
+        self._first: deque[tuple[Hashable, Request]] = deque()
+
+    def put(self, key: Hashable, request: Request, first: bool = False) -> None:
+        """Add a request, before those that are not `first`."""
+        (self._first if first else self._later).append((key, request))
+
+    def take(self) -> tuple[Hashable, Request] | None:
+        """Remove and return the next one with its key; None where there is none now."""
+        if not self and self._more:
+            self._more()
+        waiting = self._first or self._later
+        return waiting.popleft() if waiting else None
+
+    def waiting(self) -> list[Request]:
+        """List those that wait, in their order."""
+        return [request for _, request in (*self._first, *self._later)]
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._first) + len(self._later)
+
+
 @runtime_checkable
 class LLM(Protocol):
     """What a technique needs of an llm. A frozen dataclass that loads its model on the first `complete`.
 
     An llm is pickled and hashed with its techniques, so its state must be plain configuration: see
-    `hfsynth.configuration.Configuration`, from which an llm gets that by inheriting.
+    `hfsynth.configuration.Configuration`, from which an llm gets that by inheriting. One that inherits from `LLM`
+    needs no more than `model_name`, `complete`, `load` and `unload`.
     """
 
     @property
     def model_name(self) -> str:
         """The model, as it is named in records and cards."""
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
+
+        Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on
+        the others: or rows would depend on how many processes share the chunks.
+        """
+        return False
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
@@ -99,6 +144,22 @@ class LLM(Protocol):
             GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with
                 `finish_reason="error"`.
         """
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests until none is left, each completion as soon as it is there, with its request's key.
+
+        What becomes of a completion may put another request. This one completes all that wait, again and again.
+
+        Raises:
+            GenerationError: If the llm can't go on.
+        """
+        while waiting := list(iter(requests.take, None)):
+            completions = self.complete([request for _, request in waiting])
+            if len(completions) != len(waiting):
+                raise GenerationError(
+                    f"{self.model_name} gave {len(completions)} completions for {len(waiting)} requests."
+                )
+            yield from zip((key for key, _ in waiting), completions, strict=True)
 
     def load(self) -> object:
         """Load what `complete` needs, if it isn't yet.

@@ -164,13 +164,37 @@ class Technique(Configuration, ABC):
             TypeError: If `map` was called without `batched=True` or `with_indices=True`.
         """
         indices = checked_indices(type(self).__name__, batch, indices)
+        outcomes = run_flows(self.flows(batch, indices), self.llm, self.row_seeds(indices))
+        return self.columns(batch, indices, outcomes)
+
+    def row_seeds(self, indices: Sequence[int]) -> list[RowSeeds]:
+        """Return where the random numbers of rows come from, by their indices in the step's input."""
+        return [RowSeeds(self.seed, self.name, index) for index in indices]
+
+    def flows(self, batch: Batch, indices: Sequence[int]) -> list[Flow]:
+        """Return a flow for each row of a batch, not started.
+
+        Raises:
+            ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
+        """
         rows = batch_rows(batch, self.wire(batch), len(indices))
         for row in rows:
             self._check_types(row)
-        seeds = [RowSeeds(self.seed, self.name, index) for index in indices]
-        flows = [self._guarded(row, random.Random(s.turn(-1))) for row, s in zip(rows, seeds, strict=True)]
-        outcomes = run_flows(flows, self.llm, seeds)
-        return self._columns(batch, outcomes, seeds)
+        rngs = [random.Random(seeds.turn(-1)) for seeds in self.row_seeds(indices)]
+        return [self._guarded(row, rng) for row, rng in zip(rows, rngs, strict=True)]
+
+    def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
+        """Lay out what became of the rows of a batch as columns, as `__call__` returns them."""
+        empty = dict.fromkeys(self.output_features)
+        made = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
+        columns: Columns = {
+            self.output_mappings.get(name, name): [row[name] for _, row in made] for name in self.output_features
+        }
+        before = batch[METADATA_COLUMN] if METADATA_COLUMN in batch else [None] * len(outcomes)
+        entries = [self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices), strict=True)]
+        columns[METADATA_COLUMN] = [[*(before[source] or ()), entries[source]] for source, _ in made]
+        features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
+        return merge_columns(batch, [source for source, _ in made], columns, features)
 
     def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
         """Chain: `technique >> technique` is a pipeline."""
@@ -191,19 +215,6 @@ class Technique(Configuration, ABC):
             if kind is not Input.ANYTHING and value is not None and not isinstance(value, str):
                 column = self.input_mappings.get(name, name)
                 raise ColumnError(f"{self.name} needs text in column {column!r}, not {value!r}.")
-
-    def _columns(self, batch: Batch, outcomes: list[Outcome], seeds: list[RowSeeds]) -> Columns:
-        """Lay out what became of the rows as columns."""
-        empty = dict.fromkeys(self.output_features)
-        made = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
-        columns: Columns = {
-            self.output_mappings.get(name, name): [row[name] for _, row in made] for name in self.output_features
-        }
-        before = batch[METADATA_COLUMN] if METADATA_COLUMN in batch else [None] * len(outcomes)
-        entries = [self._entry(outcome, row) for outcome, row in zip(outcomes, seeds, strict=True)]
-        columns[METADATA_COLUMN] = [[*(before[source] or ()), entries[source]] for source, _ in made]
-        features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
-        return merge_columns(batch, [source for source, _ in made], columns, features)
 
     def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
         return {

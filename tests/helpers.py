@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hfsynth.configuration import Configuration
 from hfsynth.flow import Flow, Row
-from hfsynth.generation import Completion, Request
+from hfsynth.generation import LLM, Completion, Request
 
 
 @dataclass(frozen=True)
-class ScriptedLLM(Configuration):
+class ScriptedLLM(Configuration, LLM):
     """Answers with `replies` in turn, row by row; "!reason" is a completion that failed; logs each call to a file."""
 
     replies: tuple[str, ...] = ("ok",)

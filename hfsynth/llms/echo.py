@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hfsynth.configuration import Configuration
-from hfsynth.generation import Completion, Request
+from hfsynth.generation import LLM, Completion, Request
 
 
 @dataclass(frozen=True)
-class EchoLLM(Configuration):
+class EchoLLM(Configuration, LLM):
     """Answers with the last message's text; as the user, asks a question that its seed picks. Words count as tokens.
 
     >>> llm = EchoLLM()

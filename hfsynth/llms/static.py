@@ -4,43 +4,72 @@ Each row keeps its own sampling parameters, random stream, end tokens, stop text
 and the decision to stop are handed to `generate` as a logits processor and a stopping criterion.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from hfsynth.generation import FinishReason, SamplingParams
+from hfsynth.errors import GenerationError
+from hfsynth.generation import FinishReason
+from hfsynth.llms.job import Decode, Job, Take, Written
+from hfsynth.llms.memory import free_memory
 from hfsynth.llms.sampling import Sampler, uniforms
 
-Decode = Callable[[Sequence[int]], str]
-_TAIL = 8  # tokens read beyond the longest stop text's characters, for one that begins inside a token
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One row of a batch."""
+class StaticBatches:
+    """Completes jobs in batches, longest prompts first, each batch as long as its longest answer.
 
-    prompt: list[int]
-    """Its tokens."""
-    sampling: SamplingParams
-    seed: int
-    max_new_tokens: int
-    """The sampling's, or what the context has left."""
-    end_tokens: frozenset[int]
-    """Tokens that end it."""
-    stop: tuple[str, ...]
-    """Texts that end it."""
+    Args:
+        model: A transformers causal language model.
+        decode: Tokens → text.
+        size: Most rows in a batch; fewer where memory runs out.
+    """
 
+    def __init__(self, model: Any, decode: Decode, size: int) -> None:
+        self._model = model
+        self._decode = decode
+        self._size = size
 
-@dataclass(frozen=True)
-class Written:
-    """What the model wrote for a job: its tokens, the one that ended it included, and why it ended."""
+    def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
+        """Complete jobs until there are none left.
 
-    tokens: list[int]
-    finish_reason: FinishReason
+        Args:
+            take: Gives the next job, or None if none waits now.
+
+        Raises:
+            GenerationError: If one row alone runs out of memory.
+        """
+        waiting: list[Job] = []
+        while True:
+            waiting = sorted([*waiting, *iter(take, None)], key=lambda job: -len(job.prompt))
+            if not waiting:
+                return
+            batch = waiting[: self._size]
+            try:
+                written = generate_batch(self._model, batch, self._decode)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if len(batch) == 1:
+                    raise GenerationError(
+                        f"out of memory with one row of {len(batch[0].prompt)} tokens; "
+                        "use a smaller max_new_tokens or model."
+                    ) from error
+            else:
+                waiting = waiting[len(batch) :]
+                yield from zip(batch, written, strict=True)
+                continue
+            self._size = len(batch) // 2
+            logger.warning(
+                "memory holds no %d rows of %d tokens: on with %d", len(batch), len(batch[0].prompt), self._size
+            )
+            free_memory()  # outside the handler, whose traceback holds the tensors
 
 
 def generate_batch(model: Any, jobs: Sequence[Job], decode: Decode) -> list[Written]:
@@ -102,19 +131,12 @@ class _Stopping(StoppingCriteria):
         self._done = [False] * len(jobs)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the shape of a criterion
-        rows = input_ids[:, self._prompt_length :]
-        for index, (job, last) in enumerate(zip(self._jobs, rows[:, -1].tolist(), strict=True)):
+        rows = input_ids[:, self._prompt_length :].tolist()
+        for index, (job, row) in enumerate(zip(self._jobs, rows, strict=True)):
             if self._done[index]:
                 continue
             self.lengths[index] += 1
-            if last in job.end_tokens or self._stops(job, rows[index]):
-                self.reasons[index] = "stop"
+            if reason := job.ended(row, self._decode):
+                self.reasons[index] = reason
                 self._done[index] = True
-            self._done[index] |= self.lengths[index] >= job.max_new_tokens
         return torch.tensor(self._done, device=input_ids.device)
-
-    def _stops(self, job: Job, row: Tensor) -> bool:
-        if not job.stop:
-            return False
-        tail = self._decode(row[-max(map(len, job.stop)) - _TAIL :].tolist())
-        return any(stop in tail for stop in job.stop)

@@ -1,0 +1,269 @@
+"""Attention over key/value slots, as a function that any transformers model can be given for its own.
+
+A forward reads one flat list of tokens, (1, T), and everything in a model but attention treats each token by itself.
+So tokens of many rows, at any positions, are computed together without padding; only attention knows whose they are:
+
+    slots    keys and values of every layer, (slots, heads, capacity, width): a row's own are at its slot, from 0
+    pass     which slots and positions the T tokens of a forward belong to: `Step` or `Prefill`
+    attend   registered with transformers under `NAME`: writes the tokens' keys and values, reads each row's own
+
+Windows begin at position 0 and masked places weigh nothing, so what a row reads doesn't depend on the others' lengths.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+NAME = "hfsynth"
+_ROUND = 32  # windows grow by this many positions, a multiple of what kernels read at once
+GROUP = 16  # rows of a step that share a window, where the device gains by it
+_BLOCK = 128  # tokens of a prompt that share a window
+
+
+class UnsupportedAttention(ValueError):
+    """A model asks for more than attention over a row's earlier tokens."""
+
+
+@dataclass
+class KeyValueSlots:
+    """Keys and values of `count` rows of at most `capacity` tokens, for each layer as soon as it is first written."""
+
+    count: int
+    capacity: int
+    device: torch.device
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Number of the layer → keys and values, each (count, heads, capacity, width)."""
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values; the first tokens, (1, heads, T, width), show what it needs."""
+        if index not in self.layers:
+            self.layers[index] = (self._room(key), self._room(value))
+        return self.layers[index]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token in one slot, over all layers written so far."""
+        kept = [tensor for pair in self.layers.values() for tensor in pair]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in kept)
+
+    def resize(self, count: int, capacity: int, kept: int) -> None:
+        """Change the room, keeping what the first `kept` slots hold; layer by layer: only one is there twice."""
+        positions = min(self.capacity, capacity)
+        self.count, self.capacity = count, capacity
+        for index, pair in self.layers.items():
+            keys, values = self._room(pair[0]), self._room(pair[1])
+            for new, old in zip((keys, values), pair, strict=True):
+                new[:kept, :, :positions] = old[:kept, :, :positions]
+            self.layers[index] = keys, values
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copy the first `length` positions of slots to others, all at once: slots may change places."""
+        for pair in self.layers.values():
+            for tensor in pair:
+                tensor[targets, :, :length] = tensor[sources, :, :length]
+
+    def _room(self, like: Tensor) -> Tensor:
+        # zeros: what is masked still passes through a product, and memory never written may hold NaN
+        return like.new_zeros(self.count, like.shape[1], self.capacity, like.shape[3])
+
+
+class Pass(Protocol):
+    """Where the tokens of a forward belong."""
+
+    slots: KeyValueSlots
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token in its row, (T,)."""
+
+    def write(self, target: Tensor, new: Tensor) -> None:
+        """Write the keys or values of the tokens, (1, heads, T, width), to a layer's slots."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
+        """Attend from the tokens, (1, query heads, T, width), to their rows; `reach` positions back, None for all.
+
+        Returns:
+            (1, T, query heads, width of the values).
+        """
+
+
+@dataclass
+class Step:
+    """One next token for each of the rows in the first slots.
+
+    Args:
+        slots: The slots.
+        lengths: Tokens that each row has there already, (T,).
+    """
+
+    slots: KeyValueSlots
+    lengths: Tensor
+    _rows: Tensor = field(init=False)
+    _windows: list[tuple[slice, int]] = field(init=False)
+    _masks: dict[int | None, list[Tensor]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Find how far each group of rows has to read."""
+        count = len(self.lengths)
+        self._rows = torch.arange(count, device=self.lengths.device)
+        group = GROUP if self.lengths.device.type == "cpu" else count
+        parts = [slice(first, min(first + group, count)) for first in range(0, count, group)]
+        longest = [int(self.lengths[part].max()) + 1 for part in parts]
+        self._windows = [(part, _window(length, self.slots)) for part, length in zip(parts, longest, strict=True)]
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token in its row, (T,)."""
+        return self.lengths
+
+    def write(self, target: Tensor, new: Tensor) -> None:
+        """Write one token a slot."""
+        target[self._rows, :, self.lengths] = new[0].transpose(0, 1)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
+        """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
+        heads = keys.shape[1]
+        tokens = query[0].transpose(0, 1)  # (T, query heads, width)
+        grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
+        if reach not in self._masks:
+            self._masks[reach] = [
+                _mask(self.lengths[part, None], window, reach, query.dtype)[:, None, None]
+                for part, window in self._windows
+            ]
+        read = [
+            F.scaled_dot_product_attention(
+                grouped[part], keys[part, :, :window], values[part, :, :window], mask, scale=scaling
+            )
+            for (part, window), mask in zip(self._windows, self._masks[reach], strict=True)
+        ]
+        return torch.cat(read).flatten(1, 2)[None]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of one row: those at positions `start` to `stop` of slot `slot`."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+@dataclass
+class Prefill:
+    """Pieces of prompts, one after the other."""
+
+    slots: KeyValueSlots
+    segments: Sequence[Segment]
+    device: torch.device
+    _blocks: list[tuple[slice, int, int, int]] = field(init=False)
+    _masks: dict[tuple[int | None, int], list[Tensor]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Cut the segments into blocks: (their place among the tokens, slot, first position, window)."""
+        self._blocks, place = [], 0
+        for segment in self.segments:
+            for start in range(segment.start, segment.stop, _BLOCK):
+                stop = min(start + _BLOCK, segment.stop)
+                self._blocks.append(
+                    (slice(place, place + stop - start), segment.slot, start, _window(stop, self.slots))
+                )
+                place += stop - start
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token in its row, (T,)."""
+        return torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in self.segments])
+
+    def write(self, target: Tensor, new: Tensor) -> None:
+        """Write every block to its slot."""
+        for place, slot, start, _ in self._blocks:
+            target[slot, :, start : start + place.stop - place.start] = new[0, :, place]
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
+        """Attend block by block, the query heads that share a key head as if they were tokens."""
+        heads, shared = keys.shape[1], query.shape[1] // keys.shape[1]
+        if (reach, shared) not in self._masks:
+            self._masks[reach, shared] = [self._mask(block, reach, query.dtype, shared) for block in self._blocks]
+        out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
+        for (place, slot, _, window), mask in zip(self._blocks, self._masks[reach, shared], strict=True):
+            grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
+            read = F.scaled_dot_product_attention(
+                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scale=scaling
+            )
+            out[0, place] = read.view(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
+        return out
+
+    def _mask(self, block: tuple[slice, int, int, int], reach: int | None, dtype: torch.dtype, shared: int) -> Tensor:
+        place, _, start, window = block
+        rows = torch.arange(start, start + place.stop - place.start, device=self.device)
+        return _mask(rows[:, None], window, reach, dtype).repeat(shared, 1)[None, None]
+
+
+def _window(length: int, slots: KeyValueSlots) -> int:
+    return min(-(-length // _ROUND) * _ROUND, slots.capacity)
+
+
+def _mask(positions: Tensor, window: int, reach: int | None, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores of tokens at `positions`, (…, 1): 0 up to them, else -inf. (…, window)."""
+    places = torch.arange(window, device=positions.device)
+    seen = places <= positions
+    if reach is not None:
+        seen &= places > positions - reach
+    return torch.zeros(seen.shape, dtype=dtype, device=positions.device).masked_fill_(~seen, -torch.inf)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 - the shape of an attention function
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Write a layer's new keys and values to their slots and attend to each row's own, as transformers calls it.
+
+    Raises:
+        UnsupportedAttention: If the model needs something else than this.
+    """
+    tokens: Pass | None = options.get("tokens")
+    if tokens is None:
+        raise UnsupportedAttention(f"{type(module).__name__} doesn't hand on what its attention function is given")
+    for name in ("softcap", "s_aux", "position_bias", "head_mask"):
+        if options.get(name) is not None:
+            raise UnsupportedAttention(f"{type(module).__name__} needs {name}")
+    count = len(tokens.positions)
+    keys, values = tokens.slots.layer(module.layer_idx, key, value)
+    tokens.write(keys, key[:, :, :count])
+    tokens.write(values, value[:, :, :count])
+    read = tokens.attend(query[:, :, :count], keys, values, scaling, options.get("sliding_window"))
+    return F.pad(read, (0, 0, 0, 0, 0, query.shape[2] - count)), None
+
+
+def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Tensor | int = 0) -> Tensor:
+    """Read tokens with a model whose attention is `attend`.
+
+    Args:
+        model: A transformers causal language model.
+        tokens: The tokens, T of them.
+        where: Their slots and positions.
+        keep: Places among the tokens after which logits are wanted; 0 for all.
+
+    Returns:
+        Logits, (kept, vocabulary).
+    """
+    ids, positions = torch.tensor([tokens], device=model.device), where.positions[None]
+    alone = len(tokens) == 1
+    if alone:  # kernels for a single token round otherwise than those for many, so there are never less than two
+        ids, positions = ids.expand(1, 2), positions.expand(1, 2)
+    output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, tokens=where)
+    logits: Tensor = output.logits[0]
+    return logits[:1] if alone else logits
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,210 @@
+"""A model in memory with its tokenizer: requests → jobs → tokens → completions."""
+
+import logging
+import re
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.quantization_config import GgufConfig
+
+from hfsynth.chat import ChatTemplate, split_thinking, turn_end
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.generation import Completion, Request, Requests
+from hfsynth.llms.decoding import DecodeLoop
+from hfsynth.llms.job import Job, Take, Written
+from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.static import StaticBatches
+from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+
+if TYPE_CHECKING:
+    from hfsynth.llms.transformers import TransformersLLM
+
+logger = logging.getLogger(__name__)
+_SLOTS = {"cpu": 64, "cuda": 256}  # rows at once, where the user doesn't say
+
+
+class PromptTooLongError(ValueError):
+    """A prompt leaves no room in the model's context."""
+
+
+class Engine(Protocol):
+    """What completes jobs: the decode loop, or static batches for a model that can't be run by it."""
+
+    def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
+        """Complete jobs until there are none left."""
+
+
+@dataclass
+class Loaded:
+    """A model in memory with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    template: ChatTemplate
+    end_tokens: frozenset[int]
+    context: int | None
+    """Most tokens of prompt and completion together; None where the model sets no limit."""
+    fault: str
+    """Why the model can't be run by the decode loop; empty where it can."""
+    overlapping: bool
+    """Whether what is written for a request is the same, to the bit, whatever else is in flight."""
+    _engine: tuple[int, Engine] | None = None
+
+    @classmethod
+    def load(cls, llm: "TransformersLLM") -> "Loaded":
+        """Load what an llm names.
+
+        Raises:
+            GenerationError: If it can't be, or its tokenizer has no chat template.
+        """
+        source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
+        if llm.gguf_file:
+            source["gguf_file"] = llm.gguf_file
+        how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
+        if llm.device_map:
+            how["device_map"] = llm.device_map
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(llm.model, **source)
+            model: Any = AutoModelForCausalLM.from_pretrained(llm.model, dtype=llm.dtype, **source, **how)
+        except (OSError, ValueError, ImportError) as error:
+            raise GenerationError(f"{llm.model!r} (revision {llm.revision}) can't be loaded: {error}") from error
+        if tokenizer.chat_template is None:
+            raise GenerationError(f"the tokenizer of {llm.model!r} has no chat template; use an instruct model.")
+        if not llm.device_map:
+            model.to(llm.device or _device())
+        model.eval()
+        ends = model.generation_config.eos_token_id
+        end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        # a checkpoint's own sampling defaults would work on the logits before a technique's parameters do
+        model.generation_config = GenerationConfig.from_dict({})
+        pack_linears(model)
+        fault = adopt_attention(model)
+        if fault:
+            logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
+        template = ChatTemplate(llm.model_name, partial(_render, tokenizer, dict(llm.chat_template_kwargs)))
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        overlapping = not fault and is_batch_invariant(model)
+        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlapping)
+
+    def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests as `LLM.stream` does, at most `batch_size` at once.
+
+        Raises:
+            ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.
+            GenerationError: If one row alone runs out of memory.
+        """
+        faults = [self.template.fault(request.messages, request.role) for request in requests.waiting()]
+        if faults and all(faults):  # no row's own failure, but a technique that this model can't serve
+            raise ChatTemplateError(faults[0])
+        intake = _Intake(self, requests)
+        while True:
+            for job, written in self._engine_of(batch_size).run(intake.take):
+                key, request, prompt = intake.asked.pop(job)
+                yield key, self.completion(request, prompt, job, written)
+            if not intake.refused:
+                return
+            while intake.refused:
+                yield intake.refused.popleft()
+
+    def job(self, request: Request, prompt: str) -> Job:
+        """Lay out a request for the model.
+
+        Raises:
+            PromptTooLongError: If the prompt leaves no room for an answer.
+        """
+        tokens: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        limit = request.sampling.max_new_tokens
+        if self.context is not None:
+            if len(tokens) >= self.context:
+                raise PromptTooLongError(
+                    f"the prompt's {len(tokens)} tokens fill the model's context of {self.context}"
+                )
+            limit = min(limit, self.context - len(tokens))
+        ends, stop = self.end_tokens, request.sampling.stop
+        if request.role == "user":
+            special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
+            ends |= set(self.tokenizer.convert_tokens_to_ids(list(special)))
+            stop += (text,) if text else ()
+        return Job(tokens, request.sampling, request.seed, limit, ends, stop)
+
+    def completion(self, request: Request, prompt: str, job: Job, written: Written) -> Completion:
+        """Read what was written as text: without end tokens, stop texts, thinking and special tokens."""
+        tokens = written.tokens
+        ended = bool(tokens) and tokens[-1] in job.end_tokens
+        text = self._decode(tokens[:-1] if ended else tokens)
+        if cuts := [text.index(stop) for stop in job.stop if stop in text]:
+            text = text[: min(cuts)]
+        thinking = None
+        if request.role == "assistant":
+            thinking, text = split_thinking(prompt, text)
+        return Completion(
+            text=self._without_special(text),
+            finish_reason=written.finish_reason,
+            prompt_tokens=len(job.prompt),
+            completion_tokens=len(tokens),
+            thinking=thinking and self._without_special(thinking),
+        )
+
+    def _engine_of(self, batch_size: int | None) -> Engine:
+        size = batch_size or _SLOTS.get(self.model.device.type, _SLOTS["cuda"])
+        if self._engine is None or self._engine[0] != size:
+            self._engine = None  # gives the memory back before more is asked for
+            made = StaticBatches if self.fault else DecodeLoop
+            self._engine = size, made(self.model, self._decode, size)
+        return self._engine[1]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _without_special(self, text: str) -> str:
+        special = "|".join(re.escape(token) for token, is_special in self._added_tokens if is_special)
+        return re.sub(special, "", text).strip() if special else text.strip()
+
+    @property
+    def _added_tokens(self) -> list[tuple[str, bool]]:
+        """Tokens with a meaning of their own, and whether they are no part of a text."""
+        return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
+
+
+@dataclass
+class _Intake:
+    """Turns requests into jobs as they are wanted, and keeps those that can't be."""
+
+    loaded: Loaded
+    requests: Requests
+    asked: dict[Job, tuple[Hashable, Request, str]] = field(default_factory=dict)
+    """Job → the request's key, the request and its prompt."""
+    refused: deque[tuple[Hashable, Completion]] = field(default_factory=deque)
+
+    def take(self) -> Job | None:
+        """Return the next request's job; None where none waits now."""
+        while (item := self.requests.take()) is not None:
+            key, request = item
+            try:
+                prompt = self.loaded.template.prompt(request.messages, request.role)
+                job = self.loaded.job(request, prompt)
+            except (ChatTemplateError, PromptTooLongError) as error:
+                self.refused.append((key, Completion(text="", finish_reason="error", error=str(error))))
+            else:
+                self.asked[job] = key, request, prompt
+                return job
+        return None
+
+
+def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
+    )
+    return str(text)
+
+
+def _device() -> torch.device:
+    """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
+    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
+    return device

@@ -1,0 +1,160 @@
+"""Which row sits in which slot: always in the first ones, and where that pays beside rows of its length.
+
+What a freed slot holds stays there until another row sits down in it, so that a row's next turn, or another row with
+the same beginning, finds it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hfsynth.llms.attention import GROUP, KeyValueSlots
+from hfsynth.llms.job import Job
+
+_GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
+
+
+@dataclass(eq=False)
+class Row:
+    """A job under way."""
+
+    job: Job
+    uniforms: list[float]
+    """Its random numbers, one for each token it may write."""
+    tokens: list[int] = field(default_factory=list)
+    """What it has written."""
+    filled: int = 0
+    """How many of its tokens, prompt first, are in its slot."""
+
+    @property
+    def known(self) -> list[int]:
+        """The prompt and what it has written."""
+        return self.job.prompt + self.tokens
+
+    @property
+    def missing(self) -> int:
+        """How many tokens are not in its slot yet; 1 is a row that writes."""
+        return len(self.job.prompt) + len(self.tokens) - self.filled
+
+
+class Seating:
+    """Rows and the slots that hold their keys and values."""
+
+    def __init__(self, slots: KeyValueSlots) -> None:
+        self.slots = slots
+        self._seats: list[Row | None] = [None] * slots.count
+        self._left: list[list[int]] = [[] for _ in self._seats]  # tokens that a slot holds of a row that is gone
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows, by their slots; without gaps after `close_ranks`."""
+        return [row for row in self._seats if row is not None]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return None in self._seats
+
+    def seat(self, row: Row) -> None:
+        """Give a row the free slot that holds most of its beginning."""
+        free = [slot for slot, other in enumerate(self._seats) if other is None]
+        self._seats[max(free, key=lambda slot: common(self._left[slot], row.job.prompt))] = row
+
+    def free(self, row: Row) -> None:
+        """Take a row out; its slot keeps what it holds."""
+        slot = self._seats.index(row)
+        self._left[slot] = self.held(slot)
+        self._seats[slot] = None
+
+    def held(self, slot: int) -> list[int]:
+        """Return the tokens whose keys and values are in a slot."""
+        row = self._seats[slot]
+        return row.known[: row.filled] if row is not None and row.filled else self._left[slot]
+
+    def longest_beginning(self, tokens: Sequence[int], slot: int) -> tuple[int, int]:
+        """Find the slot that holds most of a text's beginning, `slot` itself before others.
+
+        Returns:
+            The slot, and how many tokens.
+        """
+        shared = {other: common(self.held(other), tokens) for other in range(self.slots.count)}
+        best = max(shared, key=lambda other: (shared[other], other == slot))
+        return best, shared[best]
+
+    def adopt(self, slot: int, source: int, count: int) -> None:
+        """Begin a row that has just sat down with `count` tokens of another slot, or of its own."""
+        row = self._seats[slot]
+        if row is None:
+            raise IndexError(f"no row sits in slot {slot}")
+        if count and source != slot:
+            self.slots.copy([source], [slot], count)
+        self._left[slot] = []
+        row.filled = count
+
+    def close_ranks(self) -> None:
+        """Move the last rows into gaps before them."""
+        count = len(self.rows)
+        gaps = [slot for slot in range(count) if self._seats[slot] is None]
+        self._move([slot for slot in range(count, len(self._seats)) if self._seats[slot] is not None], gaps)
+
+    def arrange(self) -> None:
+        """Seat rows of near lengths together, where windows are shared by few."""
+        lengths = [row.filled for row in self.rows]
+        if self.slots.device.type != "cpu" or len(lengths) <= GROUP:
+            return
+        order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
+        if _read(lengths) <= _GAIN * _read([lengths[slot] for slot in order]):
+            return
+        group = {slot: rank // GROUP for rank, slot in enumerate(order)}
+        movers = [slot for slot in order if slot // GROUP != group[slot]]
+        # as many leave a group as enter it, so ordering both by group pairs each with a place of its own
+        self._move(movers, sorted(movers))
+
+    def resize(self, count: int, capacity: int) -> list[Row]:
+        """Change the slots; of rows that lose theirs, nothing is kept but their tokens.
+
+        Returns:
+            These rows.
+        """
+        unseated = [row for row in self._seats[count:] if row is not None]
+        for row in unseated:
+            row.filled = 0
+        kept = self._seats[:count]
+        self.slots.resize(count, capacity, len(self.rows) - len(unseated))
+        self._seats = kept + [None] * (count - len(kept))
+        self._left = [[] for _ in self._seats]
+        return unseated
+
+    def clear(self) -> None:
+        """Take all rows out."""
+        for row in self.rows:
+            self.free(row)
+
+    def _move(self, sources: list[int], targets: list[int]) -> None:
+        """Move the rows in `sources` to `targets`, which are free or sources themselves."""
+        if not sources:
+            return
+        rows = [self._seats[slot] for slot in sources]
+        self.slots.copy(sources, targets, max(row.filled for row in rows if row is not None))
+        held = [self.held(slot) for slot in sources]
+        for slot, tokens in zip(sources, held, strict=True):
+            self._seats[slot], self._left[slot] = None, tokens
+        for slot, row in zip(targets, rows, strict=True):
+            self._seats[slot], self._left[slot] = row, []
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two texts begin with in common.
+
+    >>> common([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return place
+    return min(len(one), len(other))
+
+
+def _read(lengths: Sequence[int]) -> int:
+    """Return how many places are read in one step, each group as far as its longest row."""
+    groups = [lengths[first : first + GROUP] for first in range(0, len(lengths), GROUP)]
+    return sum(len(group) * max(group) for group in groups)
