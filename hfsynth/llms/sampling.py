@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hfsynth.generation import SamplingParams
+
+_LIKELIEST = (128, 4096)  # tokens that are sorted before all are
+_SPAN = 256  # weights that are summed first
 
 
 @dataclass
@@ -43,38 +47,66 @@ class Sampler:
             (B,) token ids.
         """
         greedy = self.temperature == 0
-        likeliest = logits.argmax(-1)
         if bool(greedy.all()):
-            return likeliest
-        scaled = logits.float() / torch.where(greedy, 1.0, self.temperature)
-        probabilities = scaled.softmax(-1)  # (B, V)
-        probabilities = probabilities.masked_fill(probabilities < self.min_p * probabilities.amax(-1, True), 0.0)
-        chosen = _invert(probabilities, uniform)
-        # a row is sorted by its own parameters only: what else is in the batch must not change what it draws
+            return logits.argmax(-1)
+        weights = (logits / torch.where(greedy, 1.0, self.temperature)).softmax(-1)  # (B, V), float32
+        if bool(self.min_p.any()):
+            weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
+        chosen = _invert(weights, uniform)
+        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
         some = ((self.top_p < 1) | (self.top_k < logits.shape[-1]))[:, 0].nonzero()[:, 0]
         if len(some):
-            chosen[some] = self._choose_sorted(probabilities[some], uniform[some], some)
-        return torch.where(greedy[:, 0], likeliest, chosen)
+            chosen[some] = self._choose_among_likeliest(weights[some], uniform[some], some)
+        return torch.where(greedy[:, 0], logits.argmax(-1), chosen) if bool(greedy.any()) else chosen
 
-    def _choose_sorted(self, probabilities: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
-        """Keep the likeliest tokens of these rows, by number and by share, before choosing."""
-        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(ordered.shape[-1], device=ordered.device)
-        # top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it
-        ordered = ordered.masked_fill(rank >= self.top_k[rows], 0.0)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= self.top_p[rows] * ordered.sum(-1, keepdim=True), 0.0)
-        return tokens.gather(-1, _invert(ordered, uniform)[:, None])[:, 0]
+    def _choose_among_likeliest(self, weights: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
+        """Choose for the rows that keep the likeliest tokens only, looking at no more of them than hold what is kept.
+
+        Top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it.
+        """
+        top_k, top_p = self.top_k[rows], self.top_p[rows]
+        chosen = torch.empty_like(rows)
+        left = torch.arange(len(rows), device=rows.device)
+        for count in (*(few for few in _LIKELIEST if few < weights.shape[-1]), weights.shape[-1]):
+            ordered, tokens = weights[left].topk(count)
+            ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k[left], 0.0)
+            cumulative = ordered.cumsum(-1)
+            within = (top_k[left] <= count)[:, 0]
+            total = torch.where(within, cumulative[:, -1], weights[left].sum(-1))[:, None]
+            done = within | (cumulative[:, -1:] >= top_p[left] * total)[:, 0] | (count == weights.shape[-1])
+            kept = ordered.masked_fill(cumulative - ordered >= top_p[left] * total, 0.0)
+            places = _invert(kept[done], uniform[left[done]])
+            chosen[left[done]] = tokens[done].gather(-1, places[:, None])[:, 0]
+            left = left[~done]
+            if not len(left):
+                break
+        return chosen
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return the first place where the cumulative weights pass `uniform` of their sum. (B, V), (B,) → (B,)."""
-    cumulative = weights.double().cumsum(-1)
-    target = uniform.double()[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # rounding can put the target on the very sum: then the last token that has any weight
-    last = (weights > 0).long().cumsum(-1).argmax(-1)
-    return torch.minimum(place, last)
+    """Return the first place where the cumulative weights pass `uniform` of their sum. (B, V), (B,) → (B,).
+
+    In two levels, since summing all of V exactly is most of the cost: first the span, then the place in it.
+    """
+    missing = -weights.shape[-1] % _SPAN
+    whole = F.pad(weights, (0, missing)) if missing else weights
+    spans = whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)  # (B, spans, _SPAN)
+    span, before = _first_past(spans.sum(-1).double(), uniform.double())
+    inside = spans[torch.arange(len(spans), device=spans.device), span].double()  # (B, _SPAN)
+    place, _ = _first_past(inside, before / inside.sum(-1))
+    return span * _SPAN + place
+
+
+def _first_past(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the cumulative weights pass a share of their sum, and by how much of that place's weight."""
+    cumulative = weights.cumsum(-1)
+    target = share[:, None] * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, target, right=True)
+    # rounding can put the target on the very sum: then the last that has any weight
+    last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1, keepdim=True)
+    place = torch.minimum(place, last)
+    rest = (target - cumulative.gather(-1, place) + weights.gather(-1, place)).clamp(min=0)
+    return place[:, 0], rest[:, 0]
 
 
 def uniforms(seed: int, count: int) -> Tensor:
