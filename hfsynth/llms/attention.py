@@ -8,6 +8,8 @@ So tokens of many rows, at any positions, are computed together without padding;
     attend   registered with transformers under `NAME`: writes the tokens' keys and values, reads each row's own
 
 Windows begin at position 0 and masked places weigh nothing, so what a row reads doesn't depend on the others' lengths.
+On a CPU that holds to the bit: kernels there sum keys in spans of 512, a span of more than 384 in another order than a
+shorter one, and only rows whose last span is of the same kind share a window.
 """
 
 from collections.abc import Sequence
@@ -21,8 +23,9 @@ from transformers import AttentionInterface
 
 NAME = "hfsynth"
 _ROUND = 32  # windows grow by this many positions, a multiple of what kernels read at once
-GROUP = 16  # rows of a step that share a window, where the device gains by it
-_BLOCK = 128  # tokens of a prompt that share a window
+_SPAN, _SHORT = 512, 384  # positions that CPU kernels sum together, and of which they sum no more in the plain order
+_GROUP = 16  # rows of a step that share a window on a CPU: the shorter ones then don't read as far as the longest
+_BLOCK = 128  # tokens of a prompt that share a window: a divisor of _SHORT and _SPAN
 
 
 class UnsupportedAttention(ValueError):
@@ -109,12 +112,8 @@ class Step:
 
     def __post_init__(self) -> None:
         """Find how far each group of rows has to read."""
-        count = len(self.lengths)
-        self._rows = torch.arange(count, device=self.lengths.device)
-        group = GROUP if self.lengths.device.type == "cpu" else count
-        parts = [slice(first, min(first + group, count)) for first in range(0, count, group)]
-        longest = [int(self.lengths[part].max()) + 1 for part in parts]
-        self._windows = [(part, _window(length, self.slots)) for part, length in zip(parts, longest, strict=True)]
+        self._rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        self._windows = windows((self.lengths + 1).tolist(), self.lengths.device)
 
     @property
     def positions(self) -> Tensor:
@@ -167,12 +166,11 @@ class Prefill:
         """Cut the segments into blocks: (their place among the tokens, slot, first position, window)."""
         self._blocks, place = [], 0
         for segment in self.segments:
-            for start in range(segment.start, segment.stop, _BLOCK):
-                stop = min(start + _BLOCK, segment.stop)
-                self._blocks.append(
-                    (slice(place, place + stop - start), segment.slot, start, _window(stop, self.slots))
-                )
-                place += stop - start
+            start = segment.start
+            while start < segment.stop:
+                stop = min((start // _BLOCK + 1) * _BLOCK, segment.stop)
+                self._blocks.append((slice(place, place + stop - start), segment.slot, start, window_of(stop)))
+                place, start = place + stop - start, stop
 
     @property
     def positions(self) -> Tensor:
@@ -204,8 +202,27 @@ class Prefill:
         return _mask(rows[:, None], window, reach, dtype).repeat(shared, 1)[None, None]
 
 
-def _window(length: int, slots: KeyValueSlots) -> int:
-    return min(-(-length // _ROUND) * _ROUND, slots.capacity)
+def window_of(length: int) -> int:
+    """Return how many positions are read for a row of this length; also a good capacity, since none is read beyond.
+
+    >>> [window_of(length) for length in (1, 384, 385, 513)]
+    [32, 384, 512, 544]
+    """
+    step = _ROUND if (length - 1) % _SPAN < _SHORT else _SPAN
+    return -(-length // step) * step
+
+
+def windows(lengths: Sequence[int], device: torch.device) -> list[tuple[slice, int]]:
+    """Group neighbouring rows of these lengths: (their slots, how many positions are read for them)."""
+    if device.type != "cpu":
+        return [(slice(0, len(lengths)), window_of(max(lengths)))]
+    kinds = [((length - 1) // _SPAN, (length - 1) % _SPAN < _SHORT) for length in lengths]
+    firsts = [0]
+    for row, kind in enumerate(kinds):
+        if kind != kinds[firsts[-1]] or row - firsts[-1] == _GROUP:
+            firsts.append(row)
+    parts = [slice(first, last) for first, last in zip(firsts, [*firsts[1:], len(lengths)], strict=True)]
+    return [(part, window_of(max(lengths[part]))) for part in parts]
 
 
 def _mask(positions: Tensor, window: int, reach: int | None, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from hfsynth.errors import GenerationError
-from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward
+from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward, window_of
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import available_memory, free_memory
 from hfsynth.llms.sampling import Sampler, uniforms
@@ -28,7 +28,7 @@ from hfsynth.llms.seating import Row, Seating, common
 
 logger = logging.getLogger(__name__)
 _PREFILL = 2048  # most tokens of prompts in one forward
-_CAPACITY = 256  # tokens that a slot has room for at first
+_CAPACITY = 384  # tokens that a slot has room for at first
 _SHARED = 16  # tokens that are worth copying from another slot, or waiting for
 _FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
 
@@ -190,7 +190,7 @@ class DecodeLoop:
         slots = self._seating.slots
         if length <= slots.capacity:
             return
-        capacity = -(-max(length, slots.capacity * 3 // 2) // 64) * 64
+        capacity = window_of(max(length, slots.capacity + 128))
         fitting = self._budget // max(slots.bytes_per_token * capacity, 1)
         if fitting < slots.count and slots.layers:
             self._shrink(max(fitting, 1))

@@ -7,10 +7,11 @@ the same beginning, finds it.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hfsynth.llms.attention import GROUP, KeyValueSlots
+from hfsynth.llms.attention import KeyValueSlots, windows
 from hfsynth.llms.job import Job
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
+_CALL = 200  # positions that could be read in the time that one more group takes
 
 
 @dataclass(eq=False)
@@ -99,15 +100,15 @@ class Seating:
     def arrange(self) -> None:
         """Seat rows of near lengths together, where windows are shared by few."""
         lengths = [row.filled for row in self.rows]
-        if self.slots.device.type != "cpu" or len(lengths) <= GROUP:
-            return
         order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
-        if _read(lengths) <= _GAIN * _read([lengths[slot] for slot in order]):
+        wanted = windows([lengths[slot] + 1 for slot in order], self.slots.device)
+        if _cost(windows([length + 1 for length in lengths], self.slots.device)) <= _GAIN * _cost(wanted):
             return
-        group = {slot: rank // GROUP for rank, slot in enumerate(order)}
-        movers = [slot for slot in order if slot // GROUP != group[slot]]
-        # as many leave a group as enter it, so ordering both by group pairs each with a place of its own
-        self._move(movers, sorted(movers))
+        # rows that are in a place of their group already stay there
+        places = [set(range(part.start, part.stop)) for part, _ in wanted]
+        group = {slot: number for number, (part, _) in enumerate(wanted) for slot in order[part]}
+        movers = [slot for slot in order if slot not in places[group[slot]]]
+        self._move(movers, sorted(movers))  # as many leave a group as enter it, and both are in the groups' order
 
     def resize(self, count: int, capacity: int) -> list[Row]:
         """Change the slots; of rows that lose theirs, nothing is kept but their tokens.
@@ -154,7 +155,6 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def _read(lengths: Sequence[int]) -> int:
-    """Return how many places are read in one step, each group as far as its longest row."""
-    groups = [lengths[first : first + GROUP] for first in range(0, len(lengths), GROUP)]
-    return sum(len(group) * max(group) for group in groups)
+def _cost(groups: Sequence[tuple[slice, int]]) -> int:
+    """Return what a step reads, in positions: each group's rows as far as its window, and something for the group."""
+    return sum(_CALL + (part.stop - part.start) * window for part, window in groups)

@@ -13,6 +13,7 @@ from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, 
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
+_LENGTHS = (100, 290, 380, 440, 600, 950)  # of rows that are read alone and among others
 _ROTARY = ("dynamic", "longrope")  # rotations that depend on the longest row of a forward
 
 
@@ -42,7 +43,26 @@ def is_batch_invariant(model: Any) -> bool:
     """Whether a row's logits are the same, to the bit, alone and among many others of other lengths."""
     with torch.inference_mode():
         alone, among = _written(model, 1), _written(model, 40)
-    return torch.equal(alone, among)
+        return torch.equal(alone, among) and _attends_invariantly(model)
+
+
+def _attends_invariantly(model: Any) -> bool:
+    """Whether attention to a long row is the same alone, among rows of other lengths, and as a prompt is read."""
+    draw = torch.Generator().manual_seed(0)
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys, values = torch.randn(2, 40, 2, 1024, width, generator=draw).to(model.device, model.dtype)
+    query = torch.randn(1, 6, 40, width, generator=draw).to(model.device, model.dtype)
+    slots = KeyValueSlots(40, 1024, model.device)
+    for length in _LENGTHS:
+        lengths = torch.tensor([length, *range(20, 1000, 26)][:40], device=model.device)
+        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, None, None)[:, 0]
+        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, None, None)[:, 0]
+        read = Prefill(slots, [Segment(0, length, length + 20)], model.device)
+        prompt = read.attend(query[:, :, :20], keys, values, None, None)[:, 0]
+        if not torch.equal(among, alone) or not torch.equal(alone, prompt):
+            return False
+    return True
 
 
 def _text(model: Any) -> Tensor:
