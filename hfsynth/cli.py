@@ -39,7 +39,9 @@ class RunArguments:
     run_dir: str | None = field(
         default=None, metadata={"help": "Folder that keeps finished chunks; default: in the cache of datasets."}
     )
-    rows_at_once: int = field(default=128, metadata={"help": "Rows that a step is given, and saves, at once."})
+    chunk_size: int = field(
+        default=128, metadata={"help": "Rows that are computed, saved and, where a process is killed, lost together."}
+    )
 
     def rows(self) -> Dataset:
         """Load the input; without a dataset, `num_rows` rows with nothing but an `id`.

@@ -59,8 +59,7 @@ class Pipeline:
         dataset: Dataset,
         *,
         run_dir: str | Path | None = None,
-        batch_size: int = 128,
-        chunk_size: int | None = None,
+        chunk_size: int = 128,
         quiet: bool = False,
     ) -> Dataset:
         """Run all steps over a dataset, computing only what is not there from an earlier run.
@@ -68,8 +67,7 @@ class Pipeline:
         Args:
             dataset: The input; of a `DatasetDict`, one split.
             run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
-            batch_size: Rows that a technique is given at once; the same rows come out as of `dataset.map` with it.
-            chunk_size: Rows that are computed, saved and lost together: a multiple of the batch size, by default one.
+            chunk_size: Rows that are computed, saved and lost together.
             quiet: No progress bars.
 
         Raises:
@@ -84,7 +82,7 @@ class Pipeline:
         for hint in self._hints():
             logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
-        return Run(self.steps, RunOptions(folder, batch_size, chunk_size or batch_size, quiet)).over(dataset)
+        return Run(self.steps, RunOptions(folder, chunk_size, quiet)).over(dataset)
 
     def draw(self, features: Features | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text.

@@ -36,23 +36,18 @@ _FUNCTION_WAIT = 24 * 3600.0  # seconds that a function on process 0 may take wh
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a pipeline is run; no part of what a row becomes, but for the batch size."""
+    """How a pipeline is run."""
 
     run_dir: Path
-    batch_size: int
-    """Rows that a technique is given at once."""
     chunk_size: int
-    """Rows that are computed, saved and lost together; a multiple of the batch size."""
+    """Rows that are computed, saved and lost together."""
     quiet: bool = False
     """Show no progress."""
 
     def __post_init__(self) -> None:
-        """Check that batches don't cross the borders of chunks."""
-        if self.batch_size < 1 or self.chunk_size < 1 or self.chunk_size % self.batch_size:
-            raise ValueError(
-                f"chunk_size is {self.chunk_size} and batch_size {self.batch_size}; the first must be a multiple of "
-                "the second, or rows would depend on the chunks."
-            )
+        """Check the chunks' size."""
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size is {self.chunk_size}; it must be at least 1.")
 
 
 def default_run_dir() -> Path:
@@ -77,7 +72,7 @@ class Run:
         """
         crew = Crew.here()
         _check_shared(self.options.run_dir, crew)
-        keys = [dataset._fingerprint, *map(step_hash, self.steps), self.options.batch_size, self.options.chunk_size]
+        keys = [dataset._fingerprint, *map(step_hash, self.steps), self.options.chunk_size]
         failures = _Failures(self.options.run_dir / f"failures-{Hasher.hash(keys)}.parquet", crew, [])
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
@@ -94,7 +89,7 @@ class Run:
 
     def _step(self, number: int, dataset: Dataset, failures: "_Failures", progress: Progress) -> Dataset:
         step, options, crew = self.steps[number - 1], self.options, failures.crew
-        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.batch_size, options.chunk_size))
+        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size))
         if not crew.agrees(f"step-{number}", key):
             raise RunError(
                 f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
@@ -106,7 +101,7 @@ class Run:
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
             if not found:
-                run = StepRun(dataset, step, features, options.batch_size, options.chunk_size, folder, crew, progress)
+                run = StepRun(dataset, step, features, options.chunk_size, folder, crew, progress)
                 failures.work(run)
             made = folder.load(features, key)
             failed = failures.add(made, sum(isinstance(one, Technique) for one in self.steps[:number]))

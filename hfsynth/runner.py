@@ -12,8 +12,8 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,8 @@ from hfsynth.batches import Batch, Columns
 from hfsynth.chunks import ChunkFailure, StepFolder
 from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import ChatTemplateError, RunError
+from hfsynth.flow import Outcome
+from hfsynth.overlap import ChunksInFlight
 from hfsynth.progress import Progress, without_bars
 from hfsynth.record import METADATA_COLUMN
 from hfsynth.technique import Technique
@@ -36,22 +38,18 @@ _LISTED = 20  # failed chunks that an error lists; all of them are in the failur
 
 
 @dataclass(frozen=True)
-class FromIndex:
-    """A technique on a chunk: the chunk's first row has the index `first` in the step's input."""
+class LaidOut:
+    """What became of a chunk's rows, as the columns that `Dataset.map` asks for: the technique without its llm."""
 
     technique: Technique
     first: int
+    """The index of the chunk's first row in the step's input."""
+    outcomes: Sequence[Outcome]
 
     def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
-        """Run the technique on a batch of the chunk.
-
-        Raises:
-            RuntimeError: For an `OSError` of the technique's own, which says nothing of the run directory.
-        """
-        try:
-            return self.technique(batch, [self.first + index for index in indices])
-        except OSError as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        """Lay out a batch of the chunk."""
+        rows = [self.first + index for index in indices]
+        return self.technique.columns(batch, rows, [self.outcomes[index] for index in indices])
 
 
 @dataclass
@@ -63,13 +61,17 @@ class StepRun:
     technique: Technique
     features: Features
     """What the output has."""
-    batch_size: int
     chunk_size: int
     folder: StepFolder
     crew: Crew
     progress: Progress
     slowest: float = 0.0
     """Seconds of this process's slowest chunk."""
+    _chunks: ChunksInFlight = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no chunk under way."""
+        self._chunks = ChunksInFlight(self.dataset, self.technique, self._rows, self._claim)
 
     def work(self) -> None:
         """Take chunks until none is left, then see the step finished.
@@ -93,11 +95,23 @@ class StepRun:
 
     def _take_turns(self) -> None:
         """Take the next chunk from the counter of all processes, until there is none."""
+        while not self.folder.finished and (number := self._chunks.next()) is not None:
+            self._take(number, self._chunks.outcomes)
+        self._chunks.close()
+
+    def _claim(self) -> int | None:
+        """Draw the next chunk that isn't there; None where there are no more."""
         while not self.folder.finished:
             number = self.crew.draw(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
-                return
-            self._take(number, count_found=True)
+                return None
+            if not self.folder.chunk(number).exists():
+                return number
+            self._count_found(number)
+        return None
+
+    def _rows(self, number: int) -> range:
+        return range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
 
     def _help_others(self) -> None:
         """Make the chunks that were taken by a process that died, is slow, or failed on them."""
@@ -110,7 +124,7 @@ class StepRun:
             offered.update(failed)
             again = [number for number in failed if self.crew.draw(self._counter(f"again-{number}")) == 0]
             for number in again or self._orphans(missing, time.monotonic() - began):
-                self._take(number, count_found=False)
+                self._take(number, self._chunks.alone)
                 began = time.monotonic() if self._lost_others else began
             if not again:
                 time.sleep(0.05)
@@ -148,21 +162,19 @@ class StepRun:
     def _counter(self, what: str) -> str:
         return f"{self.folder.path.name}/{what}"
 
-    def _take(self, number: int, count_found: bool) -> None:
-        """Make a chunk, unless it is there, and count it.
+    def _take(self, number: int, outcomes: Callable[[int], list[Outcome]]) -> None:
+        """Make a chunk, unless it is there by now.
 
         Args:
             number: The chunk's.
-            count_found: Whether one that is there counts as found finished; else another process has counted it.
+            outcomes: Says what becomes of its rows.
         """
-        rows = range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
         if self.folder.chunk(number).exists():
-            if count_found:
-                self._count_found(number, rows)
             return
+        rows = self._rows(number)
         began = time.monotonic()
         with _Recorded() as attempt:
-            self._make(number, rows)
+            self._make(number, rows, outcomes(number))
         if attempt.error is not None and not self.folder.finished:
             logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
             self.folder.fail(number, rows, attempt.error)
@@ -173,23 +185,22 @@ class StepRun:
         if self.folder.finished:  # another process made this chunk too, and was first
             self.folder.tidy()
 
-    def _count_found(self, number: int, rows: range) -> None:
+    def _count_found(self, number: int) -> None:
         try:
             tokens, failed = _counts(self.folder.chunk(number))
         except FileNotFoundError:
             if not self.folder.finished:
                 raise
         else:
-            self.progress.add(len(rows), tokens, failed, found=True)
+            self.progress.add(len(self._rows(number)), tokens, failed, found=True)
 
-    def _make(self, number: int, rows: range) -> None:
+    def _make(self, number: int, rows: range, outcomes: Sequence[Outcome]) -> None:
         writing = self.folder.writing(f"{number:05d}")
         with without_bars():
             self.dataset.select(rows).map(
-                FromIndex(self.technique, rows.start),
+                LaidOut(self.technique, rows.start, outcomes),
                 batched=True,
                 with_indices=True,
-                batch_size=self.batch_size,
                 features=self.features,
                 cache_file_name=str(writing / "chunk.arrow"),
                 new_fingerprint="chunk",

@@ -54,7 +54,7 @@ def main() -> None:
 
 def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
     """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
-    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), batch_size=12)
+    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), chunk_size=12)
     rows, failures = save(made, folder, pipeline=pipeline, config_name=name)
     say(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
     say(f"{columns[0]:<58}| {columns[1]}")

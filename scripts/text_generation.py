@@ -16,7 +16,7 @@ def main() -> None:
     run = build(RunArguments, arguments)
     llm = build(TransformersLLM, arguments)
     pipeline = Pipeline((build(TextGeneration, arguments, llm),))
-    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, batch_size=run.rows_at_once)
+    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size)
     rows, failures = save(dataset, run.output_dir, pipeline=pipeline, config_name="text_generation")
     say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
 

@@ -26,7 +26,7 @@ def run(run_dir: Path) -> str:
     """Run a pipeline with a function in it, over a row that fails too."""
     rows = Dataset.from_dict({"instruction": ["say 0", "say 1", None, "say 3", "say 4"]})
     last = TextGeneration(EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"})
-    made = (TextGeneration(EchoLLM()) >> but_the_first >> last).run(rows, run_dir=run_dir, batch_size=2, quiet=True)
+    made = (TextGeneration(EchoLLM()) >> but_the_first >> last).run(rows, run_dir=run_dir, chunk_size=2, quiet=True)
     (file,) = run_dir.glob("failures-*.parquet")
     failures = Dataset.from_parquet(str(file), cache_dir=str(run_dir / "cache"))
     return json.dumps([made.to_list(), failures.to_list()])

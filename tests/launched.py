@@ -19,7 +19,7 @@ def main(run_dir: str, rows: str, seconds: str) -> None:
     last = TextGeneration(
         EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "again"}, name="again"
     )
-    made = (first >> without_first >> last).run(dataset, run_dir=run_dir, batch_size=2)
+    made = (first >> without_first >> last).run(dataset, run_dir=run_dir, chunk_size=2)
     (folder() / f"rows-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(made.to_list()))
 
 

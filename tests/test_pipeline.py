@@ -39,16 +39,16 @@ def test_a_run_makes_the_rows_of_the_bare_maps():
     bare = dataset
     for step in chain().steps:
         bare = bare.map(step, batched=True, with_indices=True, batch_size=2)
-    assert chain().run(dataset, batch_size=2, quiet=True).to_list() == bare.to_list()
+    assert chain().run(dataset, chunk_size=2, quiet=True).to_list() == bare.to_list()
 
 
 def test_run_again_it_generates_nothing(tmp_path):
     log = tmp_path / "log"
     pipeline = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
     dataset = Dataset.from_dict({"instruction": ["a", "b", "c"]})
-    first = pipeline.run(dataset, run_dir=tmp_path / "run", batch_size=2, quiet=True)
+    first = pipeline.run(dataset, run_dir=tmp_path / "run", chunk_size=2, quiet=True)
     assert log.read_text().count("\n") == 3
-    again = pipeline.run(dataset, run_dir=tmp_path / "run", batch_size=2, quiet=True)
+    again = pipeline.run(dataset, run_dir=tmp_path / "run", chunk_size=2, quiet=True)
     assert log.read_text().count("\n") == 3
     assert again.to_list() == first.to_list()
 

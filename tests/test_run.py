@@ -214,7 +214,7 @@ def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two_of_which_o
         "bfloat16",
         "--num-rows",
         8,
-        "--rows-at-once",
+        "--chunk-size",
         2,
     ]
     flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10]
@@ -274,10 +274,10 @@ def rows(number=6):
 
 
 def test_changing_the_last_step_redoes_only_the_last_step(acting):
-    pipeline().run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    pipeline().run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
     other = TextGeneration(EchoLLM(), template="{{ generation }}!", output_mappings={"generation": "b"}, name="other")
     changed = TextGeneration(ActingLLM()) >> without_first >> other
-    made = changed.run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    made = changed.run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
     assert made["b"][0] == "say 1!"
     assert (acting / "log").read_text().count("\n") == 6
     assert (acting / "functions").read_text() == "0"
@@ -292,8 +292,8 @@ def test_an_llm_is_unloaded_before_another_is_loaded_and_one_that_goes_on_is_not
 
 
 def test_another_input_is_never_mixed_in(acting):
-    pipeline().run(rows(6), run_dir=acting / "run", batch_size=2, quiet=True)
-    made = pipeline().run(rows(4), run_dir=acting / "run", batch_size=2, quiet=True)
+    pipeline().run(rows(6), run_dir=acting / "run", chunk_size=2, quiet=True)
+    made = pipeline().run(rows(4), run_dir=acting / "run", chunk_size=2, quiet=True)
     assert made["b"][:] == ["say 1", "say 2", "say 3"]
 
 
@@ -304,7 +304,7 @@ def failures_in(run_dir):
 
 def test_failures_are_a_dataset_beside_the_result(acting):
     dataset = Dataset.from_dict({"instruction": ["say 0", None, "say 2", ""]})
-    pipeline().run(dataset, run_dir=acting / "run", batch_size=2, quiet=True)
+    pipeline().run(dataset, run_dir=acting / "run", chunk_size=2, quiet=True)
     assert failures_in(acting / "run") == [
         {"step": "TextGeneration", "row": 1, "column": "generation", "reason": "instruction is None", "raw": ""},
         {"step": "TextGeneration", "row": 3, "column": "generation", "reason": "instruction is empty", "raw": ""},
@@ -314,7 +314,7 @@ def test_failures_are_a_dataset_beside_the_result(acting):
 def test_chunks_that_are_given_up_are_among_the_failures_and_all_others_are_kept(acting, monkeypatch):
     monkeypatch.setenv("ACTION", "always any 2")
     with pytest.raises(RunError, match=r"(?s)failed on 1 of 5 chunks.*rows 2-3: LookupError: no answer"):
-        pipeline().run(rows(10), run_dir=acting / "run", batch_size=2, quiet=True)
+        pipeline().run(rows(10), run_dir=acting / "run", chunk_size=2, quiet=True)
     assert [(f["row"], f["reason"]) for f in failures_in(acting / "run")] == [
         (2, "LookupError: no answer"),
         (3, "LookupError: no answer"),
@@ -325,7 +325,7 @@ def test_chunks_that_are_given_up_are_among_the_failures_and_all_others_are_kept
 def test_many_chunks_may_fail_before_one_works(acting, monkeypatch):
     monkeypatch.setattr("tests.acting.ActingLLM.complete", failing_below(14))
     with pytest.raises(RunError, match=r"failed on 7 of 10 chunks"):
-        pipeline().run(rows(20), run_dir=acting / "run", batch_size=2, quiet=True)
+        pipeline().run(rows(20), run_dir=acting / "run", chunk_size=2, quiet=True)
     assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 3
 
 
@@ -382,7 +382,7 @@ Crew.here = classmethod(lambda cls: cls(rank=int(sys.argv[2]), size=3, token="a"
 run._check_shared = lambda run_dir, crew: run_dir.mkdir(exist_ok=True)
 dataset = Dataset.from_dict({"instruction": [f"say {n}" for n in range(40)]})
 llm = ActingLLM(seconds_per_request=0.05)
-Pipeline((TextGeneration(llm),)).run(dataset, run_dir=sys.argv[1], batch_size=2, quiet=True)
+Pipeline((TextGeneration(llm),)).run(dataset, run_dir=sys.argv[1], chunk_size=2, quiet=True)
 """
 
 
@@ -405,7 +405,7 @@ def test_a_run_killed_earlier_leaves_nothing_of_its_own_in_the_directory(acting)
     for name in (".run-dead", ".failures-dead", ".run-starting"):
         (acting / "run" / name).touch()
         os.utime(acting / "run" / name, (0, 0) if "dead" in name else None)
-    pipeline().run(rows(), run_dir=acting / "run", batch_size=2, quiet=True)
+    pipeline().run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
     assert [path.name for path in (acting / "run").glob(".*")] == [".run-starting"]
 
 
@@ -435,13 +435,13 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(acting):
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
         with pytest.raises(RunError, match=r"the run directory can't be written: .*the same command goes on"):
-            answer.run(long, run_dir=acting / "run", batch_size=2, quiet=True)
+            answer.run(long, run_dir=acting / "run", chunk_size=2, quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, kept)
     (chunk,) = acting.glob("run/*/chunk-*.arrow")
     made_at = chunk.stat().st_mtime_ns
-    again = Path(answer.run(long, run_dir=acting / "run", batch_size=2, quiet=True).cache_files[0]["filename"])
+    again = Path(answer.run(long, run_dir=acting / "run", chunk_size=2, quiet=True).cache_files[0]["filename"])
     assert made_at < again.stat().st_mtime_ns
     assert len((again.parent / "timings.jsonl").read_text().splitlines()) == 3
 
@@ -469,6 +469,6 @@ def test_a_folder_that_nodes_don_t_share_is_told(tmp_path, monkeypatch):
         pipeline().run(rows(), run_dir=tmp_path / "run", quiet=True)
 
 
-def test_batches_that_cross_chunks_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="chunk_size is 3 and batch_size 2; the first must be a multiple"):
-        RunOptions(tmp_path, batch_size=2, chunk_size=3)
+def test_chunks_of_no_rows_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="chunk_size is 0; it must be at least 1"):
+        RunOptions(tmp_path, chunk_size=0)

@@ -23,7 +23,7 @@ class Breaking(ScriptedLLM):
 
 
 def run(llm, rows, tmp_path, **options):
-    options = {"batch_size": 2, "quiet": True, **options}
+    options = {"chunk_size": 2, "quiet": True, **options}
     return Pipeline((TextGeneration(llm),)).run(rows, run_dir=tmp_path / "run", **options)
 
 
@@ -36,10 +36,10 @@ def test_chunks_that_are_done_are_not_done_again_after_a_failure(tmp_path):
     assert finished == [f"chunk-{n:05d}-of-00005.arrow" for n in (0, 1, 2, 4)]
 
 
-def test_another_input_configuration_or_batch_size_is_another_run(tmp_path):
+def test_another_input_configuration_or_chunk_size_is_another_run(tmp_path):
     log = tmp_path / "log"
     llm = ScriptedLLM(log=str(log))
-    for rows, options in ((dataset(), {}), (dataset(9), {}), (dataset(), {"batch_size": 5})):
+    for rows, options in ((dataset(), {}), (dataset(9), {}), (dataset(), {"chunk_size": 5})):
         run(llm, rows, tmp_path, **options)
     assert lines(log) == 29
     run(llm, dataset(), tmp_path)
@@ -51,7 +51,6 @@ def test_rows_don_t_depend_on_the_chunks(tmp_path):
         Pipeline((Magpie(ScriptedLLM(("a", "b"))),)).run(
             dataset().rename_column("instruction", "id"),
             run_dir=tmp_path / str(chunk_size),
-            batch_size=2,
             chunk_size=chunk_size,
             quiet=True,
         )
@@ -76,6 +75,6 @@ def test_every_type_of_column_is_kept(tmp_path):
     assert {name: made.features[name] for name in features} == features
 
 
-def test_batches_that_cross_chunks_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="chunk_size is 3 and batch_size 2; the first must be a multiple"):
-        run(ScriptedLLM(), dataset(), tmp_path, chunk_size=3)
+def test_a_chunk_size_of_nothing_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="chunk_size is 0; it must be at least 1"):
+        run(ScriptedLLM(), dataset(), tmp_path, chunk_size=0)

@@ -2,8 +2,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hfsynth import SamplingParams
-from hfsynth.llms.static import Job, generate_batch
+from hfsynth import GenerationError, SamplingParams
+from hfsynth.llms import static
+from hfsynth.llms.job import Job
+from hfsynth.llms.static import StaticBatches, generate_batch
 
 WORDS = 64
 
@@ -77,3 +79,44 @@ def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(model):
     alone = [run(model, one)[0].tokens for one in jobs]
     assert together == alone
     assert run(model, job(PROMPTS[0], seed=99, temperature=1.5))[0].tokens != alone[0]
+
+
+def stream(model, jobs, size):
+    waiting = list(jobs)
+    engine = StaticBatches(model, str, size)
+    return dict(engine.run(lambda: waiting.pop(0) if waiting else None))
+
+
+def noting(monkeypatch, most):
+    """Note the lengths of each batch's prompts, and run out of memory where there are more than `most`."""
+    batches = []
+
+    def note(model, jobs, decode):
+        batches.append([len(job.prompt) for job in jobs])
+        if len(jobs) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return generate_batch(model, jobs, decode)
+
+    monkeypatch.setattr(static, "generate_batch", note)
+    return batches
+
+
+def test_the_longest_prompts_come_first(model, monkeypatch):
+    batches = noting(monkeypatch, 9)
+    made = stream(model, [job(prompt) for prompt in PROMPTS], 3)
+    assert batches == [[37, 3, 2], [1]]
+    assert {tuple(one.prompt): written.tokens for one, written in made.items()} == {
+        tuple(prompt): greedy(model, prompt, 12) for prompt in PROMPTS
+    }
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on(model, monkeypatch):
+    batches = noting(monkeypatch, 2)
+    assert len(stream(model, [job(prompt) for prompt in PROMPTS], 4)) == 4
+    assert [len(batch) for batch in batches] == [4, 2, 2]
+
+
+def test_one_row_that_does_not_fit_in_memory_is_an_error(model, monkeypatch):
+    noting(monkeypatch, 0)
+    with pytest.raises(GenerationError, match="out of memory with one row of 37 tokens"):
+        stream(model, [job(prompt) for prompt in PROMPTS], 4)

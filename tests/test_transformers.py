@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
-from hfsynth.llms import static
+from hfsynth.llms.job import Written
 from hfsynth.llms.transformers import _LOADED
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
@@ -127,55 +127,8 @@ def test_special_tokens_inside_a_text_are_no_part_of_it(smollm, monkeypatch):
     request = ask("Hi!")
     prompt = smollm.prompt(request)
     tokens = loaded.tokenizer("Hello<|im_start|> there<|im_end|>", add_special_tokens=False).input_ids
-    made = loaded.completion(request, prompt, loaded.job(request, prompt), static.Written(tokens, "stop"))
+    made = loaded.completion(request, prompt, loaded.job(request, prompt), Written(tokens, "stop"))
     assert made.text == "Hello there"
-
-
-@pytest.mark.model
-def test_running_out_of_memory_halves_the_batch_and_goes_on(smollm, monkeypatch):
-    sizes = []
-    real = static.generate_batch
-
-    def short_of_memory(model, jobs, decode):
-        sizes.append(len(jobs))
-        if len(jobs) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return real(model, jobs, decode)
-
-    requests = [ask(question) for question in QUESTIONS]
-    expected = smollm.complete(requests)
-    monkeypatch.setattr(static, "generate_batch", short_of_memory)
-    monkeypatch.setattr(smollm._loaded(), "fitting", None)
-    assert smollm.complete(requests) == expected
-    assert smollm.complete(requests) == expected
-    assert sizes == [4, 2, 2, 2, 2]
-
-
-@pytest.mark.model
-def test_one_row_that_does_not_fit_in_memory_is_an_error(smollm, monkeypatch):
-    def no_memory(model, jobs, decode):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-    monkeypatch.setattr(static, "generate_batch", no_memory)
-    monkeypatch.setattr(smollm._loaded(), "fitting", None)
-    with pytest.raises(GenerationError, match=r"out of memory with one row of 3\d tokens"):
-        smollm.complete([ask("Hi!"), ask("Ho!")])
-
-
-@pytest.mark.model
-def test_the_longest_prompts_come_first(smollm, monkeypatch):
-    batches = []
-    real = static.generate_batch
-
-    def noting(model, jobs, decode):
-        batches.append([len(job.prompt) for job in jobs])
-        return real(model, jobs, decode)
-
-    monkeypatch.setattr(static, "generate_batch", noting)
-    replace(smollm, batch_size=2).complete([ask(question) for question in QUESTIONS])
-    lengths = [length for batch in batches for length in batch]
-    assert lengths == sorted(lengths, reverse=True)
-    assert [len(batch) for batch in batches] == [2, 2]
 
 
 @pytest.mark.model
@@ -184,7 +137,7 @@ def test_thinking_is_no_part_of_the_text(smollm):
     request = ask("Hi!")
     prompt = smollm.prompt(request)
     tokens = loaded.tokenizer("<think>\nhm\n</think>\n\nHello!<|im_end|>", add_special_tokens=False).input_ids
-    made = loaded.completion(request, prompt, loaded.job(request, prompt), static.Written(tokens, "stop"))
+    made = loaded.completion(request, prompt, loaded.job(request, prompt), Written(tokens, "stop"))
     assert (made.thinking, made.text) == ("hm", "Hello!")
 
 

@@ -118,7 +118,7 @@ class DecodeLoop:
         self._seating.arrange()
         rows = self._seating.rows
         lengths = torch.tensor([row.filled for row in rows], device=self._model.device)
-        tokens = [row.tokens[-1] for row in rows]
+        tokens = [row.last for row in rows]
         logits = forward(self._model, tokens, Step(self._seating.slots, lengths))
         self.tally.steps += 1
         self.tally.stepped += len(rows)

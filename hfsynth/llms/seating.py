@@ -32,6 +32,11 @@ class Row:
         return self.job.prompt + self.tokens
 
     @property
+    def last(self) -> int:
+        """The last token it has written, or of its prompt."""
+        return (self.tokens or self.job.prompt)[-1]
+
+    @property
     def missing(self) -> int:
         """How many tokens are not in its slot yet; 1 is a row that writes."""
         return len(self.job.prompt) + len(self.tokens) - self.filled

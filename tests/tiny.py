@@ -1,0 +1,61 @@
+"""Small models with random weights, and their greedy output by the slow and certain way."""
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from hfsynth import SamplingParams
+from hfsynth.llms.job import Job
+
+WORDS = 64
+SIZES = {
+    "vocab_size": WORDS,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def tiny(config=LlamaConfig, dtype=torch.float32, seed=0, **sizes):
+    """A model of this architecture whose weights are wide enough apart that greedy output isn't one token."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config(**{**SIZES, **sizes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.2)
+    return model.to(dtype).eval()
+
+
+def letters(tokens):
+    return "".join(chr(48 + token) for token in tokens)
+
+
+def job(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
+    params = SamplingParams(**{"temperature": 0.0, **sampling})
+    return Job(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
+
+
+def generated(model, prompt, number):
+    """What `model.generate` writes for one row, greedily."""
+    ids = torch.tensor([list(prompt)])
+    with torch.inference_mode():
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, do_sample=False, pad_token_id=0
+        )
+    return made[0, len(prompt) :].tolist()
+
+
+def taker(jobs):
+    """Give the jobs one by one."""
+    waiting = list(jobs)
+    return lambda: waiting.pop(0) if waiting else None
+
+
+def prompt(length, seed=0):
+    return torch.randint(0, WORDS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
