@@ -128,8 +128,7 @@ class LLM(Protocol):
     def model_name(self) -> str:
         """The model, as it is named in records and cards."""
 
-    @property
-    def overlapping(self) -> bool:
+    def overlaps(self) -> bool:
         """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
 
         Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on

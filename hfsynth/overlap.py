@@ -1,7 +1,7 @@
 """The rows of a step's chunks on their way through an llm: one chunk after the other, or without a gap between them.
 
 An llm that takes requests as it has room is never left half empty by a chunk's last rows: the next chunk's enter
-beside them. Their completions don't depend on it (`LLM.overlapping`), so neither do the rows.
+beside them. Their completions don't depend on it (`LLM.overlaps`), so neither do the rows.
 """
 
 from collections import deque
@@ -94,7 +94,7 @@ class ChunksInFlight:
 
     def _begin_next(self) -> None:
         """Let the next chunk's rows in, as the llm has room and nothing waits."""
-        if not self.technique.llm.overlapping:
+        if not self.technique.llm.overlaps():
             return
         number = self._claim()
         if number is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
 
 logger = logging.getLogger(__name__)
-_SLOTS = {"cpu": 64, "cuda": 256}  # rows at once, where the user doesn't say
+_SLOTS = {"cpu": 96, "cuda": 256}  # rows at once, where the user doesn't say
 
 
 class PromptTooLongError(ValueError):
@@ -52,7 +52,7 @@ class Loaded:
     """Most tokens of prompt and completion together; None where the model sets no limit."""
     fault: str
     """Why the model can't be run by the decode loop; empty where it can."""
-    overlapping: bool
+    overlaps: bool
     """Whether what is written for a request is the same, to the bit, whatever else is in flight."""
     _engine: tuple[int, Engine] | None = None
 
@@ -89,8 +89,8 @@ class Loaded:
             logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
         template = ChatTemplate(llm.model_name, partial(_render, tokenizer, dict(llm.chat_template_kwargs)))
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        overlapping = not fault and is_batch_invariant(model)
-        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlapping)
+        overlaps = not fault and is_batch_invariant(model)
+        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlaps)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests as `LLM.stream` does, at most `batch_size` at once.

@@ -55,7 +55,7 @@ class TransformersLLM(Configuration, LLM):
         default=None,
         kw_only=True,
         metadata={
-            "help": "Most rows that are generated at once; default: 64 on a CPU, else 256. Fewer where they don't fit."
+            "help": "Most rows that are generated at once; default: 96 on a CPU, else 256. Fewer where they don't fit."
         },
     )
 
@@ -130,10 +130,9 @@ class TransformersLLM(Configuration, LLM):
         """
         return self._loaded().stream(requests, self.batch_size)
 
-    @property
-    def overlapping(self) -> bool:
+    def overlaps(self) -> bool:
         """Whether requests come out the same whatever else is in flight: found by trying, when the model is loaded."""
-        return self._loaded().overlapping
+        return self._loaded().overlaps
 
     @property
     def _key(self) -> str:

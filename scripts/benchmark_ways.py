@@ -1,0 +1,246 @@
+"""The ways that `benchmark.py` compares, each run in a process of its own: `python benchmark_ways.py WAY job.json`.
+
+A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "prompts", "max_new_tokens",
+"temperature", "slots"}; each prompt is {"instruction", "text", "limit"}. Prints one line of JSON: seconds without
+loading, tokens written by each row, processor-seconds, peak memory, and what the way knows of itself.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
+from transformers.utils.quantization_config import GgufConfig
+
+from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+from hfsynth.llms import decoding
+from hfsynth.llms.attention import Prefill, Step
+from hfsynth.llms.decoding import DecodeLoop
+from hfsynth.llms.job import Job
+from hfsynth.llms.packing import PackedLinear, pack_linears
+from hfsynth.llms.sampling import Sampler
+from hfsynth.llms.trial import adopt_attention
+from hfsynth.pipeline import Pipeline
+
+Result = dict[str, Any]
+
+
+def load(job: Result) -> tuple[Any, list[list[int]], list[int], list[int]]:
+    """Return the model as transformers loads it, the prompts' tokens, their limits and the end tokens."""
+    if job["random_weights"]:
+        config = AutoConfig.from_pretrained(job["random_weights"])
+        torch.set_default_device(job["device"])  # made where it runs, or a large model takes the host's memory
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job["dtype"]))
+        torch.set_default_device("cpu")
+        draw = torch.Generator().manual_seed(0)
+        lengths = [max(len(prompt["text"]) // 4, 1) for prompt in job["prompts"]]
+        prompts = [torch.randint(0, config.vocab_size, (length,), generator=draw).tolist() for length in lengths]
+        return model.eval(), prompts, [prompt["limit"] for prompt in job["prompts"]], []
+    source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
+    how = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **how)
+    model.to(job["device"]).eval()
+    prompts = [tokenizer(prompt["text"], add_special_tokens=False).input_ids for prompt in job["prompts"]]
+    return model, prompts, [prompt["limit"] for prompt in job["prompts"]], [tokenizer.eos_token_id]
+
+
+def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
+    """`model.generate` in static batches, longest prompts first; of the first `rows` prompts, where all take long."""
+    model, prompts, limits, ends = load(job)
+    model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=0)
+    order = sorted(range(len(prompts))[:rows], key=lambda row: -len(prompts[row]))
+
+    def run() -> list[int]:
+        written = []
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            longest = max(len(prompts[row]) for row in batch)
+            ids = torch.tensor([[0] * (longest - len(prompts[row])) + prompts[row] for row in batch])
+            mask = torch.tensor([[0] * (longest - len(prompts[row])) + [1] * len(prompts[row]) for row in batch])
+            made = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max(limits[row] for row in batch),
+                do_sample=job["temperature"] > 0,
+                **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
+            )
+            for row, tokens in zip(batch, made[:, longest:].tolist(), strict=True):
+                end = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+                written.append(min(end, limits[row]))
+        return written
+
+    return timed(job, run)
+
+
+def continuous(job: Result) -> Result:
+    """Continuous batching by transformers."""
+    model, prompts, limits, ends = load(job)
+    settings = GenerationConfig(
+        max_new_tokens=max(limits),
+        eos_token_id=ends[0] if ends else -1,
+        pad_token_id=0,
+        do_sample=job["temperature"] > 0,
+        **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
+    )
+    sizes = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=512) if job["device"] == "cpu" else None
+
+    def run() -> list[int]:
+        more = {"continuous_batching_config": sizes} if sizes else {}
+        made = model.generate_batch(inputs=prompts, generation_config=settings, progress_bar=False, **more)
+        return [len(made[key].generated_tokens) for key in made]
+
+    return timed(job, run)
+
+
+def loop(job: Result, sharing: bool = True) -> Result:
+    """The decode loop; without sharing, every prompt is computed whole."""
+    model, prompts, limits, ends = load(job)
+    pack_linears(model)
+    if fault := adopt_attention(model):
+        raise SystemExit(fault)
+    decoding._SHARED = decoding._SHARED if sharing else sys.maxsize
+    jobs = [
+        Job(
+            prompt,
+            SamplingParams(temperature=job["temperature"], max_new_tokens=limit),
+            row,
+            limit,
+            frozenset(ends),
+            (),
+        )
+        for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
+    ]
+    engine = DecodeLoop(model, str, job["slots"])
+
+    def run() -> list[int]:
+        waiting = list(reversed(jobs))
+        return [len(written.tokens) for _, written in engine.run(lambda: waiting.pop() if waiting else None)]
+
+    with shares() as spent:
+        made = timed(job, run)
+    tally = engine.tally
+    made["occupancy"] = tally.stepped / max(tally.steps * job["slots"], 1)
+    made["prompt_tokens_computed"], made["prompt_tokens_copied"] = tally.read, tally.copied
+    made["shares"] = {name: seconds / made["seconds"] for name, seconds in spent.items()}
+    made["gemm_limit"] = gemm_limit(model, job["slots"], sum(made["rows"]), tally.read)
+    return made
+
+
+def runner(job: Result) -> Result:
+    """The whole pipeline: TextGeneration over a dataset, in chunks, saved."""
+    llm = TransformersLLM(
+        job["model"], gguf_file=job["gguf_file"] or None, dtype=job["dtype"], batch_size=job["slots"]
+    ).load()
+    sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
+    dataset = Dataset.from_dict({"instruction": [prompt["instruction"] for prompt in job["prompts"]]})
+    pipeline = Pipeline((TextGeneration(llm, sampling=sampling),))
+
+    def run() -> list[int]:
+        with tempfile.TemporaryDirectory() as folder:
+            made = pipeline.run(dataset, run_dir=folder, chunk_size=32, quiet=True)
+            return [entries[-1]["completion_tokens"] for entries in made["generation_metadata"]]
+
+    return timed(job, run)
+
+
+def timed(job: Result, run: Callable[[], list[int]]) -> Result:
+    """Run once and measure."""
+    began, processor = time.perf_counter(), time.process_time()
+    rows = run()
+    if job["device"] != "cpu":
+        torch.cuda.synchronize()
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - processor,
+        "rows": rows,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+@contextmanager
+def shares() -> Iterator[dict[str, float]]:
+    """Measure what is spent on forwards, on attention inside them, and on choosing tokens. On a CPU only."""
+    spent = {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
+
+    def watch(owner: Any, name: str, what: str) -> Callable[[], None]:
+        real = getattr(owner, name)
+
+        def watched(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return real(*args)
+            finally:
+                spent[what] += time.perf_counter() - began
+
+        setattr(owner, name, watched)
+        return lambda: setattr(owner, name, real)
+
+    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
+    undo = [watch(*place) for place in places]
+    try:
+        yield spent
+    finally:
+        for restore in undo:
+            restore()
+
+
+def gemm_limit(model: Any, rows: int, written: int, read: int) -> float:
+    """Return the tokens written per second if nothing but this model's matrix products took time, measured here."""
+    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear | torch.nn.Linear)]
+    head = model.get_output_embeddings()
+
+    def seconds(count: int, chosen: list[Any]) -> float:
+        widths = {layer.in_features for layer in chosen}
+        like = {"device": model.device, "dtype": model.dtype}
+        inputs = {width: torch.randn(1, count, width, **like) for width in widths}
+        best = []
+        with torch.inference_mode():
+            for _ in range(3):
+                began = time.perf_counter()
+                for layer in chosen:
+                    layer(inputs[layer.in_features])
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                best.append(time.perf_counter() - began)
+        return min(best) / count
+
+    body = [layer for layer in layers if layer is not head]
+    return written / (written * seconds(rows, layers) + read * seconds(1024, body))
+
+
+WAYS: dict[str, Callable[[Result], Result]] = {
+    "row by row": lambda job: generate(job, 1, rows=8),
+    "generate, batch 8": lambda job: generate(job, 8, rows=24),
+    "generate, batch 32": lambda job: generate(job, 32),
+    "generate, batch 64": lambda job: generate(job, 64),
+    "continuous batching": continuous,
+    "hfsynth": loop,
+    "hfsynth, nothing shared": lambda job: loop(job, sharing=False),
+    "hfsynth, whole run": runner,
+}
+
+
+def main() -> None:
+    """Run one way on one job."""
+    way, file = sys.argv[1:]
+    with open(file) as text:
+        job = json.load(text)
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed is no part of the answer
+    os.write(out, (json.dumps(WAYS[way](job)) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
