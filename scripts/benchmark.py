@@ -121,7 +121,7 @@ def jobs(arguments: argparse.Namespace) -> tuple[Result, Result]:
 
 def instruction(line: Result) -> str:
     """Return the instruction of a line, with the input of its first instance, if it has one."""
-    text = line.get("instruction") or line["text"]
+    text = line.get("instruction") or line["input"]
     given = line.get("instances", [{}])[0].get("input", "")
     return f"{text}\n{given}".strip()
 

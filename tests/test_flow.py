@@ -1,7 +1,7 @@
 import pytest
 
 from hfsynth import GenerationError, Request, RowError
-from hfsynth.flow import RowSeeds, derive_seed, run_flows
+from hfsynth.flow import Flows, RowSeeds, derive_seed, run_flows
 from tests.helpers import ScriptedLLM
 
 
@@ -89,3 +89,31 @@ def test_an_llm_that_loses_completions_is_an_error():
 
     with pytest.raises(GenerationError, match="0 completions for 1 requests"):
         run_flows([flow()], Lossy(), seeds(1))
+
+
+def test_a_batch_may_be_finished_while_another_is_under_way():
+    def flow(turns):
+        for turn in range(turns):
+            yield ask(f"{turns} {turn}")
+        return {"turns": turns}
+
+    flows = Flows(ScriptedLLM())
+    first = flows.start([flow(1), flow(2)], seeds(2))
+    second = flows.start([flow(5)], seeds(1))
+    assert [outcome.rows for outcome in flows.finish(first)] == [[{"turns": 1}], [{"turns": 2}]]
+    assert not second[0].finished
+    assert flows.finish(second)[0].rows == [{"turns": 5}]
+
+
+def test_an_llm_that_stops_early_is_an_error():
+    class Lazy(ScriptedLLM):
+        def stream(self, requests):
+            requests.take()
+            yield from ()
+
+    def flow():
+        yield ask("?")
+        return {}
+
+    with pytest.raises(GenerationError, match="stopped before it had completed every request"):
+        run_flows([flow()], Lazy(), seeds(1))

@@ -1,6 +1,7 @@
 import pytest
 
-from hfsynth import LLM, EchoLLM, SamplingParams
+from hfsynth import LLM, EchoLLM, Request, SamplingParams
+from hfsynth.generation import Requests
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,28 @@ def test_equal_sampling_is_equal_however_it_was_written():
 def test_any_class_with_the_right_methods_is_an_llm():
     assert isinstance(EchoLLM(), LLM)
     assert not isinstance("gpt2", LLM)
+
+
+def test_requests_are_taken_in_order_and_those_of_rows_under_way_first():
+    requests = Requests()
+    for key in "abc":
+        requests.put(key, Request(messages=()), first=key == "c")
+    requests.put("d", Request(messages=()), first=True)
+    assert len(requests) == 4
+    assert [requests.take()[0] for _ in range(4)] == ["c", "d", "a", "b"]
+    assert requests.take() is None
+
+
+def test_more_requests_are_asked_for_only_when_none_waits():
+    asked = []
+
+    def more():
+        asked.append(len(requests))
+        if len(asked) < 3:
+            requests.put(len(asked), Request(messages=()))
+
+    requests = Requests(more)
+    requests.put(0, Request(messages=()))
+    assert [requests.take()[0] for _ in range(3)] == [0, 1, 2]
+    assert requests.take() is None
+    assert asked == [0, 0, 0]

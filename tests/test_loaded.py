@@ -1,0 +1,57 @@
+import logging
+from dataclasses import replace
+
+import pytest
+
+from hfsynth import Request, SamplingParams
+from hfsynth.generation import Requests
+from hfsynth.llms import loaded
+
+pytestmark = pytest.mark.model
+
+
+def ask(text, **sampling):
+    params = SamplingParams(**{"temperature": 0, "max_new_tokens": 12, **sampling})
+    return Request(messages=({"role": "user", "content": text},), sampling=params, seed=len(text))
+
+
+REQUESTS = [ask("Hi!"), ask("What is the capital of France?"), ask("Count to ten, please, slowly.")]
+
+
+def test_a_model_that_the_loop_can_not_run_is_run_in_static_batches_and_says_so_once(smollm, monkeypatch, caplog):
+    expected = smollm.complete(REQUESTS)
+    monkeypatch.setattr(loaded, "adopt_attention", lambda model: "it has states")
+    with caplog.at_level(logging.WARNING), replace(smollm, chat_template_kwargs={"b": 1}) as other:
+        assert other.complete(REQUESTS) == expected
+        assert other.complete(REQUESTS) == expected
+        assert not other.overlaps()
+    assert caplog.text.count("is run in static batches, which are slower: it has states") == 1
+
+
+def test_in_bfloat16_too_a_row_is_the_same_whatever_else_is_in_flight(smollm):
+    requests = [replace(one, sampling=SamplingParams(max_new_tokens=40)) for one in REQUESTS * 3]
+    with replace(smollm, dtype="bfloat16") as half:
+        assert half.overlaps()
+        made = half.complete(requests)
+        for batch_size in (1, 2, 4):
+            assert replace(half, batch_size=batch_size).complete(requests) == made
+        assert half.complete(requests[::-1]) == made[::-1]
+
+
+def test_a_request_may_join_while_others_are_completed(smollm):
+    requests, order = Requests(), []
+    requests.put("first", REQUESTS[0])
+    for key, completion in smollm.stream(requests):
+        order.append((key, completion))
+        if key == "first":
+            requests.put("second", REQUESTS[1])
+    assert dict(order) == dict(zip(["first", "second"], smollm.complete(REQUESTS[:2]), strict=True))
+
+
+def test_every_request_may_be_refused(smollm):
+    requests = Requests()
+    for key in range(3):
+        requests.put(key, ask("word " * 9000))
+    refused = dict(smollm.stream(requests))
+    assert sorted(refused) == [0, 1, 2]
+    assert {completion.finish_reason for completion in refused.values()} == {"error"}

@@ -1,0 +1,84 @@
+import torch
+
+from hfsynth.llms.attention import KeyValueSlots, windows
+from hfsynth.llms.seating import Row, Seating
+from tests.tiny import job
+
+
+def seating(count=4, capacity=1024):
+    """Slots whose one layer says at each position which token is there."""
+    made = Seating(KeyValueSlots(count, capacity, torch.device("cpu")))
+    made.slots.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    return made
+
+
+def sit(seats, tokens):
+    """Seat a row that has read all of its tokens."""
+    row = Row(job(tokens), [])
+    seats.seat(row)
+    slot = seats._seats.index(row)
+    seats.adopt(slot, slot, 0)
+    row.filled = len(tokens)
+    seats.slots.layers[0][0][slot, 0, : len(tokens), 0] = torch.tensor(tokens).float()
+    return row
+
+
+def stored(seats, slot, length):
+    return seats.slots.layers[0][0][slot, 0, :length, 0].int().tolist()
+
+
+def test_a_row_sits_where_most_of_its_beginning_is():
+    seats = seating()
+    rows = [sit(seats, [n, n + 1, n + 2, n + 3]) for n in (10, 20, 30, 40)]
+    for row in rows:
+        seats.free(row)
+    seats.seat(Row(job([30, 31, 32, 9]), []))
+    assert seats._seats[2] is not None
+    assert seats.longest_beginning([30, 31, 32, 9], 2) == (2, 3)
+    assert seats.longest_beginning([20, 21], 2) == (1, 2)
+
+
+def test_what_is_adopted_is_copied_and_nothing_else_of_the_slot_counts():
+    seats = seating()
+    sit(seats, [5, 6, 7, 8])
+    late = Row(job([5, 6, 9]), [])
+    seats.seat(late)
+    seats.adopt(1, 0, 2)
+    assert late.filled == 2
+    assert seats.held(1) == [5, 6]
+    assert stored(seats, 1, 4) == [5, 6, 0, 0]
+
+
+def test_gaps_are_closed_by_the_last_rows_with_what_they_hold():
+    seats = seating()
+    rows = [sit(seats, [n] * n) for n in (1, 2, 3, 4)]
+    seats.free(rows[0])
+    seats.free(rows[1])
+    seats.close_ranks()
+    assert [row.filled for row in seats.rows] == [3, 4]
+    assert [stored(seats, slot, 3) for slot in (0, 1)] == [[3, 3, 3], [4, 4, 4]]
+    assert seats.held(0) == [3, 3, 3]
+
+
+def test_rows_of_near_lengths_come_to_sit_together_and_keep_what_they_hold():
+    seats = seating(40)
+    lengths = [(n * 37) % 600 + 1 for n in range(40)]
+    rows = [sit(seats, [length] * length) for length in lengths]
+    before = sum((part.stop - part.start) * w for part, w in windows([n + 1 for n in lengths], seats.slots.device))
+    seats.arrange()
+    after = [row.filled for row in seats.rows]
+    assert sorted(after) == sorted(lengths)
+    assert set(seats.rows) == set(rows)
+    groups = windows([n + 1 for n in after], seats.slots.device)
+    assert sum((part.stop - part.start) * window for part, window in groups) < before
+    for slot, row in enumerate(seats.rows):
+        assert stored(seats, slot, row.filled) == row.known
+
+
+def test_rows_that_lose_their_slots_keep_their_tokens_only():
+    seats = seating()
+    rows = [sit(seats, [n, n]) for n in range(4)]
+    assert seats.resize(2, 2048) == rows[2:]
+    assert [row.filled for row in rows] == [2, 2, 0, 0]
+    assert [stored(seats, slot, 2) for slot in (0, 1)] == [[0, 0], [1, 1]]
+    assert not seats.has_room

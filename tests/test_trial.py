@@ -1,0 +1,60 @@
+import pytest
+import torch
+from transformers import Gemma2Config, GPT2Config, LlamaConfig, Mamba2Config
+
+from hfsynth.llms.attention import NAME
+from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from tests.tiny import generated, prompt, tiny
+
+MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
+UNFIT = [
+    (Gemma2Config, {"head_dim": 16}, "softcap"),
+    (Mamba2Config, MAMBA, "Mamba2ForCausalLM has an attention that can't be replaced"),
+    (
+        LlamaConfig,
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        "depends on the longest row",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "sizes", "reason"), UNFIT, ids=["capped", "states", "dynamic"])
+def test_a_model_that_needs_more_keeps_its_own_attention_and_says_why(config, sizes, reason):
+    model = tiny(config, **sizes)
+    before = generated(model, prompt(10), 6)
+    assert reason in adopt_attention(model)
+    assert model.config._attn_implementation != NAME
+    assert generated(model, prompt(10), 6) == before
+
+
+def test_learned_positions_are_no_obstacle():
+    model = tiny(GPT2Config, n_embd=64, n_head=4, n_layer=2)
+    assert adopt_attention(model) == ""
+
+
+def test_another_result_is_noticed():
+
+    model = tiny()
+    assert adopt_attention(model) == ""
+    own = tiny()
+    own.model.layers[0].self_attn.register_forward_hook(
+        lambda module, inputs, output: (output[0] * (2 if module.config._attn_implementation == NAME else 1), None)
+    )
+    assert "computes something else with another attention" in adopt_attention(own)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype):
+    model = tiny(dtype=dtype, head_dim=64)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    assert is_batch_invariant(model)
+
+
+def test_a_model_that_looks_at_the_whole_forward_is_found_out():
+    model = tiny()
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    model.model.norm.register_forward_hook(lambda module, inputs, output: output * (1 + output.shape[1] / 1000))
+    assert not is_batch_invariant(model)
