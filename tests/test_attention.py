@@ -95,7 +95,6 @@ def test_slots_grow_without_losing_what_they_hold():
     assert values.shape == (4, HEADS, 64, 2 * WIDTH)
     assert (keys[1, :, :32] == 7).all()
     assert not keys[:, :, 32:].any()
-    assert slots.bytes_per_token == HEADS * 3 * WIDTH * 4
 
 
 def test_slots_may_change_places():

@@ -100,6 +100,13 @@ def test_a_beginning_that_rows_share_is_read_once(pair):
     assert (loop.tally.read, loop.tally.copied) == (100 + 12 * 5, 11 * 100)
 
 
+def test_a_shared_beginning_outlives_the_row_that_read_it(pair):
+    shared = prompt(100)
+    loop = DecodeLoop(pair[1], letters, 12)
+    run(loop, [job(shared + prompt(5, seed=n), max_new_tokens=1) for n in range(1, 13)])
+    assert (loop.tally.read, loop.tally.copied) == (100 + 12 * 5, 11 * 100)
+
+
 def test_a_rows_next_turn_finds_its_first_in_the_slot_it_left(pair):
     loop = DecodeLoop(pair[1], letters, 1)
     (first,) = run(loop, [job(prompt(50), max_new_tokens=8)])
@@ -189,9 +196,20 @@ def test_slots_are_given_up_where_free_memory_holds_fewer_longer_ones(pair, monk
     monkeypatch.setattr(decoding, "available_memory", lambda device: int(3 * 512 * per_token / 0.4) + 1)
     prompts = [prompt(300 + n, seed=n) for n in range(6)]
     loop = DecodeLoop(pair[1], letters, 6)
+    assert loop._seating.slots.count == 4
     made = run(loop, [job(one, max_new_tokens=100) for one in prompts])
     assert [written.tokens for written in made] == [generated(pair[0], one, 100) for one in prompts]
     assert loop._seating.slots.count == 3
+
+
+def test_slots_are_given_up_for_a_long_prompt_and_its_neighbours_wait(pair, monkeypatch):
+    per_token = 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(decoding, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
+    prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(700, seed=4), prompt(5, seed=5)]
+    loop = DecodeLoop(pair[1], letters, 4)
+    made = run(loop, [job(one) for one in prompts])
+    assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    assert loop._seating.slots.count == 1
 
 
 def test_one_who_stops_listening_leaves_nothing_behind(pair):

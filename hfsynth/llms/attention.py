@@ -48,12 +48,6 @@ class KeyValueSlots:
             self.layers[index] = (self._room(key), self._room(value))
         return self.layers[index]
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory of one token in one slot, over all layers written so far."""
-        kept = [tensor for pair in self.layers.values() for tensor in pair]
-        return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in kept)
-
     def resize(self, count: int, capacity: int, kept: int) -> None:
         """Change the room, keeping what the first `kept` slots hold; layer by layer: only one is there twice."""
         positions = min(self.capacity, capacity)

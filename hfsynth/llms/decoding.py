@@ -11,7 +11,7 @@ put back at any time: its tokens are read again, as a prompt.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from hfsynth.errors import GenerationError
 from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward, window_of
 from hfsynth.llms.job import Decode, Job, Take, Written
-from hfsynth.llms.memory import available_memory, free_memory
+from hfsynth.llms.memory import available_memory, cache_bytes_per_token, free_memory
 from hfsynth.llms.sampling import Sampler, uniforms
 from hfsynth.llms.seating import Row, Seating, common
 
@@ -60,9 +60,12 @@ class DecodeLoop:
         self._model = model
         self._decode = decode
         self._prefill_tokens = _PREFILL
-        self._seating = Seating(KeyValueSlots(slots, _CAPACITY, model.device))
         self._parked: list[Row] = []
-        self._budget = int(available_memory(model.device) * _FREE.get(model.device.type, 0.8))
+        # how many tokens' keys and values there is memory for, in all slots together
+        share = _FREE.get(model.device.type, _FREE["cuda"])
+        self._tokens = int(available_memory(model.device) * share) // cache_bytes_per_token(model)
+        fitting = max(min(slots, self._tokens // _CAPACITY), 1)
+        self._seating = Seating(KeyValueSlots(fitting, _CAPACITY, model.device))
         self._sampler: tuple[list[Row], Sampler] | None = None
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
@@ -109,12 +112,10 @@ class DecodeLoop:
 
     def _advance(self) -> list[tuple[Job, Written]]:
         """Read the new rows' prompts, or every row's last token, and let those that are through choose their next."""
+        if any(row.missing > 1 for row in self._seating.rows):
+            return self._prefill()
+        self._make_room(max(row.filled for row in self._seating.rows) + 1)
         self._seating.close_ranks()
-        rows = self._seating.rows
-        entering = [slot for slot, row in enumerate(rows) if row.missing > 1]
-        if entering:
-            return self._prefill(entering)
-        self._make_room(max(row.filled for row in rows) + 1)
         self._seating.arrange()
         rows = self._seating.rows
         lengths = torch.tensor([row.filled for row in rows], device=self._model.device)
@@ -124,15 +125,15 @@ class DecodeLoop:
         self.tally.stepped += len(rows)
         for row in rows:
             row.filled += 1
-        return self._choose(list(rows), logits)
+        return self._choose(rows, logits)
 
-    def _prefill(self, entering: Iterable[int]) -> list[tuple[Job, Written]]:
+    def _prefill(self) -> list[tuple[Job, Written]]:
         """Read as much of the prompts as one forward takes."""
-        rows, segments, left = self._seating.rows, list[Segment](), self._prefill_tokens
-        self._make_room(max(len(row.known) for row in rows))
-        chosen: list[int] = []
-        for slot in entering:
-            row = rows[slot]
+        self._make_room(max(len(row.known) for row in self._seating.rows))
+        segments, chosen, left = list[Segment](), list[int](), self._prefill_tokens
+        for slot, row in self._seating.seated:
+            if row.missing == 1:
+                continue
             if not row.filled and not self._share(slot, chosen):
                 continue  # the next forward finds its beginning computed by this one
             count = min(row.missing, left)
@@ -144,7 +145,7 @@ class DecodeLoop:
         return self._read(segments)
 
     def _read(self, segments: Sequence[Segment]) -> list[tuple[Job, Written]]:
-        rows = [self._seating.rows[segment.slot] for segment in segments]
+        rows = [self._seating.row(segment.slot) for segment in segments]
         read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
         through = [row.filled + len(part) == len(row.known) for row, part in zip(rows, read, strict=True)]
         lengths = torch.tensor([len(part) for part in read])
@@ -159,9 +160,9 @@ class DecodeLoop:
     def _share(self, slot: int, chosen: Sequence[int]) -> bool:
         """Copy the beginning of a row's prompt from the slot that has most of it; False if one soon has more."""
         seating = self._seating
-        prompt = seating.rows[slot].known
+        prompt = seating.row(slot).known
         source, shared = seating.longest_beginning(prompt[:-1], slot)
-        if any(common(seating.rows[other].known, prompt[:-1]) >= shared + _SHARED for other in chosen):
+        if any(common(seating.row(other).known, prompt[:-1]) >= shared + _SHARED for other in chosen):
             return False
         if shared < _SHARED and source != slot:
             shared = 0
@@ -191,9 +192,8 @@ class DecodeLoop:
         if length <= slots.capacity:
             return
         capacity = window_of(max(length, slots.capacity + 128))
-        fitting = self._budget // max(slots.bytes_per_token * capacity, 1)
-        if fitting < slots.count and slots.layers:
-            self._shrink(max(fitting, 1))
+        if self._tokens < slots.count * capacity:
+            self._shrink(max(self._tokens // capacity, 1))
         self._seating.resize(self._seating.slots.count, capacity)
 
     def _shrink(self, count: int) -> None:

@@ -51,9 +51,25 @@ class Seating:
         self._left: list[list[int]] = [[] for _ in self._seats]  # tokens that a slot holds of a row that is gone
 
     @property
+    def seated(self) -> list[tuple[int, Row]]:
+        """The slots that are taken, and their rows."""
+        return [(slot, row) for slot, row in enumerate(self._seats) if row is not None]
+
+    @property
     def rows(self) -> list[Row]:
-        """The rows, by their slots; without gaps after `close_ranks`."""
-        return [row for row in self._seats if row is not None]
+        """The rows, by their slots: after `close_ranks` those of the first slots."""
+        return [row for _, row in self.seated]
+
+    def row(self, slot: int) -> Row:
+        """Return the row in a slot.
+
+        Raises:
+            IndexError: If it is free.
+        """
+        row = self._seats[slot]
+        if row is None:
+            raise IndexError(f"no row sits in slot {slot}")
+        return row
 
     @property
     def has_room(self) -> bool:
@@ -88,9 +104,7 @@ class Seating:
 
     def adopt(self, slot: int, source: int, count: int) -> None:
         """Begin a row that has just sat down with `count` tokens of another slot, or of its own."""
-        row = self._seats[slot]
-        if row is None:
-            raise IndexError(f"no row sits in slot {slot}")
+        row = self.row(slot)
         if count and source != slot:
             self.slots.copy([source], [slot], count)
         self._left[slot] = []
@@ -125,7 +139,7 @@ class Seating:
         for row in unseated:
             row.filled = 0
         kept = self._seats[:count]
-        self.slots.resize(count, capacity, len(self.rows) - len(unseated))
+        self.slots.resize(count, capacity, max((slot + 1 for slot, row in enumerate(kept) if row), default=0))
         self._seats = kept + [None] * (count - len(kept))
         self._left = [[] for _ in self._seats]
         return unseated
