@@ -55,8 +55,9 @@ class ChunksInFlight:
         """
         try:
             with _Reset(self):
-                under_way = self._current and self._current[0] == number
-                return self._flows.finish(self._current[1] if self._current and under_way else self._begin(number))
+                if self._current and self._current[0] == number:
+                    return self._flows.finish(self._current[1])
+                return self._flows.finish(self._begin(number))
         except OSError as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 

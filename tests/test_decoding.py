@@ -212,6 +212,16 @@ def test_slots_are_given_up_for_a_long_prompt_and_its_neighbours_wait(pair, monk
     assert loop._seating.slots.count == 1
 
 
+def test_a_row_behind_gaps_keeps_its_place_when_slots_are_given_up(pair, monkeypatch):
+    per_token = 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(decoding, "available_memory", lambda device: int(3 * 384 * per_token / 0.4) + 1)
+    loop = DecodeLoop(pair[1], letters, 3)
+    short = [job(prompt(50, seed=n), max_new_tokens=5) for n in (1, 2)]  # they end where the third needs more room
+    made = run(loop, [*short, job(prompt(380), max_new_tokens=30)])
+    assert made[2].tokens == generated(pair[0], prompt(380), 30)
+    assert loop._seating.slots.count == 2
+
+
 def test_one_who_stops_listening_leaves_nothing_behind(pair):
     loop = DecodeLoop(pair[1], letters, 4)
     stream = loop.run(taker([job(prompt(9, seed=n), max_new_tokens=3 + n) for n in range(8)]))

@@ -114,8 +114,8 @@ class DecodeLoop:
         """Read the new rows' prompts, or every row's last token, and let those that are through choose their next."""
         if any(row.missing > 1 for row in self._seating.rows):
             return self._prefill()
+        self._seating.close_ranks()  # first: slots are given up from the last
         self._make_room(max(row.filled for row in self._seating.rows) + 1)
-        self._seating.close_ranks()
         self._seating.arrange()
         rows = self._seating.rows
         lengths = torch.tensor([row.filled for row in rows], device=self._model.device)
@@ -142,7 +142,7 @@ class DecodeLoop:
             left -= count
             if not left:
                 break
-        return self._read(segments)
+        return self._read(segments) if segments else []  # none where every row has lost its slot
 
     def _read(self, segments: Sequence[Segment]) -> list[tuple[Job, Written]]:
         rows = [self._seating.row(segment.slot) for segment in segments]

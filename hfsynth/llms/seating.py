@@ -1,4 +1,4 @@
-"""Which row sits in which slot: always in the first ones, and where that pays beside rows of its length.
+"""Which row sits in which slot: in a step in the first ones, and where that pays beside rows of its length.
 
 What a freed slot holds stays there until another row sits down in it, so that a row's next turn, or another row with
 the same beginning, finds it.
