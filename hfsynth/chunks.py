@@ -11,7 +11,8 @@ timings.jsonl                 seconds of each chunk that was made, a line each
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,19 @@ class StepFolder:
 
     def note_timing(self, number: int, rows: int, seconds: float) -> None:
         """Add a chunk's line to the step's timings; lines this short are appended whole."""
+        line = {"chunk": number, "rows": rows, "seconds": round(seconds, 6), "ended": round(time.time(), 3)}
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
-            timings.write(json.dumps({"chunk": number, "rows": rows, "seconds": round(seconds, 6)}) + "\n")
+            timings.write(json.dumps(line) + "\n")
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the time that processes spent on the chunks, added up, and that in which at least one was at work."""
+        try:
+            lines = (self.path / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return 0.0, 0.0
+        last = {line["chunk"]: line for line in map(json.loads, lines)}  # a chunk that was made twice counts once
+        spans = [(line["ended"] - line["seconds"], line["ended"]) for line in last.values()]
+        return sum(line["seconds"] for line in last.values()), covered(spans)
 
     def writing(self, what: str) -> Path:
         """Return a new folder for what this process alone is writing."""
@@ -115,26 +127,36 @@ class StepFolder:
         folder.mkdir()
         return folder
 
-    def consolidate(self, facts: dict[str, Any]) -> None:
+    def consolidate(self, see: Callable[[pa.Table], pa.Table], facts: Callable[[int], Mapping[str, Any]]) -> None:
         """Put all chunks together into few files, say that the step is finished, and remove the chunks.
 
         Several processes may do this at once: they write the same.
+
+        Args:
+            see: Is shown each chunk's table, in order.
+            facts: As `finish` takes it.
         """
-        tables = (_read(self.chunk(number)) for number in range(self.num_chunks))
+        tables = (see(_read(self.chunk(number))) for number in range(self.num_chunks))
         try:
             self.finish(tables, facts)
         except FileNotFoundError:
             if not self.finished:  # else another process was first, and has removed the chunks
                 raise
 
-    def finish(self, tables: Iterable[pa.Table], facts: dict[str, Any]) -> None:
-        """Write a step's rows as few files, and `step.json` after them."""
+    def finish(self, tables: Iterable[pa.Table], facts: Callable[[int], Mapping[str, Any]]) -> None:
+        """Write a step's rows as few files, and `step.json` after them.
+
+        Args:
+            tables: The rows.
+            facts: Given how many rows there were, what is known of the step once they are written.
+        """
         writing = self.writing("rows")
         files, num_rows = _write_tables(tables, writing)
         names = [f"rows-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
         for file, name in zip(files, names, strict=True):
             _publish(file, self.path / name)
-        self._write(self.path / "step.json", json.dumps({**facts, "rows_out": num_rows, "files": names}, indent=1))
+        told = {"step": dict(facts(num_rows)), "files": names}
+        self._write(self.path / "step.json", json.dumps(told, indent=1, ensure_ascii=False))
         self.tidy()
 
     def tidy(self) -> None:
@@ -144,13 +166,13 @@ class StepFolder:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
-        """Read what `step.json` says."""
-        facts: dict[str, Any] = json.loads((self.path / "step.json").read_text(encoding="utf-8"))
+        """Read what was known of the step when it was finished."""
+        facts: dict[str, Any] = self._told()["step"]
         return facts
 
     def load(self, features: Features | None, fingerprint: str) -> Dataset:
         """Return the rows of a finished step, memory-mapped, under a fingerprint that is the same everywhere."""
-        parts = [Dataset.from_file(str(self.path / name)) for name in self.facts()["files"]]
+        parts = [Dataset.from_file(str(self.path / name)) for name in self._told()["files"]]
         if parts:
             whole = concatenate_datasets(parts)
         else:
@@ -161,6 +183,10 @@ class StepFolder:
     @property
     def _token(self) -> str:
         return self.member.partition("-")[0]
+
+    def _told(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.path / "step.json").read_text(encoding="utf-8"))
+        return told
 
     def _failure(self, number: int) -> ChunkFailure | None:
         """Read why a chunk failed in this run, if it did."""
@@ -175,6 +201,19 @@ class StepFolder:
         writing = self.path / f"writing-{self.member}-{file.name}"
         writing.write_text(text, encoding="utf-8")
         _publish(writing, file)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how much of a line is under at least one of the spans on it.
+
+    >>> covered([(0, 2), (1, 3), (10, 11)])
+    4.0
+    """
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _publish(written: Path, file: Path) -> None:

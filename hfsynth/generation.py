@@ -136,6 +136,10 @@ class LLM(Protocol):
         """
         return False
 
+    def commit(self) -> str:
+        """Return the commit of the model on the Hub, for the record; "" where it has none or it isn't known."""
+        return ""
+
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
 

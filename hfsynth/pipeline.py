@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features
 
+from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
 from hfsynth.run import Run, RunOptions, default_run_dir
-from hfsynth.steps import Step, features_after, step_name
+from hfsynth.steps import DatasetFunction, Step, features_after, step_name
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,27 @@ class Pipeline:
             logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
         return Run(self.steps, RunOptions(folder, chunk_size, quiet)).over(dataset)
+
+    def to_yaml(self) -> str:
+        """Return the pipeline as a recipe: every field of every step, from which `from_yaml` makes it again."""
+        return write_recipe([describe_step(step) for step in self.steps])
+
+    @classmethod
+    def from_yaml(cls, text: str, *known: type | DatasetFunction, model: str | None = None) -> "Pipeline":
+        """Make the pipeline of a recipe.
+
+        Args:
+            text: The recipe.
+            known: Classes and functions that it names and that are not hfsynth's own.
+            model: Name or folder to use for the recipe's models, of which one in a folder is known by its name alone.
+
+        Raises:
+            ValueError: If it isn't a recipe, or names what isn't known or is of another version.
+        """
+        described, _ = read_recipe(text)
+        names = known_names(known)
+        steps = [replace_model(step, model) if model else step for step in described]
+        return cls(tuple(make_step(step, names) for step in steps))
 
     def draw(self, features: Features | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text.

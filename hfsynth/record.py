@@ -1,8 +1,11 @@
 """What became of every row: the `generation_metadata` column, and the failures read from it."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
@@ -65,17 +68,59 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
     return kept, failures_dataset([entry for entry in failed.values() if entry is not None])
 
 
-def step_failures(dataset: Dataset, steps: int) -> Dataset:
-    """Return the failures of the step that made a dataset: rows on which it failed, and no step of this run before.
-
-    Args:
-        dataset: What the step made.
-        steps: How many techniques of this run have added an entry to each row, the step's own included.
-    """
-    found = (column[row].as_py()[-steps:] for column, row, _ in _rows_with_errors(dataset))
+def step_failures(dataset: Dataset) -> Dataset:
+    """Return the failures of the step that made a dataset: rows on which it failed, and no step before it."""
+    found = (column[row].as_py() for column, row, _ in _rows_with_errors(dataset))
     return failures_dataset(
         [entries[-1] for entries in found if entries[-1]["error"] and not any(e["error"] for e in entries[:-1])]
     )
+
+
+@dataclass
+class StepTally:
+    """What became of a step's rows, counted from the last entries of `generation_metadata` as tables pass by.
+
+    A row that a step made several of carries one entry in each, which is counted once: the rows of a table come from
+    whole rows of the step's input.
+    """
+
+    rules: tuple[str, str] | None = None
+    """An output column with lists of structs, and their field that names the rule which stopped a piece of the row."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    """Reason → rows on which the step failed, and no step before it."""
+    stopped: Counter[str] = field(default_factory=Counter)
+    """Rule → pieces of rows that it stopped; "" → pieces that stood."""
+
+    def see(self, table: pa.Table) -> pa.Table:
+        """Count the rows of a table, and give it back."""
+        column = table.column(METADATA_COLUMN).combine_chunks()
+        if not len(column):
+            return table
+        offsets = column.offsets.to_numpy()
+        entries = column.values.take(pa.array(offsets[1:] - 1))
+        rows = entries.field("row").to_numpy()
+        first = np.r_[True, rows[1:] != rows[:-1]]
+        once = entries.filter(pa.array(first))
+        self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py()
+        self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py()
+        self.finish_reasons += _counted(once.field("finish_reason"), but="")
+        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(column.values.field("error"), "").to_numpy(False))]
+        fresh = first & (failed_so_far[offsets[1:] - 1] == failed_so_far[offsets[:-1]])
+        self.failures += _counted(entries.filter(pa.array(fresh)).field("error"), but="")
+        if self.rules:
+            outputs, rule = self.rules
+            pieces = pc.list_flatten(table.column(outputs).combine_chunks().filter(pa.array(first)))
+            self.stopped += _counted(pc.struct_field(pieces, rule))
+        return table
+
+
+def _counted(values: pa.Array, but: str | None = None) -> Counter[str]:
+    """Count equal values, but for one."""
+    counts = ((entry["values"], entry["counts"]) for entry in pc.value_counts(values).to_pylist())
+    return Counter({value: count for value, count in counts if value != but})
 
 
 def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:

@@ -23,6 +23,7 @@ from hfsynth.chunks import StepFolder
 from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import RunError
 from hfsynth.progress import Progress, without_bars
+from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record, step_record
 from hfsynth.record import chunk_failures, step_failures
 from hfsynth.runner import DiskErrors, StepRun
 from hfsynth.steps import DatasetFunction, Step, features_after, step_hash, step_name
@@ -70,7 +71,7 @@ class Run:
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
         """
-        crew = Crew.here()
+        crew, given, steps = Crew.here(), dataset, list[StepRecord]()
         _check_shared(self.options.run_dir, crew)
         keys = [dataset._fingerprint, *map(step_hash, self.steps), self.options.chunk_size]
         failures = _Failures(self.options.run_dir / f"failures-{Hasher.hash(keys)}.parquet", crew, [])
@@ -78,16 +79,21 @@ class Run:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
                 for number, step in enumerate(self.steps, 1):
                     progress.begin(number, step_name(step), len(dataset))
-                    dataset = self._step(number, dataset, failures, progress)
+                    dataset, record = self._step(number, dataset, failures, progress)
+                    steps.append(record)
                     self._unload(number)
         except KeyboardInterrupt:
             logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
             raise
         finally:
             failures.write()
+        if steps:
+            attach_record(dataset, given, RunRecord(Source.of(given), tuple(steps), self.options.chunk_size))
         return dataset
 
-    def _step(self, number: int, dataset: Dataset, failures: "_Failures", progress: Progress) -> Dataset:
+    def _step(
+        self, number: int, dataset: Dataset, failures: "_Failures", progress: Progress
+    ) -> tuple[Dataset, StepRecord]:
         step, options, crew = self.steps[number - 1], self.options, failures.crew
         key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size))
         if not crew.agrees(f"step-{number}", key):
@@ -104,7 +110,7 @@ class Run:
                 run = StepRun(dataset, step, features, options.chunk_size, folder, crew, progress)
                 failures.work(run)
             made = folder.load(features, key)
-            failed = failures.add(made, sum(isinstance(one, Technique) for one in self.steps[:number]))
+            failed = failures.add(made)
         else:
             if not found:
                 _run_function(step, dataset, folder, crew)
@@ -112,7 +118,7 @@ class Run:
         if crew.is_main and found:
             folder.tidy()  # a process may have been killed between the last file and this
             progress.add(len(dataset), 0, failed, found=True)
-        return made
+        return made, StepRecord(**folder.facts())
 
     def _unload(self, number: int) -> None:
         """Unload a technique's llm, if the next technique has another: two are never in memory at once."""
@@ -164,14 +170,17 @@ def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolde
             raise RunError(f"process 0 has not finished {step_name(function)} in {_FUNCTION_WAIT:,.0f} seconds.")
         if folder.finished:
             return
-    kept = set(_caches(dataset))
+    kept, began = set(_caches(dataset)), time.monotonic()
     with without_bars():
         made = function(dataset)
     if not isinstance(made, Dataset):
         raise TypeError(f"{step_name(function)} returned {type(made).__name__}; a step returns a Dataset.")
     with DiskErrors(folder.path):
         folder.prepare(clean=crew.is_main)
-        folder.finish(_tables(made), {"step": step_name(function), "rows_in": len(dataset)})
+        rows_in, seconds = len(dataset), time.monotonic() - began
+        folder.finish(
+            _tables(made), lambda rows_out: step_record(function, (rows_in, rows_out), (seconds, seconds), crew.size)
+        )
     for cache in set(_caches(dataset)) - kept:  # what datasets kept of the function, which is here now
         cache.unlink(missing_ok=True)
 
@@ -199,9 +208,9 @@ class _Failures:
     crew: Crew
     parts: list[Dataset]
 
-    def add(self, made: Dataset, steps: int) -> int:
+    def add(self, made: Dataset) -> int:
         """Add those of the step that made a dataset, and return how many they are."""
-        self.parts.append(step_failures(made, steps))
+        self.parts.append(step_failures(made))
         return len(self.parts[-1])
 
     def work(self, run: StepRun) -> None:

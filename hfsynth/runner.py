@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features
@@ -27,7 +28,8 @@ from hfsynth.errors import ChatTemplateError, RunError
 from hfsynth.flow import Outcome
 from hfsynth.overlap import ChunksInFlight
 from hfsynth.progress import Progress, without_bars
-from hfsynth.record import METADATA_COLUMN
+from hfsynth.provenance import step_record
+from hfsynth.record import METADATA_COLUMN, StepTally
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -150,9 +152,12 @@ class StepRun:
         if not self.crew.is_main:
             wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
         if not self.folder.finished:
-            configuration = self.technique.to_json()
-            facts = {"step": self.technique.name, "rows_in": len(self.dataset), "configuration": configuration}
-            self.folder.consolidate(facts)
+            tally, step, rows_in = StepTally(self.technique.written_rules), self.technique, len(self.dataset)
+
+            def facts(rows_out: int) -> dict[str, Any]:
+                return step_record(step, (rows_in, rows_out), self.folder.seconds(), self.crew.size, tally)
+
+            self.folder.consolidate(tally.see, facts)
 
     @property
     def _lost_others(self) -> bool:
@@ -174,14 +179,10 @@ class StepRun:
         rows = self._rows(number)
         began = time.monotonic()
         with _Recorded() as attempt:
-            self._make(number, rows, outcomes(number))
+            self._make(number, rows, outcomes(number), began)
         if attempt.error is not None and not self.folder.finished:
             logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
             self.folder.fail(number, rows, attempt.error)
-        elif attempt.error is None:
-            seconds = time.monotonic() - began
-            self.slowest = max(self.slowest, seconds)
-            self.folder.note_timing(number, len(rows), seconds)
         if self.folder.finished:  # another process made this chunk too, and was first
             self.folder.tidy()
 
@@ -194,7 +195,7 @@ class StepRun:
         else:
             self.progress.add(len(self._rows(number)), tokens, failed, found=True)
 
-    def _make(self, number: int, rows: range, outcomes: Sequence[Outcome]) -> None:
+    def _make(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
         writing = self.folder.writing(f"{number:05d}")
         with without_bars():
             self.dataset.select(rows).map(
@@ -206,6 +207,9 @@ class StepRun:
                 new_fingerprint="chunk",
             )
         tokens, failed = _counts(writing / "chunk.arrow")
+        seconds = time.monotonic() - began
+        self.slowest = max(self.slowest, seconds)
+        self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last one ends the step
         if self.folder.publish(number, writing / "chunk.arrow"):
             self.progress.add(len(rows), tokens, failed, found=False)
         shutil.rmtree(writing, ignore_errors=True)

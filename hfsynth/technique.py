@@ -68,6 +68,11 @@ class Technique(Configuration, ABC):
     rewrites: ClassVar[Mapping[str, str]] = {}
     """Inputs of which an output is a newer version: a pipeline says so where a later step still reads the older."""
 
+    rules: ClassVar[tuple[str, str] | None] = None
+    """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
+    citation: ClassVar[str] = ""
+    """The paper, as BibTeX: for the card."""
+
     def __post_init__(self) -> None:
         """Check the fields that all techniques have."""
         if not isinstance(self.llm, LLM):
@@ -108,6 +113,11 @@ class Technique(Configuration, ABC):
     def written_features(self) -> Features:
         """What the technique makes, under the dataset's names, without `generation_metadata`."""
         return Features({self.output_mappings.get(name, name): kind for name, kind in self.output_features.items()})
+
+    @property
+    def written_rules(self) -> tuple[str, str] | None:
+        """`rules`, with the dataset's name of the output."""
+        return self.rules and (self.output_mappings.get(self.rules[0], self.rules[0]), self.rules[1])
 
     def wire(self, columns: Collection[str]) -> dict[str, str]:
         """Find the inputs among a dataset's columns and check the outputs against them.

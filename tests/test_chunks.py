@@ -23,12 +23,16 @@ def write(step, number, *numbers):
     step.publish(number, writing / "c.arrow")
 
 
+def together(step):
+    step.consolidate(lambda table: table, lambda rows_out: {"rows_out": rows_out})
+
+
 def test_chunks_become_one_file_in_their_order_and_are_removed(tmp_path):
     step = folder(tmp_path)
     for number, numbers in ((2, (4, 5)), (0, (0, 1)), (1, (2, 3))):
         write(step, number, *numbers)
     assert step.missing() == []
-    step.consolidate({"step": "Step"})
+    together(step)
     assert step.finished
     assert sorted(path.name for path in step.path.iterdir()) == ["rows-00000-of-00001.arrow", "step.json"]
     made = step.load(FEATURES, "print")
@@ -42,8 +46,8 @@ def test_large_steps_become_several_files(tmp_path, monkeypatch):
     step = folder(tmp_path)
     for number in range(3):
         write(step, number, number)
-    step.consolidate({})
-    assert len(step.facts()["files"]) == 3
+    together(step)
+    assert len(list(step.path.glob("rows-*-of-00003.arrow"))) == 3
     assert step.load(FEATURES, "")["n"][:] == [0, 1, 2]
 
 
@@ -51,7 +55,7 @@ def test_rows_are_written_in_batches_of_a_thousand_however_small_the_chunks(tmp_
     step = folder(tmp_path, num_chunks=50)
     for number in range(50):
         write(step, number, *range(number * 50, number * 50 + 50))
-    step.consolidate({})
+    together(step)
     with pa.memory_map(str(step.path / "rows-00000-of-00001.arrow")) as source:
         assert [batch.num_rows for batch in pa.ipc.open_stream(source)] == [1000, 1000, 500]
 
@@ -76,8 +80,8 @@ def test_a_chunk_that_failed_twice_is_given_up_in_this_run_and_not_in_the_next(t
 def test_a_process_that_comes_late_to_put_chunks_together_finds_it_done(tmp_path):
     step = folder(tmp_path, num_chunks=1)
     write(step, 0, 7)
-    step.consolidate({})
-    step.consolidate({})
+    together(step)
+    together(step)
     assert step.load(FEATURES, "")["n"][:] == [7]
 
 
@@ -85,5 +89,14 @@ def test_chunks_that_are_missing_are_no_finished_step(tmp_path):
     step = folder(tmp_path)
     write(step, 0, 7)
     with pytest.raises(FileNotFoundError):
-        step.consolidate({})
+        together(step)
     assert not step.finished
+
+
+def test_the_seconds_of_chunks_are_added_up_and_those_at_the_same_time_count_once_on_the_wall(tmp_path, monkeypatch):
+    step = folder(tmp_path)
+    assert step.seconds() == (0.0, 0.0)
+    for number, seconds, ended in ((0, 10, 110), (1, 10, 115), (2, 5, 200), (2, 5, 205)):
+        monkeypatch.setattr("time.time", lambda ended=ended: ended)
+        step.note_timing(number, 2, seconds)
+    assert step.seconds() == (25.0, 20.0)

@@ -3,7 +3,10 @@
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import try_to_load_from_cache
 
 from hfsynth.configuration import Configuration
 from hfsynth.generation import LLM, Completion, Request, Requests
@@ -72,6 +75,14 @@ class TransformersLLM(Configuration, LLM):
         if self.gguf_file:
             return self.gguf_file.removesuffix(".gguf")
         return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
+
+    def commit(self) -> str:
+        """Return the commit of the model that the cache of the Hub holds; "" for a folder."""
+        if os.path.isdir(self.model):
+            return ""
+        file = try_to_load_from_cache(self.model, self.gguf_file or "config.json", revision=self.revision)
+        folders = Path(file).parts if isinstance(file, str) else ()
+        return folders[folders.index("snapshots") + 1] if "snapshots" in folders else ""
 
     def load(self) -> "TransformersLLM":
         """Load the model and its tokenizer, if an equal llm hasn't yet in this process.

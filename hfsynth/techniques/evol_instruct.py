@@ -67,6 +67,7 @@ class EvolInstruct(Technique):
     """
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
+    rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
     store_evolutions: bool = field(default=False, metadata={"help": "Keep every version, not only the last."})

@@ -1,0 +1,161 @@
+"""The record of a run: what each step was, what it read, made and cost. It travels with the dataset that was made.
+
+A dataset's `info.description` is free text that datasets keeps through `select`, `filter`, `map`, `save_to_disk` and
+`concatenate_datasets`; the record is one line of it. So a card can be written whatever was done to a dataset since.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import PurePath
+from typing import Any
+
+from datasets import Dataset
+
+from hfsynth.machine import machine, versions
+from hfsynth.recipe import describe_step
+from hfsynth.record import StepTally
+from hfsynth.steps import Step, step_name
+from hfsynth.technique import Technique
+
+_MARK = "hfsynth-record: "
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a run."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    """The step as plain values (`recipe.describe_step`)."""
+    rows_in: int
+    rows_out: int
+    prompt_tokens: int = 0
+    """Tokens read, those of failed rows included."""
+    completion_tokens: int = 0
+    finish_reasons: Mapping[str, int] = field(default_factory=dict)
+    """How the last completion of a row ended → rows."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Reason → rows on which this step failed, and no step before it."""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    """Rule of the technique → pieces of rows that it stopped; "" → pieces that stood."""
+    seconds: float = 0.0
+    """Time that processes spent on the step, added up."""
+    wall_seconds: float = 0.0
+    """Time in which at least one process was at work on it, in one run or in several."""
+    processes: int = 1
+    """Processes of the run that finished it."""
+    machine: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    """The llm's name; "" for a function."""
+    commit: str = ""
+    """The model's commit on the Hub, where it is known."""
+    finished: str = ""
+    """Date, in UTC."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run read."""
+
+    rows: int
+    columns: tuple[str, ...]
+    name: str = ""
+    """The dataset on the Hub, or the kind of file; "" for one that was made in memory."""
+    commit: str = ""
+    """Its commit on the Hub."""
+    config_name: str = ""
+    split: str = ""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Source":
+        """Say where a dataset comes from, as far as it tells itself."""
+        name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
+        on_hub = {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
+        return cls(
+            len(dataset), tuple(dataset.column_names), name or dataset.info.builder_name or "", commit, **on_hub
+        )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of a pipeline."""
+
+    source: Source
+    steps: tuple[StepRecord, ...]
+    chunk_size: int
+
+    def to_json(self) -> str:
+        """Return the record on one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunRecord":
+        """Read what `to_json` wrote."""
+        record = json.loads(text)
+        source = {**record["source"], "columns": tuple(record["source"]["columns"])}
+        return cls(Source(**source), tuple(StepRecord(**step) for step in record["steps"]), record["chunk_size"])
+
+
+def step_record(
+    step: Step, rows: tuple[int, int], seconds: tuple[float, float], processes: int, tally: StepTally | None = None
+) -> dict[str, Any]:
+    """Return what is known of a step that has just been finished, as the fields of its `StepRecord`.
+
+    Args:
+        step: The step.
+        rows: How many it read and made.
+        seconds: What it took: of all processes, and on the wall.
+        processes: How many took part.
+        tally: What became of the rows, of a technique.
+    """
+    counted = {name: value for name, value in vars(tally).items() if name != "rules"} if tally else {}
+    plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in counted.items()}
+    return {
+        "name": step_name(step),
+        "recipe": describe_step(step),
+        "rows_in": rows[0],
+        "rows_out": rows[1],
+        **plain,
+        "seconds": round(seconds[0], 3),
+        "wall_seconds": round(seconds[1], 3),
+        "processes": processes,
+        "machine": machine(),
+        "versions": versions(),
+        "model": step.llm.model_name if isinstance(step, Technique) else "",
+        "commit": step.llm.commit() if isinstance(step, Technique) else "",
+        "finished": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
+    """Write a run's record into the dataset that it made, after the records of what it was made from."""
+    lines = [*(one.to_json() for one in records(before)), record.to_json()]
+    dataset.info.description = "\n".join(f"{_MARK}{line}" for line in dict.fromkeys(lines))
+
+
+def records(dataset: Dataset) -> list[RunRecord]:
+    """Return the records of the runs that made a dataset, in order; none where no run did."""
+    lines = (dataset.info.description or "").split("\n")
+    return [RunRecord.from_json(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+
+
+def _hub_name(files: Iterable[str]) -> tuple[str, str]:
+    """Return the name and commit on the Hub of a dataset that datasets has cached, from its file's path.
+
+    It is kept as `user___name/config/version/commit/file`.
+
+    >>> _hub_name(["/cache/user___name/default/0.0.0/0123456789abcdef0123456789abcdef01234567/name-train.arrow"])
+    ('user/name', '0123456789abcdef0123456789abcdef01234567')
+    >>> _hub_name(["/cache/json/default/0.0.0/train.arrow"])
+    ('', '')
+    """
+    for file in files:
+        folders = PurePath(file).parts[:-1]
+        named = [folder for folder in folders if "___" in folder]
+        if named and len(folders[-1]) == 40:
+            return named[-1].replace("___", "/", 1), folders[-1]
+    return "", ""

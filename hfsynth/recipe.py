@@ -1,0 +1,148 @@
+"""A pipeline as YAML from which it can be made again: every field of every step, by the names of their classes."""
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+from hfsynth.steps import Step, step_name
+from hfsynth.technique import Technique
+
+Description = dict[str, Any]
+"""A step as plain values: `__class__` and the fields of a technique, or `function` and its `source`."""
+_CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
+
+
+def describe_step(step: Step) -> Description:
+    """Return a step as plain values.
+
+    A model in a folder is described by the folder's own name: where it lies is nobody else's business, and of no use.
+    """
+    if isinstance(step, Technique):
+        described: Description = _describe(step)
+        return described
+    try:
+        source = inspect.getsource(step)
+    except (OSError, TypeError):  # typed at a prompt, or compiled
+        source = ""
+    return {"function": step_name(step), "source": inspect.cleandoc(source) if source else ""}
+
+
+def make_step(description: Description, known: Mapping[str, Any]) -> Step:
+    """Make a step again.
+
+    Args:
+        description: What `describe_step` returned.
+        known: Classes and functions by their names.
+
+    Raises:
+        ValueError: If a class or function isn't known, is of another version, or has no such field.
+    """
+    if "function" in description:
+        function: Step = _find(description["function"], known, "a function")
+        return function
+    made = _make(description, known)
+    if not isinstance(made, Technique):
+        raise ValueError(f"a recipe's step is a technique or a function, not {description!r}.")
+    return made
+
+
+def write_recipe(steps: Sequence[Description], chunk_size: int | None = None) -> str:
+    """Return a recipe as YAML, its long texts as they read."""
+    head: Description = {"hfsynth": version("hfsynth")}
+    if chunk_size is not None:
+        head["chunk_size"] = chunk_size
+    return yaml.dump(
+        {**head, "steps": list(steps)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2
+    )
+
+
+def read_recipe(text: str) -> tuple[list[Description], int | None]:
+    """Return the steps of a recipe, described, and its `chunk_size`, if it has one.
+
+    Raises:
+        ValueError: If it isn't a recipe.
+    """
+    try:
+        recipe = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe is not YAML: {error}") from None
+    steps = recipe.get("steps") if isinstance(recipe, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
+    return steps, recipe.get("chunk_size")
+
+
+def replace_model(description: Description, model: str) -> Description:
+    """Return a step, described, with another name or folder for its model."""
+    llm = description.get("llm")
+    if not isinstance(llm, dict) or "model" not in llm:
+        return description
+    return {**description, "llm": {**llm, "model": model}}
+
+
+def known_names(names: Iterable[Any]) -> dict[str, Any]:
+    """Return what hfsynth has itself and some more classes and functions, by their names."""
+    import hfsynth
+
+    own = {name: getattr(hfsynth, name) for name in hfsynth.__all__}
+    return {**own, **{name.__name__: name for name in names}}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, and equal values out each time."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is yaml's
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _describe(value: Any, name: str = "") -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _describe(getattr(value, f.name), f.name) for f in dataclasses.fields(value) if f.init}
+        return {_CLASS: _class_name(type(value)), **fields}
+    if isinstance(value, Mapping):
+        return {str(key): _describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_describe(item) for item in value]
+    if name == "model" and os.path.isdir(value):
+        return os.path.basename(os.path.abspath(value))
+    return value
+
+
+def _make(value: Any, known: Mapping[str, Any]) -> Any:
+    """The inverse of `_describe`; lists come back as tuples."""
+    if isinstance(value, list):
+        return tuple(_make(item, known) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {key: _make(item, known) for key, item in value.items() if key != _CLASS}
+    if _CLASS not in value:
+        return fields
+    cls = _find(str(value[_CLASS]).partition("/")[0], known, "a class")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or _class_name(cls) != value[_CLASS]:
+        raise ValueError(f"the recipe was written for {value[_CLASS]}; what is installed is {_class_name(cls)}.")
+    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
+        raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version.")
+    return cls(**fields)
+
+
+def _class_name(cls: Any) -> str:
+    version = getattr(cls, "version", 1)
+    return cls.__name__ if version == 1 else f"{cls.__name__}/{version}"
+
+
+def _find(name: Any, known: Mapping[str, Any], what: str) -> Any:
+    if name not in known:
+        raise ValueError(f"the recipe names {name!r}, {what} that hfsynth doesn't have; give it to from_yaml.")
+    return known[name]

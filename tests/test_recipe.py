@@ -1,0 +1,92 @@
+import pytest
+import yaml
+
+from hfsynth import (
+    EchoLLM,
+    EvolInstruct,
+    Magpie,
+    Pipeline,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
+from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, write_recipe
+from tests.helpers import ScriptedLLM
+
+
+def long_enough(dataset):
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        TextGeneration(EchoLLM(), template="Say\n{{ a }}!", sampling=SamplingParams(stop=("\n", "x"), min_p=0.1)),
+        SelfInstruct(EchoLLM(), num_instructions=3, output_mappings={"instruction": "question"}),
+        EvolInstruct(EchoLLM(), mutation_templates={"harder": "Make it harder: {{ instruction }}"}, seed=3),
+        Magpie(TransformersLLM("user/model", revision="v1"), system_prompt={"class": ("You teach.", 2), "b": "x"}),
+    ],
+    ids=lambda technique: technique.name,
+)
+def test_a_technique_comes_back_from_its_recipe_with_every_field(technique):
+    pipeline = Pipeline((technique,))
+    assert [step.to_json() for step in Pipeline.from_yaml(pipeline.to_yaml()).steps] == [technique.to_json()]
+
+
+def test_a_recipe_reads_as_yaml_with_its_prompts_as_they_read():
+    text = Pipeline((TextGeneration(EchoLLM(), template="Two\nlines: {{ a }}"),)).to_yaml()
+    assert "      Two\n      lines: {{ a }}" in text.replace("    Two\n    lines", "      Two\n      lines")
+    assert yaml.safe_load(text)["steps"][0]["sampling"]["temperature"] == 0.7
+
+
+def test_a_function_is_told_with_its_source_and_must_be_given_to_make_it_again():
+    text = (TextGeneration(EchoLLM()) >> long_enough).to_yaml()
+    assert "return dataset" in yaml.safe_load(text)["steps"][1]["source"]
+    assert Pipeline.from_yaml(text, long_enough).steps[1] is long_enough
+    with pytest.raises(ValueError, match="names 'long_enough', a function that hfsynth doesn't have"):
+        Pipeline.from_yaml(text)
+
+
+def test_a_class_of_ones_own_must_be_given_too():
+    text = Pipeline((TextGeneration(ScriptedLLM()),)).to_yaml()
+    assert Pipeline.from_yaml(text, ScriptedLLM).steps[0].llm == ScriptedLLM()
+    with pytest.raises(ValueError, match="names 'ScriptedLLM', a class"):
+        Pipeline.from_yaml(text)
+
+
+def test_a_recipe_of_another_version_of_a_class_is_an_error(monkeypatch):
+    text = Pipeline((TextGeneration(EchoLLM()),)).to_yaml()
+    monkeypatch.setattr(TextGeneration, "version", TextGeneration.version + 1)
+    with pytest.raises(ValueError, match="the recipe was written for TextGeneration; what is installed is"):
+        Pipeline.from_yaml(text)
+
+
+def test_where_a_models_folder_lies_is_not_told(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    text = Pipeline((TextGeneration(TransformersLLM(str(tmp_path / "my-model"))),)).to_yaml()
+    assert str(tmp_path) not in text
+    again = Pipeline.from_yaml(text, model=str(tmp_path / "my-model"))
+    assert again.steps[0].llm.model == str(tmp_path / "my-model")
+
+
+def test_the_chunk_size_is_part_of_a_recipe_that_was_run():
+    steps, chunk_size = read_recipe(write_recipe([describe_step(TextGeneration(EchoLLM()))], 64))
+    assert (len(steps), chunk_size) == (1, 64)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "steps: 3", "steps: [3]", ""])
+def test_what_is_no_recipe_is_an_error_that_shows_it(text):
+    with pytest.raises(ValueError, match="recipe"):
+        Pipeline.from_yaml(text)
+
+
+@pytest.mark.parametrize("name", ["SamplingParams", "split_failures", "Pipeline", "EchoLLM"])
+def test_a_recipe_can_make_nothing_but_steps(name):
+    with pytest.raises((ValueError, TypeError)):
+        make_step({"__class__": name}, known_names(()))
+
+
+def test_a_field_that_the_class_does_not_have_is_an_error():
+    with pytest.raises(ValueError, match="EchoLLM has no field 'shout'"):
+        make_step({"__class__": "EchoLLM", "shout": 1}, known_names(()))
