@@ -13,6 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -97,9 +98,9 @@ class StepRun:
 
     def _take_turns(self) -> None:
         """Take the next chunk from the counter of all processes, until there is none."""
-        while not self.folder.finished and (number := self._chunks.next()) is not None:
-            self._take(number, self._chunks.outcomes)
-        self._chunks.close()
+        with closing(self._chunks):  # or what an error or interrupt leaves under way would stay so
+            while not self.folder.finished and (number := self._chunks.next()) is not None:
+                self._take(number, self._chunks.outcomes)
 
     def _claim(self) -> int | None:
         """Draw the next chunk that isn't there; None where there are no more."""

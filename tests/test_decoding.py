@@ -109,9 +109,12 @@ def test_a_shared_beginning_outlives_the_row_that_read_it(pair):
 
 def test_a_rows_next_turn_finds_its_first_in_the_slot_it_left(pair):
     loop = DecodeLoop(pair[1], letters, 1)
-    (first,) = run(loop, [job(prompt(50), max_new_tokens=8)])
+    turns = [job(prompt(50), max_new_tokens=8)]
+    running = loop.run(lambda: turns.pop() if turns else None)
+    _, first = next(running)
     again = prompt(50) + first.tokens + prompt(4, seed=9)
-    (second,) = run(loop, [job(again)])
+    turns.append(job(again))
+    ((_, second),) = running
     assert second.tokens == generated(pair[0], again, 12)
     assert loop.tally.copied == 50 + 7  # the last token was chosen, but not read
 
@@ -228,3 +231,72 @@ def test_one_who_stops_listening_leaves_nothing_behind(pair):
     next(stream)
     stream.close()
     assert run(loop, [job(prompt(9))])[0].tokens == generated(pair[0], prompt(9), 12)
+
+
+def failing(function, *calls):
+    """A function that runs out of memory at these of its calls."""
+    count = 0
+
+    def call(*arguments, **options):
+        nonlocal count
+        count += 1
+        if count in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return function(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("call", [1, 4])
+def test_running_out_of_memory_while_choosing_spoils_no_row(pair, monkeypatch, call):
+    monkeypatch.setattr(decoding.Sampler, "choose", failing(decoding.Sampler.choose, call))
+    prompts = [prompt(20, seed=n) for n in range(4)]
+    made = run(DecodeLoop(pair[1], letters, 4), [job(one) for one in prompts])
+    assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]
+
+
+@pytest.mark.parametrize("call", [5, 6, 7, 8])
+def test_running_out_of_memory_while_slots_grow_spoils_no_row(pair, monkeypatch, call):
+    monkeypatch.setattr(decoding.KeyValueSlots, "_room", failing(decoding.KeyValueSlots._room, call))
+    prompts = [prompt(380, seed=n) for n in range(4)]
+    made = run(DecodeLoop(pair[1], letters, 4), [job(one) for one in prompts])
+    assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]
+
+
+def test_one_row_gives_up_the_slots_that_nobody_uses_before_it_gives_up(pair, monkeypatch):
+    forward = decoding.forward
+
+    def small(model, tokens, where, keep=0):
+        if where.slots.count > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(model, tokens, where, keep)
+
+    monkeypatch.setattr(decoding, "forward", small)
+    (made,) = run(DecodeLoop(pair[1], letters, 64), [job(prompt(20))])
+    assert made.tokens == generated(pair[0], prompt(20), 12)
+
+
+def test_a_run_computes_its_rows_as_if_no_run_had_been_before(pair, monkeypatch):
+    forward, sizes = decoding.forward, []
+    monkeypatch.setattr(
+        decoding, "forward", lambda model, tokens, *rest: sizes.append(len(tokens)) or forward(model, tokens, *rest)
+    )
+    shared = prompt(100)
+    jobs = [job(shared + prompt(5 + n, seed=n)) for n in range(8)]
+    loop = DecodeLoop(pair[1], letters, 8)
+    run(loop, jobs)
+    first = list(sizes)
+    run(loop, jobs)
+    assert sizes == first * 2
+
+
+def test_a_loop_that_is_under_way_or_short_of_memory_is_not_fresh(pair):
+    loop = DecodeLoop(pair[1], letters, 4)
+    assert loop.fresh
+    begun = loop.run(taker([job(prompt(9), max_new_tokens=3 + n) for n in range(3)]))
+    next(begun)
+    assert not loop.fresh
+    begun.close()
+    assert loop.fresh
+    loop._seating.resize(2, 384)
+    assert not loop.fresh

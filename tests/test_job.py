@@ -18,3 +18,10 @@ def test_a_stop_text_may_begin_inside_a_token():
 
 def test_an_end_token_in_the_last_place_is_an_end_and_no_cut():
     assert job([], ends=[9], max_new_tokens=1).ended([9], letters) == "stop"
+
+
+def test_a_stop_text_is_found_where_every_token_is_a_byte_of_a_character():
+    stop = "質問と回答例"
+    written = list(f"abc {stop}".encode())
+    one = job([1], stop=(stop,), max_new_tokens=100)
+    assert one.ended(written, lambda tokens: bytes(tokens).decode(errors="replace")) == "stop"

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from hfsynth import Request, SamplingParams
+from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.generation import Requests
 from hfsynth.llms import loaded
 
@@ -55,3 +55,34 @@ def test_every_request_may_be_refused(smollm):
     refused = dict(smollm.stream(requests))
     assert sorted(refused) == [0, 1, 2]
     assert {completion.finish_reason for completion in refused.values()} == {"error"}
+
+
+def test_a_refused_request_is_given_back_at_once_and_not_after_all_others(smollm):
+    left = list(range(12))
+
+    def more():
+        if left:
+            waiting.put(left.pop(), ask("Hi!", max_new_tokens=2))
+
+    waiting = Requests(more)
+    waiting.put("refused", ask("word " * 9000))
+    order = [key for key, _ in replace(smollm, batch_size=2).stream(waiting)]
+    assert order.index("refused") <= 2
+    assert len(order) == 13
+
+
+def test_a_stream_that_is_left_half_way_does_not_mix_with_the_next(smollm):
+    expected = smollm.complete(REQUESTS)
+    requests = Requests()
+    for key, request in enumerate(REQUESTS):
+        requests.put(key, replace(request, sampling=SamplingParams(temperature=0, max_new_tokens=3 + key)))
+    left = smollm.stream(requests)
+    next(left)
+    assert smollm.complete(REQUESTS) == expected
+    assert len(list(left)) == 2
+
+
+def test_a_model_spread_over_all_devices_is_refused_where_several_processes_run(smollm, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(GenerationError, match="2 processes run on this node, each of which would take all"):
+        replace(smollm, device_map="auto").load()

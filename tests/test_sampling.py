@@ -77,3 +77,10 @@ def test_a_random_stream_is_the_requests_own():
     assert torch.equal(uniforms(5, 20)[:10], stream)
     assert not torch.equal(uniforms(6, 10), stream)
     assert 0 <= stream.min() <= stream.max() < 1
+
+
+def test_weights_that_are_not_numbers_choose_a_word_of_the_vocabulary():
+    chosen = Sampler.of([SamplingParams()], 1000, torch.device("cpu")).choose(
+        torch.full((1, 1000), float("nan")), torch.tensor([0.5])
+    )
+    assert 0 <= int(chosen) < 1000

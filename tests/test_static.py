@@ -1,11 +1,11 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
-from hfsynth import GenerationError, SamplingParams
+from hfsynth import GenerationError
 from hfsynth.llms import static
-from hfsynth.llms.job import Job
 from hfsynth.llms.static import StaticBatches, generate_batch
+from tests.tiny import job, letters, prompt, taker, tiny
 
 WORDS = 64
 
@@ -22,11 +22,6 @@ def model():
         num_attention_heads=2,
     )
     return LlamaForCausalLM(config).eval()
-
-
-def job(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
-    params = SamplingParams(**{"temperature": 0.0, **sampling})
-    return Job(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
 
 
 def run(model, *jobs):
@@ -120,3 +115,10 @@ def test_one_row_that_does_not_fit_in_memory_is_an_error(model, monkeypatch):
     noting(monkeypatch, 0)
     with pytest.raises(GenerationError, match="out of memory with one row of 37 tokens"):
         stream(model, [job(prompt) for prompt in PROMPTS], 4)
+
+
+def test_a_row_that_has_ended_is_not_read_on_beyond_the_context():
+    model = tiny(GPT2Config, n_embd=64, n_head=4, n_layer=2, max_position_embeddings=64, n_positions=64)
+    jobs = [job(prompt(60), max_new_tokens=4), job(prompt(5), max_new_tokens=30), job(prompt(50), max_new_tokens=4)]
+    made = dict(StaticBatches(model, letters, 4).run(taker(jobs)))
+    assert [len(made[one].tokens) for one in jobs] == [4, 30, 4]

@@ -1,6 +1,15 @@
 import pytest
 import torch
-from transformers import Gemma2Config, GPT2Config, LlamaConfig, Mamba2Config
+import torch.nn.functional as F
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    Llama4TextConfig,
+    LlamaConfig,
+    Mamba2Config,
+    PhimoeConfig,
+    Qwen2MoeConfig,
+)
 
 from hfsynth.llms.attention import NAME
 from hfsynth.llms.packing import pack_linears
@@ -8,7 +17,13 @@ from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from tests.tiny import generated, prompt, tiny
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+WINDOW = {"use_sliding_window": True, "sliding_window": 32, "layer_types": ["sliding_attention"] * 2}
+CHUNKED = {"attention_chunk_size": 32, "head_dim": 16, "num_local_experts": 2, "intermediate_size_mlp": 64}
 UNFIT = [
+    (Qwen2MoeConfig, {**MOE, **WINDOW}, "keeps its window to itself"),
+    (PhimoeConfig, {"sliding_window": 32, "num_local_experts": 4}, "keeps its window to itself"),
+    (Llama4TextConfig, {**CHUNKED, "num_hidden_layers": 4}, "has layers of type ['chunked_attention']"),
     (Gemma2Config, {"head_dim": 16}, "softcap"),
     (Mamba2Config, MAMBA, "Mamba2ForCausalLM has an attention that can't be replaced"),
     (
@@ -19,13 +34,25 @@ UNFIT = [
 ]
 
 
-@pytest.mark.parametrize(("config", "sizes", "reason"), UNFIT, ids=["capped", "states", "dynamic"])
+@pytest.mark.parametrize(
+    ("config", "sizes", "reason"), UNFIT, ids=["window", "window too", "chunks", "capped", "states", "dynamic"]
+)
 def test_a_model_that_needs_more_keeps_its_own_attention_and_says_why(config, sizes, reason):
     model = tiny(config, **sizes)
     before = generated(model, prompt(10), 6)
     assert reason in adopt_attention(model)
     assert model.config._attn_implementation != NAME
     assert generated(model, prompt(10), 6) == before
+
+
+def test_a_kernel_that_returns_other_strides_is_no_obstacle(monkeypatch):
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(  # as one for GPUs does: what is returned lies token by token, not head by head
+        F,
+        "scaled_dot_product_attention",
+        lambda *given, **options: kernel(*given, **options).transpose(1, 2).contiguous().transpose(1, 2),
+    )
+    assert adopt_attention(tiny()) == ""
 
 
 def test_learned_positions_are_no_obstacle():

@@ -41,6 +41,8 @@ class KeyValueSlots:
     device: torch.device
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Number of the layer → keys and values, each (count, heads, capacity, width)."""
+    reaches: set[int | None] = field(default_factory=set)
+    """How far back layers have asked to attend."""
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values; the first tokens, (1, heads, T, width), show what it needs."""
@@ -49,14 +51,23 @@ class KeyValueSlots:
         return self.layers[index]
 
     def resize(self, count: int, capacity: int, kept: int) -> None:
-        """Change the room, keeping what the first `kept` slots hold; layer by layer: only one is there twice."""
+        """Change the room, keeping what the first `kept` slots hold; layer by layer: only one is there twice.
+
+        Where something is raised in between (memory runs out), the slots are as they were, and empty.
+        """
         positions = min(self.capacity, capacity)
+        before = self.count, self.capacity
         self.count, self.capacity = count, capacity
-        for index, pair in self.layers.items():
-            keys, values = self._room(pair[0]), self._room(pair[1])
-            for new, old in zip((keys, values), pair, strict=True):
-                new[:kept, :, :positions] = old[:kept, :, :positions]
-            self.layers[index] = keys, values
+        try:
+            for index, pair in self.layers.items():
+                keys, values = self._room(pair[0]), self._room(pair[1])
+                for new, old in zip((keys, values), pair, strict=True):
+                    new[:kept, :, :positions] = old[:kept, :, :positions]
+                self.layers[index] = keys, values
+        except BaseException:
+            self.count, self.capacity = before
+            self.layers.clear()
+            raise
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first `length` positions of slots to others, all at once: slots may change places."""
@@ -102,7 +113,7 @@ class Step:
     lengths: Tensor
     _rows: Tensor = field(init=False)
     _windows: list[tuple[slice, int]] = field(init=False)
-    _masks: dict[int | None, list[Tensor]] = field(init=False, default_factory=dict)
+    _masks: dict[tuple[int | None, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Find how far each group of rows has to read."""
@@ -116,23 +127,24 @@ class Step:
 
     def write(self, target: Tensor, new: Tensor) -> None:
         """Write one token a slot."""
-        target[self._rows, :, self.lengths] = new[0].transpose(0, 1)
+        rows, places = self._rows.to(target.device), self.lengths.to(target.device)
+        target[rows, :, places] = new[0].transpose(0, 1)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
         """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, width)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
-        if reach not in self._masks:
-            self._masks[reach] = [
-                _mask(self.lengths[part, None], window, reach, query.dtype)[:, None, None]
-                for part, window in self._windows
+        if (reach, query.device) not in self._masks:  # a model's layers may be on several devices
+            lengths = self.lengths.to(query.device)
+            self._masks[reach, query.device] = [
+                _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
             ]
         read = [
             F.scaled_dot_product_attention(
                 grouped[part], keys[part, :, :window], values[part, :, :window], mask, scale=scaling
             )
-            for (part, window), mask in zip(self._windows, self._masks[reach], strict=True)
+            for (part, window), mask in zip(self._windows, self._masks[reach, query.device], strict=True)
         ]
         return torch.cat(read).flatten(1, 2)[None]
 
@@ -154,7 +166,7 @@ class Prefill:
     segments: Sequence[Segment]
     device: torch.device
     _blocks: list[tuple[slice, int, int, int]] = field(init=False)
-    _masks: dict[tuple[int | None, int], list[Tensor]] = field(init=False, default_factory=dict)
+    _masks: dict[tuple[int | None, int, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Cut the segments into blocks: (their place among the tokens, slot, first position, window)."""
@@ -179,21 +191,22 @@ class Prefill:
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
         """Attend block by block, the query heads that share a key head as if they were tokens."""
         heads, shared = keys.shape[1], query.shape[1] // keys.shape[1]
-        if (reach, shared) not in self._masks:
-            self._masks[reach, shared] = [self._mask(block, reach, query.dtype, shared) for block in self._blocks]
+        if (key := (reach, shared, query.device)) not in self._masks:
+            self._masks[key] = [self._mask(block, reach, query, shared) for block in self._blocks]
         out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
-        for (place, slot, _, window), mask in zip(self._blocks, self._masks[reach, shared], strict=True):
+        for (place, slot, _, window), mask in zip(self._blocks, self._masks[key], strict=True):
             grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
             read = F.scaled_dot_product_attention(
                 grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scale=scaling
             )
-            out[0, place] = read.view(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
+            # reshape: some kernels on a GPU return other strides than they were given
+            out[0, place] = read.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
         return out
 
-    def _mask(self, block: tuple[slice, int, int, int], reach: int | None, dtype: torch.dtype, shared: int) -> Tensor:
+    def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, _, start, window = block
-        rows = torch.arange(start, start + place.stop - place.start, device=self.device)
-        return _mask(rows[:, None], window, reach, dtype).repeat(shared, 1)[None, None]
+        rows = torch.arange(start, start + place.stop - place.start, device=query.device)
+        return _mask(rows[:, None], window, reach, query.dtype).repeat(shared, 1)[None, None]
 
 
 def window_of(length: int) -> int:
@@ -250,6 +263,7 @@ def attend(
             raise UnsupportedAttention(f"{type(module).__name__} needs {name}")
     count = len(tokens.positions)
     keys, values = tokens.slots.layer(module.layer_idx, key, value)
+    tokens.slots.reaches.add(options.get("sliding_window"))
     tokens.write(keys, key[:, :, :count])
     tokens.write(values, value[:, :, :count])
     read = tokens.attend(query[:, :, :count], keys, values, scaling, options.get("sliding_window"))

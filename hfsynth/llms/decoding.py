@@ -64,9 +64,15 @@ class DecodeLoop:
         # how many tokens' keys and values there is memory for, in all slots together
         share = _FREE.get(model.device.type, _FREE["cuda"])
         self._tokens = int(available_memory(model.device) * share) // cache_bytes_per_token(model)
-        fitting = max(min(slots, self._tokens // _CAPACITY), 1)
-        self._seating = Seating(KeyValueSlots(fitting, _CAPACITY, model.device))
+        self._fitting = max(min(slots, self._tokens // _CAPACITY), 1)
+        self._seating = Seating(KeyValueSlots(self._fitting, _CAPACITY, model.device))
         self._sampler: tuple[list[Row], Sampler] | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is as it was made: nothing is under way, and no slots were given up for want of memory."""
+        whole = (self._seating.slots.count, self._prefill_tokens) == (self._fitting, _PREFILL)
+        return whole and not self._parked and not self._seating.rows
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
         """Complete jobs until there are none left.
@@ -83,7 +89,7 @@ class DecodeLoop:
                 yield from self._advance_or_shrink()
         finally:  # one who doesn't wait for the end gives up what is under way
             self._parked = []
-            self._seating.clear()
+            self._seating.clear()  # and forget what slots hold: how a run's rows are computed is its own affair
 
     def _refill(self, take: Take) -> bool:
         """Seat the next jobs in the free slots; whether there is any row at all."""
@@ -107,7 +113,9 @@ class DecodeLoop:
                 raise
         # outside the handler, whose traceback holds the tensors
         self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
-        self._shrink(len(self._seating.rows) // 2)
+        for row in self._seating.rows:  # one that was read, but didn't come to choose, reads its last token again
+            row.filled = min(row.filled, len(row.known) - 1)
+        self._shrink(len(self._seating.rows) // 2 or int(self._seating.slots.count > 1))
         return []
 
     def _advance(self) -> list[tuple[Job, Written]]:
@@ -149,7 +157,7 @@ class DecodeLoop:
         read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
         through = [row.filled + len(part) == len(row.known) for row, part in zip(rows, read, strict=True)]
         lengths = torch.tensor([len(part) for part in read])
-        last = (lengths.cumsum(0) - 1)[torch.tensor(through)].to(self._model.device)
+        last = (lengths.cumsum(0) - 1)[torch.tensor(through)]  # on the CPU: the logits may be on another device
         where = Prefill(self._seating.slots, segments, self._model.device)
         logits = forward(self._model, [token for part in read for token in part], where, last)
         for row, part in zip(rows, read, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hfsynth.generation import FinishReason, SamplingParams
 
 Decode = Callable[[Sequence[int]], str]
-_TAIL = 8  # tokens read beyond the longest stop text's characters, for one that begins inside a token
+_TAIL = 8  # tokens read beyond the longest stop text's bytes, for one that begins inside a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,8 @@ class Job:
         if tokens[-1] in self.end_tokens:
             return "stop"
         if self.stop:
-            tail = decode(tokens[-max(map(len, self.stop)) - _TAIL :])
+            longest = max(len(stop.encode()) for stop in self.stop)  # a token may be a single byte of a character
+            tail = decode(tokens[-longest - _TAIL :])
             if any(stop in tail for stop in self.stop):
                 return "stop"
         return "length" if len(tokens) >= self.max_new_tokens else None

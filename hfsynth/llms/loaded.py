@@ -1,6 +1,7 @@
 """A model in memory with its tokenizer: requests → jobs → tokens → completions."""
 
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
@@ -18,6 +19,7 @@ from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.generation import Completion, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.job import Job, Take, Written
+from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
@@ -35,6 +37,10 @@ class PromptTooLongError(ValueError):
 
 class Engine(Protocol):
     """What completes jobs: the decode loop, or static batches for a model that can't be run by it."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is as it was made: nothing is under way, and nothing was given up for want of memory."""
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
         """Complete jobs until there are none left."""
@@ -66,6 +72,11 @@ class Loaded:
         source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
         if llm.gguf_file:
             source["gguf_file"] = llm.gguf_file
+        if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+            raise GenerationError(
+                f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, "
+                "each of which would take all its devices; launch one process a node (--num_processes 1)."
+            )
         how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
         if llm.device_map:
             how["device_map"] = llm.device_map
@@ -107,18 +118,21 @@ class Loaded:
             for job, written in self._engine_of(batch_size).run(intake.take):
                 key, request, prompt = intake.asked.pop(job)
                 yield key, self.completion(request, prompt, job, written)
+                yield from intake.given_back()  # at once: a chunk waits for its last row
             if not intake.refused:
                 return
-            while intake.refused:
-                yield intake.refused.popleft()
+            yield from intake.given_back()
 
     def job(self, request: Request, prompt: str) -> Job:
         """Lay out a request for the model.
 
         Raises:
             PromptTooLongError: If the prompt leaves no room for an answer.
+            ChatTemplateError: If it is empty.
         """
         tokens: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        if not tokens:
+            raise ChatTemplateError("the chat template makes an empty prompt of the conversation")
         limit = request.sampling.max_new_tokens
         if self.context is not None:
             if len(tokens) >= self.context:
@@ -153,8 +167,9 @@ class Loaded:
 
     def _engine_of(self, batch_size: int | None) -> Engine:
         size = batch_size or _SLOTS.get(self.model.device.type, _SLOTS["cuda"])
-        if self._engine is None or self._engine[0] != size:
+        if self._engine is None or self._engine[0] != size or not self._engine[1].fresh:
             self._engine = None  # gives the memory back before more is asked for
+            free_memory()
             made = StaticBatches if self.fault else DecodeLoop
             self._engine = size, made(self.model, self._decode, size)
         return self._engine[1]
@@ -181,6 +196,11 @@ class _Intake:
     asked: dict[Job, tuple[Hashable, Request, str]] = field(default_factory=dict)
     """Job → the request's key, the request and its prompt."""
     refused: deque[tuple[Hashable, Completion]] = field(default_factory=deque)
+
+    def given_back(self) -> Iterator[tuple[Hashable, Completion]]:
+        """Give out the requests that can't be jobs, once."""
+        while self.refused:
+            yield self.refused.popleft()
 
     def take(self) -> Job | None:
         """Return the next request's job; None where none waits now."""

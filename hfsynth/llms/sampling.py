@@ -94,7 +94,7 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     span, before = _first_past(spans.sum(-1).double(), uniform.double())
     inside = spans[torch.arange(len(spans), device=spans.device), span].double()  # (B, _SPAN)
     place, _ = _first_past(inside, before / inside.sum(-1))
-    return span * _SPAN + place
+    return (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
 
 
 def _first_past(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -139,15 +139,21 @@ class Seating:
         for row in unseated:
             row.filled = 0
         kept = self._seats[:count]
-        self.slots.resize(count, capacity, max((slot + 1 for slot, row in enumerate(kept) if row), default=0))
+        try:
+            self.slots.resize(count, capacity, max((slot + 1 for slot, row in enumerate(kept) if row), default=0))
+        except BaseException:  # nothing is left of any slot, so every row is read again
+            for row in self.rows:
+                row.filled = 0
+            self._left = [[] for _ in self._seats]
+            raise
         self._seats = kept + [None] * (count - len(kept))
         self._left = [[] for _ in self._seats]
         return unseated
 
     def clear(self) -> None:
-        """Take all rows out."""
-        for row in self.rows:
-            self.free(row)
+        """Take all rows out, and forget what slots hold."""
+        self._seats = [None] * len(self._seats)
+        self._left = [[] for _ in self._seats]
 
     def _move(self, sources: list[int], targets: list[int]) -> None:
         """Move the rows in `sources` to `targets`, which are free or sources themselves."""

@@ -5,6 +5,7 @@ and the decision to stop are handed to `generate` as a logits processor and a st
 """
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,13 @@ class StaticBatches:
     def __init__(self, model: Any, decode: Decode, size: int) -> None:
         self._model = model
         self._decode = decode
-        self._size = size
+        self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        self._size = self._whole = size
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it would complete jobs as when it was made."""
+        return self._size == self._whole
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
         """Complete jobs until there are none left.
@@ -50,7 +57,9 @@ class StaticBatches:
             waiting = sorted([*waiting, *iter(take, None)], key=lambda job: -len(job.prompt))
             if not waiting:
                 return
-            batch = waiting[: self._size]
+            # a row that has ended is read on until the last one has, which must not take it out of the context
+            room = self._context - len(waiting[0].prompt)
+            batch = [job for job in waiting if job.max_new_tokens <= room][: self._size] or waiting[:1]
             try:
                 written = generate_batch(self._model, batch, self._decode)
             except RuntimeError as error:
@@ -62,7 +71,8 @@ class StaticBatches:
                         "use a smaller max_new_tokens or model."
                     ) from error
             else:
-                waiting = waiting[len(batch) :]
+                through = set(batch)
+                waiting = [job for job in waiting if job not in through]
                 yield from zip(batch, written, strict=True)
                 continue
             self._size = len(batch) // 2
