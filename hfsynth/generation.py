@@ -1,9 +1,9 @@
 """What passes between a technique and an llm: messages and sampling go in as a request, a completion comes out."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from hfsynth.errors import GenerationError
 
@@ -115,6 +115,26 @@ class Requests:
         return len(self._first) + len(self._later)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model or dataset comes from, as far as it is stated somewhere; nothing here is guessed."""
+
+    commit: str = ""
+    """Its commit on the Hub."""
+    licence: str = ""
+    """The licence that its own card or file names, by the Hub's identifier."""
+    languages: tuple[str, ...] = ()
+    """The languages that its own card or file names, as ISO codes."""
+
+    @classmethod
+    def of_card(cls, metadata: Mapping[str, Any], commit: str = "") -> "Origin":
+        """Read a card's metadata."""
+        languages = metadata.get("language") or ()
+        listed = [languages] if isinstance(languages, str) else languages
+        licence = metadata.get("license")
+        return cls(commit, licence if isinstance(licence, str) else "", tuple(map(str, listed)))
+
+
 @runtime_checkable
 class LLM(Protocol):
     """What a technique needs of an llm. A frozen dataclass that loads its model on the first `complete`.
@@ -136,9 +156,9 @@ class LLM(Protocol):
         """
         return False
 
-    def commit(self) -> str:
-        """Return the commit of the model on the Hub, for the record; "" where it has none or it isn't known."""
-        return ""
+    def origin(self) -> Origin:
+        """Say what is known of where the model comes from, for the record, without loading it."""
+        return Origin()
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.

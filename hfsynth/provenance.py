@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from hfsynth.generation import Origin
 from hfsynth.machine import machine, versions
 from hfsynth.recipe import describe_step
 from hfsynth.record import StepTally
@@ -51,10 +52,17 @@ class StepRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     """The llm's name; "" for a function."""
-    commit: str = ""
-    """The model's commit on the Hub, where it is known."""
+    origin: Origin = field(default_factory=Origin)
+    """What was known of the model where it ran."""
     finished: str = ""
     """Date, in UTC."""
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "StepRecord":
+        """Make one from its fields as JSON has them."""
+        origin = facts.get("origin") or {}
+        languages = tuple(origin.get("languages", ()))
+        return cls(**{**facts, "origin": Origin(**{**origin, "languages": languages})})
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class RunRecord:
         """Read what `to_json` wrote."""
         record = json.loads(text)
         source = {**record["source"], "columns": tuple(record["source"]["columns"])}
-        return cls(Source(**source), tuple(StepRecord(**step) for step in record["steps"]), record["chunk_size"])
+        return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), record["chunk_size"])
 
 
 def step_record(
@@ -126,7 +134,7 @@ def step_record(
         "machine": machine(),
         "versions": versions(),
         "model": step.llm.model_name if isinstance(step, Technique) else "",
-        "commit": step.llm.commit() if isinstance(step, Technique) else "",
+        "origin": asdict(step.llm.origin() if isinstance(step, Technique) else Origin()),
         "finished": datetime.now(timezone.utc).date().isoformat(),
     }
 

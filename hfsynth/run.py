@@ -118,7 +118,7 @@ class Run:
         if crew.is_main and found:
             folder.tidy()  # a process may have been killed between the last file and this
             progress.add(len(dataset), 0, failed, found=True)
-        return made, StepRecord(**folder.facts())
+        return made, StepRecord.from_json(folder.facts())
 
     def _unload(self, number: int) -> None:
         """Unload a technique's llm, if the next technique has another: two are never in memory at once."""

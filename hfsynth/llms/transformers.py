@@ -3,13 +3,10 @@
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from hfsynth.configuration import Configuration
-from hfsynth.generation import LLM, Completion, Request, Requests
+from hfsynth.generation import LLM, Completion, Origin, Request, Requests
 
 if TYPE_CHECKING:
     from hfsynth.llms.loaded import Loaded
@@ -76,13 +73,11 @@ class TransformersLLM(Configuration, LLM):
             return self.gguf_file.removesuffix(".gguf")
         return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
 
-    def commit(self) -> str:
-        """Return the commit of the model that the cache of the Hub holds; "" for a folder."""
-        if os.path.isdir(self.model):
-            return ""
-        file = try_to_load_from_cache(self.model, self.gguf_file or "config.json", revision=self.revision)
-        folders = Path(file).parts if isinstance(file, str) else ()
-        return folders[folders.index("snapshots") + 1] if "snapshots" in folders else ""
+    def origin(self) -> Origin:
+        """Say what the model's folder, or the cache of the Hub, states of where it comes from."""
+        from hfsynth.llms.origin import model_origin
+
+        return model_origin(self.model, self.revision, self.gguf_file)
 
     def load(self) -> "TransformersLLM":
         """Load the model and its tokenizer, if an equal llm hasn't yet in this process.

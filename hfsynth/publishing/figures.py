@@ -1,0 +1,178 @@
+"""Figures of a dataset's rows: lengths, duplicates, scripts; batch by batch, so memory doesn't grow with the rows."""
+
+import hashlib
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from hfsynth.record import METADATA_COLUMN
+
+_ROWS_AT_ONCE = 5_000
+_BINS = 20
+_MESSAGE = {"role", "content"}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of texts in characters; a quartile is the least length that this share of the texts doesn't exceed."""
+
+    smallest: int
+    lower: int
+    """First quartile."""
+    median: int
+    upper: int
+    """Third quartile."""
+    largest: int
+    mean: float
+    edges: tuple[float, ...]
+    """Of a histogram's bins, of equal widths from the smallest length to the largest."""
+    counts: tuple[int, ...]
+    """Texts in each bin; the last one holds the largest too."""
+
+    @classmethod
+    def of(cls, counted: Mapping[int, int]) -> "Lengths":
+        """Work them out from length → number of texts, of which there is at least one."""
+        lengths = np.array(sorted(counted))
+        texts = np.array([counted[int(length)] for length in lengths])
+        reached = texts.cumsum()
+        quartile = [int(lengths[np.searchsorted(reached, share * reached[-1])]) for share in (0.25, 0.5, 0.75)]
+        counts, edges = np.histogram(lengths, bins=_BINS, weights=texts)
+        return cls(
+            smallest=int(lengths[0]),
+            lower=quartile[0],
+            median=quartile[1],
+            upper=quartile[2],
+            largest=int(lengths[-1]),
+            mean=round(float((lengths * texts).sum() / reached[-1]), 2),
+            edges=tuple(round(float(edge), 3) for edge in edges),
+            counts=tuple(int(count) for count in counts),
+        )
+
+
+@dataclass(frozen=True)
+class ColumnFigures:
+    """Figures of one column of texts, or of conversations, whose contents are then taken as one text."""
+
+    empty: int
+    """Rows where it is None or without a character."""
+    duplicates: int
+    """Rows whose text is that of an earlier row."""
+    lengths: Lengths | None
+    """Of the texts that are not empty; None where all are."""
+    scripts: Mapping[str, int]
+    """Unicode's name of a script, such as LATIN → letters."""
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "ColumnFigures":
+        """Make them again from `dataclasses.asdict`, by way of JSON."""
+        lengths = facts["lengths"]
+        arrays = lengths and {name: tuple(lengths[name]) for name in ("edges", "counts")}
+        return cls(**{**facts, "lengths": lengths and Lengths(**{**lengths, **arrays})})
+
+
+def text_columns(features: Features) -> list[str]:
+    """List the columns that hold texts or conversations."""
+    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or _is_chat(kind))]
+
+
+def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
+    """Work out the figures of one column that `text_columns` lists."""
+    counting = _Counting()
+    with tempfile.TemporaryDirectory() as folder:
+        hashes = np.lib.format.open_memmap(
+            Path(folder) / "hashes.npy", mode="w+", dtype=np.uint64, shape=(max(len(dataset), 1),)
+        )
+        for texts in _texts(dataset, column):
+            counting.see(texts, hashes)
+        duplicates = counting.texts - _distinct(hashes[: counting.texts])
+        del hashes
+    return ColumnFigures(
+        empty=len(dataset) - counting.texts,
+        duplicates=duplicates,
+        lengths=Lengths.of(counting.lengths) if counting.lengths else None,
+        scripts=dict(counting.scripts.most_common()),
+    )
+
+
+@dataclass
+class _Counting:
+    """Counts of the texts seen so far."""
+
+    texts: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    scripts: Counter[str] = field(default_factory=Counter)
+
+    def see(self, texts: pa.Array, hashes: NDArray[np.uint64]) -> None:
+        """Count texts, none of them empty, and note their hashes."""
+        plain = texts.to_pylist()
+        hashes[self.texts : self.texts + len(plain)] = [hash_of(text) for text in plain]
+        self.texts += len(plain)
+        lengths, counts = np.unique(pc.utf8_length(texts).to_numpy(False), return_counts=True)
+        self.lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
+        points, counts = np.unique(_code_points(plain), return_counts=True)
+        for point, count in zip(points.tolist(), counts.tolist(), strict=True):
+            if script := script_of(point):
+                self.scripts[script] += count
+
+
+def hash_of(text: str) -> int:
+    """Return 8 bytes that are the same for equal texts, and for different ones as good as never."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@cache
+def script_of(point: int) -> str:
+    """Return the script of a letter, as the first word of its Unicode name; "" of what is no letter.
+
+    >>> [script_of(ord(sign)) for sign in "aж漢1 "]
+    ['LATIN', 'CYRILLIC', 'CJK', '', '']
+    """
+    sign = chr(point)
+    return unicodedata.name(sign, "").partition(" ")[0] if sign.isalpha() else ""
+
+
+def _texts(dataset: Dataset, column: str) -> Iterator[pa.Array]:
+    """Give a column's texts that are not empty, in large pieces."""
+    chat = _is_chat(dataset.features[column])
+    for table in dataset.select_columns(column).with_format("arrow").iter(_ROWS_AT_ONCE):
+        values = table.column(column).combine_chunks()
+        texts = pa.array([_said(messages) for messages in values.to_pylist()]) if chat else values
+        texts = texts.cast(pa.large_string())
+        yield texts.filter(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
+
+
+def _said(messages: Iterable[Mapping[str, Any]] | None) -> str:
+    return "\n".join(str(message["content"] or "") for message in messages or ())
+
+
+def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
+    return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _distinct(hashes: NDArray[np.uint64]) -> int:
+    """Count different values in an array that lies in a file, and sort it there."""
+    hashes.sort()
+    piece = 1_000_000
+    changes = sum(
+        int(np.count_nonzero(np.diff(hashes[start : start + piece + 1]))) for start in range(0, len(hashes), piece)
+    )
+    return changes + bool(len(hashes))
+
+
+def _is_text(kind: Any) -> bool:
+    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
+
+
+def _is_chat(kind: Any) -> bool:
+    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE
