@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import ChatTemplateError as ChatTemplateError
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
+    from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
     from hfsynth.generation import LLM as LLM
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hfsynth.llms.echo import EchoLLM as EchoLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.pipeline import Pipeline as Pipeline
+    from hfsynth.publishing.folder import save as save
+    from hfsynth.publishing.hub import push_to_hub as push_to_hub
     from hfsynth.record import split_failures as split_failures
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
@@ -40,6 +43,7 @@ _HOMES = {
     "Magpie": "techniques.magpie",
     "Message": "generation",
     "Pipeline": "pipeline",
+    "PushError": "errors",
     "Request": "generation",
     "RowError": "errors",
     "RunError": "errors",
@@ -48,6 +52,8 @@ _HOMES = {
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
+    "push_to_hub": "publishing.hub",
+    "save": "publishing.folder",
     "split_failures": "record",
 }
 __all__ = [
@@ -61,6 +67,7 @@ __all__ = [
     "Magpie",
     "Message",
     "Pipeline",
+    "PushError",
     "Request",
     "RowError",
     "RunError",
@@ -69,6 +76,8 @@ __all__ = [
     "Technique",
     "TextGeneration",
     "TransformersLLM",
+    "push_to_hub",
+    "save",
     "split_failures",
 ]
 

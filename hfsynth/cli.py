@@ -19,6 +19,9 @@ from datasets import Dataset, load_dataset
 
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
+from hfsynth.pipeline import Pipeline
+from hfsynth.publishing.folder import save
+from hfsynth.record import split_failures
 
 T = TypeVar("T")
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -42,6 +45,19 @@ class RunArguments:
     chunk_size: int = field(
         default=128, metadata={"help": "Rows that are computed, saved and, where a process is killed, lost together."}
     )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dataset on the Hub, user/name, to push the result to; checked before anything is generated."
+        },
+    )
+    private: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a dataset that is made on the Hub is private; default: the namespace's."},
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration to write the result as; default: the technique's name."}
+    )
 
     def rows(self) -> Dataset:
         """Load the input; without a dataset, `num_rows` rows with nothing but an `id`.
@@ -61,6 +77,24 @@ class RunArguments:
         else:
             raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
         return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
+
+
+def make(pipeline: Pipeline, run: RunArguments, config_name: str) -> None:
+    """Run a pipeline as the arguments say, save what comes out, and push it where asked.
+
+    Args:
+        pipeline: The pipeline.
+        run: The arguments.
+        config_name: What the result is called where the arguments don't say.
+    """
+    name = run.config_name or config_name
+    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size, push_target=run.push_to_hub)
+    save(dataset, run.output_dir, config_name=name)
+    rows, failures = split_failures(dataset)
+    say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+    if run.push_to_hub:
+        url = pipeline.push_to_hub(dataset, run.push_to_hub, config_name=name, private=run.private)
+        say(f"pushed: {url}")
 
 
 def say(text: str) -> None:

@@ -6,7 +6,8 @@ Exception
 │   └── ChatTemplateError   a chat template can't render what was asked of it
 ├── RuntimeError
 │   ├── RunError            a run could not be finished; what was finished is kept
-│   └── GenerationError     an llm can't go on
+│   ├── GenerationError     an llm can't go on
+│   └── PushError           the Hub doesn't take a dataset
 └── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
 """
 
@@ -25,6 +26,10 @@ class GenerationError(RuntimeError):
 
 class RunError(RuntimeError):
     """A run could not be finished. What was finished is kept, and the same command does the rest."""
+
+
+class PushError(RuntimeError):
+    """A dataset can't be pushed: the Hub refuses the token, the name or the card, or can't be reached."""
 
 
 class RowError(Exception):

@@ -3,15 +3,18 @@
 import logging
 import re
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import count
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features
 
+from hfsynth.crew import is_main_process
+from hfsynth.diagram import Diagram, Node
+from hfsynth.publishing.access import check_push_target
+from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
 from hfsynth.run import Run, RunOptions, default_run_dir
-from hfsynth.steps import DatasetFunction, Step, features_after, step_name
+from hfsynth.steps import DatasetFunction, Step, features_after, node_of, step_name
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class Pipeline:
         run_dir: str | Path | None = None,
         chunk_size: int = 128,
         quiet: bool = False,
+        push_target: str | None = None,
     ) -> Dataset:
         """Run all steps over a dataset, computing only what is not there from an earlier run.
 
@@ -70,9 +74,12 @@ class Pipeline:
             run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
             chunk_size: Rows that are computed, saved and lost together.
             quiet: No progress bars.
+            push_target: A dataset on the Hub, `user/name`, that the result is to be pushed to afterwards: whether you
+                may is found out now.
 
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
+            PushError: If `push_target` can't be pushed to, before any model is loaded.
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
         """
@@ -80,10 +87,38 @@ class Pipeline:
             splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
             raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
         self.features(dataset.features)
+        if push_target is not None and is_main_process():
+            check_push_target(push_target)
         for hint in self._hints():
             logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
         return Run(self.steps, RunOptions(folder, chunk_size, quiet)).over(dataset)
+
+    def push_to_hub(
+        self,
+        dataset: Dataset | DatasetDict,
+        repo_id: str,
+        *,
+        config_name: str = "default",
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str | None:
+        """Push what this pipeline made, as `hfsynth.push_to_hub` does.
+
+        Args:
+            dataset: What `run` returned, or `Dataset.map` with the technique.
+            repo_id: The dataset on the Hub, `user/name`.
+            config_name: Name of the configuration.
+            private: Whether a dataset that is made there is private; default: as the namespace has it.
+            token: A token with write access; default: the one that you are logged in with.
+
+        Returns:
+            The address of the commit; None in other processes than 0.
+
+        Raises:
+            PushError: If it can't be pushed.
+        """
+        return push_to_hub(dataset, repo_id, config_name=config_name, private=private, token=token, steps=self.steps)
 
     def to_yaml(self) -> str:
         """Return the pipeline as a recipe: every field of every step, from which `from_yaml` makes it again."""
@@ -125,20 +160,12 @@ class Pipeline:
             step1 -- "generation" --> result
             step2 -- "again" --> result
         """
-        makers = dict.fromkeys(features or self._first_inputs(), "dataset")
-        nodes, arrows = ['dataset[("dataset")]'], dict[tuple[str, str], list[str]]()
-        for number, step in enumerate(self.steps, 1):
-            node = f"step{number}"
-            nodes.append(f'{node}["{_label(step)}"]')
-            reads = step.wire(makers).values() if isinstance(step, Technique) else list(makers)
-            for column in reads:
-                arrows.setdefault((makers[column], node), []).append(column)
-            makers |= dict.fromkeys(step.written_features if isinstance(step, Technique) else makers, node)
-        for column, maker in makers.items():
-            if maker != "dataset":
-                arrows.setdefault((maker, "result"), []).append(column)
-        lines = [f'{a} -- "{escape(", ".join(columns))}" --> {b}' for (a, b), columns in arrows.items()]
-        return "\n    ".join(["flowchart LR", *nodes, 'result[("result")]', *lines])
+        columns = list(features or self._first_inputs())
+        seen, nodes = set(columns), list[Node]()
+        for step in self.steps:
+            nodes.append(node_of(step, seen))
+            seen |= set(nodes[-1].makes or ())
+        return Diagram.of(columns, nodes).mermaid()
 
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""
@@ -170,12 +197,6 @@ class Pipeline:
                 needed |= dict.fromkeys(column for column in read if column not in made)
                 made |= set(step.written_features)
         return list(needed)
-
-
-def _label(step: Step) -> str:
-    """What a drawing shows of a step: its name and, of a technique, the model."""
-    model = f"<br/>{escape(step.llm.model_name)}" if isinstance(step, Technique) else ""
-    return f"<b>{escape(step_name(step))}</b>{model}"
 
 
 def _free_name(name: str, taken: set[str]) -> str:

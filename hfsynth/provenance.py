@@ -5,8 +5,7 @@ A dataset's `info.description` is free text that datasets keeps through `select`
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import PurePath
@@ -14,13 +13,15 @@ from typing import Any
 
 from datasets import Dataset
 
+from hfsynth.diagram import Node
 from hfsynth.generation import Origin
 from hfsynth.machine import machine, versions
 from hfsynth.recipe import describe_step
-from hfsynth.record import StepTally
-from hfsynth.steps import Step, step_name
+from hfsynth.record import METADATA_COLUMN, StepTally
+from hfsynth.steps import Step, node_of, step_name
 from hfsynth.technique import Technique
 
+_ROWS_AT_ONCE = 10_000
 _MARK = "hfsynth-record: "
 
 
@@ -31,6 +32,8 @@ class StepRecord:
     name: str
     recipe: Mapping[str, Any]
     """The step as plain values (`recipe.describe_step`)."""
+    node: Node
+    """What it read and made."""
     rows_in: int
     rows_out: int
     prompt_tokens: int = 0
@@ -50,19 +53,23 @@ class StepRecord:
     """Processes of the run that finished it."""
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    model: str = ""
-    """The llm's name; "" for a function."""
     origin: Origin = field(default_factory=Origin)
     """What was known of the model where it ran."""
     finished: str = ""
     """Date, in UTC."""
+    citation: str = ""
+    """The technique's paper, as BibTeX."""
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "StepRecord":
         """Make one from its fields as JSON has them."""
-        origin = facts.get("origin") or {}
-        languages = tuple(origin.get("languages", ()))
-        return cls(**{**facts, "origin": Origin(**{**origin, "languages": languages})})
+        node, origin = facts["node"], facts["origin"]
+        makes = node["makes"] and tuple(node["makes"])
+        read = {
+            "node": Node(**{**node, "reads": tuple(node["reads"]), "makes": makes}),
+            "origin": Origin(**{**origin, "languages": tuple(origin["languages"])}),
+        }
+        return cls(**{**facts, **read})
 
 
 @dataclass(frozen=True)
@@ -109,34 +116,70 @@ class RunRecord:
 
 
 def step_record(
-    step: Step, rows: tuple[int, int], seconds: tuple[float, float], processes: int, tally: StepTally | None = None
+    step: Step,
+    dataset: Dataset,
+    rows_out: int,
+    seconds: tuple[float, float],
+    processes: int,
+    tally: StepTally | None = None,
 ) -> dict[str, Any]:
     """Return what is known of a step that has just been finished, as the fields of its `StepRecord`.
 
     Args:
         step: The step.
-        rows: How many it read and made.
+        dataset: What it read.
+        rows_out: How many rows it made.
         seconds: What it took: of all processes, and on the wall.
         processes: How many took part.
         tally: What became of the rows, of a technique.
     """
-    counted = {name: value for name, value in vars(tally).items() if name != "rules"} if tally else {}
-    plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in counted.items()}
-    return {
-        "name": step_name(step),
-        "recipe": describe_step(step),
-        "rows_in": rows[0],
-        "rows_out": rows[1],
-        **plain,
-        "seconds": round(seconds[0], 3),
-        "wall_seconds": round(seconds[1], 3),
-        "processes": processes,
-        "machine": machine(),
-        "versions": versions(),
-        "model": step.llm.model_name if isinstance(step, Technique) else "",
-        "origin": asdict(step.llm.origin() if isinstance(step, Technique) else Origin()),
-        "finished": datetime.now(timezone.utc).date().isoformat(),
-    }
+    llm = step.llm if isinstance(step, Technique) else None
+    record = StepRecord(
+        name=step_name(step),
+        recipe=describe_step(step),
+        node=node_of(step, dataset.column_names),
+        rows_in=len(dataset),
+        rows_out=rows_out,
+        **_counts(tally or StepTally()),
+        seconds=round(seconds[0], 3),
+        wall_seconds=round(seconds[1], 3),
+        processes=processes,
+        machine=machine(),
+        versions=versions(),
+        origin=llm.origin() if llm else Origin(),
+        finished=datetime.now(timezone.utc).date().isoformat(),
+        citation=step.citation if isinstance(step, Technique) else "",
+    )
+    return asdict(record)
+
+
+def read_off(dataset: Dataset, steps: Sequence[Step]) -> RunRecord:
+    """Make a record of what the rows themselves tell, for a dataset that `map` made.
+
+    Args:
+        dataset: It has `generation_metadata` and at least one row.
+        steps: The techniques, for what the rows don't tell: every field, what was read.
+    """
+    by_name = {step_name(step): step for step in steps}
+    found: list[StepRecord] = []
+    for place, entry in enumerate(dataset[0][METADATA_COLUMN]):
+        tally = StepTally(place=place)
+        for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
+            tally.see(table)
+        step = by_name.get(entry["step"])
+        found.append(
+            StepRecord(
+                name=entry["step"],
+                recipe=describe_step(step) if step else {},
+                node=_node(step, dataset) if step else Node(entry["step"], entry["model"], (), ()),
+                rows_in=tally.rows,
+                rows_out=len(dataset),
+                **_counts(tally),
+                origin=step.llm.origin() if isinstance(step, Technique) else Origin(),
+                citation=step.citation if isinstance(step, Technique) else "",
+            )
+        )
+    return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
 
 
 def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
@@ -149,6 +192,22 @@ def records(dataset: Dataset) -> list[RunRecord]:
     """Return the records of the runs that made a dataset, in order; none where no run did."""
     lines = (dataset.info.description or "").split("\n")
     return [RunRecord.from_json(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+
+
+def _counts(tally: StepTally) -> dict[str, Any]:
+    return {
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "finish_reasons": dict(tally.finish_reasons.most_common()),
+        "failures": dict(tally.failures.most_common()),
+        "stopped": dict(tally.stopped.most_common()),
+    }
+
+
+def _node(step: Step, made: Dataset) -> Node:
+    """Return how a step is drawn, from what it made."""
+    written = step.written_features if isinstance(step, Technique) else ()
+    return node_of(step, [column for column in made.column_names if column not in written])
 
 
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:

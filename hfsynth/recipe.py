@@ -51,14 +51,17 @@ def make_step(description: Description, known: Mapping[str, Any]) -> Step:
     return made
 
 
-def write_recipe(steps: Sequence[Description], chunk_size: int | None = None) -> str:
+def write_recipe(steps: Sequence[Mapping[str, Any]], chunk_size: int | None = None) -> str:
     """Return a recipe as YAML, its long texts as they read."""
     head: Description = {"hfsynth": version("hfsynth")}
     if chunk_size is not None:
         head["chunk_size"] = chunk_size
-    return yaml.dump(
-        {**head, "steps": list(steps)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2
-    )
+    return dump({**head, "steps": list(steps)})
+
+
+def dump(value: Any) -> str:
+    """Return plain values as YAML, texts of several lines as blocks."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2)
 
 
 def read_recipe(text: str) -> tuple[list[Description], int | None]:

@@ -78,14 +78,17 @@ def step_failures(dataset: Dataset) -> Dataset:
 
 @dataclass
 class StepTally:
-    """What became of a step's rows, counted from the last entries of `generation_metadata` as tables pass by.
+    """What became of a step's rows, counted from its entries in `generation_metadata` as tables pass by.
 
-    A row that a step made several of carries one entry in each, which is counted once: the rows of a table come from
-    whole rows of the step's input.
+    A row that a step made several of carries one entry in each, which is counted once: they are neighbours.
     """
 
     rules: tuple[str, str] | None = None
     """An output column with lists of structs, and their field that names the rule which stopped a piece of the row."""
+    place: int | None = None
+    """Which entry of a row is the step's; None for the last."""
+    rows: int = 0
+    """Rows of the step's input."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reasons: Counter[str] = field(default_factory=Counter)
@@ -93,6 +96,7 @@ class StepTally:
     """Reason → rows on which the step failed, and no step before it."""
     stopped: Counter[str] = field(default_factory=Counter)
     """Rule → pieces of rows that it stopped; "" → pieces that stood."""
+    _last_row: int = -1
 
     def see(self, table: pa.Table) -> pa.Table:
         """Count the rows of a table, and give it back."""
@@ -100,15 +104,18 @@ class StepTally:
         if not len(column):
             return table
         offsets = column.offsets.to_numpy()
-        entries = column.values.take(pa.array(offsets[1:] - 1))
+        places = offsets[1:] - 1 if self.place is None else offsets[:-1] + self.place
+        entries = column.values.take(pa.array(places))
         rows = entries.field("row").to_numpy()
-        first = np.r_[True, rows[1:] != rows[:-1]]
+        first = np.diff(rows, prepend=self._last_row) != 0
+        self._last_row = int(rows[-1])
+        self.rows += int(first.sum())
         once = entries.filter(pa.array(first))
         self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py()
         self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py()
         self.finish_reasons += _counted(once.field("finish_reason"), but="")
         failed_so_far = np.r_[0, np.cumsum(pc.not_equal(column.values.field("error"), "").to_numpy(False))]
-        fresh = first & (failed_so_far[offsets[1:] - 1] == failed_so_far[offsets[:-1]])
+        fresh = first & (failed_so_far[places] == failed_so_far[offsets[:-1]])
         self.failures += _counted(entries.filter(pa.array(fresh)).field("error"), but="")
         if self.rules:
             outputs, rule = self.rules

@@ -177,9 +177,9 @@ def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolde
         raise TypeError(f"{step_name(function)} returned {type(made).__name__}; a step returns a Dataset.")
     with DiskErrors(folder.path):
         folder.prepare(clean=crew.is_main)
-        rows_in, seconds = len(dataset), time.monotonic() - began
+        took = time.monotonic() - began
         folder.finish(
-            _tables(made), lambda rows_out: step_record(function, (rows_in, rows_out), (seconds, seconds), crew.size)
+            _tables(made), lambda rows_out: step_record(function, dataset, rows_out, (took, took), crew.size)
         )
     for cache in set(_caches(dataset)) - kept:  # what datasets kept of the function, which is here now
         cache.unlink(missing_ok=True)

@@ -153,10 +153,11 @@ class StepRun:
         if not self.crew.is_main:
             wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
         if not self.folder.finished:
-            tally, step, rows_in = StepTally(self.technique.written_rules), self.technique, len(self.dataset)
+            tally = StepTally(self.technique.written_rules)
 
             def facts(rows_out: int) -> dict[str, Any]:
-                return step_record(step, (rows_in, rows_out), self.folder.seconds(), self.crew.size, tally)
+                seconds = self.folder.seconds()
+                return step_record(self.technique, self.dataset, rows_out, seconds, self.crew.size, tally)
 
             self.folder.consolidate(tally.see, facts)
 

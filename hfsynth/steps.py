@@ -1,11 +1,12 @@
 """What a pipeline's step may be: a technique, or a named function of the whole dataset, such as a filter."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
+from hfsynth.diagram import Node
 from hfsynth.errors import ColumnError
 from hfsynth.technique import Technique
 
@@ -29,6 +30,18 @@ def step_name(step: Step) -> str:
     if not callable(step) or isinstance(step, type) or not name.isidentifier():
         raise TypeError(f"a pipeline's step is a technique, or a named function of a dataset, not {step!r}.")
     return str(name)
+
+
+def node_of(step: Step, columns: Collection[str]) -> Node:
+    """Return how a drawing shows a step that is given these columns.
+
+    Raises:
+        ColumnError: As `Technique.wire` does.
+    """
+    if isinstance(step, Technique):
+        reads, makes = step.wire(columns).values(), tuple(step.written_features)
+        return Node(step.name, step.llm.model_name, tuple(reads), makes)
+    return Node(step_name(step), "", tuple(columns), None)
 
 
 def step_hash(step: Step) -> str:

@@ -12,9 +12,18 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
-from hfsynth import EvolInstruct, Magpie, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth import (
+    EvolInstruct,
+    Magpie,
+    Pipeline,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+    save,
+    split_failures,
+)
 from hfsynth.cli import say
-from hfsynth.hub import save
 
 SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 
@@ -55,7 +64,8 @@ def main() -> None:
 def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
     """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
     made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), chunk_size=12)
-    rows, failures = save(made, folder, pipeline=pipeline, config_name=name)
+    save(made, folder, config_name=name)
+    rows, failures = split_failures(made)
     say(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
     say(f"{columns[0]:<58}| {columns[1]}")
     for row in rows.select(range(min(4, len(rows)))):

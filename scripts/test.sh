@@ -7,4 +7,4 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
-HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $bin/python -m pytest "$@"
+TOKENIZERS_PARALLELISM=false $bin/python -m pytest "$@"

@@ -6,19 +6,14 @@ The input has a column `instruction`, or `messages`, or the columns of --templat
 """
 
 from hfsynth import Pipeline, TextGeneration, TransformersLLM
-from hfsynth.cli import RunArguments, build, parser, say
-from hfsynth.hub import save
+from hfsynth.cli import RunArguments, build, make, parser
 
 
 def main() -> None:
-    """Run the technique over the input and save what comes out."""
+    """Run the technique over the input, save what comes out, and push it where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()
-    run = build(RunArguments, arguments)
     llm = build(TransformersLLM, arguments)
-    pipeline = Pipeline((build(TextGeneration, arguments, llm),))
-    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size)
-    rows, failures = save(dataset, run.output_dir, pipeline=pipeline, config_name="text_generation")
-    say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+    make(Pipeline((build(TextGeneration, arguments, llm),)), build(RunArguments, arguments), "text_generation")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,27 @@
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
-import datasets
-import pytest
+from tests.hub_server import HubServer
 
-from hfsynth import TransformersLLM
+# before the Hub's client is imported, which reads its endpoint then: every test's Hub is this one, on loopback
+_SCRATCH = tempfile.TemporaryDirectory(prefix="hfsynth-tests-")
+HUB = HubServer(Path(_SCRATCH.name) / "store")
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": str(Path(_SCRATCH.name) / "home"),
+    "HF_HUB_OFFLINE": "0",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+for name in ("HF_TOKEN", "HF_HUB_DISABLE_XET"):
+    os.environ.pop(name, None)
+
+import datasets  # noqa: E402
+import pytest  # noqa: E402
+
+from hfsynth import TransformersLLM  # noqa: E402
 
 datasets.disable_progress_bars()
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,3 +52,11 @@ def smollm(smollm_folder) -> TransformersLLM:
 
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     return TransformersLLM(smollm_folder, gguf_file=GGUF, dtype="float32", batch_size=8)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """An empty Hub, and a token of `user` that may write."""
+    HUB.reset()
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    return HUB

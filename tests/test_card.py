@@ -1,65 +1,99 @@
+import re
+
+import pytest
 import yaml
 from datasets import Dataset
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration, split_failures
-from hfsynth.card import ConfigCard, render_card, size_category
+from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth.publishing.card import write_card
+from hfsynth.publishing.files import write_config, write_facts
 
-EVIL = "```\n---\n<script>alert(1)</script> | # head {{ 7 * 7 }} **b** "
-
-
-def card_of(instructions, name="default", **fields):
-    pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
-    made = pipeline.run(Dataset.from_dict({"instruction": instructions}), quiet=True)
-    return ConfigCard.of(name, *split_failures(made), pipeline)
+EVIL = (
+    "```\n---\n<script>alert(1)</script> | # head {{ 7 * 7 }} {% raw %} **b** <!-- hfsynth: end x --> $a$ @me ![x](y)"
+)
 
 
-def test_the_counts_are_those_of_the_rows():
-    card = card_of(["a", None, "b", "", None])
-    assert card.num_rows == 2
-    assert card.failures == {"TextGeneration: instruction is None": 2, "TextGeneration: instruction is empty": 1}
-    assert card.samples == [{"instruction": "a", "generation": "a"}, {"instruction": "b", "generation": "b"}]
+@pytest.fixture
+def facts(tmp_path):
+    """Make the facts of a configuration of these instructions."""
+
+    def made(instructions, name="default", **fields):
+        pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
+        rows = pipeline.run(Dataset.from_dict({"instruction": instructions}), quiet=True)
+        folder = tmp_path / f"files-{name}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return write_facts(folder, write_config(folder, rows, name, ()), {})
+
+    return made
 
 
-def test_the_facts_come_back_from_json():
-    card = card_of(["a"])
-    assert ConfigCard.from_json(card.to_json()) == card
+def parts(card):
+    _, head, text = re.split("^---\n", card, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(head), text
 
 
-def test_the_metadata_names_every_configuration_and_the_real_size():
-    text = render_card("My data", [card_of(["a"], "one"), card_of(["b"] * 1000, "two")])
-    metadata = yaml.safe_load(text.split("---\n")[1])
-    assert [config["config_name"] for config in metadata["configs"]] == ["one", "two"]
-    assert metadata["size_categories"] == ["1K<n<10K"]
-    assert "synthetic" in metadata["tags"]
-    assert size_category(2_000_000_000) == "n>1B"
-
-
-def test_each_step_is_told_with_its_model_prompt_and_sampling():
-    text = render_card("x", [card_of(["a"], template="Say {{ instruction }}!", seed=5)])
-    for part in (
-        "TextGeneration, by echo, seed 5",
-        "Say {{ instruction }}!",
-        "temperature: 0.7",
-        "max_new_tokens: 1024",
-    ):
-        assert part in text
-
-
-def test_text_from_rows_and_names_can_not_break_the_card():
-    text = render_card(EVIL, [card_of([EVIL], name="x", system_prompt=EVIL)])
-    outside, fence = [], ""
-    for line in text.split("---\n", 2)[2].splitlines():
+def outside_of_code(text):
+    lines, fence = [], ""
+    for line in text.splitlines():
         run = line[: len(line) - len(line.lstrip("`"))]
         if fence and line == fence:
             fence = ""
         elif not fence and len(run) >= 3:
             fence = run
         elif not fence:
-            outside.append(line)
-    assert not fence
-    assert not any("<script" in line.replace("\\<", "") for line in outside)
+            lines.append(line)
+    assert not fence, "a block of code isn't closed"
+    return lines
 
 
-def test_with_nothing_that_failed_there_is_no_heading_for_it():
-    assert "Rows that failed" not in render_card("x", [card_of(["a"])])
-    assert "Rows that failed" in render_card("x", [card_of([None])])
+def test_text_from_rows_prompts_and_names_can_not_break_the_card(facts):
+    config = facts([EVIL, "b"], system_prompt=EVIL, output_mappings={"generation": EVIL})
+    metadata, text = parts(write_card("user/x", "", [], [config]))
+    assert [info["features"][1]["name"] for info in metadata["dataset_info"]] == [EVIL]
+    for line in outside_of_code(text):
+        assert "<script" not in line.replace("\\<", "")
+        assert "49" not in line
+        if line.startswith("|") and EVIL[20:30] in line:
+            assert line.replace("\\|", "").count("|") in (3, 12)
+    again = write_card("user/x", write_card("user/x", "", [], [config]), [config], [config])
+    assert again == write_card("user/x", "", [], [config])
+
+
+def test_with_nothing_optional_there_is_no_empty_heading(facts, tmp_path):
+    bare = write_config(tmp_path, Dataset.from_dict({"n": [1, 2]}), "default", ())
+    for config in (bare, facts([]), facts([None]), facts(["a"])):
+        lines = [line for line in write_card("user/x", "", [], [config]).splitlines() if line.strip()]
+        for line, following in zip(lines, [*lines[1:], "# end"], strict=True):
+            if line.startswith("#"):
+                assert not following.startswith(("#", "<!-- hfsynth: end")) or line == "# x", line
+
+
+def test_what_the_user_wrote_in_the_card_stays_where_it_was(facts):
+    one, two = facts(["a"], "one"), facts(["b", "c"], "two")
+    first = write_card("user/x", "", [], [one])
+    metadata, text = parts(first)
+    metadata |= {"license": "mit", "pretty_name": "Mine", "tags": [*metadata["tags"], "chess"]}
+    edited = f"---\n{yaml.safe_dump(metadata)}---\n\nBefore.\n{text}\nAfter. <!-- hfsynth: end nothing -->\n"
+    metadata, text = parts(write_card("user/x", edited, [one], [one, two]))
+    assert text.startswith("\nBefore.\n\n# x\n")
+    assert text.endswith("\nAfter. <!-- hfsynth: end nothing -->\n")
+    assert text.count("## one") == text.count("## two") == 1
+    assert (metadata["license"], metadata["pretty_name"]) == ("mit", "Mine")
+    assert metadata["tags"] == ["synthetic", "hfsynth", "chess"]
+
+
+def test_a_card_that_the_user_wrote_alone_gets_a_part_of_ours_at_its_end(facts):
+    card = write_card("user/x", "# Mine\n\nHello.\n", [], [facts(["a"])])
+    assert parts(card)[1].startswith("# Mine\n\nHello.\n\n<!-- hfsynth: begin ")
+
+
+def test_the_same_facts_write_the_same_card_again(facts):
+    config = facts(["a", None])
+    card = write_card("user/x", "", [], [config])
+    assert write_card("user/x", card, [config], [config]) == card
+
+
+@pytest.mark.parametrize(("head", "said"), [("a: [", "is not YAML"), ("- a", "must be names and values")])
+def test_metadata_that_can_not_be_read_is_an_error_and_not_overwritten(facts, head, said):
+    with pytest.raises(ValueError, match=said):
+        write_card("user/x", f"---\n{head}\n---\n", [], [facts(["a"])])

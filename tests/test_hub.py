@@ -1,75 +1,291 @@
-import pytest
-from datasets import Dataset, load_dataset
+"""Pushing, through the unmodified clients of datasets and the Hub, to a Hub on loopback."""
 
-from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
-from hfsynth.hub import save
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+
+import pytest
+import yaml
+from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub import constants
+
+from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
+from hfsynth.publishing import files
+from tests.helpers import ScriptedLLM
+from tests.hub_server import Repository, Stored
+
+
+@dataclass(frozen=True)
+class HubLLM(ScriptedLLM):
+    """A scripted llm that says it is a model on the Hub."""
+
+    model: str = ""
+
+    @property
+    def model_name(self):
+        return self.model
+
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
-MAGPIE = Pipeline((Magpie(EchoLLM(), n_turns=2),))
+NAME = "user/made"
+
+
+@pytest.fixture(params=["xet", "lfs"])
+def path(request, monkeypatch):
+    """The two ways on which the client uploads large files."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
+    return request.param
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    pause = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: pause(min(seconds, 0.001)))
 
 
 def answered(*instructions):
     return ANSWER.run(Dataset.from_dict({"instruction": list(instructions)}), quiet=True)
 
 
-def test_each_configuration_is_read_back_with_its_rows_and_features(tmp_path):
-    conversations = MAGPIE.run(Dataset.from_dict({"id": [0, 1]}), quiet=True)
-    save(answered("a", None, "b"), tmp_path / "made", pipeline=ANSWER, config_name="answers")
-    save(conversations, tmp_path / "made", pipeline=MAGPIE, config_name="magpie")
-    answers = load_dataset(str(tmp_path / "made"), "answers", split="train", cache_dir=str(tmp_path / "c"))
-    magpie = load_dataset(str(tmp_path / "made"), "magpie", split="train", cache_dir=str(tmp_path / "c"))
-    assert answers["generation"][:] == ["a", "b"]
-    assert magpie.to_list() == conversations.to_list()
-    assert magpie.features == conversations.features
+def loaded(tmp_path, *config, name=NAME, **options):
+    folder = tmp_path / f"cache-{len(list(tmp_path.iterdir()))}"
+    return load_dataset(name, *config, cache_dir=str(folder), **options)
 
 
-def test_saving_again_replaces_a_configuration_and_leaves_the_others(tmp_path):
-    for name, rows in (("one", answered("a")), ("two", answered("b")), ("one", answered("c", "d"))):
-        save(rows, tmp_path, pipeline=ANSWER, config_name=name)
-    one = load_dataset(str(tmp_path), "one", split="train", cache_dir=str(tmp_path / "c"))
-    two = load_dataset(str(tmp_path), "two", split="train", cache_dir=str(tmp_path / "c"))
-    assert (one["generation"][:], two["generation"][:]) == (["c", "d"], ["b"])
+def card(hub, name=NAME):
+    _, head, text = hub.read(name, "README.md").decode().split("---\n", 2)
+    return yaml.safe_load(head), text
 
 
-def test_the_failures_are_returned_beside_the_rows(tmp_path):
-    rows, failures = save(answered("a", None), tmp_path, pipeline=ANSWER)
-    assert (len(rows), failures["reason"][:]) == (1, ["instruction is None"])
+def test_rows_and_failures_are_loaded_again_with_their_features(hub, path, tmp_path):
+    made = Pipeline((Magpie(EchoLLM(), n_turns=2),)).run(Dataset.from_dict({"id": [0, 1]}), quiet=True)
+    push_to_hub(made, NAME, config_name="magpie")
+    push_to_hub(answered("a", None, "b"), NAME, config_name="answers")
+    magpie = loaded(tmp_path, "magpie", split="train")
+    assert (magpie.to_list(), magpie.features) == (made.to_list(), made.features)
+    assert loaded(tmp_path, "answers", split="train")["generation"][:] == ["a", "b"]
+    failures = load_dataset(
+        "parquet", data_files=f"hf://datasets/{NAME}/answers/failures-train.parquet", cache_dir=str(tmp_path / "c")
+    )
+    assert failures["train"]["reason"][:] == ["instruction is None"]
 
 
-def test_a_configuration_without_rows_is_told_in_the_card_and_spoils_no_other(tmp_path, caplog):
-    save(answered("a"), tmp_path, pipeline=ANSWER, config_name="one")
-    save(answered(None), tmp_path, pipeline=ANSWER, config_name="none")
-    assert "no row of none is left" in caplog.text
-    assert load_dataset(str(tmp_path), "one", split="train", cache_dir=str(tmp_path / "c"))["generation"][:] == ["a"]
-    assert "## none" in (tmp_path / "README.md").read_text()
-
-
-def test_a_save_that_was_killed_can_be_repeated_and_spoils_nothing(tmp_path, monkeypatch):
-    save(answered("a"), tmp_path, pipeline=ANSWER)
-    with monkeypatch.context() as patch:
-        patch.setattr("hfsynth.hub.ConfigCard.of", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            save(answered("b"), tmp_path, pipeline=ANSWER)
-    assert load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "c"))["generation"][:] == ["a"]
-    save(answered("c"), tmp_path, pipeline=ANSWER)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "c") == [
+def test_a_push_is_one_commit_with_everything_in_it(hub, path, tmp_path):
+    url = push_to_hub(answered("a", None), NAME)
+    _, second = hub.dataset(NAME).commits
+    assert url.endswith(second[0])
+    assert sorted(second[2]) == [
         "README.md",
-        "default",
-        "hf-datasets",
+        "default/failures-train.parquet",
+        "default/hfsynth.json",
+        "default/hfsynth.yaml",
+        "default/lengths.png",
+        "default/steps.png",
+        "default/train-00000-of-00001.parquet",
+    ]
+    again = Pipeline.from_yaml(hub.read(NAME, "default/hfsynth.yaml").decode())
+    assert [step.to_json() for step in again.steps] == [step.to_json() for step in ANSWER.steps]
+
+
+def test_a_push_of_what_is_there_makes_no_commit(hub, path):
+    rows = answered("a")
+    first = push_to_hub(rows, NAME)
+    assert push_to_hub(rows, NAME) == first
+    assert len(hub.dataset(NAME).commits) == 2
+
+
+def test_many_shards_are_one_commit_and_fewer_of_them_later_leave_none_behind(hub, path, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_BYTES_PER_SHARD", 10)
+        push_to_hub(answered(*map(str, range(120))), NAME)
+    shards = [path for path in hub.dataset(NAME).files if path.endswith(".parquet")]
+    assert (len(shards), len(hub.dataset(NAME).commits)) == (120, 2)
+    assert loaded(tmp_path, split="train")["generation"][:] == [str(n) for n in range(120)]
+    push_to_hub(answered("x", "y"), NAME)
+    assert loaded(tmp_path, split="train")["generation"][:] == ["x", "y"]
+    assert len([path for path in hub.dataset(NAME).files if path.endswith(".parquet")]) == 1
+
+
+def test_splits_of_a_dataset_dict_are_splits_there(hub, tmp_path):
+    push_to_hub(DatasetDict(train=answered("a", "b"), test=answered("c", None)), NAME)
+    both = loaded(tmp_path)
+    assert {name: split["generation"][:] for name, split in both.items()} == {"train": ["a", "b"], "test": ["c"]}
+    assert "default/failures-test.parquet" in hub.dataset(NAME).files
+
+
+def test_other_configurations_files_and_the_users_words_stay(hub, tmp_path):
+    push_to_hub(answered("a"), NAME, config_name="one")
+    repository = hub.dataset(NAME)
+    metadata, text = card(hub)
+    metadata |= {
+        "license": "mit",
+        "configs": [*metadata["configs"], {"config_name": "mine", "data_files": "mine.parquet"}],
+    }
+    readme = f"---\n{yaml.safe_dump(metadata)}---\n{text}\nMy own words.\n".encode()
+    Dataset.from_dict({"a": [1], "b": [2]}).to_parquet(tmp_path / "mine.parquet")
+    mine = (tmp_path / "mine.parquet").read_bytes()
+    theirs = {"README.md": Stored(readme, len(readme)), "mine.parquet": Stored(mine, len(mine))}
+    repository.commits.append(("f" * 40, "mine", {**repository.files, **theirs}))
+    push_to_hub(answered("b", "c"), NAME, config_name="two")
+    assert hub.read(NAME, "mine.parquet") == mine
+    metadata, text = card(hub)
+    assert text.endswith("My own words.\n")
+    assert metadata["license"] == "mit"
+    assert [config["config_name"] for config in metadata["configs"]] == ["mine", "one", "two"]
+    assert loaded(tmp_path, "one", split="train")["generation"][:] == ["a"]
+    assert loaded(tmp_path, "mine", split="train").to_list() == [{"a": 1, "b": 2}]
+    assert loaded(tmp_path, "two", split="train")["generation"][:] == ["b", "c"]
+
+
+def test_what_hfsynth_did_not_write_is_not_replaced(hub):
+    push_to_hub(answered("a"), NAME, config_name="one")
+    repository = hub.dataset(NAME)
+    repository.commits.append(("f" * 40, "mine", {**repository.files, "two/train.csv": Stored(b"a\n1\n", 4)}))
+    with pytest.raises(PushError, match=r"has files in two/ that are not hfsynth's: \['two/train.csv'\]"):
+        push_to_hub(answered("b"), NAME, config_name="two")
+
+
+def test_a_file_that_the_gitignore_there_leaves_out_is_an_error_and_no_loss(hub, path):
+    push_to_hub(answered("a"), NAME)
+    repository = hub.dataset(NAME)
+    repository.commits.append(("f" * 40, "mine", {**repository.files, ".gitignore": Stored(b"*.parquet\n", 10)}))
+    with pytest.raises(PushError, match=r"the \.gitignore of user/made leaves out"):
+        push_to_hub(answered("b"), NAME)
+    assert len(repository.commits) == 3
+
+
+def test_a_dataset_may_be_made_private(hub):
+    push_to_hub(answered("a"), NAME, private=True)
+    push_to_hub(answered("a"), "club/open")
+    assert hub.dataset(NAME).private
+    assert not hub.dataset("club/open").private
+
+
+def test_the_licence_is_what_the_cards_of_model_and_source_state_and_else_not_told(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository(card={"license": "apache-2.0", "language": "en"})
+    made = Pipeline((TextGeneration(HubLLM(model="user/model")),)).run(
+        Dataset.from_dict({"instruction": ["a"]}), quiet=True
+    )
+    push_to_hub(made, NAME)
+    metadata, text = card(hub)
+    assert (metadata["license"], metadata["language"]) == ("apache-2.0", ["en"])
+    assert "| user/model | not known | apache-2.0 |" in text
+    made = Pipeline((TextGeneration(HubLLM(model="user/unknown")),)).run(
+        Dataset.from_dict({"instruction": ["a"]}), quiet=True
+    )
+    push_to_hub(made, NAME)
+    metadata, text = card(hub)
+    assert "license" not in metadata
+    assert "| user/unknown | not known | not stated |" in text
+
+
+def test_a_source_on_the_hub_is_named_with_its_commit(hub, tmp_path):
+    push_to_hub(answered("a", "b"), "user/source")
+    source = loaded(tmp_path, name="user/source", split="train").select_columns(["instruction"])
+    push_to_hub(ANSWER.run(source, quiet=True), NAME)
+    metadata, text = card(hub)
+    commit = hub.dataset("user/source").commits[-1][0]
+    assert metadata["source_datasets"] == ["user/source"]
+    assert f"2 rows of user/source (default, train at {commit[:12]})" in text
+    assert "--dataset user/source --config default --split train" in text
+
+
+class Pushing:
+    """A push of other rows onto what is there, again and again, with a fault at one of its requests."""
+
+    def __init__(self, hub):
+        self.hub, self.rows = hub, answered("x", None)
+        push_to_hub(answered("a", "b", "c"), NAME)
+        self.before = hub.state()
+        hub.watch()
+        push_to_hub(self.rows, NAME)
+        self.requests, self.pushed = len(hub.log), self.files()
+
+    def files(self):
+        return {path: one.oid for path, one in self.hub.dataset(NAME).files.items()}
+
+    def again(self, number, fault):
+        self.hub.reset(self.before, {number: fault})
+        push_to_hub(self.rows, NAME)
+
+
+FAULTS = {"xet": [409, 412, 429, 503, "before", "after"], "lfs": [503, "before", "after"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"), [(path, fault) for path, faults in FAULTS.items() for fault in faults], indirect=["path"]
+)
+def test_a_fault_at_any_request_costs_neither_rows_nor_a_second_commit(hub, path, no_waiting, fault):
+    pushing = Pushing(hub)
+    for number in range(pushing.requests):
+        pushing.again(number, fault)
+        assert pushing.files() == pushing.pushed
+        assert len(hub.dataset(NAME).commits) == 3, f"{fault} at {hub.log[number]}"
+
+
+@pytest.mark.parametrize(("path", "fault"), [("xet", 403), ("lfs", 400), ("lfs", 404)], indirect=["path"])
+def test_a_refusal_at_any_request_leaves_the_old_state_and_an_error_or_the_new_one(hub, path, no_waiting, fault):
+    pushing = Pushing(hub)
+    ends = set()
+    for number in range(pushing.requests):
+        try:
+            pushing.again(number, fault)
+        except PushError:
+            ends.add("error")
+            assert len(hub.dataset(NAME).commits) == 2, f"{fault} at {hub.log[number]}"
+        else:
+            ends.add("pushed")
+            assert pushing.files() == pushing.pushed
+    assert "error" in ends
+
+
+def test_a_hub_that_is_down_is_an_error_that_says_so(hub, no_waiting):
+    hub.watch(dict.fromkeys(range(1000), 503))
+    with pytest.raises(PushError, match=r"asking who you are failed 8 times: .*503.*Try again later"):
+        push_to_hub(answered("a"), NAME)
+
+
+def test_somebody_elses_commit_meanwhile_is_kept(hub, monkeypatch):
+    push_to_hub(answered("a"), NAME)
+    repository = hub.dataset(NAME)
+    real = repository.at
+    calls = []
+
+    def at(revision):
+        calls.append(revision)
+        commit = real(revision)
+        if calls.count("main") == 2:  # after the state was read, before the commit
+            calls.append("main")
+            repository.commits.append(("e" * 40, "theirs", {**repository.files, "theirs.txt": Stored(b"x", 1)}))
+        return commit
+
+    repository.at = at
+    push_to_hub(answered("b"), NAME)
+    assert hub.read(NAME, "theirs.txt") == b"x"
+    assert [title for _, title, _ in repository.commits][1:] == [
+        "Write default: 1 rows, with hfsynth",
+        "theirs",
+        "Write default: 1 rows, with hfsynth",
     ]
 
 
-def test_nothing_is_overwritten_that_was_not_written_here(tmp_path):
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"has a README\.md that was not written by hfsynth"):
-        save(answered("a"), tmp_path, pipeline=ANSWER)
-    (tmp_path / "other" / "default").mkdir(parents=True)
-    with pytest.raises(FileExistsError, match="was not written by hfsynth; give another folder or config_name"):
-        save(answered("a"), tmp_path / "other", pipeline=ANSWER)
-    assert (tmp_path / "README.md").read_text() == "mine"
+def test_a_card_that_the_hub_refuses_is_an_error_and_nothing_is_pushed(hub):
+    push_to_hub(answered("a"), NAME)
+    repository = hub.dataset(NAME)
+    readme = hub.read(NAME, "README.md").replace(b"---\n", b"---\nlicense: my-own\n", 1)
+    repository.commits.append(("f" * 40, "m", {**repository.files, "README.md": Stored(readme, len(readme))}))
+    with pytest.raises(PushError, match=r"the card of user/made is refused: .*must not be my-own"):
+        push_to_hub(answered("b"), NAME)
+    assert len(repository.commits) == 3
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b"])
-def test_a_configuration_that_can_not_be_a_folder_is_an_error(name, tmp_path):
-    with pytest.raises(ValueError, match="config_name is"):
-        save(answered("a"), tmp_path, pipeline=ANSWER, config_name=name)
+def test_under_accelerate_it_is_pushed_once(hub):
+    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_TOKEN": "hf_write"}
+    done = subprocess.run(
+        [*command, "-m", "tests.launched_push", NAME], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(hub.dataset(NAME).commits) == 2
+    assert [line for line in hub.log if line.endswith("/commit/main")] == [f"POST /api/datasets/{NAME}/commit/main"]

@@ -28,6 +28,7 @@ def test_the_public_names_are_these():
         "Magpie",
         "Message",
         "Pipeline",
+        "PushError",
         "Request",
         "RowError",
         "RunError",
@@ -36,6 +37,8 @@ def test_the_public_names_are_these():
         "Technique",
         "TextGeneration",
         "TransformersLLM",
+        "push_to_hub",
+        "save",
         "split_failures",
     ]
     for name in hfsynth.__all__:

@@ -32,7 +32,7 @@ def test_a_record_tells_what_every_step_read_made_and_cost():
     assert last.failures == {}, "both failed before"
     assert (first.prompt_tokens, first.completion_tokens) == (6, 4)
     assert first.finish_reasons == {"stop": 2, "error": 1}
-    assert (first.model, function.model, last.model) == ("scripted", "", "echo")
+    assert (first.node.model, function.node.model, last.node.model) == ("scripted", "", "echo")
     assert first.seconds >= first.wall_seconds > 0
     assert first.versions["datasets"]
     assert first.recipe["template"] is None

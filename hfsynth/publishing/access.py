@@ -1,0 +1,85 @@
+"""Whether a dataset may be pushed: asked before a week of generation, and not after."""
+
+from typing import Any
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from hfsynth.errors import PushError
+from hfsynth.publishing.card import read_metadata
+from hfsynth.publishing.retrying import persistently, status_of, told
+
+
+def check_push_target(repo_id: str, token: str | None = None) -> None:
+    """Check that a dataset can be pushed to a repository, as far as that is known before there is one.
+
+    Args:
+        repo_id: `user/name`.
+        token: Default: the one that you are logged in with.
+
+    Raises:
+        PushError: If the name isn't one, there is no token or it may not write, the namespace is somebody else's, or
+            the card that is there can't be read.
+    """
+    _check_name(repo_id)
+    if not (token or get_token()):
+        raise PushError(f"no token to push {repo_id!r} with; run `hf auth login`, or set HF_TOKEN to a write token.")
+    api = HfApi(token=token)
+    try:
+        _check_account(persistently("asking who you are", api.whoami), repo_id.partition("/")[0])
+        persistently(f"asking for {repo_id}", lambda: _check_repository(api, repo_id))
+    except OfflineModeIsEnabled as error:
+        raise PushError(f"{repo_id!r} can't be pushed to offline; unset HF_HUB_OFFLINE.") from error
+    except HfHubHTTPError as error:
+        if status_of(error) in (401, 403):
+            raise PushError(
+                f"the token can't write to {repo_id!r} ({status_of(error)}): it is wrong, has expired, or lacks the "
+                "right. Make one with write access in your settings on the Hub, and log in with `hf auth login`."
+            ) from error
+        raise PushError(f"the Hub refuses {repo_id!r}: {told(error)}") from error
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PushError(f"{repo_id!r} is no name for a dataset: {error}") from None
+    if "/" not in repo_id:
+        raise PushError(f"{repo_id!r} says not whose the dataset is; use 'user/{repo_id}'.")
+
+
+def _check_account(account: dict[str, Any], namespace: str) -> None:
+    """Check that an account can write to a namespace with the token it showed."""
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise PushError(
+            f"the token {token.get('displayName', '')!r} of {account['name']!r} can only read; log in with one that "
+            "can write: `hf auth login`."
+        )
+    organizations = {one["name"]: one.get("roleInOrg", "") for one in account.get("orgs") or ()}
+    mine = [account["name"], *(name for name, role in organizations.items() if role != "read")]
+    if namespace not in mine:
+        raise PushError(
+            f"the namespace {namespace!r} isn't yours to write to; as {account['name']!r} you have {mine}."
+        )
+
+
+def _check_repository(api: HfApi, repo_id: str) -> None:
+    """Check that a repository that is there can be written to, and its card be kept."""
+    try:
+        api.auth_check(repo_id, repo_type="dataset", write=True)
+        card = api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
+    except (RepositoryNotFoundError, EntryNotFoundError):
+        return
+    with open(card, encoding="utf-8") as file:
+        try:
+            read_metadata(file.read())
+        except ValueError as error:
+            raise PushError(f"{repo_id}: {error} Mend it there first.") from error

@@ -1,0 +1,127 @@
+"""The facts of one configuration of a dataset: all that its part of the card says, as values that JSON can keep."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+from hfsynth.provenance import RunRecord, StepRecord
+from hfsynth.publishing.figures import ColumnFigures, column_figures, text_columns
+from hfsynth.record import METADATA_COLUMN
+
+SAMPLES = 3
+_SHOWN = 1_000  # characters of a text that a sample shows
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """One split: what its rows are, and how they were made."""
+
+    name: str
+    rows: int
+    figures: Mapping[str, ColumnFigures]
+    """Column of texts → its figures."""
+    samples: tuple[Mapping[str, Any], ...]
+    """The first row, the one in the middle and the last, without `generation_metadata`."""
+    runs: tuple[RunRecord, ...]
+    """The runs that made it, in order."""
+    failures: int
+    """Rows in the split's file of failures."""
+
+    @classmethod
+    def of(cls, name: str, dataset: Dataset, failures: int, runs: tuple[RunRecord, ...]) -> "SplitFacts":
+        """Read the facts from the rows that are published."""
+        shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
+        places = sorted({0, len(dataset) // 2, len(dataset) - 1}) if len(dataset) else []
+        return cls(
+            name=name,
+            rows=len(dataset),
+            figures={column: column_figures(dataset, column) for column in text_columns(dataset.features)},
+            samples=tuple(_shortened(shown[place]) for place in places[:SAMPLES]),
+            runs=runs,
+            failures=failures,
+        )
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The steps of all its runs."""
+        return [step for run in self.runs for step in run.steps]
+
+
+@dataclass(frozen=True)
+class ConfigFacts:
+    """One configuration."""
+
+    config_name: str
+    columns: Mapping[str, str]
+    """Column → its type."""
+    splits: tuple[SplitFacts, ...]
+    info: Mapping[str, Any]
+    """Its entry in the metadata's `dataset_info`."""
+    stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Model or source on the Hub → what its card states: `licence`, `languages`."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in all splits."""
+        return sum(split.rows for split in self.splits)
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The steps that differ, of all splits."""
+        seen: dict[str, StepRecord] = {}
+        for split in self.splits:
+            for step in split.steps:
+                seen.setdefault(json.dumps([step.name, step.recipe], sort_keys=True, default=str), step)
+        return list(seen.values())
+
+    def to_json(self) -> str:
+        """Return the facts as JSON, for `from_json`."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ConfigFacts":
+        """Read the facts that `to_json` wrote.
+
+        Raises:
+            ValueError: If they were written by another version.
+        """
+        try:
+            facts = json.loads(text)
+            return cls(**{**facts, "splits": tuple(_split(split) for split in facts["splits"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"a hfsynth.json there can't be read by this version: {error!r}; take its configuration away there."
+            ) from error
+
+
+def _split(facts: Mapping[str, Any]) -> SplitFacts:
+    figures = {column: ColumnFigures.from_json(found) for column, found in facts["figures"].items()}
+    runs = tuple(RunRecord.from_json(json.dumps(run)) for run in facts["runs"])
+    return SplitFacts(**{**facts, "figures": figures, "runs": runs, "samples": tuple(facts["samples"])})
+
+
+def _shortened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Cut long texts, and show what JSON doesn't know as text."""
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _SHOWN else f"{value[:_SHOWN]} … ({len(value):,} characters)"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def models(facts: ConfigFacts) -> Iterator[StepRecord]:
+    """Give a step for each model that differs."""
+    seen = set()
+    for step in facts.steps:
+        if step.node.model and step.node.model not in seen:
+            seen.add(step.node.model)
+            yield step

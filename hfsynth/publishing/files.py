@@ -1,0 +1,162 @@
+"""The files of one configuration, the same in a folder as on the Hub.
+
+<config>/train-00000-of-00002.parquet   the rows on which no step failed, split by split
+<config>/failures-train.parquet         the others: which step, which row, why
+<config>/hfsynth.yaml                   the recipe
+<config>/hfsynth.json                   the facts that the card is written from
+<config>/steps.png, lengths.png         the card's pictures
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, SplitDict, SplitInfo, Value
+
+from hfsynth.progress import without_bars
+from hfsynth.provenance import RunRecord, read_off, records
+from hfsynth.publishing import telling
+from hfsynth.publishing.facts import ConfigFacts, SplitFacts
+from hfsynth.recipe import write_recipe
+from hfsynth.record import METADATA_COLUMN, split_failures
+from hfsynth.steps import Step
+
+FACTS = "hfsynth.json"
+_BYTES_PER_SHARD = 500 * 1000**2
+
+
+def check_config_name(config_name: str) -> None:
+    """Check that a configuration's name can be a folder's.
+
+    Raises:
+        ValueError: If it can't.
+    """
+    if not config_name or not config_name.replace("_", "").replace("-", "").isalnum() or not config_name.isascii():
+        raise ValueError(f"config_name is {config_name!r}; use letters, digits, '_' and '-'.")
+
+
+def splits_of(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
+    """Return the splits of a dataset; one alone is `train`.
+
+    Raises:
+        TypeError: If it is neither a Dataset nor a DatasetDict.
+        ValueError: If the splits have different columns.
+    """
+    if isinstance(dataset, Dataset):
+        return {"train": dataset}
+    if not isinstance(dataset, DatasetDict):
+        raise TypeError(f"a Dataset or a DatasetDict can be published, not {type(dataset).__name__}.")
+    splits = {str(name): split for name, split in dataset.items()}
+    columns = {name: split.features for name, split in splits.items()}
+    if not splits or any(features != next(iter(columns.values())) for features in columns.values()):
+        raise ValueError(f"all splits of a configuration need the same columns; these have {columns}.")
+    return splits
+
+
+def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str, steps: Sequence[Step]) -> ConfigFacts:
+    """Write all files of a configuration but its facts.
+
+    Args:
+        folder: An empty folder, for the files.
+        dataset: The rows.
+        config_name: The configuration's name.
+        steps: What made the rows, where they don't tell themselves.
+
+    Returns:
+        The facts, for `write_facts`.
+    """
+    splits = splits_of(dataset)
+    told, written = list[SplitFacts](), list[SplitInfo]()
+    with without_bars():
+        for name, split in splits.items():
+            rows, failures = _parted(split)
+            size = _write_rows(folder, name, rows)
+            if len(failures):
+                failures.to_parquet(folder / f"failures-{name}.parquet")
+            told.append(SplitFacts.of(name, rows, len(failures), _runs(split, steps)))
+            written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
+    features = next(iter(splits.values())).features
+    facts = ConfigFacts(
+        config_name=config_name,
+        columns={name: kind_of(feature) for name, feature in features.items()},
+        splits=tuple(told),
+        info=_info(config_name, DatasetInfo(features=features), written, folder),
+    )
+    _write_beside(folder, facts)
+    return facts
+
+
+def write_facts(folder: Path, facts: ConfigFacts, stated: Mapping[str, Mapping[str, Any]]) -> ConfigFacts:
+    """Write the facts, with what the cards of models and sources state, as the last file."""
+    facts = replace(facts, stated=dict(stated))
+    (folder / FACTS).write_text(facts.to_json(), encoding="utf-8")
+    return facts
+
+
+def kind_of(feature: Any) -> str:
+    """Name the type of a column, for people.
+
+    >>> from datasets import List, Value
+    >>> kind_of(Value("string")), kind_of(List({"role": Value("string"), "content": Value("string")}))
+    ('string', 'list of {role, content}')
+    """
+    if isinstance(feature, List | LargeList):
+        return f"list of {kind_of(feature.feature)}"
+    if isinstance(feature, Mapping):
+        return "{" + ", ".join(map(str, feature)) + "}"
+    return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
+
+
+def _parted(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Part rows from failures; where no technique left its mark, all are rows."""
+    if METADATA_COLUMN in dataset.column_names:
+        return split_failures(dataset)
+    return dataset, Dataset.from_dict({})
+
+
+def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
+    """Return the runs that made a dataset, as it tells itself or as its rows do."""
+    if found := records(dataset):
+        return tuple(found)
+    told = METADATA_COLUMN in dataset.column_names and len(dataset)
+    return (read_off(dataset, steps),) if told else ()
+
+
+def _write_rows(folder: Path, split: str, rows: Dataset) -> int:
+    """Write rows as shards, batch by batch; return their size in memory."""
+    if not len(rows):
+        return 0
+    whole = rows.data.nbytes * len(rows) // max(rows.data.num_rows, 1)
+    shards = min(whole // _BYTES_PER_SHARD + 1, len(rows))
+    return sum(
+        rows.shard(num_shards=shards, index=number, contiguous=True).to_parquet(
+            folder / f"{split}-{number:05d}-of-{shards:05d}.parquet"
+        )
+        for number in range(shards)
+    )
+
+
+def _info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
+    """Return a configuration's entry in `dataset_info`, as datasets writes it."""
+    info.splits = SplitDict({split.name: split for split in splits if split.num_examples})
+    info.dataset_size = sum(split.num_bytes for split in splits)
+    files = [file for split in splits for file in folder.glob(f"{split.name}-*.parquet")]
+    info.download_size = sum(file.stat().st_size for file in files)
+    return {"config_name": config_name, **info._to_yaml_dict()}
+
+
+def _write_beside(folder: Path, facts: ConfigFacts) -> None:
+    """Write the recipe and the pictures."""
+    from hfsynth.publishing.pictures import draw_diagram, draw_lengths  # matplotlib: as long as all other imports
+
+    recipes = [step.recipe for step in facts.steps if step.recipe]
+    if recipes:
+        sizes = {run.chunk_size for split in facts.splits for run in split.runs} - {0}
+        chunk_size = sizes.pop() if len(sizes) == 1 else None
+        (folder / "hfsynth.yaml").write_text(write_recipe(recipes, chunk_size), encoding="utf-8")
+    if facts.steps:
+        (folder / "steps.png").write_bytes(draw_diagram(telling.diagram(facts)))
+    lengths = {name: found.lengths for name, _, found in telling.figures(facts) if found.lengths}
+    if lengths:
+        (folder / "lengths.png").write_bytes(draw_lengths(lengths))

@@ -1,0 +1,181 @@
+"""A dataset on the Hub, in one commit: all of it is there, or nothing of it.
+
+Everything is written to a temporary folder and uploaded. Then, until it has worked: what the repository holds now is
+read, the card is merged with the one there, and files, card and deletions go into one commit on top of exactly that
+state. A try whose answer was lost is recognised by what it left: everything is there, so there is nothing to commit.
+"""
+
+import copy
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+
+from hfsynth.crew import is_main_process
+from hfsynth.errors import PushError
+from hfsynth.publishing.access import check_push_target
+from hfsynth.publishing.card import write_card
+from hfsynth.publishing.facts import ConfigFacts
+from hfsynth.publishing.files import FACTS, check_config_name, splits_of, write_config, write_facts
+from hfsynth.publishing.retrying import persistently, told
+from hfsynth.publishing.stating import look_up
+from hfsynth.steps import Step
+
+
+def push_to_hub(
+    dataset: Dataset | DatasetDict,
+    repo_id: str,
+    *,
+    config_name: str = "default",
+    private: bool | None = None,
+    token: str | None = None,
+    steps: Sequence[Step] = (),
+) -> str | None:
+    """Push the rows on which no step failed, the failures, the recipe and a card that tells of them, in one commit.
+
+    Pushing a configuration again replaces it and leaves the others, all other files, and what the user wrote in the
+    card. Where nothing has changed, no commit is made. Of several processes, process 0 pushes.
+
+    Args:
+        dataset: What `pipeline.run` returned, or `Dataset.map` with a technique.
+        repo_id: The dataset on the Hub, `user/name`; it is made if it isn't there.
+        config_name: Name of the configuration, and of its folder.
+        private: Whether a dataset that is made is private; default: as the namespace has it.
+        token: A token with write access; default: the one that you are logged in with.
+        steps: The techniques, where the dataset was made by `Dataset.map`: a run's are in the dataset.
+
+    Returns:
+        The address of the commit; None in other processes.
+
+    Raises:
+        PushError: If the token, the name or the card is refused, or the Hub can't be reached. The dataset there is
+            then what it was.
+        ValueError: If the name of the configuration can't be a folder's.
+    """
+    check_config_name(config_name)
+    splits_of(dataset)
+    if not is_main_process():
+        return None
+    check_push_target(repo_id, token)
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory(prefix="hfsynth-push-") as folder:
+        written = Path(folder) / config_name
+        written.mkdir()
+        facts = write_config(written, dataset, config_name, steps)
+        facts = write_facts(written, facts, look_up(api, facts))
+        try:
+            return _Push(api, repo_id, facts, Path(folder)).run(private)
+        except HfHubHTTPError as error:
+            raise PushError(f"the Hub refuses the push to {repo_id}: {told(error)}") from error
+        except ValueError as error:  # how the client says that the Hub refuses a card
+            raise PushError(f"the card of {repo_id} is refused: {told(error)}") from error
+        except RuntimeError as error:  # how the client says that an upload is refused
+            if isinstance(error, PushError) or not isinstance(error.__cause__, HfHubHTTPError):
+                raise
+            raise PushError(f"the Hub refuses an upload to {repo_id}: {told(error.__cause__)}") from error
+
+
+@dataclass(frozen=True)
+class _Push:
+    """A configuration on its way to the Hub."""
+
+    api: HfApi
+    repo_id: str
+    facts: ConfigFacts
+    folder: Path
+    """Its files are in the subfolder of its name."""
+
+    def run(self, private: bool | None) -> str:
+        """Make the repository where there is none, upload and commit the files; return the commit's address.
+
+        Raises:
+            PushError: If the Hub can't be reached, or the repository would not take a file.
+        """
+        name, api, repo_id = self.facts.config_name, self.api, self.repo_id
+        persistently(f"making {repo_id}", lambda: _make_repository(api, repo_id, private))
+        files = [CommitOperationAdd(f"{name}/{path.name}", path) for path in sorted((self.folder / name).iterdir())]
+        persistently(
+            f"uploading to {repo_id}",
+            lambda: api.preupload_lfs_files(repo_id, files, repo_type="dataset", free_memory=False),
+        )
+        if ignored := [file.path_in_repo for file in files if file._should_ignore]:
+            raise PushError(f"the .gitignore of {repo_id} leaves out {ignored}; take out what matches them there.")
+        return persistently(f"the commit to {repo_id}", lambda: self._commit(files))
+
+    def _commit(self, files: Sequence[CommitOperationAdd]) -> str:
+        """Try once, on top of what the repository holds now."""
+        head = str(self.api.dataset_info(self.repo_id, revision="main").sha)
+        there = self._files(head)
+        card = CommitOperationAdd("README.md", self._card(head, there).encode())
+        stale = self._stale(there, files)
+        if not stale and all(_holds(there, file) for file in (*files, card)):
+            return f"{self.api.endpoint}/datasets/{self.repo_id}/commit/{head}"
+        additions = [copy.copy(file) for file in files]  # what was uploaded is known; the client marks what it commits
+        for addition in additions:
+            addition._remote_oid = None  # of the time of the upload: it may be another by now
+        made = self.api.create_commit(
+            self.repo_id,
+            [*additions, card, *(CommitOperationDelete(path) for path in stale)],
+            commit_message=f"Write {self.facts.config_name}: {self.facts.rows:,} rows, with hfsynth",
+            repo_type="dataset",
+            parent_commit=head,
+        )
+        return str(made.commit_url)
+
+    def _files(self, head: str) -> dict[str, RepoFile]:
+        """List what a commit holds, by path."""
+        tree = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=head, recursive=True)
+        return {file.path: file for file in tree if isinstance(file, RepoFile)}
+
+    def _stale(self, there: Mapping[str, RepoFile], files: Sequence[CommitOperationAdd]) -> list[str]:
+        """List the files of the configuration as it was pushed before that it hasn't any more, such as shards.
+
+        Raises:
+            PushError: If its folder has files that weren't pushed by hfsynth.
+        """
+        name, kept = self.facts.config_name, {file.path_in_repo for file in files}
+        stale = [path for path in there if path.startswith(f"{name}/") and path not in kept]
+        if stale and f"{name}/{FACTS}" not in there:
+            raise PushError(
+                f"{self.repo_id} has files in {name}/ that are not hfsynth's: {stale[:3]}; use another name."
+            )
+        return stale
+
+    def _card(self, head: str, there: Mapping[str, RepoFile]) -> str:
+        """Write the card on top of the one there."""
+        facts = [path for path in there if path.endswith(f"/{FACTS}") and path.count("/") == 1]
+        before = [ConfigFacts.from_json(self._read(head, path)) for path in sorted(facts)]
+        now = {**{one.config_name: one for one in before}, self.facts.config_name: self.facts}
+        text = self._read(head, "README.md") if "README.md" in there else ""
+        return write_card(self.repo_id, text, before, [now[name] for name in sorted(now)])
+
+    def _read(self, head: str, path: str) -> str:
+        file = self.api.hf_hub_download(
+            self.repo_id, path, repo_type="dataset", revision=head, cache_dir=self.folder / ".cache"
+        )
+        return Path(file).read_text(encoding="utf-8")
+
+
+def _make_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
+    try:
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    except KeyError as error:  # the client takes every 409 for "there already", which comes with an address
+        raise ConnectionError(f"the Hub is busy making {repo_id}") from error
+
+
+def _holds(there: Mapping[str, RepoFile], file: CommitOperationAdd) -> bool:
+    """Whether a commit holds a file with the same content."""
+    found = there.get(file.path_in_repo)
+    if found is None or found.size != file.upload_info.size:
+        return False
+    if found.lfs is not None:
+        return bool(found.lfs.sha256 == file.upload_info.sha256.hex())
+    with file.as_file() as opened:
+        content = opened.read()
+    return bool(found.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())

@@ -1,0 +1,121 @@
+"""The YAML at the top of a card: what the Hub's specification knows, and nothing that isn't stated somewhere."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hfsynth.publishing.facts import ConfigFacts, models
+
+Metadata = dict[str, Any]
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+_LARGER = ("10B<n<100B", "100B<n<1T", "n>1T")
+_NAMED = {"configs": "config_name", "dataset_info": "config_name"}  # lists of entries that have a name
+
+
+def size_category(rows: int) -> str:
+    """Return the Hub's name for a number of rows.
+
+    >>> size_category(999), size_category(1000), size_category(5_000_000)
+    ('n<1K', '1K<n<10K', '1M<n<10M')
+    """
+    names = (*_SIZES, *_LARGER)
+    return names[min(max(len(str(rows)) - 3, 0), len(names) - 1)]
+
+
+def metadata_of(configs: Sequence[ConfigFacts]) -> Metadata:
+    """Return what these configurations say of a dataset that holds nothing else."""
+    told: Metadata = {
+        "license": _licence(configs),
+        "language": _languages(configs),
+        "annotations_creators": ["machine-generated"],
+        "source_datasets": _sources(configs),
+        "task_categories": ["text-generation"],
+        "tags": ["synthetic", "hfsynth"],
+        "size_categories": [size_category(sum(config.rows for config in configs))],
+        "configs": [_config(config) for config in configs if config.rows],
+        "dataset_info": [dict(config.info) for config in configs if config.rows],
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
+    """Change in a card's metadata what hfsynth had written there; what the user wrote or took away stays so.
+
+    Args:
+        head: What the card has.
+        before: What hfsynth wrote when it last did.
+        now: What it would write today.
+    """
+    merged = dict(head)
+    for name in {**before, **now}:
+        merged[name] = _merge_value(name, head.get(name), before.get(name), now.get(name))
+    rows = _all_rows(merged)
+    merged["size_categories"] = head.get("size_categories") if rows is None else [size_category(rows)]
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def stated(config: ConfigFacts) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return model or source on the Hub → the licence and the languages that are stated for it ("" for none)."""
+    found = {step.node.model: (step.origin.licence, step.origin.languages) for step in models(config)}
+    sources = [run.source.name for split in config.splits for run in split.runs if "/" in run.source.name]
+    found |= dict.fromkeys(sources, ("", ()))
+    for name, facts in config.stated.items():
+        found[name] = (facts["licence"], tuple(facts["languages"]))
+    return found
+
+
+def _merge_value(name: str, head: Any, before: Any, now: Any) -> Any:
+    if name in _NAMED:
+        return _merge_entries(_NAMED[name], head, before, now)
+    if isinstance(head, list) and not isinstance(now, str):
+        theirs = [item for item in head if item not in (before or [])]
+        ours = [item for item in now or [] if item in head or item not in (before or [])]
+        return [*ours, *(item for item in theirs if item not in ours)] or None
+    if head == before:  # what we wrote, or nothing
+        return now
+    return head  # the user's: another value, or none
+
+
+def _merge_entries(key: str, head: Any, before: Any, now: Any) -> list[Any] | None:
+    """Replace entries of our configurations, and keep all others."""
+    listed = head if isinstance(head, list) else [head] if head else []
+    ours = {entry[key] for entry in [*(before or []), *(now or [])]}
+    kept = [entry for entry in listed if not isinstance(entry, Mapping) or entry.get(key, "default") not in ours]
+    return sorted([*kept, *(now or [])], key=lambda entry: str(entry.get(key))) or None
+
+
+def _all_rows(metadata: Metadata) -> int | None:
+    """Count the rows of all configurations; None where one doesn't say."""
+    listed = metadata.get("dataset_info") or []
+    infos = {info.get("config_name", "default"): info for info in (listed if isinstance(listed, list) else [listed])}
+    names = [config["config_name"] for config in metadata.get("configs") or []]
+    if any("splits" not in infos.get(name, {}) for name in names):
+        return None
+    return sum(int(split["num_examples"]) for name in names for split in infos[name]["splits"])
+
+
+def _config(config: ConfigFacts) -> Metadata:
+    files = [
+        {"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"}
+        for split in config.splits
+        if split.rows
+    ]
+    return {"config_name": config.config_name, "data_files": files}
+
+
+def _licence(configs: Iterable[ConfigFacts]) -> str | None:
+    """Return the licence that all models and sources state, if it is one and all state it."""
+    found = {licence for config in configs for licence, _ in stated(config).values()}
+    return found.pop() if len(found) == 1 and "" not in found else None
+
+
+def _languages(configs: Iterable[ConfigFacts]) -> list[str] | None:
+    """Return the language that all models and sources state, if it is a single one."""
+    found = {languages for config in configs for _, languages in stated(config).values()}
+    only = found.pop() if len(found) == 1 else ()
+    return list(only) if len(only) == 1 else None
+
+
+def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
+    runs = [run for config in configs for split in config.splits for run in split.runs]
+    named = sorted({run.source.name for run in runs if "/" in run.source.name})
+    return named or ["original"]

@@ -1,0 +1,85 @@
+"""Asking the Hub again: what a busy or broken network makes of a request is no answer."""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from httpx2 import TransportError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from hfsynth.errors import PushError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_TRIES = 8
+_LONGEST = 30.0  # seconds between two tries
+# taken meanwhile, changed meanwhile, too many requests; what is wrong with the server is 500 and above
+_AGAIN = (408, 409, 412, 429)
+
+
+def persistently(what: str, call: Callable[[], T]) -> T:
+    """Make a call to the Hub until it is answered; wait longer after each failure, or as long as the Hub says.
+
+    Args:
+        what: What the call does, for messages.
+        call: May be made any number of times.
+
+    Raises:
+        PushError: If it isn't answered in eight tries. What else the call raises is raised at once.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return call()
+        except (OSError, ValueError, RuntimeError, TransportError) as error:
+            if not is_passing(error):
+                raise
+            if attempt == _TRIES:
+                raise PushError(f"{what} failed {_TRIES} times: {told(error)}. Try again later.") from error
+            wait = _wait(error, attempt)
+            logger.warning("%s failed: %s; again in %.0f seconds", what, told(error), wait)
+        time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or one behind it, may be gone when the call is made again."""
+    return any(_is_passing(one) for one in _chain(error))
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of an error of the Hub's client; None where there was no answer."""
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return status in _AGAIN or status >= 500
+    # an error page instead of JSON; an upload's own errors carry their answer behind them
+    return isinstance(error, (TransportError, json.JSONDecodeError, LocalEntryNotFoundError, ConnectionError))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        following = following.__cause__ or following.__context__
+
+
+def _wait(error: BaseException, attempt: int) -> float:
+    """Return the seconds to the next try."""
+    answers = (one.response for one in _chain(error) if isinstance(one, HfHubHTTPError))
+    said = next((answer.headers.get("Retry-After") for answer in answers), "")
+    if said and said.isdigit():
+        return min(float(said), 10 * _LONGEST)
+    return min(2.0 ** (attempt - 1), _LONGEST) * random.uniform(0.75, 1.25)
+
+
+def told(error: BaseException) -> str:
+    """Return an error's words on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
