@@ -103,6 +103,13 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     chunk_size: int
 
+    @property
+    def reads_source(self) -> bool:
+        """Whether a step reads a column of the source; True where that isn't known."""
+        columns = set(self.source.columns)
+        functions = any(step.node.makes is None for step in self.steps[:1])
+        return not columns or functions or any(columns & set(step.node.reads) for step in self.steps)
+
     def to_json(self) -> str:
         """Return the record on one line."""
         return json.dumps(asdict(self), ensure_ascii=False)

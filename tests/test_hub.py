@@ -164,16 +164,13 @@ def test_a_dataset_may_be_made_private(hub):
 
 def test_the_licence_is_what_the_cards_of_model_and_source_state_and_else_not_told(hub, tmp_path):
     hub.repositories["models", "user/model"] = Repository(card={"license": "apache-2.0", "language": "en"})
-    made = Pipeline((TextGeneration(HubLLM(model="user/model")),)).run(
-        Dataset.from_dict({"instruction": ["a"]}), quiet=True
-    )
+    empty = Dataset.from_dict({"id": [1]})
+    made = Pipeline((Magpie(HubLLM(model="user/model")),)).run(empty, quiet=True)
     push_to_hub(made, NAME)
     metadata, text = card(hub)
     assert (metadata["license"], metadata["language"]) == ("apache-2.0", ["en"])
     assert "| user/model | not known | apache-2.0 |" in text
-    made = Pipeline((TextGeneration(HubLLM(model="user/unknown")),)).run(
-        Dataset.from_dict({"instruction": ["a"]}), quiet=True
-    )
+    made = Pipeline((Magpie(HubLLM(model="user/unknown")),)).run(empty, quiet=True)
     push_to_hub(made, NAME)
     metadata, text = card(hub)
     assert "license" not in metadata

@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import DatasetCardData
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
 from hfsynth.publishing.files import write_config, write_facts
 from hfsynth.publishing.metadata import merge_metadata, metadata_of, size_category
 
@@ -12,10 +12,10 @@ NAMES = [
 ]  # fmt: skip
 
 
-def facts(folder, rows, name="default", stated=()):
+def facts(folder, rows, name="default", stated=(), technique=Magpie(EchoLLM())):  # noqa: B008 - it is frozen
     folder = folder / f"{name}-{rows}"
     folder.mkdir()
-    made = Pipeline((TextGeneration(EchoLLM()),)).run(Dataset.from_dict({"instruction": ["a"] * rows}), quiet=True)
+    made = Pipeline((technique,)).run(Dataset.from_dict({"text": ["a"] * rows}), quiet=True)
     return write_facts(folder, write_config(folder, made, name, ()), dict(stated))
 
 
@@ -54,6 +54,13 @@ def test_a_licence_and_a_language_are_told_where_all_state_the_same_one(tmp_path
     stated |= {f"user/m{n}": {"licence": one[0], "languages": one[1]} for n, one in enumerate(models[1:])}
     metadata = metadata_of([facts(tmp_path, 1, stated=stated)])
     assert (metadata.get("license"), metadata.get("language")) == (licence, languages)
+
+
+def test_what_was_made_of_texts_of_unknown_licence_has_none(tmp_path):
+    stated = {"echo": {"licence": "mit", "languages": ["en"]}}
+    answers = TextGeneration(EchoLLM(), input_mappings={"instruction": "text"})
+    assert "license" not in metadata_of([facts(tmp_path, 1, stated=stated, technique=answers)])
+    assert metadata_of([facts(tmp_path, 2, stated=stated)])["license"] == "mit"
 
 
 def info(name, rows):

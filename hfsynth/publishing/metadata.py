@@ -54,10 +54,12 @@ def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
 
 
 def stated(config: ConfigFacts) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return model or source on the Hub → the licence and the languages that are stated for it ("" for none)."""
+    """Return model or source → the licence and the languages that are stated for it ("" for none).
+
+    A source that isn't on the Hub states nothing; where no step reads it, it doesn't matter.
+    """
     found = {step.node.model: (step.origin.licence, step.origin.languages) for step in models(config)}
-    sources = [run.source.name for split in config.splits for run in split.runs if "/" in run.source.name]
-    found |= dict.fromkeys(sources, ("", ()))
+    found |= {run.source.name: ("", ()) for split in config.splits for run in split.runs if run.reads_source}
     for name, facts in config.stated.items():
         found[name] = (facts["licence"], tuple(facts["languages"]))
     return found

@@ -225,15 +225,8 @@ def _source(source: Source) -> str:
     return f"{rows} of a {plain(source.name)} file" if source.name else f"{rows} given in memory"
 
 
-def _reads_nothing(run: RunRecord) -> bool:
-    """Whether no step reads a column of the input, so that any rows do."""
-    return run.steps[0].node.makes is not None and not set(run.source.columns) & {
-        column for step in run.steps for column in step.node.reads
-    }
-
-
 def _input(run: RunRecord) -> str:
-    if "/" in run.source.name or _reads_nothing(run):
+    if "/" in run.source.name or not run.reads_source:
         return "The same rows come out where arithmetic is the same: device, number type, versions."
     columns = ", ".join(f"`{column}`" for column in run.source.columns if re.fullmatch(r"\w+", column))
     return f"The input was {_source(run.source)}, with columns {columns}: it isn't part of this dataset."
@@ -244,4 +237,4 @@ def _flags(run: RunRecord) -> str:
     if "/" in source.name:
         name, config, split = map(shlex.quote, (source.name, source.config_name, source.split))
         return f"--dataset {name} --config {config} --split {split} "
-    return f"--num-rows {source.rows} " if _reads_nothing(run) else "--dataset rows.jsonl "
+    return f"--num-rows {source.rows} " if not run.reads_source else "--dataset rows.jsonl "

@@ -53,6 +53,15 @@ _LEAKS = re.compile(r"\b(?:given|rewritten|created)[\s_-]+prompt\b", re.IGNORECA
 EVOLUTION = {"operation": Value("string"), "instruction": Value("string"), "eliminated_by": Value("string")}
 """One round: its operation, the text it made, and the rule that eliminated it ("" where it stood)."""
 
+_CITATION = """\
+@article{xu2023wizardlm,
+  title = {WizardLM: Empowering Large Language Models to Follow Complex Instructions},
+  author = {Xu, Can and Sun, Qingfeng and Zheng, Kai and Geng, Xiubo and Zhao, Pu and Feng, Jiazhan and
+            Tao, Chongyang and Jiang, Daxin},
+  year = {2023},
+  eprint = {2304.12244}
+}"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvolInstruct(Technique):
@@ -65,6 +74,8 @@ class EvolInstruct(Technique):
     >>> list(EvolInstruct(EchoLLM(), store_evolutions=True, generate_answers=True).output_features)
     ['evolved_instructions', 'answers', 'evolutions']
     """
+
+    citation: ClassVar[str] = _CITATION
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
     rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")

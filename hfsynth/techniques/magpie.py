@@ -7,7 +7,7 @@ The paper samples instructions at temperature 1 and answers greedily.
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
@@ -29,6 +29,16 @@ class Choice:
     weight: float
 
 
+_CITATION = """\
+@article{xu2024magpie,
+  title = {Magpie: Alignment Data Synthesis from Scratch by Prompting Aligned LLMs with Nothing},
+  author = {Xu, Zhangchen and Jiang, Fengqing and Niu, Luyao and Deng, Yuntian and Poovendran, Radha and
+            Choi, Yejin and Lin, Bill Yuchen},
+  year = {2024},
+  eprint = {2406.08464}
+}"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Magpie(Technique):
     """Make conversations: any row → `instruction` and `response`; with several turns, `conversation`.
@@ -42,6 +52,8 @@ class Magpie(Technique):
     >>> dataset.map(Magpie(EchoLLM()), batched=True, with_indices=True)[0]["instruction"]
     'Question 0: what is the square of 951?'
     """
+
+    citation: ClassVar[str] = _CITATION
 
     system_prompt: SystemPrompt = field(
         default=None,

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from datasets import Features, List, Value
 
@@ -51,6 +52,16 @@ _PREAMBLE = re.compile(
 )
 _QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`", "*": "*"}
 
+_CITATION = """\
+@inproceedings{wang2023selfinstruct,
+  title = {Self-Instruct: Aligning Language Models with Self-Generated Instructions},
+  author = {Wang, Yizhong and Kordi, Yeganeh and Mishra, Swaroop and Liu, Alisa and Smith, Noah A. and
+            Khashabi, Daniel and Hajishirzi, Hannaneh},
+  booktitle = {Proceedings of the 61st Annual Meeting of the Association for Computational Linguistics},
+  year = {2023},
+  eprint = {2212.10560}
+}"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelfInstruct(Technique):
@@ -64,6 +75,8 @@ class SelfInstruct(Technique):
     >>> list(technique.output_features)
     ['instructions']
     """
+
+    citation: ClassVar[str] = _CITATION
 
     num_instructions: int = field(default=5, metadata={"help": "Instructions asked for; the most kept, for each row."})
     application_description: str = field(

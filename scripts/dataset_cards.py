@@ -1,0 +1,58 @@
+"""Write the cards of dataset_cards/: what the other scripts write on a small model, with their pictures.
+
+    python scripts/dataset_cards.py --model FOLDER --gguf-file FILE
+
+One for each technique, and one for the quickstart, which chains three.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent
+CARDS = SCRIPTS.parent / "dataset_cards"
+INSTRUCTIONS = str(CARDS / "instructions.jsonl")
+TEXTS = str(SCRIPTS / "seeds.jsonl")
+RUNS = {
+    "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "48"],
+    "self_instruct": ["--dataset", TEXTS, "--num-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
+    "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "48"],
+    "magpie": ["--num-rows", "8", "--instruction-max-new-tokens", "48", "--response-max-new-tokens", "48"],
+    "quickstart": ["--num-rows", "4"],
+}
+"""Script → its flags, beside those of the model."""
+
+
+def main() -> None:
+    """Run every script, and keep the card and the pictures of what it wrote."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
+    flags.add_argument("--gguf-file", help="GGUF file in that folder.")
+    flags.add_argument("--output-dir", type=Path, default=CARDS, help="Default: dataset_cards.")
+    flags.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="Scripts; default: all.")
+    arguments = flags.parse_args()
+    model = ["--model", arguments.model, "--dtype", "float32"]
+    model += ["--gguf-file", arguments.gguf_file] if arguments.gguf_file else []
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / name
+            command = [sys.executable, str(SCRIPTS / f"{name}.py"), *RUNS[name], *model, "--output-dir", str(made)]
+            home = {"HF_HOME": folder, "OMP_NUM_THREADS": "2"}  # a cache of its own: everything is generated
+            subprocess.run(command, check=True, env={**os.environ, **home})
+            keep(made, arguments.output_dir / name)
+
+
+def keep(made: Path, card: Path) -> None:
+    """Copy a card and its pictures, without the rows."""
+    shutil.rmtree(card, ignore_errors=True)
+    for file in (made / "README.md", *made.glob("*/*.png")):
+        (card / file.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, card / file.relative_to(made))
+
+
+if __name__ == "__main__":
+    main()

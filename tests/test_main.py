@@ -1,0 +1,47 @@
+"""A recipe, run again from the command line."""
+
+import os
+import subprocess
+import sys
+
+from datasets import Dataset, load_dataset
+
+from hfsynth import EchoLLM, Magpie, Pipeline, SamplingParams, TextGeneration, save
+
+
+def run(*flags, **environment):
+    command = [sys.executable, "-m", "hfsynth", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
+    pipeline = Magpie(EchoLLM(), system_prompt={"a": "A.", "b": ("B.", 3)}, seed=4) >> TextGeneration(
+        EchoLLM(), sampling=SamplingParams(stop=("x",))
+    )
+    save(pipeline.run(Dataset.from_dict({"id": list(range(6))}), quiet=True), tmp_path / "made")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "python -m hfsynth default/hfsynth.yaml --num-rows 6 --output-dir again" in card
+    flags = ["--num-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
+    done = run(tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
+    assert done.returncode == 0, done.stderr
+    first, again = (
+        load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
+        for name in ("made", "again")
+    )
+    assert again == first
+    assert hub.dataset("user/again").private
+    assert "pushed: " in done.stdout
+
+
+def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):
+    (tmp_path / "r.yaml").write_text("a: 1")
+    done = run(tmp_path / "r.yaml", "--num-rows", 1)
+    assert done.returncode == 1
+    assert "a recipe has 'steps'" in done.stderr
+
+
+def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_path, hub):
+    (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
+    done = run(tmp_path / "r.yaml", "--num-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
+    assert done.returncode == 1
+    assert "can only read" in done.stderr
