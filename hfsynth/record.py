@@ -64,8 +64,10 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
         start + row: failed_entry({METADATA_COLUMN: column[row].as_py()})
         for column, row, start in _rows_with_errors(dataset)
     }
-    kept = dataset.select([index for index in range(len(dataset)) if index not in failed])
-    return kept, failures_dataset([entry for entry in failed.values() if entry is not None])
+    if not failed:
+        return dataset, failures_dataset([])
+    kept = np.setdiff1d(np.arange(len(dataset)), np.fromiter(failed, np.int64), assume_unique=True)
+    return dataset.select(kept), failures_dataset([entry for entry in failed.values() if entry is not None])
 
 
 def step_failures(dataset: Dataset) -> Dataset:
