@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="Type of the weights. Default: bfloat16.")
     parser.add_argument("--num-rows", type=int, default=24, help="Texts to use, and Magpie rows to make. Default: 24.")
     parser.add_argument("--output-dir", type=Path, default="outputs/quickstart", help="Default: outputs/quickstart.")
+    parser.add_argument("--push-to-hub", help="Dataset on the Hub, user/name, to push both to as well.")
     arguments = parser.parse_args()
 
     llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype)
@@ -55,16 +56,22 @@ def main() -> None:
     texts = load_dataset("json", data_files=str(Path(__file__).with_name("seeds.jsonl")), split="train")
     texts = texts.select(range(min(arguments.num_rows, len(texts))))
     empty = Dataset.from_dict({"id": list(range(arguments.num_rows))})
-    make(chain, texts, arguments.output_dir, "self_instruct", ("evolved_instruction", "response"))
-    make(magpie, empty, arguments.output_dir, "magpie", ("instruction", "response"))
+    for pipeline, rows, name, columns in (
+        (chain, texts, "self_instruct", ("evolved_instruction", "response")),
+        (magpie, empty, "magpie", ("instruction", "response")),
+    ):
+        run_dir = arguments.output_dir.with_name(f"{arguments.output_dir.name}-run")
+        made = pipeline.run(rows, run_dir=run_dir, chunk_size=12, push_target=arguments.push_to_hub)
+        save(made, arguments.output_dir, config_name=name)
+        show(made, name, columns)
+        if arguments.push_to_hub:
+            say(f"pushed: {pipeline.push_to_hub(made, arguments.push_to_hub, config_name=name)}")
     for name in ("self_instruct", "magpie"):
         say(f'load_dataset("{arguments.output_dir}", "{name}")')
 
 
-def make(pipeline: Pipeline, dataset: Dataset, folder: Path, name: str, columns: tuple[str, str]) -> None:
-    """Run a pipeline, save the result as one configuration, and show a few rows and what failed."""
-    made = pipeline.run(dataset, run_dir=folder.with_name(f"{folder.name}-run"), chunk_size=12)
-    save(made, folder, config_name=name)
+def show(made: Dataset, name: str, columns: tuple[str, str]) -> None:
+    """Show a few rows and what failed."""
     rows, failures = split_failures(made)
     say(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
     say(f"{columns[0]:<58}| {columns[1]}")

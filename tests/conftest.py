@@ -13,17 +13,18 @@ os.environ |= {
     "HF_HOME": str(Path(_SCRATCH.name) / "home"),
     "HF_HUB_OFFLINE": "0",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 for name in ("HF_TOKEN", "HF_HUB_DISABLE_XET"):
     os.environ.pop(name, None)
 
 import datasets  # noqa: E402
 import pytest  # noqa: E402
+from huggingface_hub.utils import disable_progress_bars  # noqa: E402
 
 from hfsynth import TransformersLLM  # noqa: E402
 
 datasets.disable_progress_bars()
+disable_progress_bars()
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

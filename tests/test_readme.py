@@ -12,7 +12,7 @@ LLM = 'TransformersLLM("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16")'
 
 
 @pytest.mark.model
-def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, capsys):
+def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, capsys, hub):
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     assert code.count(LLM) == 1
     code = code.replace(LLM, f"TransformersLLM({smollm_folder!r}, gguf_file={GGUF!r}, dtype='bfloat16')")
@@ -20,6 +20,7 @@ def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, 
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["rows"].column_names == names["dataset"].column_names
+    assert "questions/hfsynth.yaml" in hub.dataset("user/sourdough").files
     assert "flowchart LR" in capsys.readouterr().out
     names["llm"].unload()
 

@@ -25,6 +25,7 @@ def test_help_tells_every_flag(name):
     told = script(name, "--help")
     assert told.returncode == 0, told.stderr
     assert "--model" in told.stdout
+    assert "--push-to-hub" in told.stdout
     if name != "quickstart":
         assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= set(told.stdout.split())
 
@@ -41,12 +42,16 @@ def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path):
 
 
 @pytest.mark.model
-def test_magpie_runs_from_nothing(tmp_path, smollm_folder):
+def test_magpie_runs_from_nothing_and_is_pushed(tmp_path, smollm_folder, hub):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]
     flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--output-dir", tmp_path / "made"]
-    told = script("magpie", *flags, HF_HOME=str(tmp_path / "home"))
+    flags += ["--push-to-hub", "user/nothing", "--config-name", "magpie"]
+    told = script("magpie", *flags, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
     assert told.returncode == 0, told.stderr
+    assert "pushed: " in told.stdout
+    pushed = load_dataset("user/nothing", "magpie", split="train", cache_dir=str(tmp_path / "hub-cache"))
     rows = load_dataset(str(tmp_path / "made"), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
+    assert pushed.to_list() == rows.to_list()
     assert f"{len(rows)} rows in" in told.stdout
     assert {"id", "instruction", "response", "generation_metadata"} == set(rows.column_names)
 
