@@ -116,10 +116,19 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
-        """Read what `to_json` wrote."""
-        record = json.loads(text)
-        source = {**record["source"], "columns": tuple(record["source"]["columns"])}
-        return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), record["chunk_size"])
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: If another version wrote it.
+        """
+        try:
+            record = json.loads(text)
+            source = {**record["source"], "columns": tuple(record["source"]["columns"])}
+            return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), record["chunk_size"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"the record of a run can't be read by this version: {error!r}; {text[:60]!r}."
+            ) from error
 
 
 def step_record(

@@ -1,5 +1,6 @@
 from collections import Counter
 
+import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from hfsynth import EchoLLM, EvolInstruct, Magpie, SelfInstruct, TextGeneration
@@ -110,3 +111,9 @@ def test_a_run_of_no_rows_has_a_record():
     empty = Dataset.from_dict({"instruction": []}, features=Features({"instruction": Value("string")}))
     made = (TextGeneration(EchoLLM()) >> again()).run(empty, quiet=True)
     assert [(step.rows_in, step.rows_out, step.failures) for step in records(made)[0].steps] == [(0, 0, {})] * 2
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"source": {"columns": []}, "steps": [], "chunk_size": 1}'])
+def test_a_record_of_another_version_is_an_error_that_says_so(text):
+    with pytest.raises(ValueError, match="can't be read by this version"):
+        RunRecord.from_json(text)

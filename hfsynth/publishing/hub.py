@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, config
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
@@ -64,7 +64,9 @@ def push_to_hub(
         return None
     check_push_target(repo_id, token)
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory(prefix="hfsynth-push-") as folder:
+    cache = Path(config.HF_DATASETS_CACHE)  # where a dataset of this size has room, which /tmp may not have
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hfsynth-push-", dir=cache) as folder:
         written = Path(folder) / config_name
         written.mkdir()
         facts = write_config(written, dataset, config_name, steps)
