@@ -20,6 +20,7 @@ from datasets import Dataset, load_dataset
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
 from hfsynth.pipeline import Pipeline
+from hfsynth.publishing.files import check_config_name
 from hfsynth.publishing.folder import save
 from hfsynth.record import split_failures
 
@@ -36,6 +37,9 @@ class RunArguments:
         metadata={"help": "Input: a dataset on the Hub, a folder, or a json, jsonl, csv, parquet or txt file."},
     )
     config: str | None = field(default=None, metadata={"help": "Configuration of the input."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Commit, branch or tag of the input, on the Hub."}
+    )
     split: str = field(default="train", metadata={"help": "Split of the input."})
     num_rows: int | None = field(default=None, metadata={"help": "Rows of the input to take; default: all."})
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
@@ -71,7 +75,7 @@ class RunArguments:
             return Dataset.from_dict({"id": list(range(self.num_rows))})
         suffix = Path(self.dataset).suffix
         if not Path(self.dataset).is_file():
-            rows = load_dataset(self.dataset, self.config, split=self.split)
+            rows = load_dataset(self.dataset, self.config, split=self.split, revision=self.dataset_revision)
         elif suffix in _FORMATS:
             rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split=self.split)
         else:
@@ -88,6 +92,7 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str) -> None:
         config_name: What the result is called where the arguments don't say.
     """
     name = run.config_name or config_name
+    check_config_name(name)
     dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size, push_target=run.push_to_hub)
     save(dataset, run.output_dir, config_name=name)
     rows, failures = split_failures(dataset)

@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from datasets import Dataset
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants
 
 from hfsynth.diagram import Node
 from hfsynth.generation import Origin
@@ -102,6 +104,8 @@ class RunRecord:
     source: Source
     steps: tuple[StepRecord, ...]
     chunk_size: int
+    failures_file: str = ""
+    """Where the run keeps its failures: for who publishes them, and not published itself."""
 
     @property
     def reads_source(self) -> bool:
@@ -123,8 +127,9 @@ class RunRecord:
         """
         try:
             record = json.loads(text)
+            rest = {name: value for name, value in record.items() if name not in ("source", "steps")}
             source = {**record["source"], "columns": tuple(record["source"]["columns"])}
-            return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), record["chunk_size"])
+            return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), **rest)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"the record of a run can't be read by this version: {error!r}; {text[:60]!r}."
@@ -169,25 +174,26 @@ def step_record(
     return asdict(record)
 
 
-def read_off(dataset: Dataset, steps: Sequence[Step]) -> RunRecord:
+def read_off(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
     """Make a record of what the rows themselves tell, for a dataset that `map` made.
 
     Args:
-        dataset: It has `generation_metadata` and at least one row.
+        dataset: It has `generation_metadata`.
+        names: The steps, which left entries there.
         steps: The techniques, for what the rows don't tell: every field, what was read.
     """
     by_name = {step_name(step): step for step in steps}
     found: list[StepRecord] = []
-    for place, entry in enumerate(dataset[0][METADATA_COLUMN]):
-        tally = StepTally(place=place)
+    for name in names:
+        tally = StepTally(step=name)
         for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
             tally.see(table)
-        step = by_name.get(entry["step"])
+        step = by_name.get(name)
         found.append(
             StepRecord(
-                name=entry["step"],
+                name=name,
                 recipe=describe_step(step) if step else {},
-                node=_node(step, dataset) if step else Node(entry["step"], entry["model"], (), ()),
+                node=_node(step, dataset) if step else Node(name, _model(dataset, name), (), ()),
                 rows_in=tally.rows,
                 rows_out=len(dataset),
                 **_counts(tally),
@@ -198,16 +204,26 @@ def read_off(dataset: Dataset, steps: Sequence[Step]) -> RunRecord:
     return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
 
 
+def _model(dataset: Dataset, step: str) -> str:
+    """Return the model that a step's first entry names."""
+    for rows in dataset.select_columns(METADATA_COLUMN).iter(1):
+        for entry in rows[METADATA_COLUMN][0] or ():
+            if entry["step"] == step:
+                return str(entry["model"])
+    return ""
+
+
 def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
     """Write a run's record into the dataset that it made, after the records of what it was made from."""
-    lines = [*(one.to_json() for one in records(before)), record.to_json()]
-    dataset.info.description = "\n".join(f"{_MARK}{line}" for line in dict.fromkeys(lines))
+    lines = [*(before.info.description or "").split("\n"), f"{_MARK}{record.to_json()}"]
+    dataset.info.description = "\n".join(line for line in lines if line)
 
 
 def records(dataset: Dataset) -> list[RunRecord]:
     """Return the records of the runs that made a dataset, in order; none where no run did."""
     lines = (dataset.info.description or "").split("\n")
-    return [RunRecord.from_json(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+    found = dict.fromkeys(line.removeprefix(_MARK) for line in lines if line.startswith(_MARK))
+    return [RunRecord.from_json(line) for line in found]
 
 
 def _counts(tally: StepTally) -> dict[str, Any]:
@@ -227,18 +243,22 @@ def _node(step: Step, made: Dataset) -> Node:
 
 
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:
-    """Return the name and commit on the Hub of a dataset that datasets has cached, from its file's path.
+    """Return the name and commit on the Hub of a dataset that datasets has cached, from its files' paths.
 
-    It is kept as `user___name/config/version/commit/file`.
-
-    >>> _hub_name(["/cache/user___name/default/0.0.0/0123456789abcdef0123456789abcdef01234567/name-train.arrow"])
-    ('user/name', '0123456789abcdef0123456789abcdef01234567')
-    >>> _hub_name(["/cache/json/default/0.0.0/train.arrow"])
-    ('', '')
+    They are kept as `user___name/config/version/commit/file`, the name in snake case: its real one is in the cache of
+    the Hub's client. Nothing is returned where that doesn't confirm it, or where files come from several datasets.
     """
+    found = set()
     for file in files:
         folders = PurePath(file).parts[:-1]
         named = [folder for folder in folders if "___" in folder]
-        if named and len(folders[-1]) == 40:
-            return named[-1].replace("___", "/", 1), folders[-1]
+        found.add((named[-1], folders[-1]) if named and len(folders[-1]) == 40 else ("", ""))
+    if len(found) != 1 or ("", "") in found:
+        return "", ""
+    folder, commit = found.pop()
+    user, _, name = folder.partition("___")
+    for cached in Path(constants.HF_HUB_CACHE).glob(f"datasets--{user}--*/snapshots/{commit}"):
+        real = cached.parents[1].name.removeprefix(f"datasets--{user}--")
+        if camelcase_to_snakecase(real) == name:
+            return f"{user}/{real}", commit
     return "", ""

@@ -14,6 +14,7 @@ from hfsynth.technique import Technique
 
 Description = dict[str, Any]
 """A step as plain values: `__class__` and the fields of a technique, or `function` and its `source`."""
+_BREAKS = "\x85\u2028\u2029"
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
 
@@ -104,6 +105,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    if any(sign in text for sign in _BREAKS):  # what YAML takes for the end of a line
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 

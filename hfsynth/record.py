@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
 
 METADATA_COLUMN = "generation_metadata"
 METADATA_ENTRY = {
@@ -82,13 +83,14 @@ def step_failures(dataset: Dataset) -> Dataset:
 class StepTally:
     """What became of a step's rows, counted from its entries in `generation_metadata` as tables pass by.
 
-    A row that a step made several of carries one entry in each, which is counted once: they are neighbours.
+    A row that a step made several of carries one entry in each, which is counted once: of the last step they are
+    neighbours, and those of a step by name are told by their seeds.
     """
 
     rules: tuple[str, str] | None = None
     """An output column with lists of structs, and their field that names the rule which stopped a piece of the row."""
-    place: int | None = None
-    """Which entry of a row is the step's; None for the last."""
+    step: str | None = None
+    """The step's name, in a dataset that may have been changed since; None for the last, in what it has just made."""
     rows: int = 0
     """Rows of the step's input."""
     prompt_tokens: int = 0
@@ -99,31 +101,61 @@ class StepTally:
     stopped: Counter[str] = field(default_factory=Counter)
     """Rule → pieces of rows that it stopped; "" → pieces that stood."""
     _last_row: int = -1
+    _seen: set[int] = field(default_factory=set)
 
     def see(self, table: pa.Table) -> pa.Table:
         """Count the rows of a table, and give it back."""
         column = table.column(METADATA_COLUMN).combine_chunks()
-        if not len(column):
-            return table
         offsets = column.offsets.to_numpy()
-        places = offsets[1:] - 1 if self.place is None else offsets[:-1] + self.place
-        entries = column.values.take(pa.array(places))
-        rows = entries.field("row").to_numpy()
-        first = np.diff(rows, prepend=self._last_row) != 0
-        self._last_row = int(rows[-1])
+        values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+        offsets = offsets - offsets[0]
+        if self.step is None:
+            places = offsets[1:] - 1
+        else:
+            places = np.flatnonzero(pc.equal(values.field("step"), self.step).to_numpy(False))
+        entries = values.take(pa.array(places))
+        first = self._first(entries)
         self.rows += int(first.sum())
         once = entries.filter(pa.array(first))
-        self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py()
-        self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py()
+        self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py() or 0
+        self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py() or 0
         self.finish_reasons += _counted(once.field("finish_reason"), but="")
-        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(column.values.field("error"), "").to_numpy(False))]
-        fresh = first & (failed_so_far[places] == failed_so_far[offsets[:-1]])
+        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
+        begins = offsets[np.searchsorted(offsets, places, side="right") - 1]
+        fresh = first & (failed_so_far[places] == failed_so_far[begins])
         self.failures += _counted(entries.filter(pa.array(fresh)).field("error"), but="")
         if self.rules:
             outputs, rule = self.rules
             pieces = pc.list_flatten(table.column(outputs).combine_chunks().filter(pa.array(first)))
             self.stopped += _counted(pc.struct_field(pieces, rule))
         return table
+
+    def _first(self, entries: pa.Array) -> NDArray[np.bool_]:
+        """Find the entries of rows that weren't seen before: (entries,)."""
+        if self.step is None:
+            rows = entries.field("row").to_numpy()
+            first: NDArray[np.bool_] = np.diff(rows, prepend=self._last_row) != 0
+            self._last_row = int(rows[-1]) if len(rows) else self._last_row
+            return first
+        seeds = entries.field("seed").to_pylist()
+        first = np.zeros(len(seeds), np.bool_)
+        for place, seed in enumerate(seeds):
+            first[place] = seed not in self._seen
+            self._seen.add(seed)
+        return first
+
+
+def step_names(dataset: Dataset) -> tuple[list[str], int]:
+    """Return the names of the steps that left entries in a dataset, in order, and how many rows have none at all."""
+    if METADATA_COLUMN not in dataset.column_names:
+        return [], len(dataset)
+    names: dict[str, None] = {}
+    bare = 0
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
+        column = table.column(METADATA_COLUMN)
+        bare += int(pc.sum(pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)).as_py() or 0)
+        names |= dict.fromkeys(pc.unique(pc.struct_field(pc.list_flatten(column), "step")).to_pylist())
+    return list(names), bare
 
 
 def _counted(values: pa.Array, but: str | None = None) -> Counter[str]:

@@ -88,7 +88,9 @@ class Run:
         finally:
             failures.write()
         if steps:
-            attach_record(dataset, given, RunRecord(Source.of(given), tuple(steps), self.options.chunk_size))
+            kept = str(failures.file) if failures.file.exists() else ""
+            made = RunRecord(Source.of(given), tuple(steps), self.options.chunk_size, kept)
+            attach_record(dataset, given, made)
         return dataset
 
     def _step(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hfsynth.configuration import Configuration
 from hfsynth.flow import Flow, Row
-from hfsynth.generation import LLM, Completion, Request
+from hfsynth.generation import LLM, Completion, Origin, Request
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ class ScriptedLLM(Configuration, LLM):
         if text.startswith("!"):
             return Completion(text="", finish_reason="error", error=text[1:])
         return Completion(text=text, finish_reason=self.finish_reason, prompt_tokens=3, completion_tokens=2)
+
+
+@dataclass(frozen=True)
+class NamedLLM(ScriptedLLM):
+    """A scripted llm that says it is another model."""
+
+    model: str = ""
+    licence: str = ""
+    languages: tuple[str, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        return self.model
+
+    def origin(self) -> Origin:
+        return Origin(licence=self.licence, languages=self.languages)
 
 
 def say(text: str, finish_reason: str = "stop", thinking: str | None = None) -> Completion:

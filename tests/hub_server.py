@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 import urllib.parse
+import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -277,7 +278,7 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = Stored(None, value["size"], value["oid"])
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
-        oid = hashlib.sha1(f"{len(repository.commits)}{header}".encode()).hexdigest()
+        oid = uuid.uuid4().hex + "0" * 8
         repository.commits.append((oid, header["summary"], files))
         return {"commitOid": oid, "commitUrl": f"{self.server.url}/{kind}/{name}/commit/{oid}"}
 

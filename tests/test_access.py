@@ -33,6 +33,18 @@ def test_a_token_that_can_only_read_is_an_error(hub, monkeypatch):
         check_push_target("user/made")
 
 
+@pytest.mark.parametrize(("permissions", "refused"), [(["repo.content.read"], True), (["repo.write"], False)])
+def test_a_fine_grained_token_must_be_able_to_write(hub, monkeypatch, permissions, refused):
+    scopes = {"scoped": [{"entity": {"name": "user"}, "permissions": permissions}]}
+    account = {"name": "user", "auth": {"accessToken": {"role": "fineGrained", "fineGrained": scopes}}}
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda api: account)
+    if refused:
+        with pytest.raises(PushError, match="can only read"):
+            check_push_target("user/made")
+    else:
+        check_push_target("User/made")
+
+
 def test_a_wrong_token_is_an_error_that_says_what_to_do(hub):
     with pytest.raises(PushError, match=r"\(401\): it is wrong, has expired, or lacks the right"):
         check_push_target("user/made", token="hf_wrong")

@@ -17,12 +17,12 @@ EVIL = (
 def facts(tmp_path):
     """Make the facts of a configuration of these instructions."""
 
-    def made(instructions, name="default", **fields):
+    def made(instructions, config_name="default", **fields):
         pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
         rows = pipeline.run(Dataset.from_dict({"instruction": instructions}), quiet=True)
-        folder = tmp_path / f"files-{name}-{len(list(tmp_path.iterdir()))}"
+        folder = tmp_path / f"files-{config_name}-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        return write_facts(folder, write_config(folder, rows, name, ()), {})
+        return write_facts(folder, write_config(folder, rows, config_name, ()), {})
 
     return made
 
@@ -57,6 +57,11 @@ def test_text_from_rows_prompts_and_names_can_not_break_the_card(facts):
             assert line.replace("\\|", "").count("|") in (3, 12)
     again = write_card("user/x", write_card("user/x", "", [], [config]), [config], [config])
     assert again == write_card("user/x", "", [], [config])
+
+
+def test_a_steps_name_can_not_break_the_html_around_its_fields(facts):
+    text = write_card("user/x", "", [], [facts(["a"], name="<img>_2")])
+    assert "<summary>&lt;img&gt;_2: every field" in text
 
 
 def test_with_nothing_optional_there_is_no_empty_heading(facts, tmp_path):

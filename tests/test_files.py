@@ -1,14 +1,18 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetInfo
+from datasets import Dataset, DatasetDict, DatasetInfo, Image, concatenate_datasets
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth import EchoLLM, Pipeline, SelfInstruct, TextGeneration
 from hfsynth.publishing import files
 from hfsynth.publishing.facts import ConfigFacts
+from hfsynth.publishing.figures import Lengths
 from hfsynth.publishing.files import write_config, write_facts
+from hfsynth.publishing.pictures import draw_lengths
+from tests.helpers import ScriptedLLM
 
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)
 
@@ -91,3 +95,87 @@ def test_three_rows_are_shown_the_first_the_middle_and_the_last(tmp_path):
 def test_a_long_text_is_cut_and_says_so(tmp_path):
     facts = write_config(tmp_path, made("x" * 5000), "default", ())
     assert facts.splits[0].samples[0]["a"] == "x" * 1000 + " … (5,000 characters)"
+
+
+def answer(column, made, **fields):
+    return TextGeneration(
+        EchoLLM(), input_mappings={"instruction": column}, output_mappings={"generation": made}, **fields
+    )
+
+
+def good(dataset):
+    return dataset.filter(lambda row: row["b"] is not None)
+
+
+def shorter(dataset):
+    return dataset.select(range(len(dataset) - 1))
+
+
+def test_failures_that_a_later_step_dropped_are_written_too(tmp_path):
+    rows = (answer("a", "b") >> good).run(Dataset.from_dict({"a": ["x", None, "y"]}), quiet=True)
+    facts = write_config(tmp_path, rows, "default", ())
+    assert pq.read_table(tmp_path / "failures" / "train.parquet").to_pydict()["reason"] == ["a is None"]
+    assert (facts.splits[0].rows, facts.splits[0].failures) == (2, 1)
+
+
+def test_a_step_that_came_after_the_run_is_told_beside_it(tmp_path):
+    rows = (answer("a", "b") >> shorter).run(Dataset.from_dict({"a": ["x", "y"]}), quiet=True)
+    last = answer("b", "c", name="last")
+    rows = rows.map(last, batched=True, with_indices=True)
+    facts = write_config(tmp_path, rows, "default", (last,))
+    assert [[step.name for step in run.steps] for run in facts.runs] == [["TextGeneration", "shorter"], ["last"]]
+    assert (tmp_path / "steps-2.png").exists()
+    assert Pipeline.from_yaml((tmp_path / "hfsynth-2.yaml").read_text()).steps[0].name == "last"
+
+
+def test_a_step_that_is_there_twice_is_in_the_recipe_twice(tmp_path):
+    rows = Pipeline((shorter, answer("a", "b"), shorter)).run(Dataset.from_dict({"a": list("abcd")}), quiet=True)
+    facts = write_config(tmp_path, rows, "default", ())
+    again = Pipeline.from_yaml((tmp_path / "hfsynth.yaml").read_text(), shorter)
+    assert [getattr(step, "name", "") for step in again.steps] == ["", "TextGeneration", ""]
+    assert facts.rows == 2
+
+
+def test_splits_of_two_runs_have_a_recipe_each_and_splits_of_one_run_share_it(tmp_path):
+    runs = {seed: Pipeline((answer("a", "b", seed=seed), shorter)) for seed in (0, 1)}
+    rows = {seed: run.run(Dataset.from_dict({"a": list("abcd")}), quiet=True) for seed, run in runs.items()}
+    for name in ("two", "one"):
+        (tmp_path / name).mkdir()
+    two = write_config(tmp_path / "two", DatasetDict(train=rows[0], test=rows[1]), "default", ())
+    seeds = [Pipeline.from_yaml((tmp_path / "two" / name).read_text(), shorter).steps[0].seed for name in RECIPES]
+    assert seeds == [0, 1]
+    assert len(two.steps) == 4
+    one = write_config(tmp_path / "one", rows[0].train_test_split(0.5, seed=0), "default", ())
+    assert len(one.steps) == 2
+
+
+RECIPES = ["hfsynth.yaml", "hfsynth-2.yaml"]
+
+
+def test_rows_that_map_made_are_counted_once_however_they_were_mixed(tmp_path):
+    asks = SelfInstruct(ScriptedLLM(("What is a?\nWhat is b?\nWhat is c?",)), num_instructions=3)
+    rows = Dataset.from_dict({"input": list("abcdefghij")}).map(asks, batched=True, with_indices=True)
+    (step,) = write_config(tmp_path, rows.shuffle(seed=1), "default", (asks,)).steps
+    assert (step.rows_in, step.rows_out, step.completion_tokens) == (10, 30, 20)
+
+
+def test_rows_with_and_without_entries_may_be_put_together(tmp_path):
+    first = mapped("x", "y")
+    second = first.map(answer("generation", "c", name="second"), batched=True, with_indices=True)
+    human = Dataset.from_dict({"a": ["by hand"]})
+    mixed = concatenate_datasets([human, first, second])
+    facts = write_config(tmp_path, mixed, "default", ())
+    assert [(step.name, step.rows_in) for step in facts.steps] == [("TextGeneration", 2), ("second", 2)]
+    assert facts.splits[0].bare == 1
+
+
+def test_an_image_of_ones_own_becomes_part_of_the_rows_and_its_path_is_not_told(tmp_path):
+    picture = tmp_path / "secret.png"
+    picture.write_bytes(draw_lengths({"a": Lengths.of({1: 1})}))
+    rows = Dataset.from_dict({"a": ["x"], "image": [str(picture)]}).cast_column("image", Image())
+    (tmp_path / "made").mkdir()
+    facts = write_config(tmp_path / "made", rows, "default", ())
+    assert facts.splits[0].samples == ({"a": "x", "image": "Image"},)
+    table = pq.read_table(next((tmp_path / "made").glob("*.parquet"))).to_pydict()
+    assert table["image"][0]["bytes"] == picture.read_bytes()
+    assert str(tmp_path) not in str(table)

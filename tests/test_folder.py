@@ -43,6 +43,8 @@ def test_a_configuration_without_rows_is_told_in_the_card_and_spoils_no_other(tm
     save(answered("a"), tmp_path / "made", config_name="one")
     save(answered(None), tmp_path / "made", config_name="none")
     assert "no row of none is left" in caplog.text
+    with pytest.raises(ValueError, match="corresponds to no data"):  # and not the failures, taken for rows
+        load_dataset(str(tmp_path / "made"), "none", split="train", cache_dir=str(tmp_path / "none"))
     assert loaded(tmp_path / "made", "one")["train"]["generation"][:] == ["a"]
     assert "## none" in (tmp_path / "made" / "README.md").read_text()
 
@@ -70,9 +72,26 @@ def test_what_the_user_wrote_in_the_card_stays(tmp_path):
     assert card.read_text().count("# Mine") == card.read_text().count("## one") == 1
 
 
+def test_what_the_user_put_beside_the_files_stays(tmp_path):
+    save(answered("a"), tmp_path / "made")
+    (tmp_path / "made" / "default" / "notes").mkdir()
+    (tmp_path / "made" / "default" / "notes" / "mine.md").write_text("mine")
+    save(answered("b"), tmp_path / "made")
+    assert (tmp_path / "made" / "default" / "notes" / "mine.md").read_text() == "mine"
+    assert loaded(tmp_path / "made")["train"]["generation"][:] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["train-extra", "my split", "all", "a/b", ""])
+def test_a_name_that_no_split_can_have_is_an_error_before_anything_is_written(name, tmp_path):
+    with pytest.raises(ValueError, match="can't be the name of a split"):
+        save(DatasetDict({name: answered("a")}), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_folder_that_hfsynth_did_not_write_is_not_replaced(tmp_path):
     (tmp_path / "default").mkdir()
-    with pytest.raises(FileExistsError, match="was not written by hfsynth; give another folder or config_name"):
+    (tmp_path / "default" / "train-00000-of-00001.parquet").touch()
+    with pytest.raises(FileExistsError, match=r"that are not hfsynth's.*give another config_name"):
         save(answered("a"), tmp_path)
 
 

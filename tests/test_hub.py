@@ -3,7 +3,6 @@
 import os
 import subprocess
 import time
-from dataclasses import dataclass
 
 import pytest
 import yaml
@@ -12,20 +11,8 @@ from huggingface_hub import constants
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
 from hfsynth.publishing import files
-from tests.helpers import ScriptedLLM
+from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored
-
-
-@dataclass(frozen=True)
-class HubLLM(ScriptedLLM):
-    """A scripted llm that says it is a model on the Hub."""
-
-    model: str = ""
-
-    @property
-    def model_name(self):
-        return self.model
-
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
 NAME = "user/made"
@@ -66,7 +53,7 @@ def test_rows_and_failures_are_loaded_again_with_their_features(hub, path, tmp_p
     assert (magpie.to_list(), magpie.features) == (made.to_list(), made.features)
     assert loaded(tmp_path, "answers", split="train")["generation"][:] == ["a", "b"]
     failures = load_dataset(
-        "parquet", data_files=f"hf://datasets/{NAME}/answers/failures-train.parquet", cache_dir=str(tmp_path / "c")
+        "parquet", data_files=f"hf://datasets/{NAME}/answers/failures/train.parquet", cache_dir=str(tmp_path / "c")
     )
     assert failures["train"]["reason"][:] == ["instruction is None"]
 
@@ -77,7 +64,7 @@ def test_a_push_is_one_commit_with_everything_in_it(hub, path, tmp_path):
     assert url.endswith(second[0])
     assert sorted(second[2]) == [
         "README.md",
-        "default/failures-train.parquet",
+        "default/failures/train.parquet",
         "default/hfsynth.json",
         "default/hfsynth.yaml",
         "default/lengths.png",
@@ -111,7 +98,7 @@ def test_splits_of_a_dataset_dict_are_splits_there(hub, tmp_path):
     push_to_hub(DatasetDict(train=answered("a", "b"), test=answered("c", None)), NAME)
     both = loaded(tmp_path)
     assert {name: split["generation"][:] for name, split in both.items()} == {"train": ["a", "b"], "test": ["c"]}
-    assert "default/failures-test.parquet" in hub.dataset(NAME).files
+    assert "default/failures/test.parquet" in hub.dataset(NAME).files
 
 
 def test_other_configurations_files_and_the_users_words_stay(hub, tmp_path):
@@ -142,8 +129,26 @@ def test_what_hfsynth_did_not_write_is_not_replaced(hub):
     push_to_hub(answered("a"), NAME, config_name="one")
     repository = hub.dataset(NAME)
     repository.commits.append(("f" * 40, "mine", {**repository.files, "two/train.csv": Stored(b"a\n1\n", 4)}))
-    with pytest.raises(PushError, match=r"has files in two/ that are not hfsynth's: \['two/train.csv'\]"):
+    with pytest.raises(PushError, match=r"there are files in two/ that are not hfsynth's: \['two/train.csv'\]"):
         push_to_hub(answered("b"), NAME, config_name="two")
+
+
+def test_what_the_user_put_beside_the_files_of_a_configuration_stays(hub):
+    push_to_hub(answered("a"), NAME)
+    repository = hub.dataset(NAME)
+    repository.commits.append(("f" * 40, "mine", {**repository.files, "default/NOTES.md": Stored(b"mine", 4)}))
+    push_to_hub(answered("b"), NAME)
+    assert hub.read(NAME, "default/NOTES.md") == b"mine"
+
+
+def test_rows_that_datasets_pushed_are_not_replaced_nor_hidden(hub, tmp_path):
+    rows = Dataset.from_dict({"a": [1, 2]})
+    for name in ("default", "one"):
+        hub.reset()
+        rows.push_to_hub(NAME, name)
+        with pytest.raises(PushError, match="not hfsynth's"):
+            push_to_hub(answered("b"), NAME, config_name=name)
+        assert loaded(tmp_path, name, split="train")["a"][:] == [1, 2]
 
 
 def test_a_file_that_the_gitignore_there_leaves_out_is_an_error_and_no_loss(hub, path):
@@ -165,12 +170,12 @@ def test_a_dataset_may_be_made_private(hub):
 def test_the_licence_is_what_the_cards_of_model_and_source_state_and_else_not_told(hub, tmp_path):
     hub.repositories["models", "user/model"] = Repository(card={"license": "apache-2.0", "language": "en"})
     empty = Dataset.from_dict({"id": [1]})
-    made = Pipeline((Magpie(HubLLM(model="user/model")),)).run(empty, quiet=True)
+    made = Pipeline((Magpie(NamedLLM(model="user/model")),)).run(empty, quiet=True)
     push_to_hub(made, NAME)
     metadata, text = card(hub)
     assert (metadata["license"], metadata["language"]) == ("apache-2.0", ["en"])
     assert "| user/model | not known | apache-2.0 |" in text
-    made = Pipeline((Magpie(HubLLM(model="user/unknown")),)).run(empty, quiet=True)
+    made = Pipeline((Magpie(NamedLLM(model="user/unknown")),)).run(empty, quiet=True)
     push_to_hub(made, NAME)
     metadata, text = card(hub)
     assert "license" not in metadata
@@ -178,14 +183,14 @@ def test_the_licence_is_what_the_cards_of_model_and_source_state_and_else_not_to
 
 
 def test_a_source_on_the_hub_is_named_with_its_commit(hub, tmp_path):
-    push_to_hub(answered("a", "b"), "user/source")
-    source = loaded(tmp_path, name="user/source", split="train").select_columns(["instruction"])
+    push_to_hub(answered("a", "b"), "user/MySource")
+    source = loaded(tmp_path, name="user/MySource", split="train").select_columns(["instruction"])
     push_to_hub(ANSWER.run(source, quiet=True), NAME)
     metadata, text = card(hub)
-    commit = hub.dataset("user/source").commits[-1][0]
-    assert metadata["source_datasets"] == ["user/source"]
-    assert f"2 rows of user/source (default, train at {commit[:12]})" in text
-    assert "--dataset user/source --config default --split train" in text
+    commit = hub.dataset("user/MySource").commits[-1][0]
+    assert metadata["source_datasets"] == ["user/MySource"]
+    assert f"2 rows of user/MySource (default, train at {commit[:12]})" in text
+    assert f"--dataset user/MySource --config default --split train --dataset-revision {commit}" in text
 
 
 class Pushing:

@@ -5,6 +5,7 @@ from huggingface_hub import DatasetCardData
 from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
 from hfsynth.publishing.files import write_config, write_facts
 from hfsynth.publishing.metadata import merge_metadata, metadata_of, size_category
+from tests.helpers import NamedLLM
 
 NAMES = [
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
@@ -47,12 +48,15 @@ def test_nothing_is_guessed(tmp_path):
         ([("mit", ["en"]), ("apache-2.0", ["en"])], None, ["en"]),
         ([("mit", ["en"]), ("", [])], None, None),
         ([("mit", ["en", "fr"])], "mit", None),
+        ([("", ["en"])], None, ["en"]),
     ],
 )
 def test_a_licence_and_a_language_are_told_where_all_state_the_same_one(tmp_path, models, licence, languages):
-    stated = {"echo": {"licence": models[0][0], "languages": models[0][1]}}
-    stated |= {f"user/m{n}": {"licence": one[0], "languages": one[1]} for n, one in enumerate(models[1:])}
-    metadata = metadata_of([facts(tmp_path, 1, stated=stated)])
+    llms = [NamedLLM(model=f"m{n}", licence=one[0], languages=tuple(one[1])) for n, one in enumerate(models)]
+    first, *rest = llms
+    pipeline = Pipeline((Magpie(first), *(TextGeneration(llm) for llm in rest)))
+    made = pipeline.run(Dataset.from_dict({"id": [1]}), quiet=True)
+    metadata = metadata_of([write_config(tmp_path, made, "default", ())])
     assert (metadata.get("license"), metadata.get("language")) == (licence, languages)
 
 

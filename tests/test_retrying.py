@@ -65,6 +65,13 @@ def test_as_long_as_the_hub_says_is_waited(pauses):
     assert pauses == [17]
 
 
+def test_a_rate_limit_is_waited_for_to_its_end(pauses):
+    limited = answer(429)
+    limited.response.headers["RateLimit"] = '"api";r=0;t=240'
+    persistently("asking", failing(limited))
+    assert pauses == [241]
+
+
 def test_an_error_behind_another_counts():
     error = RuntimeError("while uploading")
     error.__cause__ = answer(500)

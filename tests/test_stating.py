@@ -1,33 +1,18 @@
 import time
-from dataclasses import dataclass
 
 import pytest
 from datasets import Dataset
 from huggingface_hub import HfApi
 
 from hfsynth import Magpie, Pipeline
-from hfsynth.generation import Origin
 from hfsynth.publishing.files import write_config
 from hfsynth.publishing.stating import look_up
-from tests.helpers import ScriptedLLM
+from tests.helpers import NamedLLM
 from tests.hub_server import Repository
 
 
-@dataclass(frozen=True)
-class HubLLM(ScriptedLLM):
-    model: str = ""
-    licence: str = ""
-
-    @property
-    def model_name(self):
-        return self.model
-
-    def origin(self):
-        return Origin(licence=self.licence)
-
-
 def looked_up(tmp_path, **fields):
-    made = Pipeline((Magpie(HubLLM(**fields)),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
+    made = Pipeline((Magpie(NamedLLM(**fields)),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
     return look_up(HfApi(), write_config(tmp_path, made, "default", ()))
 
 

@@ -58,14 +58,16 @@ def _check_name(repo_id: str) -> None:
 def _check_account(account: dict[str, Any], namespace: str) -> None:
     """Check that an account can write to a namespace with the token it showed."""
     token = (account.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
+    scopes = [scope for scope in (token.get("fineGrained") or {}).get("scoped", ()) if scope.get("permissions")]
+    writes = any("repo.write" in scope["permissions"] for scope in scopes)
+    if token.get("role") == "read" or (token.get("role") == "fineGrained" and not writes):
         raise PushError(
             f"the token {token.get('displayName', '')!r} of {account['name']!r} can only read; log in with one that "
             "can write: `hf auth login`."
         )
     organizations = {one["name"]: one.get("roleInOrg", "") for one in account.get("orgs") or ()}
     mine = [account["name"], *(name for name, role in organizations.items() if role != "read")]
-    if namespace not in mine:
+    if namespace.lower() not in map(str.lower, mine):
         raise PushError(
             f"the namespace {namespace!r} isn't yours to write to; as {account['name']!r} you have {mine}."
         )

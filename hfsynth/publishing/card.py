@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from hfsynth.publishing import telling
 from hfsynth.publishing.facts import ConfigFacts
 from hfsynth.publishing.metadata import Metadata, merge_metadata, metadata_of
+from hfsynth.publishing.remaking import again
 from hfsynth.recipe import dump
 
 _BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->.*?<!-- hfsynth: end \1 -->\n?", re.DOTALL)
@@ -62,7 +63,7 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         configs=configs,
         opening=telling.opening,
         loading=lambda config: telling.loading(config, repo_id),
-        diagram=telling.diagram,
+        drawings=telling.drawings,
         steps=telling.steps,
         rows_that_ended=telling.rows_that_ended,
         models=telling.models_told,
@@ -70,7 +71,7 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         figures=telling.figures,
         scripts=telling.scripts,
         samples=telling.samples,
-        again=lambda config: telling.again(config, repo_id),
+        again=lambda config: list(again(config, repo_id)),
         all_models=telling.all_models(configs),
         citations=telling.citations(configs),
     )

@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
+from datasets.features.features import require_decoding
 
+from hfsynth.generation import Origin
 from hfsynth.provenance import RunRecord, StepRecord
 from hfsynth.publishing.figures import ColumnFigures, column_figures, text_columns
-from hfsynth.record import METADATA_COLUMN
+from hfsynth.record import METADATA_COLUMN, step_names
 
 SAMPLES = 3
 _SHOWN = 1_000  # characters of a text that a sample shows
+_ITEMS = 50  # items of a list that a sample shows
 
 
 @dataclass(frozen=True)
@@ -29,25 +32,28 @@ class SplitFacts:
     """The runs that made it, in order."""
     failures: int
     """Rows in the split's file of failures."""
+    left_out: int = 0
+    """Rows that were given, and are not published since a step failed on them."""
+    bare: int = 0
+    """Rows in which no technique has left an entry."""
 
     @classmethod
-    def of(cls, name: str, dataset: Dataset, failures: int, runs: tuple[RunRecord, ...]) -> "SplitFacts":
-        """Read the facts from the rows that are published."""
+    def of(cls, name: str, dataset: Dataset, failures: tuple[int, int], runs: tuple[RunRecord, ...]) -> "SplitFacts":
+        """Read the facts from the rows that are published, beside the failures and the rows left out."""
         shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
+        media = {name: type(kind).__name__ for name, kind in dataset.features.items() if require_decoding(kind)}
+        shown = shown.remove_columns(list(media))
         places = sorted({0, len(dataset) // 2, len(dataset) - 1}) if len(dataset) else []
         return cls(
             name=name,
             rows=len(dataset),
             figures={column: column_figures(dataset, column) for column in text_columns(dataset.features)},
-            samples=tuple(_shortened(shown[place]) for place in places[:SAMPLES]),
-            runs=runs,
-            failures=failures,
+            samples=tuple({**_shortened(shown[place]), **media} for place in places[:SAMPLES]),
+            runs=tuple(replace(run, failures_file="") for run in runs),
+            failures=failures[0],
+            left_out=failures[1],
+            bare=step_names(dataset)[1],
         )
-
-    @property
-    def steps(self) -> list[StepRecord]:
-        """The steps of all its runs."""
-        return [step for run in self.runs for step in run.steps]
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,18 @@ class ConfigFacts:
         return sum(split.rows for split in self.splits)
 
     @property
+    def runs(self) -> list[RunRecord]:
+        """The runs that made it, each once however many splits it made."""
+        found: list[RunRecord] = []
+        for run in (run for split in self.splits for run in split.runs):
+            if run not in found:
+                found.append(run)
+        return found
+
+    @property
     def steps(self) -> list[StepRecord]:
-        """The steps that differ, of all splits."""
-        seen: dict[str, StepRecord] = {}
-        for split in self.splits:
-            for step in split.steps:
-                seen.setdefault(json.dumps([step.name, step.recipe], sort_keys=True, default=str), step)
-        return list(seen.values())
+        """The steps of all runs."""
+        return [step for run in self.runs for step in run.steps]
 
     def to_json(self) -> str:
         """Return the facts as JSON, for `from_json`."""
@@ -111,6 +122,10 @@ def _shortened(row: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= _SHOWN else f"{value[:_SHOWN]} … ({len(value):,} characters)"
+    if isinstance(value, (list, tuple)) and len(value) > _ITEMS:
+        return [*_plain(value[:_ITEMS]), f"… ({len(value):,} items)"]
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,10 +133,15 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
+def key_of(name: str, commit: str) -> str:
+    """Return the key of a model or source in `ConfigFacts.stated`."""
+    return f"{name}@{commit}" if commit else name
+
+
 def models(facts: ConfigFacts) -> Iterator[StepRecord]:
-    """Give a step for each model that differs."""
-    seen = set()
+    """Give a step for each model that differs in name or origin."""
+    seen = list[tuple[str, Origin]]()
     for step in facts.steps:
-        if step.node.model and step.node.model not in seen:
-            seen.add(step.node.model)
+        if step.node.model and (step.node.model, step.origin) not in seen:
+            seen.append((step.node.model, step.origin))
             yield step

@@ -1,28 +1,43 @@
 """The files of one configuration, the same in a folder as on the Hub.
 
 <config>/train-00000-of-00002.parquet   the rows on which no step failed, split by split
-<config>/failures-train.parquet         the others: which step, which row, why
+<config>/failures/train.parquet         the others: which step, which row, why
 <config>/hfsynth.yaml                   the recipe
 <config>/hfsynth.json                   the facts that the card is written from
 <config>/steps.png, lengths.png         the card's pictures
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, SplitDict, SplitInfo, Value
+import pyarrow.parquet as pq
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    LargeList,
+    List,
+    SplitDict,
+    SplitInfo,
+    Value,
+    concatenate_datasets,
+)
+from datasets.features.features import require_storage_embed
+from datasets.table import embed_table_storage
 
 from hfsynth.progress import without_bars
 from hfsynth.provenance import RunRecord, read_off, records
 from hfsynth.publishing import telling
 from hfsynth.publishing.facts import ConfigFacts, SplitFacts
+from hfsynth.publishing.ownership import FACTS, numbered
 from hfsynth.recipe import write_recipe
-from hfsynth.record import METADATA_COLUMN, split_failures
+from hfsynth.record import METADATA_COLUMN, failures_dataset, split_failures, step_names
 from hfsynth.steps import Step
 
-FACTS = "hfsynth.json"
+_SPLIT = re.compile(r"\w+(\.\w+)*")
 _BYTES_PER_SHARD = 500 * 1000**2
 
 
@@ -48,6 +63,8 @@ def splits_of(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
     if not isinstance(dataset, DatasetDict):
         raise TypeError(f"a Dataset or a DatasetDict can be published, not {type(dataset).__name__}.")
     splits = {str(name): split for name, split in dataset.items()}
+    if odd := [name for name in splits if not _SPLIT.fullmatch(name) or name == "all"]:
+        raise ValueError(f"{odd[0]!r} can't be the name of a split; use letters, digits, '_' and '.', and not 'all'.")
     columns = {name: split.features for name, split in splits.items()}
     if not splits or any(features != next(iter(columns.values())) for features in columns.values()):
         raise ValueError(f"all splits of a configuration need the same columns; these have {columns}.")
@@ -66,15 +83,17 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
     Returns:
         The facts, for `write_facts`.
     """
-    splits = splits_of(dataset)
+    splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
     told, written = list[SplitFacts](), list[SplitInfo]()
     with without_bars():
         for name, split in splits.items():
-            rows, failures = _parted(split)
-            size = _write_rows(folder, name, rows)
+            rows, failed = _parted(split)
+            size, runs = _write_rows(folder, name, rows), _runs(split, steps)
+            failures = _with_kept(failed, runs) if len(splits) == 1 else failed
             if len(failures):
-                failures.to_parquet(folder / f"failures-{name}.parquet")
-            told.append(SplitFacts.of(name, rows, len(failures), _runs(split, steps)))
+                (folder / "failures").mkdir(exist_ok=True)
+                failures.to_parquet(folder / "failures" / f"{name}.parquet")
+            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs))
             written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
@@ -112,34 +131,41 @@ def _parted(dataset: Dataset) -> tuple[Dataset, Dataset]:
     """Part rows from failures; where no technique left its mark, all are rows."""
     if METADATA_COLUMN in dataset.column_names:
         return split_failures(dataset)
-    return dataset, Dataset.from_dict({})
+    return dataset, failures_dataset([])
 
 
 def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
     """Return the runs that made a dataset, as it tells itself or as its rows do."""
-    if found := records(dataset):
-        return tuple(found)
-    told = METADATA_COLUMN in dataset.column_names and len(dataset)
-    return (read_off(dataset, steps),) if told else ()
+    found = records(dataset)
+    known = {step.name for run in found for step in run.steps}
+    names = [name for name in step_names(dataset)[0] if name not in known]
+    return (*found, read_off(dataset, names, steps)) if names else tuple(found)
+
+
+def _with_kept(failed: Dataset, runs: Sequence[RunRecord]) -> Dataset:
+    """Add the failures that runs kept, among them those of rows that a later step dropped, each once."""
+    files = {run.failures_file: run for run in runs if run.failures_file and Path(run.failures_file).is_file()}
+    told = {step.name for run in files.values() for step in run.steps}
+    kept = [Dataset(pq.read_table(file)).cast(failed.features) for file in files]
+    return concatenate_datasets([*kept, failed.filter(lambda row: row["step"] not in told)]) if kept else failed
 
 
 def _write_rows(folder: Path, split: str, rows: Dataset) -> int:
-    """Write rows as shards, batch by batch; return their size in memory."""
-    if not len(rows):
-        return 0
+    """Write rows as shards, batch by batch, one at least; return their size in memory."""
     whole = rows.data.nbytes * len(rows) // max(rows.data.num_rows, 1)
-    shards = min(whole // _BYTES_PER_SHARD + 1, len(rows))
-    return sum(
-        rows.shard(num_shards=shards, index=number, contiguous=True).to_parquet(
-            folder / f"{split}-{number:05d}-of-{shards:05d}.parquet"
-        )
-        for number in range(shards)
-    )
+    shards = max(min(whole // _BYTES_PER_SHARD + 1, len(rows)), 1)
+    size = 0
+    for number in range(shards):
+        shard = rows.shard(num_shards=shards, index=number, contiguous=True)
+        if require_storage_embed(rows.features):  # an image in a file of one's own becomes a part of the shard
+            shard = shard.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100)
+        size += shard.with_format(None).to_parquet(folder / f"{split}-{number:05d}-of-{shards:05d}.parquet")
+    return size
 
 
 def _info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
     """Return a configuration's entry in `dataset_info`, as datasets writes it."""
-    info.splits = SplitDict({split.name: split for split in splits if split.num_examples})
+    info.splits = SplitDict({split.name: split for split in splits})
     info.dataset_size = sum(split.num_bytes for split in splits)
     files = [file for split in splits for file in folder.glob(f"{split.name}-*.parquet")]
     info.download_size = sum(file.stat().st_size for file in files)
@@ -150,13 +176,12 @@ def _write_beside(folder: Path, facts: ConfigFacts) -> None:
     """Write the recipe and the pictures."""
     from hfsynth.publishing.pictures import draw_diagram, draw_lengths  # matplotlib: as long as all other imports
 
-    recipes = [step.recipe for step in facts.steps if step.recipe]
-    if recipes:
-        sizes = {run.chunk_size for split in facts.splits for run in split.runs} - {0}
-        chunk_size = sizes.pop() if len(sizes) == 1 else None
-        (folder / "hfsynth.yaml").write_text(write_recipe(recipes, chunk_size), encoding="utf-8")
-    if facts.steps:
-        (folder / "steps.png").write_bytes(draw_diagram(telling.diagram(facts)))
+    for number, run in enumerate(facts.runs, 1):
+        recipes = [step.recipe for step in run.steps if step.recipe]
+        if recipes:
+            text = write_recipe(recipes, run.chunk_size or None)
+            (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
+        (folder / numbered("steps.png", number)).write_bytes(draw_diagram(telling.diagram(run)))
     lengths = {name: found.lengths for name, _, found in telling.figures(facts) if found.lengths}
     if lengths:
         (folder / "lengths.png").write_bytes(draw_lengths(lengths))

@@ -8,9 +8,10 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from hfsynth.crew import is_main_process
-from hfsynth.publishing.card import write_card
+from hfsynth.publishing.card import read_metadata, write_card
 from hfsynth.publishing.facts import ConfigFacts
-from hfsynth.publishing.files import FACTS, check_config_name, splits_of, write_config, write_facts
+from hfsynth.publishing.files import check_config_name, splits_of, write_config, write_facts
+from hfsynth.publishing.ownership import FACTS, conflict, is_ours
 from hfsynth.steps import Step
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,16 @@ def save(
         steps: The techniques, where the dataset was made by `Dataset.map`: a run's are in the dataset.
 
     Raises:
-        FileExistsError: If the subfolder is there and was not written by this function.
+        FileExistsError: If something there, which hfsynth did not write, would be lost.
         ValueError: If the name of the configuration can't be a folder's, or the card there can't be read.
     """
     check_config_name(config_name)
     splits_of(dataset)
     home, card = Path(folder) / config_name, Path(folder) / "README.md"
-    if home.exists() and not (home / FACTS).exists():
-        raise FileExistsError(f"{home} is there and was not written by hfsynth; give another folder or config_name.")
+    head = card.read_text(encoding="utf-8") if card.exists() else ""
+    there = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+    if reason := conflict(config_name, there, read_metadata(head)[0]):
+        raise FileExistsError(f"{folder}: {reason}.")
     if not is_main_process():
         return
     before = read_facts(Path(folder))
@@ -51,10 +54,13 @@ def save(
     writing.mkdir(parents=True)
     facts = write_config(writing, dataset, config_name, steps)
     if not facts.rows:
-        logger.warning("no row of %s is left: it is told in the card, and there is nothing to load", config_name)
+        logger.warning("no row of %s is left; the card says what became of them", config_name)
     now = {**{one.config_name: one for one in before}, config_name: write_facts(writing, facts, {})}
-    head = card.read_text(encoding="utf-8") if card.exists() else ""
     text = write_card(Path(folder).resolve().name, head, before, [now[name] for name in sorted(now)])
+    for path in (path for path in there if path.startswith(f"{config_name}/") and not is_ours(path, config_name)):
+        kept = writing / Path(path).relative_to(config_name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(Path(folder) / path, kept)
     shutil.rmtree(home, ignore_errors=True)  # only now: what was there before is whole until the new one is
     writing.rename(home)
     card.write_text(text, encoding="utf-8")

@@ -20,9 +20,10 @@ from huggingface_hub.hf_api import RepoFile
 from hfsynth.crew import is_main_process
 from hfsynth.errors import PushError
 from hfsynth.publishing.access import check_push_target
-from hfsynth.publishing.card import write_card
+from hfsynth.publishing.card import read_metadata, write_card
 from hfsynth.publishing.facts import ConfigFacts
-from hfsynth.publishing.files import FACTS, check_config_name, splits_of, write_config, write_facts
+from hfsynth.publishing.files import check_config_name, splits_of, write_config, write_facts
+from hfsynth.publishing.ownership import FACTS, conflict, is_ours, our_configs
 from hfsynth.publishing.retrying import persistently, told
 from hfsynth.publishing.stating import look_up
 from hfsynth.steps import Step
@@ -101,7 +102,8 @@ class _Push:
         """
         name, api, repo_id = self.facts.config_name, self.api, self.repo_id
         persistently(f"making {repo_id}", lambda: _make_repository(api, repo_id, private))
-        files = [CommitOperationAdd(f"{name}/{path.name}", path) for path in sorted((self.folder / name).iterdir())]
+        paths = sorted(path for path in (self.folder / name).rglob("*") if path.is_file())
+        files = [CommitOperationAdd(path.relative_to(self.folder).as_posix(), path) for path in paths]
         persistently(
             f"uploading to {repo_id}",
             lambda: api.preupload_lfs_files(repo_id, files, repo_type="dataset", free_memory=False),
@@ -115,7 +117,9 @@ class _Push:
         head = str(self.api.dataset_info(self.repo_id, revision="main").sha)
         there = self._files(head)
         card = CommitOperationAdd("README.md", self._card(head, there).encode())
-        stale = self._stale(there, files)
+        kept = {file.path_in_repo for file in files}
+        # another number of shards leaves files of the old number, which the card's pattern would load
+        stale = [path for path in there if is_ours(path, self.facts.config_name) and path not in kept]
         if not stale and all(_holds(there, file) for file in (*files, card)):
             return f"{self.api.endpoint}/datasets/{self.repo_id}/commit/{head}"
         additions = [copy.copy(file) for file in files]  # what was uploaded is known; the client marks what it commits
@@ -135,26 +139,13 @@ class _Push:
         tree = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=head, recursive=True)
         return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
-    def _stale(self, there: Mapping[str, RepoFile], files: Sequence[CommitOperationAdd]) -> list[str]:
-        """List the files of the configuration as it was pushed before that it hasn't any more, such as shards.
-
-        Raises:
-            PushError: If its folder has files that weren't pushed by hfsynth.
-        """
-        name, kept = self.facts.config_name, {file.path_in_repo for file in files}
-        stale = [path for path in there if path.startswith(f"{name}/") and path not in kept]
-        if stale and f"{name}/{FACTS}" not in there:
-            raise PushError(
-                f"{self.repo_id} has files in {name}/ that are not hfsynth's: {stale[:3]}; use another name."
-            )
-        return stale
-
     def _card(self, head: str, there: Mapping[str, RepoFile]) -> str:
         """Write the card on top of the one there."""
-        facts = [path for path in there if path.endswith(f"/{FACTS}") and path.count("/") == 1]
-        before = [ConfigFacts.from_json(self._read(head, path)) for path in sorted(facts)]
-        now = {**{one.config_name: one for one in before}, self.facts.config_name: self.facts}
         text = self._read(head, "README.md") if "README.md" in there else ""
+        if reason := conflict(self.facts.config_name, there, read_metadata(text)[0]):
+            raise PushError(f"{self.repo_id}: {reason}.")
+        before = [ConfigFacts.from_json(self._read(head, f"{name}/{FACTS}")) for name in sorted(our_configs(there))]
+        now = {**{one.config_name: one for one in before}, self.facts.config_name: self.facts}
         return write_card(self.repo_id, text, before, [now[name] for name in sorted(now)])
 
     def _read(self, head: str, path: str) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hfsynth.publishing.facts import ConfigFacts, models
+from hfsynth.generation import Origin
+from hfsynth.provenance import StepRecord
+from hfsynth.publishing.facts import ConfigFacts, key_of, models
 
 Metadata = dict[str, Any]
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
@@ -26,13 +28,13 @@ def metadata_of(configs: Sequence[ConfigFacts]) -> Metadata:
     told: Metadata = {
         "license": _licence(configs),
         "language": _languages(configs),
-        "annotations_creators": ["machine-generated"],
+        "annotations_creators": ["machine-generated"] if any(config.steps for config in configs) else None,
         "source_datasets": _sources(configs),
         "task_categories": ["text-generation"],
-        "tags": ["synthetic", "hfsynth"],
+        "tags": [*(["synthetic"] if any(config.steps for config in configs) else []), "hfsynth"],
         "size_categories": [size_category(sum(config.rows for config in configs))],
-        "configs": [_config(config) for config in configs if config.rows],
-        "dataset_info": [dict(config.info) for config in configs if config.rows],
+        "configs": [_config(config) for config in configs],
+        "dataset_info": [dict(config.info) for config in configs],
     }
     return {name: value for name, value in told.items() if value}
 
@@ -49,19 +51,27 @@ def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
     for name in {**before, **now}:
         merged[name] = _merge_value(name, head.get(name), before.get(name), now.get(name))
     rows = _all_rows(merged)
-    merged["size_categories"] = head.get("size_categories") if rows is None else [size_category(rows)]
+    theirs = head.get("size_categories") if head.get("size_categories") != before.get("size_categories") else None
+    merged["size_categories"] = theirs if rows is None else [size_category(rows)]
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def stated(config: ConfigFacts) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return model or source → the licence and the languages that are stated for it ("" for none).
+def stated(config: ConfigFacts, step: StepRecord) -> Origin:
+    """Return what is stated of a step's model: where it ran, or by its card on the Hub."""
+    asked = config.stated.get(key_of(step.node.model, step.origin.commit))
+    if asked is None:
+        return step.origin
+    return Origin(step.origin.commit, asked["licence"], tuple(asked["languages"]))
 
-    A source that isn't on the Hub states nothing; where no step reads it, it doesn't matter.
-    """
-    found = {step.node.model: (step.origin.licence, step.origin.languages) for step in models(config)}
-    found |= {run.source.name: ("", ()) for split in config.splits for run in split.runs if run.reads_source}
-    for name, facts in config.stated.items():
-        found[name] = (facts["licence"], tuple(facts["languages"]))
+
+def _all_stated(config: ConfigFacts) -> list[Origin]:
+    """Return what is stated of all that the rows come from; of what nothing is known, an origin that says nothing."""
+    found = [stated(config, step) for step in models(config)]
+    for source in (run.source for run in config.runs if run.reads_source):
+        asked = config.stated.get(key_of(source.name, source.commit), {"licence": "", "languages": ()})
+        found.append(Origin(source.commit, asked["licence"], tuple(asked["languages"])))
+    if any(split.bare for split in config.splits) or not config.runs:
+        found.append(Origin())
     return found
 
 
@@ -92,32 +102,27 @@ def _all_rows(metadata: Metadata) -> int | None:
     names = [config["config_name"] for config in metadata.get("configs") or []]
     if any("splits" not in infos.get(name, {}) for name in names):
         return None
-    return sum(int(split["num_examples"]) for name in names for split in infos[name]["splits"])
+    return sum(int(split.get("num_examples") or 0) for name in names for split in infos[name]["splits"])
 
 
 def _config(config: ConfigFacts) -> Metadata:
-    files = [
-        {"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"}
-        for split in config.splits
-        if split.rows
-    ]
+    files = [{"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"} for split in config.splits]
     return {"config_name": config.config_name, "data_files": files}
 
 
 def _licence(configs: Iterable[ConfigFacts]) -> str | None:
     """Return the licence that all models and sources state, if it is one and all state it."""
-    found = {licence for config in configs for licence, _ in stated(config).values()}
+    found = {origin.licence for config in configs for origin in _all_stated(config)}
     return found.pop() if len(found) == 1 and "" not in found else None
 
 
 def _languages(configs: Iterable[ConfigFacts]) -> list[str] | None:
     """Return the language that all models and sources state, if it is a single one."""
-    found = {languages for config in configs for _, languages in stated(config).values()}
+    found = {origin.languages for config in configs for origin in _all_stated(config)}
     only = found.pop() if len(found) == 1 else ()
     return list(only) if len(only) == 1 else None
 
 
 def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
-    runs = [run for config in configs for split in config.splits for run in split.runs]
-    named = sorted({run.source.name for run in runs if "/" in run.source.name})
+    named = sorted({run.source.name for config in configs for run in config.runs if "/" in run.source.name})
     return named or ["original"]

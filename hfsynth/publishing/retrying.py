@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from httpx2 import TransportError
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from hfsynth.errors import PushError
 
@@ -74,9 +75,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _wait(error: BaseException, attempt: int) -> float:
     """Return the seconds to the next try."""
     answers = (one.response for one in _chain(error) if isinstance(one, HfHubHTTPError))
-    said = next((answer.headers.get("Retry-After") for answer in answers), "")
-    if said and said.isdigit():
-        return min(float(said), 10 * _LONGEST)
+    for headers in (answer.headers for answer in answers):
+        limit = parse_ratelimit_headers(headers)
+        said = limit.reset_in_seconds + 1 if limit else headers.get("Retry-After", "")
+        if str(said).isdigit():
+            return min(float(said), 10 * _LONGEST)
     return min(2.0 ** (attempt - 1), _LONGEST) * random.uniform(0.75, 1.25)
 
 

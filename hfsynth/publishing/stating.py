@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfsynth.errors import PushError
 from hfsynth.generation import Origin
-from hfsynth.publishing.facts import ConfigFacts, models
+from hfsynth.publishing.facts import ConfigFacts, key_of, models
 from hfsynth.publishing.retrying import persistently
 
 logger = logging.getLogger(__name__)
@@ -19,19 +19,18 @@ def look_up(api: HfApi, facts: ConfigFacts) -> dict[str, dict[str, Any]]:
     """Ask the Hub for the cards of the models and sources of a configuration that are there.
 
     Returns:
-        Name → `licence` and `languages`. What can't be asked for is left out, and the card says "not stated".
+        `key_of` name and commit → `licence` and `languages`. What can't be asked for is left out: it isn't stated.
     """
     asked = {
-        (step.node.model, "model"): (str((step.recipe.get("llm") or {}).get("model", "")), step.origin.commit)
+        (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
         for step in models(facts)
         if not step.origin.licence
     }
-    runs = [run for split in facts.splits for run in split.runs]
-    asked |= {(run.source.name, "dataset"): (run.source.name, run.source.commit) for run in runs}
+    asked |= {(run.source.name, run.source.commit): ("dataset", run.source.name) for run in facts.runs}
     found = {}
-    for (name, kind), (repo_id, commit) in asked.items():
+    for (name, commit), (kind, repo_id) in asked.items():
         if "/" in repo_id and (origin := _stated(api, kind, repo_id, commit)):
-            found[name] = {key: value for key, value in asdict(origin).items() if key != "commit"}
+            found[key_of(name, commit)] = {key: value for key, value in asdict(origin).items() if key != "commit"}
     return found
 
 

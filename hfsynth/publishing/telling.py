@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 from hfsynth.diagram import Diagram
@@ -10,6 +9,8 @@ from hfsynth.provenance import RunRecord, Source, StepRecord
 from hfsynth.publishing.facts import ConfigFacts, SplitFacts, models
 from hfsynth.publishing.figures import ColumnFigures
 from hfsynth.publishing.metadata import stated
+from hfsynth.publishing.ownership import numbered
+from hfsynth.record import METADATA_COLUMN
 
 _REASONS = 10  # reasons of failures that are listed for a step
 _SCRIPTS = 4
@@ -61,17 +62,32 @@ def duration(seconds: float) -> str:
 
 
 def opening(config: ConfigFacts) -> str:
-    """Say in a sentence what a configuration is."""
+    """Say in a sentence or more what a configuration is."""
     made = f"{number(config.rows)} {_rows(config.rows)}"
     if not config.steps:
         return f"{made}."
-    steps = " → ".join(plain(step.name) for step in config.steps)
-    sources = {run.source: None for split in config.splits for run in split.runs}
-    given = " and ".join(_source(source) for source in sources)
+    ways = [f"{' → '.join(plain(step.name) for step in run.steps)} from {source(run.source)}" for run in config.runs]
     dates = sorted({step.finished for step in config.steps} - {""})
     when = f", finished on {dates[-1]}" if dates else ""
     version = config.steps[-1].versions.get("hfsynth")
-    return f"{made}, made by {steps} from {given}{when}, with hfsynth{f' {version}' if version else ''}."
+    told = [f"{made}, made by {'; by '.join(ways)}{when}, with hfsynth{f' {version}' if version else ''}."]
+    bare = sum(split.bare for split in config.splits)
+    if bare and METADATA_COLUMN in config.columns:
+        told.append(f"Of them {number(bare)} were not made by these steps.")
+    here = sum(split.rows + split.left_out for split in config.splits)
+    last = config.runs[-1].steps[-1]
+    if len(config.runs) == 1 and here != last.rows_out:
+        told.append(f"{plain(last.name)} had made {number(last.rows_out)} rows: some were dropped or added since.")
+    return " ".join(told)
+
+
+def source(given: Source) -> str:
+    """Say what a run read."""
+    rows = f"{number(given.rows)} {_rows(given.rows)}"
+    if "/" in given.name:
+        at = f" at {given.commit[:12]}" if given.commit else ""
+        return f"{rows} of {plain(given.name)} ({plain(given.config_name)}, {plain(given.split)}{at})"
+    return f"{rows} of a {plain(given.name)} file" if given.name else f"{rows} given in memory"
 
 
 def loading(config: ConfigFacts, repo_id: str) -> str:
@@ -79,9 +95,9 @@ def loading(config: ConfigFacts, repo_id: str) -> str:
     return f"from datasets import load_dataset\n\ndataset = load_dataset({repo_id!r}, {config.config_name!r})"
 
 
-def diagram(config: ConfigFacts) -> Diagram:
-    """Draw the steps of a configuration, from the columns that they read before one makes them."""
-    nodes = [step.node for step in config.steps]
+def diagram(run: RunRecord) -> Diagram:
+    """Draw the steps of a run, from the columns that they read before one makes them."""
+    nodes = [step.node for step in run.steps]
     made: set[str] = set()
     needed: dict[str, None] = {}
     for node in nodes:
@@ -91,11 +107,17 @@ def diagram(config: ConfigFacts) -> Diagram:
     return Diagram.of(needed, nodes)
 
 
+def drawings(config: ConfigFacts) -> Iterator[tuple[str, str]]:
+    """Give the picture of each run, as its file's name, and its lines for a terminal."""
+    for place, run in enumerate(config.runs, 1):
+        yield numbered("steps.png", place), diagram(run).text()
+
+
 def steps(config: ConfigFacts) -> Iterator[tuple[str, StepRecord]]:
-    """Give every step of every split, with what tells splits apart where there are several."""
-    for split in config.splits:
-        for step in split.steps:
-            yield (f" ({split.name})" if len(config.splits) > 1 else "", step)
+    """Give every step of every run, with what tells runs apart where there are several."""
+    for place, run in enumerate(config.runs, 1):
+        for step in run.steps:
+            yield (f" (run {place})" if len(config.runs) > 1 else "", step)
 
 
 def rows_that_ended(config: ConfigFacts) -> Iterator[str]:
@@ -118,8 +140,7 @@ def rows_that_ended(config: ConfigFacts) -> Iterator[str]:
 
 def models_told(config: ConfigFacts) -> list[tuple[str, str, str]]:
     """List the models: name, commit, licence."""
-    known = stated(config)
-    return [(step.node.model, step.origin.commit, known[step.node.model][0]) for step in models(config)]
+    return [(step.node.model, step.origin.commit, stated(config, step).licence) for step in models(config)]
 
 
 def machines(config: ConfigFacts) -> Iterator[str]:
@@ -165,27 +186,6 @@ def samples(config: ConfigFacts) -> tuple[str, str] | None:
     return text, json.dumps(list(split.samples), indent=1, ensure_ascii=False)
 
 
-def again(config: ConfigFacts, repo_id: str) -> tuple[str, str, str]:
-    """Say how to make a configuration again: a sentence, a piece of code and its language."""
-    recipe = f"{config.config_name}/hfsynth.yaml"
-    functions = [step.recipe["function"] for step in config.steps if "function" in step.recipe]
-    runs = [run for split in config.splits for run in split.runs]
-    if len(runs) != 1:
-        return f"The recipe of each step is in `{recipe}`, and above.", f"less {recipe}", "bash"
-    version = config.steps[-1].versions.get("hfsynth", "")
-    install = f"pip install hfsynth=={version}\n" if version else ""
-    fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir .\n" if "/" in repo_id else ""
-    if functions:
-        code = (
-            "from pathlib import Path\n\nfrom hfsynth import Pipeline\n\n"
-            f"pipeline = Pipeline.from_yaml(Path({recipe!r}).read_text(), {', '.join(functions)})\n"
-            f"dataset = pipeline.run(rows, chunk_size={runs[0].chunk_size})"
-        )
-        return f"{_input(runs[0])} The functions are in the recipe as text.", code, "python"
-    run = f"python -m hfsynth {recipe} {_flags(runs[0])}--output-dir again"
-    return _input(runs[0]), f"{install}{fetch}{run}", "bash"
-
-
 def all_models(configs: Iterable[ConfigFacts]) -> list[str]:
     """List the models of all configurations."""
     return list(dict.fromkeys(step.node.model for config in configs for step in models(config)))
@@ -215,26 +215,3 @@ def _counted(counts: Mapping[str, int]) -> str:
     if rest := sum(count for _, count in ordered[_REASONS:]):
         listed.append(f"{len(ordered) - _REASONS} other reasons {number(rest)}")
     return ", ".join(listed)
-
-
-def _source(source: Source) -> str:
-    rows = f"{number(source.rows)} {_rows(source.rows)}"
-    if "/" in source.name:
-        at = f" at {source.commit[:12]}" if source.commit else ""
-        return f"{rows} of {plain(source.name)} ({plain(source.config_name)}, {plain(source.split)}{at})"
-    return f"{rows} of a {plain(source.name)} file" if source.name else f"{rows} given in memory"
-
-
-def _input(run: RunRecord) -> str:
-    if "/" in run.source.name or not run.reads_source:
-        return "The same rows come out where arithmetic is the same: device, number type, versions."
-    columns = ", ".join(f"`{column}`" for column in run.source.columns if re.fullmatch(r"\w+", column))
-    return f"The input was {_source(run.source)}, with columns {columns}: it isn't part of this dataset."
-
-
-def _flags(run: RunRecord) -> str:
-    source = run.source
-    if "/" in source.name:
-        name, config, split = map(shlex.quote, (source.name, source.config_name, source.split))
-        return f"--dataset {name} --config {config} --split {split} "
-    return f"--num-rows {source.rows} " if not run.reads_source else "--dataset rows.jsonl "
