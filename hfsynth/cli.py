@@ -20,6 +20,7 @@ from datasets import Dataset, load_dataset
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
 from hfsynth.pipeline import Pipeline
+from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name
 from hfsynth.publishing.folder import save
 from hfsynth.record import split_failures
@@ -93,7 +94,9 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str) -> None:
     """
     name = run.config_name or config_name
     check_config_name(name)
-    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size, push_target=run.push_to_hub)
+    if run.push_to_hub and is_main_process():
+        check_push_target(run.push_to_hub, config_name=name)
+    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size)
     save(dataset, run.output_dir, config_name=name)
     rows, failures = split_failures(dataset)
     say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")

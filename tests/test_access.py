@@ -64,6 +64,15 @@ def test_a_card_there_that_can_not_be_read_is_an_error(hub):
         check_push_target("user/made")
 
 
+def test_a_configuration_that_is_somebody_elses_is_an_error_where_its_name_is_known(hub):
+    hub.repositories["datasets", "user/made"] = Repository(
+        commits=[("2" * 40, "m", {"one/train.csv": Stored(b"a", 1), "README.md": Stored(b"# x", 3)})]
+    )
+    check_push_target("user/made")
+    with pytest.raises(PushError, match="files in one/ that are not hfsynth's"):
+        check_push_target("user/made", config_name="one")
+
+
 def test_a_run_that_is_to_be_pushed_is_refused_before_anything_is_generated(hub, monkeypatch, tmp_path):
     pipeline = Pipeline((TextGeneration(EchoLLM()),))
     rows = Dataset.from_dict({"instruction": ["a"]})

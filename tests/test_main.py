@@ -45,3 +45,10 @@ def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_p
     done = run(tmp_path / "r.yaml", "--num-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
     assert done.returncode == 1
     assert "can only read" in done.stderr
+
+
+def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tmp_path):
+    (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
+    done = run(tmp_path / "r.yaml", "--num-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
+    assert "config_name is 'a.b'" in done.stderr
+    assert not (tmp_path / "run").exists()

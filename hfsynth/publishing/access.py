@@ -1,10 +1,10 @@
 """Whether a dataset may be pushed: asked before a week of generation, and not after."""
 
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -14,19 +14,21 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hfsynth.errors import PushError
 from hfsynth.publishing.card import read_metadata
+from hfsynth.publishing.ownership import conflict
 from hfsynth.publishing.retrying import persistently, status_of, told
 
 
-def check_push_target(repo_id: str, token: str | None = None) -> None:
+def check_push_target(repo_id: str, token: str | None = None, config_name: str | None = None) -> None:
     """Check that a dataset can be pushed to a repository, as far as that is known before there is one.
 
     Args:
         repo_id: `user/name`.
         token: Default: the one that you are logged in with.
+        config_name: The configuration that is to be pushed, where it is known.
 
     Raises:
         PushError: If the name isn't one, there is no token or it may not write, the namespace is somebody else's, or
-            the card that is there can't be read.
+            the card that is there can't be read, or something there, which hfsynth did not push, would be lost.
     """
     _check_name(repo_id)
     if not (token or get_token()):
@@ -34,7 +36,7 @@ def check_push_target(repo_id: str, token: str | None = None) -> None:
     api = HfApi(token=token)
     try:
         _check_account(persistently("asking who you are", api.whoami), repo_id.partition("/")[0])
-        persistently(f"asking for {repo_id}", lambda: _check_repository(api, repo_id))
+        persistently(f"asking for {repo_id}", lambda: _check_repository(api, repo_id, config_name))
     except OfflineModeIsEnabled as error:
         raise PushError(f"{repo_id!r} can't be pushed to offline; unset HF_HUB_OFFLINE.") from error
     except HfHubHTTPError as error:
@@ -73,15 +75,17 @@ def _check_account(account: dict[str, Any], namespace: str) -> None:
         )
 
 
-def _check_repository(api: HfApi, repo_id: str) -> None:
-    """Check that a repository that is there can be written to, and its card be kept."""
+def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None:
+    """Check that a repository that is there can be written to, its card be kept, and nothing there be lost."""
     try:
         api.auth_check(repo_id, repo_type="dataset", write=True)
-        card = api.hf_hub_download(repo_id, "README.md", repo_type="dataset")
-    except (RepositoryNotFoundError, EntryNotFoundError):
+    except RepositoryNotFoundError:
         return
-    with open(card, encoding="utf-8") as file:
-        try:
-            read_metadata(file.read())
-        except ValueError as error:
-            raise PushError(f"{repo_id}: {error} Mend it there first.") from error
+    paths = api.list_repo_files(repo_id, repo_type="dataset")
+    card = api.hf_hub_download(repo_id, "README.md", repo_type="dataset") if "README.md" in paths else None
+    try:
+        metadata, _ = read_metadata(Path(card).read_text(encoding="utf-8") if card else "")
+    except ValueError as error:
+        raise PushError(f"{repo_id}: {error} Mend it there first.") from error
+    if config_name is not None and (reason := conflict(config_name, paths, metadata)):
+        raise PushError(f"{repo_id}: {reason}.")

@@ -63,7 +63,7 @@ def push_to_hub(
     splits_of(dataset)
     if not is_main_process():
         return None
-    check_push_target(repo_id, token)
+    check_push_target(repo_id, token, config_name)
     api = HfApi(token=token)
     cache = Path(config.HF_DATASETS_CACHE)  # where a dataset of this size has room, which /tmp may not have
     cache.mkdir(parents=True, exist_ok=True)
