@@ -60,9 +60,10 @@ def _check_name(repo_id: str) -> None:
 def _check_account(account: dict[str, Any], namespace: str) -> None:
     """Check that an account can write to a namespace with the token it showed."""
     token = (account.get("auth") or {}).get("accessToken") or {}
-    scopes = [scope for scope in (token.get("fineGrained") or {}).get("scoped", ()) if scope.get("permissions")]
-    writes = any("repo.write" in scope["permissions"] for scope in scopes)
-    if token.get("role") == "read" or (token.get("role") == "fineGrained" and not writes):
+    scopes = (token.get("fineGrained") or {}).get("scoped", ())
+    permissions = [permission for scope in scopes for permission in scope.get("permissions", ())]
+    reads = bool(permissions) and not any("repo" in one and "write" in one for one in permissions)
+    if token.get("role") == "read" or reads:
         raise PushError(
             f"the token {token.get('displayName', '')!r} of {account['name']!r} can only read; log in with one that "
             "can write: `hf auth login`."
