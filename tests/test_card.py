@@ -102,3 +102,9 @@ def test_the_same_facts_write_the_same_card_again(facts):
 def test_metadata_that_can_not_be_read_is_an_error_and_not_overwritten(facts, head, said):
     with pytest.raises(ValueError, match=said):
         write_card("user/x", f"---\n{head}\n---\n", [], [facts(["a"])])
+
+
+def test_norwegian_stays_a_language(facts):
+    card = write_card("user/x", "---\nlanguage:\n- no\nflag: true\n---\n", [], [facts(["a"])])
+    assert parts(card)[0]["language"] == ["no"]
+    assert parts(card)[0]["flag"] is True

@@ -1,7 +1,8 @@
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from hfsynth import EchoLLM, TextGeneration, split_failures
+from hfsynth.record import step_names
 
 
 def test_rows_are_parted_from_failures_and_none_is_lost():
@@ -40,3 +41,14 @@ def test_the_first_step_that_failed_is_the_one_that_is_told():
 def test_a_dataset_that_no_technique_made_is_an_error():
     with pytest.raises(ValueError, match=r"\['a'\] has no 'generation_metadata'"):
         split_failures(Dataset.from_dict({"a": [1]}))
+
+
+def test_the_steps_that_left_entries_are_listed_and_the_rows_without_any_counted():
+    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True
+    )
+    again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"}, name="again")
+    both = made.map(again, batched=True, with_indices=True)
+    mixed = concatenate_datasets([Dataset.from_dict({"instruction": ["c"]}), made, both.select([1])])
+    assert step_names(mixed) == (["TextGeneration", "again"], 1)
+    assert step_names(Dataset.from_dict({"a": [1, 2]})) == ([], 2)

@@ -21,6 +21,16 @@ _BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->.*?<!-- hfsynth: end \1 -
 _HEAD = re.compile(r"\A(?:\ufeff)?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `no` and `on` as the words that they are in a card, where Norwegian is a language."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    sign: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool" or sign in "tTfF"]
+    for sign, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def write_card(repo_id: str, head: str, before: Sequence[ConfigFacts], now: Sequence[ConfigFacts]) -> str:
     """Return the README.md of a dataset.
 
@@ -87,7 +97,7 @@ def read_metadata(readme: str) -> tuple[Metadata, str]:
     if not found:
         return {}, readme
     try:
-        metadata = yaml.safe_load(found.group(1)) or {}
+        metadata = yaml.load(found.group(1), Loader=_Loader) or {}
     except yaml.YAMLError as error:
         raise ValueError(
             f"the metadata of the dataset's README.md is not YAML: {' '.join(str(error).split())}."
