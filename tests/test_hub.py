@@ -272,14 +272,21 @@ def test_somebody_elses_commit_meanwhile_is_kept(hub, monkeypatch):
     ]
 
 
-def test_a_card_that_the_hub_refuses_is_an_error_and_nothing_is_pushed(hub):
+def test_a_card_there_that_the_hub_would_refuse_is_an_error_before_anything_is_uploaded(hub):
     push_to_hub(answered("a"), NAME)
     repository = hub.dataset(NAME)
     readme = hub.read(NAME, "README.md").replace(b"---\n", b"---\nlicense: my-own\n", 1)
     repository.commits.append(("f" * 40, "m", {**repository.files, "README.md": Stored(readme, len(readme))}))
-    with pytest.raises(PushError, match=r"the card of user/made is refused: .*must not be my-own"):
+    with pytest.raises(PushError, match=r"user/made: .*must not be my-own Mend it there first"):
         push_to_hub(answered("b"), NAME)
     assert len(repository.commits) == 3
+
+
+def test_a_card_of_ours_that_the_hub_refuses_is_an_error_and_nothing_is_pushed(hub):
+    made = Pipeline((Magpie(NamedLLM(model="m", licence="my-own")),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
+    with pytest.raises(PushError, match=r"the card of user/made is refused: .*must not be my-own"):
+        push_to_hub(made, NAME)
+    assert len(hub.dataset(NAME).commits) == 1
 
 
 def test_under_accelerate_it_is_pushed_once(hub):

@@ -1,5 +1,7 @@
 """Whether a dataset may be pushed: asked before a week of generation, and not after."""
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,17 @@ def _check_account(account: dict[str, Any], namespace: str) -> None:
         )
 
 
+def _ask_the_hub(api: HfApi, card: str) -> None:
+    """See what the Hub has against a card that it holds: its rules may be newer than the card.
+
+    Raises:
+        ValueError: If it would refuse it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        api._validate_yaml(card, repo_type="dataset")
+
+
 def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None:
     """Check that a repository that is there can be written to, its card be kept, and nothing there be lost."""
     try:
@@ -84,9 +97,14 @@ def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None
         return
     paths = api.list_repo_files(repo_id, repo_type="dataset")
     card = api.hf_hub_download(repo_id, "README.md", repo_type="dataset") if "README.md" in paths else None
+    text = Path(card).read_text(encoding="utf-8") if card else ""
     try:
-        metadata, _ = read_metadata(Path(card).read_text(encoding="utf-8") if card else "")
+        metadata, _ = read_metadata(text)
+        if metadata:
+            _ask_the_hub(api, text)
+    except json.JSONDecodeError:  # no answer: asked again
+        raise
     except ValueError as error:
-        raise PushError(f"{repo_id}: {error} Mend it there first.") from error
+        raise PushError(f"{repo_id}: {told(error)} Mend it there first.") from error
     if config_name is not None and (reason := conflict(config_name, paths, metadata)):
         raise PushError(f"{repo_id}: {reason}.")
