@@ -1,0 +1,83 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenize import tokenize
+
+from hfsynth.novelty import NoveltyPool, f_measure, words_of
+
+SCORER = RougeScorer(["rougeL"], use_stemmer=False)
+SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
+SEEDS = [json.loads(line)["input"] for line in SEED_FILE.read_text().splitlines()]
+ODD = [
+    "",
+    " ",
+    "?!",
+    "a",
+    "A",
+    "a a a a",
+    "a b a b a",
+    "b a b a b",
+    "ÀÉ naïve",
+    "漢字",
+    "x" * 300,
+    "1 2 3",
+    "a-b",
+    "\n",
+]
+
+
+def rouge(text, other):
+    return SCORER.score(other, text)["rougeL"].fmeasure
+
+
+def texts(seed, count, words=6):
+    """Texts of few words, so that many are near each other, and many exactly at a threshold."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices("abcdef"[:words], k=draw.randint(1, 24))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 2 / 3])
+@pytest.mark.parametrize("pool", [SEEDS, ODD, texts(1, 60), texts(2, 60, 2)], ids=["seeds", "odd", "near", "nearer"])
+def test_every_decision_is_that_of_rouge_score_on_every_pair(pool, threshold):
+    kept: list[str] = []
+    ours = NoveltyPool(threshold=threshold)
+    for text in pool:
+        scores = [rouge(text, other) for other in kept]
+        found = ours.too_near(text)
+        assert (found is not None) == any(score > threshold for score in scores), text
+        if found is None:
+            kept.append(text)
+            ours.add(text)
+        else:
+            assert found.score == pytest.approx(max(scores))
+            assert rouge(text, found.text) == pytest.approx(found.score)
+    assert len(ours) == len(kept)
+
+
+@pytest.mark.parametrize("text", [*SEEDS[:5], *ODD, *texts(3, 20)])
+def test_words_are_those_of_rouge_score(text):
+    assert words_of(text) == tokenize(text, None)
+
+
+def test_the_nearest_text_is_found_however_far_it_is():
+    pool = NoveltyPool(["one two three", "four five six", "seven"])
+    assert pool.nearest("two three nine ten").text == "one two three"
+    assert pool.nearest("eleven") is None
+
+
+def test_rounding_is_that_of_rouge_score_at_the_threshold_itself():
+    for words in range(1, 40):
+        for others in range(1, 40):
+            for common in range(min(words, others) + 1):
+                text, other = ["a"] * common + ["b"] * (words - common), ["a"] * common + ["c"] * (others - common)
+                if 6 * (words + others) < 20 * common < 8 * (words + others):
+                    assert f_measure(common, words, others) == rouge(" ".join(text), " ".join(other))
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -1, 1.5])
+def test_a_threshold_out_of_its_range_is_an_error(threshold):
+    with pytest.raises(ValueError, match=f"threshold is {threshold}; it must be above 0 and below 1"):
+        NoveltyPool(threshold=threshold)
