@@ -278,7 +278,7 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = Stored(None, value["size"], value["oid"])
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
-        oid = uuid.uuid4().hex + "0" * 8
+        oid = new_oid()
         repository.commits.append((oid, header["summary"], files))
         return {"commitOid": oid, "commitUrl": f"{self.server.url}/{kind}/{name}/commit/{oid}"}
 
@@ -329,6 +329,11 @@ class Handler(BaseHTTPRequestHandler):
             "converts": [],
             "tags": [],
         }
+
+
+def new_oid():
+    """A commit's name that no other has: the client keeps what it has read under it."""
+    return uuid.uuid4().hex + "0" * 8
 
 
 def entry(path, stored):

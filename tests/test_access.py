@@ -3,7 +3,7 @@ from datasets import Dataset
 
 from hfsynth import EchoLLM, Pipeline, PushError, TextGeneration
 from hfsynth.publishing.access import check_push_target
-from tests.hub_server import Repository, Stored
+from tests.hub_server import Repository, Stored, new_oid
 
 
 def test_a_target_that_may_be_pushed_to_passes_whether_it_is_there_or_not(hub):
@@ -58,7 +58,7 @@ def test_a_namespace_of_somebody_else_is_an_error_that_lists_ones_own(hub):
 def test_a_card_there_that_can_not_be_read_is_an_error(hub):
     card = b"---\na: [\n---\n"
     hub.repositories["datasets", "user/made"] = Repository(
-        commits=[("1" * 40, "m", {"README.md": Stored(card, len(card))})]
+        commits=[(new_oid(), "m", {"README.md": Stored(card, len(card))})]
     )
     with pytest.raises(PushError, match=r"is not YAML.*Mend it there first"):
         check_push_target("user/made")
@@ -66,7 +66,7 @@ def test_a_card_there_that_can_not_be_read_is_an_error(hub):
 
 def test_a_configuration_that_is_somebody_elses_is_an_error_where_its_name_is_known(hub):
     hub.repositories["datasets", "user/made"] = Repository(
-        commits=[("2" * 40, "m", {"one/train.csv": Stored(b"a", 1), "README.md": Stored(b"# x", 3)})]
+        commits=[(new_oid(), "m", {"one/train.csv": Stored(b"a", 1), "README.md": Stored(b"# x", 3)})]
     )
     check_push_target("user/made")
     with pytest.raises(PushError, match="files in one/ that are not hfsynth's"):

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
 from hfsynth.publishing import files
 from tests.helpers import NamedLLM
-from tests.hub_server import Repository, Stored
+from tests.hub_server import Repository, Stored, new_oid
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
 NAME = "user/made"
@@ -113,7 +113,7 @@ def test_other_configurations_files_and_the_users_words_stay(hub, tmp_path):
     Dataset.from_dict({"a": [1], "b": [2]}).to_parquet(tmp_path / "mine.parquet")
     mine = (tmp_path / "mine.parquet").read_bytes()
     theirs = {"README.md": Stored(readme, len(readme)), "mine.parquet": Stored(mine, len(mine))}
-    repository.commits.append(("f" * 40, "mine", {**repository.files, **theirs}))
+    repository.commits.append((new_oid(), "mine", {**repository.files, **theirs}))
     push_to_hub(answered("b", "c"), NAME, config_name="two")
     assert hub.read(NAME, "mine.parquet") == mine
     metadata, text = card(hub)
@@ -128,7 +128,7 @@ def test_other_configurations_files_and_the_users_words_stay(hub, tmp_path):
 def test_what_hfsynth_did_not_write_is_not_replaced(hub):
     push_to_hub(answered("a"), NAME, config_name="one")
     repository = hub.dataset(NAME)
-    repository.commits.append(("f" * 40, "mine", {**repository.files, "two/train.csv": Stored(b"a\n1\n", 4)}))
+    repository.commits.append((new_oid(), "mine", {**repository.files, "two/train.csv": Stored(b"a\n1\n", 4)}))
     with pytest.raises(PushError, match=r"there are files in two/ that are not hfsynth's: \['two/train.csv'\]"):
         push_to_hub(answered("b"), NAME, config_name="two")
 
@@ -136,7 +136,7 @@ def test_what_hfsynth_did_not_write_is_not_replaced(hub):
 def test_what_the_user_put_beside_the_files_of_a_configuration_stays(hub):
     push_to_hub(answered("a"), NAME)
     repository = hub.dataset(NAME)
-    repository.commits.append(("f" * 40, "mine", {**repository.files, "default/NOTES.md": Stored(b"mine", 4)}))
+    repository.commits.append((new_oid(), "mine", {**repository.files, "default/NOTES.md": Stored(b"mine", 4)}))
     push_to_hub(answered("b"), NAME)
     assert hub.read(NAME, "default/NOTES.md") == b"mine"
 
@@ -154,7 +154,7 @@ def test_rows_that_datasets_pushed_are_not_replaced_nor_hidden(hub, tmp_path):
 def test_a_file_that_the_gitignore_there_leaves_out_is_an_error_and_no_loss(hub, path):
     push_to_hub(answered("a"), NAME)
     repository = hub.dataset(NAME)
-    repository.commits.append(("f" * 40, "mine", {**repository.files, ".gitignore": Stored(b"*.parquet\n", 10)}))
+    repository.commits.append((new_oid(), "mine", {**repository.files, ".gitignore": Stored(b"*.parquet\n", 10)}))
     with pytest.raises(PushError, match=r"the \.gitignore of user/made leaves out"):
         push_to_hub(answered("b"), NAME)
     assert len(repository.commits) == 3
@@ -259,7 +259,7 @@ def test_somebody_elses_commit_meanwhile_is_kept(hub, monkeypatch):
         commit = real(revision)
         if calls.count("main") == 2:  # after the state was read, before the commit
             calls.append("main")
-            repository.commits.append(("e" * 40, "theirs", {**repository.files, "theirs.txt": Stored(b"x", 1)}))
+            repository.commits.append((new_oid(), "theirs", {**repository.files, "theirs.txt": Stored(b"x", 1)}))
         return commit
 
     repository.at = at
@@ -276,7 +276,7 @@ def test_a_card_there_that_the_hub_would_refuse_is_an_error_before_anything_is_u
     push_to_hub(answered("a"), NAME)
     repository = hub.dataset(NAME)
     readme = hub.read(NAME, "README.md").replace(b"---\n", b"---\nlicense: my-own\n", 1)
-    repository.commits.append(("f" * 40, "m", {**repository.files, "README.md": Stored(readme, len(readme))}))
+    repository.commits.append((new_oid(), "m", {**repository.files, "README.md": Stored(readme, len(readme))}))
     with pytest.raises(PushError, match=r"user/made: .*must not be my-own Mend it there first"):
         push_to_hub(answered("b"), NAME)
     assert len(repository.commits) == 3

@@ -25,7 +25,7 @@ def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
         code = [
             *([f"# {fetch}"] if fetch else []),
             "from pathlib import Path\n\nfrom hfsynth import Pipeline\n",
-            f"pipeline = Pipeline.from_yaml(Path({recipe!r}).read_text(), {', '.join(own)})",
+            f'pipeline = Pipeline.from_yaml(Path("{recipe}").read_text(), {", ".join(own)})',
             f"dataset = pipeline.run(rows, chunk_size={run.chunk_size})",
         ]
         return (

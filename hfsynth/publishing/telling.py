@@ -92,7 +92,8 @@ def source(given: Source) -> str:
 
 def loading(config: ConfigFacts, repo_id: str) -> str:
     """Return the code that loads a configuration."""
-    return f"from datasets import load_dataset\n\ndataset = load_dataset({repo_id!r}, {config.config_name!r})"
+    names = ", ".join(map(json.dumps, (repo_id, config.config_name)))
+    return f"from datasets import load_dataset\n\ndataset = load_dataset({names})"
 
 
 def diagram(run: RunRecord) -> Diagram:
