@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import constants
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
-from hfsynth.publishing import files
+from hfsynth.publishing import files, pictures
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
 
@@ -29,6 +29,13 @@ def path(request, monkeypatch):
 def no_waiting(monkeypatch):
     pause = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: pause(min(seconds, 0.001)))
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch):
+    """Pictures that take no time to draw, where a hundred pushes are made."""
+    for name in ("draw_diagram", "draw_lengths"):
+        monkeypatch.setattr(pictures, name, lambda shown: b"\x89PNG")
 
 
 def answered(*instructions):
@@ -215,6 +222,7 @@ class Pushing:
 FAULTS = {"xet": [409, 412, 429, 503, "before", "after"], "lfs": [503, "before", "after"]}
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize(
     ("path", "fault"), [(path, fault) for path, faults in FAULTS.items() for fault in faults], indirect=["path"]
 )
@@ -226,6 +234,7 @@ def test_a_fault_at_any_request_costs_neither_rows_nor_a_second_commit(hub, path
         assert len(hub.dataset(NAME).commits) == 3, f"{fault} at {hub.log[number]}"
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize(("path", "fault"), [("xet", 403), ("lfs", 400), ("lfs", 404)], indirect=["path"])
 def test_a_refusal_at_any_request_leaves_the_old_state_and_an_error_or_the_new_one(hub, path, no_waiting, fault):
     pushing = Pushing(hub)
