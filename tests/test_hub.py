@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -299,7 +300,8 @@ def test_a_card_of_ours_that_the_hub_refuses_is_an_error_and_nothing_is_pushed(h
 
 
 def test_under_accelerate_it_is_pushed_once(hub):
-    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    command = [*launch, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_TOKEN": "hf_write"}
     done = subprocess.run(
         [*command, "-m", "tests.launched_push", NAME], capture_output=True, text=True, env=environment

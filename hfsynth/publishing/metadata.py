@@ -10,7 +10,7 @@ from hfsynth.publishing.facts import ConfigFacts, key_of, models
 Metadata = dict[str, Any]
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _LARGER = ("10B<n<100B", "100B<n<1T", "n>1T")
-_NAMED = {"configs": "config_name", "dataset_info": "config_name"}  # lists of entries that have a name
+_BY_CONFIG = ("configs", "dataset_info")  # lists of entries, one for each configuration
 
 
 def size_category(rows: int) -> str:
@@ -76,8 +76,8 @@ def _all_stated(config: ConfigFacts) -> list[Origin]:
 
 
 def _merge_value(name: str, head: Any, before: Any, now: Any) -> Any:
-    if name in _NAMED:
-        return _merge_entries(_NAMED[name], head, before, now)
+    if name in _BY_CONFIG:
+        return _merge_entries(head, before, now)
     if isinstance(head, list) and not isinstance(now, str):
         theirs = [item for item in head if item not in (before or [])]
         ours = [item for item in now or [] if item in head or item not in (before or [])]
@@ -87,12 +87,12 @@ def _merge_value(name: str, head: Any, before: Any, now: Any) -> Any:
     return head  # the user's: another value, or none
 
 
-def _merge_entries(key: str, head: Any, before: Any, now: Any) -> list[Any] | None:
+def _merge_entries(head: Any, before: Any, now: Any) -> list[Any] | None:
     """Replace entries of our configurations, and keep all others."""
     listed = head if isinstance(head, list) else [head] if head else []
-    ours = {entry[key] for entry in [*(before or []), *(now or [])]}
-    kept = [entry for entry in listed if not isinstance(entry, Mapping) or entry.get(key, "default") not in ours]
-    return sorted([*kept, *(now or [])], key=lambda entry: str(entry.get(key))) or None
+    ours = {entry["config_name"] for entry in [*(before or []), *(now or [])]}
+    kept = [one for one in listed if not isinstance(one, Mapping) or one.get("config_name", "default") not in ours]
+    return sorted([*kept, *(now or [])], key=lambda entry: str(entry.get("config_name"))) or None
 
 
 def _all_rows(metadata: Metadata) -> int | None:

@@ -31,7 +31,9 @@ def persistently(what: str, call: Callable[[], T]) -> T:
     Raises:
         PushError: If it isn't answered in eight tries. What else the call raises is raised at once.
     """
-    for attempt in range(1, _TRIES + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             return call()
         except (OSError, ValueError, RuntimeError, TransportError) as error:
@@ -42,7 +44,6 @@ def persistently(what: str, call: Callable[[], T]) -> T:
             wait = _wait(error, attempt)
             logger.warning("%s failed: %s; again in %.0f seconds", what, told(error), wait)
         time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
 
 
 def is_passing(error: BaseException) -> bool:
