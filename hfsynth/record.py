@@ -39,10 +39,14 @@ FAILURE_FEATURES = Features(
         "column": Value("string"),
         "reason": Value("string"),
         "raw": Value("string"),
+        "rule": Value("string"),
+        "value": Value("string"),
+        "met": Value("string"),
     }
 )
 """Columns of a failures dataset: the step; the row's index in that step's input; the column that is None for it; the
-reason; the completion that could not be used."""
+reason; the completion that could not be used. Of a row that a filter dropped: the column it looked at, whose text is
+`raw`; the rule; what it measured; and what the text met."""
 _ROWS_AT_ONCE = 10_000
 
 
@@ -77,6 +81,13 @@ def step_failures(dataset: Dataset) -> Dataset:
     return failures_dataset(
         [entries[-1] for entries in found if entries[-1]["error"] and not any(e["error"] for e in entries[:-1])]
     )
+
+
+def failed_rows(dataset: Dataset) -> set[int]:
+    """Return the places of the rows on which a step failed; none where no technique has run."""
+    if METADATA_COLUMN not in dataset.column_names:
+        return set()
+    return {start + row for _, row, start in _rows_with_errors(dataset)}
 
 
 @dataclass
@@ -172,7 +183,7 @@ def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
 def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
     """Lay out entries of `generation_metadata` as a failures dataset (`FAILURE_FEATURES`)."""
     sources = {"reason": "error"}
-    columns = {name: [entry[sources.get(name, name)] for entry in entries] for name in FAILURE_FEATURES}
+    columns = {name: [entry.get(sources.get(name, name), "") for entry in entries] for name in FAILURE_FEATURES}
     return Dataset.from_dict(columns, features=FAILURE_FEATURES)
 
 

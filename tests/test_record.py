@@ -16,6 +16,9 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
         "column": ["generation", "generation"],
         "reason": ["instruction is None", "instruction is empty"],
         "raw": ["", ""],
+        "rule": ["", ""],
+        "value": ["", ""],
+        "met": ["", ""],
     }
 
 
