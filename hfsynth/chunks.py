@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, concatenate_datasets
+
+from hfsynth.record import FAILURE_FEATURES, failures_dataset
 
 _BYTES_PER_FILE = 512 * 1024**2
 _ROWS_PER_BATCH = 1000  # as datasets writes them: fewer make reading slow, more make it heavy
@@ -164,6 +167,18 @@ class StepFolder:
         for pattern in ("chunk-*", "writing-*"):
             for leftover in self.path.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+    def keep_dropped(self, dropped: Dataset) -> None:
+        """Write the rows that a filter dropped (`FAILURE_FEATURES`), before the step is finished."""
+        if len(dropped):
+            writing = self.writing("dropped") / "dropped.parquet"
+            dropped.to_parquet(writing)
+            _publish(writing, self.path / writing.name)
+
+    def dropped(self) -> Dataset:
+        """Return the rows that a filter dropped; none of any other step."""
+        file = self.path / "dropped.parquet"
+        return Dataset(pq.read_table(file)).cast(FAILURE_FEATURES) if file.exists() else failures_dataset([])
 
     def facts(self) -> dict[str, Any]:
         """Read what was known of the step when it was finished."""

@@ -25,12 +25,14 @@ class ChunksInFlight:
         technique: The step.
         rows: Number of a chunk → its rows.
         claim: Gives the number of the next chunk that this process is to make, or None if there is none.
+        first: Index of the dataset's first row in the step's input.
     """
 
     dataset: Dataset
     technique: Technique
     rows: Callable[[int], range]
     claim: Callable[[], int | None]
+    first: int = 0
     _current: tuple[int, list[Running]] | None = None
     _begun: deque[tuple[int, list[Running]]] = field(default_factory=deque)
     _claimed: deque[int] = field(default_factory=deque)
@@ -68,7 +70,7 @@ class ChunksInFlight:
             RuntimeError: As `outcomes` does.
         """
         self.reset()
-        chunks = ChunksInFlight(self.dataset, self.technique, self.rows, lambda: None)
+        chunks = ChunksInFlight(self.dataset, self.technique, self.rows, lambda: None, self.first)
         with closing(chunks):
             return chunks.outcomes(number)
 
@@ -91,7 +93,8 @@ class ChunksInFlight:
         rows = self.rows(number)
         read = sorted(set(self.technique.wire(self.dataset.column_names).values()))
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
-        return self._flows.start(self.technique.flows(batch, rows), self.technique.row_seeds(rows))
+        indices = range(self.first + rows.start, self.first + rows.stop)
+        return self._flows.start(self.technique.flows(batch, indices), self.technique.row_seeds(indices))
 
     def _begin_next(self) -> None:
         """Let the next chunk's rows in, as the llm has room and nothing waits."""

@@ -10,9 +10,11 @@ from datasets import Dataset, DatasetDict, Features
 
 from hfsynth.crew import is_main_process
 from hfsynth.diagram import Diagram, Node
+from hfsynth.filter import Filter
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
+from hfsynth.rounds import DatasetRows, EmptyRows, Goal, RowSource
 from hfsynth.run import Run, RunOptions, default_run_dir
 from hfsynth.steps import DatasetFunction, Step, features_after, node_of, step_name
 from hfsynth.technique import Technique
@@ -24,11 +26,11 @@ logger = logging.getLogger(__name__)
 class Pipeline:
     """Steps, each run on what the one before made of the dataset.
 
-    A step is a technique, or a named function from a dataset to a dataset, such as a filter. Techniques of equal names
-    get a number, since a step's name is part of its seeds.
+    A step is a technique, a filter, or a named function from a dataset to a dataset. Techniques and filters of equal
+    names get a number, since a step's name is part of its seeds.
 
     Raises:
-        TypeError: If a step is neither.
+        TypeError: If a step is none of these.
     """
 
     steps: tuple[Step, ...]
@@ -38,7 +40,7 @@ class Pipeline:
         named: list[Step] = []
         for step in self.steps:
             free = _free_name(step_name(step), {step_name(other) for other in named})
-            named.append(replace(step, name=free) if isinstance(step, Technique) else step)
+            named.append(replace(step, name=free) if isinstance(step, Technique | Filter) else step)
         object.__setattr__(self, "steps", tuple(named))
 
     def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
@@ -60,8 +62,11 @@ class Pipeline:
 
     def run(
         self,
-        dataset: Dataset,
+        dataset: Dataset | RowSource | None = None,
         *,
+        num_rows: int | None = None,
+        max_rows: int | None = None,
+        max_tokens: int | None = None,
         run_dir: str | Path | None = None,
         chunk_size: int = 128,
         quiet: bool = False,
@@ -69,8 +74,18 @@ class Pipeline:
     ) -> Dataset:
         """Run all steps over a dataset, computing only what is not there from an earlier run.
 
+        With `num_rows` it goes on, round by round, until so many rows are accepted: no step failed on them and no
+        filter dropped them. They are the first that a run over all of the input would have made (where functions, if
+        there are any, look at each row by itself), and nothing else is returned.
+
         Args:
-            dataset: The input; of a `DatasetDict`, one split.
+            dataset: The input; of a `DatasetDict`, one split. None for techniques that need no columns, with
+                `num_rows`.
+            num_rows: Accepted rows wanted; default: whatever becomes of all rows of the input.
+            max_rows: Rows of the input to try for them at most; default: all, or where there is no dataset ten times
+                `num_rows`.
+            max_tokens: Tokens to read and write for them at most, in all steps. Where the input or a limit is spent
+                first, there are fewer rows, and a warning.
             run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
             chunk_size: Rows that are computed, saved and lost together.
             quiet: No progress bars.
@@ -82,17 +97,22 @@ class Pipeline:
             PushError: If `push_target` can't be pushed to, before any model is loaded.
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
+            ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
         """
-        if not isinstance(dataset, Dataset):
-            splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
-            raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
-        self.features(dataset.features)
+        goal = None if num_rows is None else Goal(num_rows, max_rows, max_tokens)
+        if goal is None and (max_rows or max_tokens):
+            raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} are limits of num_rows; say it too.")
+        source = _source(dataset, num_rows)
+        self.features(source.rows(0, 0, ()).features)
         if push_target is not None and is_main_process():
             check_push_target(push_target)
         for hint in self._hints():
             logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
-        return Run(self.steps, RunOptions(folder, chunk_size, quiet)).over(dataset)
+        run = Run(self.steps, RunOptions(folder, chunk_size, quiet))
+        if goal is not None:
+            return run.until(source, goal)
+        return run.over(source.rows(0, source.num_rows or 0, ()))
 
     def push_to_hub(
         self,
@@ -197,6 +217,24 @@ class Pipeline:
                 needed |= dict.fromkeys(column for column in read if column not in made)
                 made |= set(step.written_features)
         return list(needed)
+
+
+def _source(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowSource:
+    """Return where a run's input comes from.
+
+    Raises:
+        TypeError: If it can't be an input.
+        ValueError: If it has no end and nothing says how many rows are wanted.
+    """
+    if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
+        splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
+        raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
+    if isinstance(dataset, Dataset):
+        return DatasetRows(dataset)
+    source = dataset if dataset is not None else EmptyRows()
+    if num_rows is None and source.num_rows is None:
+        raise ValueError(f"the input {dataset!r} has no end: say how many rows are wanted, with num_rows=….")
+    return source
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -5,8 +5,9 @@ A dataset's `info.description` is free text that datasets keeps through `select`
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
@@ -62,6 +63,14 @@ class StepRecord:
     citation: str = ""
     """The technique's paper, as BibTeX."""
 
+    def plus(self, later: "StepRecord") -> "StepRecord":
+        """Return the record of this round of the step and a later one together."""
+        added = ("rows_in", "rows_out", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
+        counted = ("finish_reasons", "failures", "stopped")
+        changed: dict[str, Any] = {name: getattr(self, name) + getattr(later, name) for name in added}
+        changed |= {name: dict(Counter(getattr(self, name)) + Counter(getattr(later, name))) for name in counted}
+        return replace(later, **changed)
+
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "StepRecord":
         """Make one from its fields as JSON has them."""
@@ -106,6 +115,10 @@ class RunRecord:
     chunk_size: int
     failures_file: str = ""
     """Where the run keeps its failures: for who publishes them, and not published itself."""
+    wanted: int = 0
+    """Accepted rows that were asked for; 0 where all rows of the source were."""
+    accepted: int = 0
+    """Rows that were accepted of the source's, where a number was asked for."""
 
     @property
     def reads_source(self) -> bool:
@@ -152,7 +165,7 @@ def step_record(
         rows_out: How many rows it made.
         seconds: What it took: of all processes, and on the wall.
         processes: How many took part.
-        tally: What became of the rows, of a technique.
+        tally: What became of the rows, of a technique or filter.
     """
     llm = step.llm if isinstance(step, Technique) else None
     record = StepRecord(

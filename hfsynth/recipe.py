@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+from hfsynth.filter import Filter
 from hfsynth.steps import Step, step_name
 from hfsynth.technique import Technique
 
 Description = dict[str, Any]
-"""A step as plain values: `__class__` and the fields of a technique, or `function` and its `source`."""
+"""A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""
 _BREAKS = "\x85\u2028\u2029"
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
@@ -23,7 +24,7 @@ def describe_step(step: Step) -> Description:
 
     A model in a folder is described by the folder's own name: where it lies is nobody else's business, and of no use.
     """
-    if isinstance(step, Technique):
+    if isinstance(step, Technique | Filter):
         described: Description = _describe(step)
         return described
     try:
@@ -47,8 +48,8 @@ def make_step(description: Description, known: Mapping[str, Any]) -> Step:
         function: Step = _find(description["function"], known, "a function")
         return function
     made = _make(description, known)
-    if not isinstance(made, Technique):
-        raise ValueError(f"a recipe's step is a technique or a function, not {description!r}.")
+    if not isinstance(made, Technique | Filter):
+        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {description!r}.")
     return made
 
 

@@ -3,7 +3,7 @@
 run directory/
     SelfInstruct-5f0c…/           a step's folder (see `chunks.py`)
     only_long-91be…/
-    failures-7a23….parquet        the rows on which a step of one pipeline failed, on one input, and why
+    failures-7a23….parquet        the rows that a step of one pipeline failed on or dropped, on one input, and why
 """
 
 import errno
@@ -11,28 +11,32 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
 from datasets import Dataset, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
 from hfsynth.chunks import StepFolder
 from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import RunError
-from hfsynth.progress import Progress, without_bars
-from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record, step_record
-from hfsynth.record import chunk_failures, step_failures
+from hfsynth.failures import Failures
+from hfsynth.filter import Filter
+from hfsynth.generation import LLM
+from hfsynth.progress import Progress
+from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
+from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
+from hfsynth.rounds import Goal, RowSource, Spent
 from hfsynth.runner import DiskErrors, StepRun
-from hfsynth.steps import DatasetFunction, Step, features_after, step_hash, step_name
+from hfsynth.steps import Step, features_after, step_hash, step_name
 from hfsynth.technique import Technique
+from hfsynth.whole import run_whole
 
 logger = logging.getLogger(__name__)
 _SHARED_WAIT = 60.0  # seconds in which a shared folder must show what another node wrote
 _LEFT_OVER = 3600.0  # seconds after which a run's own small files can only be a killed run's
-_FUNCTION_WAIT = 24 * 3600.0  # seconds that a function on process 0 may take while the others wait
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ def default_run_dir() -> Path:
     return Path(config.HF_DATASETS_CACHE) / "hfsynth"
 
 
+@dataclass
+class _Stage:
+    """A step, and how far the run has come with it."""
+
+    step: Step
+    given: int = 0
+    """Rows that it was given so far."""
+    made: list[Dataset] = field(default_factory=list)
+    """What it made of them, round by round."""
+    record: StepRecord | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """One process's part in a pipeline's run."""
@@ -71,34 +87,92 @@ class Run:
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
         """
-        crew, given, steps = Crew.here(), dataset, list[StepRecord]()
+        with self._part([dataset._fingerprint]) as part:
+            made = part.round(dataset)
+        self._attach(part, made, dataset, RunRecord(Source.of(dataset), (), self.options.chunk_size))
+        return made
+
+    def until(self, source: RowSource, goal: Goal) -> Dataset:
+        """Run all steps over as much of the input as it takes, round by round, and return the accepted rows.
+
+        Raises:
+            ColumnError, GenerationError, RunError: As `over` does.
+        """
+        chunk_size, spent, accepted, first = self.options.chunk_size, Spent(), list[Dataset](), source.rows(0, 0, ())
+        with self._part([source.fingerprint, goal]) as part:
+            while count := spent.next_round(goal, source, chunk_size):
+                given = source.rows(spent.tried, count, accepted)
+                first = given if not accepted else first
+                made = part.round(given)
+                accepted.append(split_failures(made)[0] if METADATA_COLUMN in made.column_names else made)
+                spent = Spent(spent.tried + count, spent.accepted + len(accepted[-1]), part.tokens)
+                logger.info(spent.told(goal))
+        if spent.accepted < goal.num_rows:
+            logger.warning(spent.told(goal))
+        made = concatenate_datasets(accepted)
+        made = made.select(range(min(goal.num_rows, len(made))))
+        read = replace(Source.of(first), rows=spent.tried)
+        self._attach(part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted))
+        return made
+
+    @contextmanager
+    def _part(self, keys: Sequence[object]) -> Iterator["_Part"]:
+        """Begin to run, and see that the failures are written however it ends."""
+        crew = Crew.here()
         _check_shared(self.options.run_dir, crew)
-        keys = [dataset._fingerprint, *map(step_hash, self.steps), self.options.chunk_size]
-        failures = _Failures(self.options.run_dir / f"failures-{Hasher.hash(keys)}.parquet", crew, [])
+        named = Hasher.hash([*keys, *map(step_hash, self.steps), self.options.chunk_size])
+        failures = Failures(self.options.run_dir / f"failures-{named}.parquet", crew, [])
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
-                for number, step in enumerate(self.steps, 1):
-                    progress.begin(number, step_name(step), len(dataset))
-                    dataset, record = self._step(number, dataset, failures, progress)
-                    steps.append(record)
-                    self._unload(number)
+                yield _Part([_Stage(step) for step in self.steps], self.options, failures, progress)
         except KeyboardInterrupt:
             logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
             raise
         finally:
             failures.write()
+
+    def _attach(self, part: "_Part", made: Dataset, before: Dataset, record: RunRecord) -> None:
+        """Write the run's record into what it made."""
+        steps = tuple(stage.record for stage in part.stages if stage.record is not None)
+        kept = str(part.failures.file) if part.failures.file.exists() else ""
         if steps:
-            kept = str(failures.file) if failures.file.exists() else ""
-            made = RunRecord(Source.of(given), tuple(steps), self.options.chunk_size, kept)
-            attach_record(dataset, given, made)
+            attach_record(made, before, replace(record, steps=steps, failures_file=kept))
+
+
+@dataclass
+class _Part:
+    """One process's part in a run: its steps, round by round."""
+
+    stages: list[_Stage]
+    options: RunOptions
+    failures: Failures
+    progress: Progress
+    rounds: int = 0
+    _llm: LLM | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written so far."""
+        records = [stage.record for stage in self.stages if stage.record is not None]
+        return sum(record.prompt_tokens + record.completion_tokens for record in records)
+
+    def round(self, dataset: Dataset) -> Dataset:
+        """Take some rows through all steps."""
+        self.rounds += 1
+        for number, stage in enumerate(self.stages, 1):
+            self.progress.begin(number, step_name(stage.step), len(dataset))
+            made, record = self._step(number, stage, dataset)
+            stage.record = record if stage.record is None else stage.record.plus(record)
+            stage.given += len(dataset)
+            stage.made.append(made)
+            dataset = made
         return dataset
 
-    def _step(
-        self, number: int, dataset: Dataset, failures: "_Failures", progress: Progress
-    ) -> tuple[Dataset, StepRecord]:
-        step, options, crew = self.steps[number - 1], self.options, failures.crew
-        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size))
-        if not crew.agrees(f"step-{number}", key):
+    def _step(self, number: int, stage: _Stage, dataset: Dataset) -> tuple[Dataset, StepRecord]:
+        step, options, crew = stage.step, self.options, self.failures.crew
+        before = [made._fingerprint for made in stage.made] if isinstance(step, Filter) else []
+        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size, stage.given, before))
+        if not crew.agrees(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
                 f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
                 "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
@@ -109,25 +183,26 @@ class Run:
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
             if not found:
-                run = StepRun(dataset, step, features, options.chunk_size, folder, crew, progress)
-                failures.work(run)
+                self._take_over(step.llm)
+                run = StepRun(dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given)
+                self.failures.work(run)
             made = folder.load(features, key)
-            failed = failures.add(made)
+            failed = self.failures.add(step_failures(made))
         else:
             if not found:
-                _run_function(step, dataset, folder, crew)
+                run_whole(step, dataset, folder, crew, (stage.made, stage.given))
             made, failed, found = folder.load(features, key), 0, True
+            self.failures.add(folder.dropped())
         if crew.is_main and found:
             folder.tidy()  # a process may have been killed between the last file and this
-            progress.add(len(dataset), 0, failed, found=True)
+            self.progress.add(len(dataset), 0, failed, found=True)
         return made, StepRecord.from_json(folder.facts())
 
-    def _unload(self, number: int) -> None:
-        """Unload a technique's llm, if the next technique has another: two are never in memory at once."""
-        step = self.steps[number - 1]
-        following = next((later for later in self.steps[number:] if isinstance(later, Technique)), None)
-        if isinstance(step, Technique) and following is not None and following.llm != step.llm:
-            step.llm.unload()
+    def _take_over(self, llm: LLM) -> None:
+        """Unload the llm of the technique before, if this is another: two are never in memory at once."""
+        if self._llm is not None and self._llm != llm:
+            self._llm.unload()
+        self._llm = llm
 
 
 def _check_shared(run_dir: Path, crew: Crew) -> None:
@@ -158,84 +233,3 @@ def _sweep(run_dir: Path) -> None:
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
         if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
             leftover.unlink(missing_ok=True)
-
-
-def _run_function(function: DatasetFunction, dataset: Dataset, folder: StepFolder, crew: Crew) -> None:
-    """Run a dataset-level step once, on process 0, and keep what it made; if process 0 died, on all that are left.
-
-    Raises:
-        TypeError: If it doesn't return a dataset.
-        RunError: If process 0 doesn't finish it.
-    """
-    if not crew.is_main:
-        if not wait_until(lambda: folder.finished or crew.on_its_own, _FUNCTION_WAIT):
-            raise RunError(f"process 0 has not finished {step_name(function)} in {_FUNCTION_WAIT:,.0f} seconds.")
-        if folder.finished:
-            return
-    kept, began = set(_caches(dataset)), time.monotonic()
-    with without_bars():
-        made = function(dataset)
-    if not isinstance(made, Dataset):
-        raise TypeError(f"{step_name(function)} returned {type(made).__name__}; a step returns a Dataset.")
-    with DiskErrors(folder.path):
-        folder.prepare(clean=crew.is_main)
-        took = time.monotonic() - began
-        folder.finish(
-            _tables(made), lambda rows_out: step_record(function, dataset, rows_out, (took, took), crew.size)
-        )
-    for cache in set(_caches(dataset)) - kept:  # what datasets kept of the function, which is here now
-        cache.unlink(missing_ok=True)
-
-
-def _caches(dataset: Dataset) -> Iterator[Path]:
-    """List what datasets has cached beside a dataset's files."""
-    for folder in {Path(file["filename"]).parent for file in dataset.cache_files}:
-        yield from folder.glob("cache-*.arrow")
-
-
-def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
-    """Give a dataset's rows as Arrow tables that carry its features; one without rows, where it has none."""
-    schema = dataset.features.arrow_schema
-    if not len(dataset):
-        yield schema.empty_table()
-    for table in dataset.with_format("arrow").iter(rows):
-        yield table.cast(schema)
-
-
-@dataclass(frozen=True)
-class _Failures:
-    """The failures of a run so far, and the file that they go to."""
-
-    file: Path
-    crew: Crew
-    parts: list[Dataset]
-
-    def add(self, made: Dataset) -> int:
-        """Add those of the step that made a dataset, and return how many they are."""
-        self.parts.append(step_failures(made))
-        return len(self.parts[-1])
-
-    def work(self, run: StepRun) -> None:
-        """Run a step; of the chunks it gives up, each row is a failure."""
-        try:
-            run.work()
-        except RunError:
-            column = next(iter(run.technique.written_features))
-            for chunk in run.folder.failures():
-                rows = range(chunk.first, chunk.last + 1)
-                self.parts.append(chunk_failures(run.technique.name, column, rows, chunk.error))
-            raise
-
-    def write(self) -> None:
-        """Write them, whole or not at all, once for all processes; where there are none, there is no file."""
-        if not self.parts or not (self.crew.is_main or self.crew.on_its_own):
-            return
-        failures = concatenate_datasets(self.parts)
-        with DiskErrors(self.file.parent), without_bars():
-            if len(failures):
-                writing = self.file.with_name(f".failures-{self.crew.member}")
-                failures.to_parquet(writing)
-                writing.replace(self.file)
-                logger.warning("%d rows failed; %s says which and why", len(failures), self.file)
-            else:
-                self.file.unlink(missing_ok=True)

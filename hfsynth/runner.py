@@ -45,13 +45,15 @@ class LaidOut:
     """What became of a chunk's rows, as the columns that `Dataset.map` asks for: the technique without its llm."""
 
     technique: Technique
+    start: int
+    """The chunk's first row in the dataset."""
     first: int
-    """The index of the chunk's first row in the step's input."""
+    """Index of the dataset's first row in the step's input."""
     outcomes: Sequence[Outcome]
 
     def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
         """Lay out a batch of the chunk."""
-        rows = [self.first + index for index in indices]
+        rows = [self.first + self.start + index for index in indices]
         return self.technique.columns(batch, rows, [self.outcomes[index] for index in indices])
 
 
@@ -68,13 +70,15 @@ class StepRun:
     folder: StepFolder
     crew: Crew
     progress: Progress
+    first: int = 0
+    """Index of the dataset's first row in the step's input, of which earlier rounds were given some."""
     slowest: float = 0.0
     """Seconds of this process's slowest chunk."""
     _chunks: ChunksInFlight = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with no chunk under way."""
-        self._chunks = ChunksInFlight(self.dataset, self.technique, self._rows, self._claim)
+        self._chunks = ChunksInFlight(self.dataset, self.technique, self._rows, self._claim, self.first)
 
     def work(self) -> None:
         """Take chunks until none is left, then see the step finished.
@@ -201,7 +205,7 @@ class StepRun:
         writing = self.folder.writing(f"{number:05d}")
         with without_bars():
             self.dataset.select(rows).map(
-                LaidOut(self.technique, rows.start, outcomes),
+                LaidOut(self.technique, rows.start, self.first, outcomes),
                 batched=True,
                 with_indices=True,
                 features=self.features,

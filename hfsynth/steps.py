@@ -1,4 +1,4 @@
-"""What a pipeline's step may be: a technique, or a named function of the whole dataset, such as a filter."""
+"""What a pipeline's step may be: a technique, a filter, or a named function of the whole dataset."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -8,27 +8,28 @@ from datasets.fingerprint import Hasher
 
 from hfsynth.diagram import Node
 from hfsynth.errors import ColumnError
+from hfsynth.filter import Filter
 from hfsynth.technique import Technique
 
 DatasetFunction = Callable[[Dataset], Dataset]
-Step = Technique | DatasetFunction
+Step = Technique | Filter | DatasetFunction
 
 
 def step_name(step: Step) -> str:
     """Return a step's name.
 
     Raises:
-        TypeError: If it is neither a technique nor a named function.
+        TypeError: If it is neither a technique nor a filter nor a named function.
 
     >>> def only_long(dataset): ...
     >>> step_name(only_long)
     'only_long'
     """
-    if isinstance(step, Technique):
+    if isinstance(step, Technique | Filter):
         return step.name
     name = getattr(step, "__name__", "")
     if not callable(step) or isinstance(step, type) or not name.isidentifier():
-        raise TypeError(f"a pipeline's step is a technique, or a named function of a dataset, not {step!r}.")
+        raise TypeError(f"a pipeline's step is a technique, a filter or a named function of a dataset, not {step!r}.")
     return str(name)
 
 
@@ -50,7 +51,7 @@ def step_hash(step: Step) -> str:
     A function that can be imported is pickled by its name alone, so the source of its module is hashed too: editing
     it, or what it uses there, makes it run again. What it imports from elsewhere is not looked at.
     """
-    if isinstance(step, Technique):
+    if isinstance(step, Technique | Filter):
         return str(Hasher.hash(step))
     module = inspect.getmodule(step)
     try:
@@ -71,9 +72,12 @@ def features_after(step: Step, number: int, features: Features | None) -> Featur
     Raises:
         ColumnError: If a column is missing, of the wrong type, or would be replaced.
     """
-    if features is None or not isinstance(step, Technique):
+    if features is None or not isinstance(step, Technique | Filter):
         return None
     try:
-        return step.check_features(features)
+        if isinstance(step, Technique):
+            return step.check_features(features)
+        step.check_columns(features)
+        return features
     except ColumnError as error:
         raise ColumnError(f"step {number}, {error}") from None

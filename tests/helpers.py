@@ -1,10 +1,12 @@
 """What tests share: an llm that says what it is told to and keeps what it was asked, and a way to drive a flow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hfsynth.configuration import Configuration
+from hfsynth.filter import Drop, Filter
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Completion, Origin, Request
 
@@ -53,6 +55,17 @@ class NamedLLM(ScriptedLLM):
 
     def origin(self) -> Origin:
         return Origin(licence=self.licence, languages=self.languages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyOnce(Filter):
+    """Drops a text that was there before."""
+
+    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+        seen = set(kept)
+        for value in values:
+            yield Drop("repeated", "1", value) if value in seen else None
+            seen.add(value)
 
 
 def say(text: str, finish_reason: str = "stop", thinking: str | None = None) -> Completion:

@@ -1,26 +1,9 @@
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from hfsynth import ColumnError, TextGeneration
-from hfsynth.filter import Drop, Filter
-from tests.helpers import ScriptedLLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnlyOnce(Filter):
-    """Drops a text that was there before."""
-
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
-        seen = set(kept)
-        for value in values:
-            yield Drop("repeated", "1", value) if value in seen else None
-            seen.add(value)
-
+from tests.helpers import OnlyOnce, ScriptedLLM
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})
 

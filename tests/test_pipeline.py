@@ -75,7 +75,7 @@ def test_pipelines_chain_too_and_equal_steps_get_names_of_their_own():
 
 def test_what_is_no_step_is_an_error():
     with pytest.raises(
-        TypeError, match="a pipeline's step is a technique, or a named function of a dataset, not 'magpie'"
+        TypeError, match="a pipeline's step is a technique, a filter or a named function of a dataset, not 'magpie'"
     ):
         Magpie(LLM) >> "magpie"
 

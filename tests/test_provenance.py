@@ -41,7 +41,6 @@ def test_a_record_tells_what_every_step_read_made_and_cost():
 
 def test_a_row_that_became_several_is_counted_once():
     llm = ScriptedLLM(("one thing?\nanother thing?",))
-    made = SelfInstruct(llm, num_instructions=2).run if False else None
     pipeline = SelfInstruct(llm, num_instructions=2) >> TextGeneration(llm)
     made = pipeline.run(Dataset.from_dict({"input": ["a", "b", "c"]}), quiet=True, chunk_size=2)
     first, last = records(made)[0].steps

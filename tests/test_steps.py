@@ -20,7 +20,9 @@ def test_a_step_is_named_by_its_technique_or_function():
     "step", ["magpie", lambda dataset: dataset, functools.partial(only_long), TextGeneration, None]
 )
 def test_what_has_no_name_is_no_step(step):
-    with pytest.raises(TypeError, match="a pipeline's step is a technique, or a named function of a dataset, not"):
+    with pytest.raises(
+        TypeError, match="a pipeline's step is a technique, a filter or a named function of a dataset, not"
+    ):
         step_name(step)
 
 

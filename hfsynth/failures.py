@@ -1,0 +1,54 @@
+"""The rows of a run that came to nothing, and the file that tells of them: what failed, and what filters dropped."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+
+from hfsynth.crew import Crew
+from hfsynth.errors import RunError
+from hfsynth.progress import without_bars
+from hfsynth.record import chunk_failures
+from hfsynth.runner import DiskErrors, StepRun
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The failures of a run so far, and the file that they go to."""
+
+    file: Path
+    crew: Crew
+    parts: list[Dataset]
+
+    def add(self, failures: Dataset) -> int:
+        """Add a step's, and return how many they are."""
+        self.parts.append(failures)
+        return len(failures)
+
+    def work(self, run: StepRun) -> None:
+        """Run a step; of the chunks it gives up, each row is a failure."""
+        try:
+            run.work()
+        except RunError:
+            column = next(iter(run.technique.written_features))
+            for chunk in run.folder.failures():
+                rows = range(run.first + chunk.first, run.first + chunk.last + 1)
+                self.parts.append(chunk_failures(run.technique.name, column, rows, chunk.error))
+            raise
+
+    def write(self) -> None:
+        """Write them, whole or not at all, once for all processes; where there are none, there is no file."""
+        if not self.parts or not (self.crew.is_main or self.crew.on_its_own):
+            return
+        failures = concatenate_datasets(self.parts)
+        with DiskErrors(self.file.parent), without_bars():
+            if len(failures):
+                writing = self.file.with_name(f".failures-{self.crew.member}")
+                failures.to_parquet(writing)
+                writing.replace(self.file)
+                logger.warning("%d rows failed or were dropped; %s says which and why", len(failures), self.file)
+            else:
+                self.file.unlink(missing_ok=True)
