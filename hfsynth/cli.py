@@ -24,6 +24,7 @@ from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name
 from hfsynth.publishing.folder import save
 from hfsynth.record import split_failures
+from hfsynth.rounds import EmptyRows, RowSource
 
 T = TypeVar("T")
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -42,7 +43,19 @@ class RunArguments:
         default=None, metadata={"help": "Commit, branch or tag of the input, on the Hub."}
     )
     split: str = field(default="train", metadata={"help": "Split of the input."})
-    num_rows: int | None = field(default=None, metadata={"help": "Rows of the input to take; default: all."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Rows of the input to take at most; default: all, or ten times --num-rows."}
+    )
+    num_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Accepted rows to make: as much of the input is taken as that needs. Default: whatever becomes of "
+            "all of it."
+        },
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens to read and write at most, for --num-rows."}
+    )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(
         default=None, metadata={"help": "Folder that keeps finished chunks; default: in the cache of datasets."}
@@ -64,16 +77,16 @@ class RunArguments:
         default=None, metadata={"help": "Configuration to write the result as; default: the technique's name."}
     )
 
-    def rows(self) -> Dataset:
-        """Load the input; without a dataset, `num_rows` rows with nothing but an `id`.
+    def rows(self) -> Dataset | None:
+        """Load the input; without a dataset, `max_rows` rows with nothing but an `id`, or None for `num_rows` of them.
 
         Raises:
-            ValueError: If neither is given, or the file's type isn't known.
+            ValueError: If none of these is given, or the file's type isn't known.
         """
         if self.dataset is None:
-            if self.num_rows is None:
+            if self.num_rows is None and self.max_rows is None:
                 raise ValueError("no input: give --dataset, or --num-rows for a technique that needs no columns.")
-            return Dataset.from_dict({"id": list(range(self.num_rows))})
+            return None if self.num_rows else EmptyRows().rows(0, self.max_rows or 0, ())
         suffix = Path(self.dataset).suffix
         if not Path(self.dataset).is_file():
             rows = load_dataset(self.dataset, self.config, split=self.split, revision=self.dataset_revision)
@@ -81,22 +94,31 @@ class RunArguments:
             rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split=self.split)
         else:
             raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
-        return rows if self.num_rows is None else rows.select(range(min(self.num_rows, len(rows))))
+        return rows if self.max_rows is None else rows.select(range(min(self.max_rows, len(rows))))
 
 
-def make(pipeline: Pipeline, run: RunArguments, config_name: str) -> None:
+def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
     """Run a pipeline as the arguments say, save what comes out, and push it where asked.
 
     Args:
         pipeline: The pipeline.
         run: The arguments.
         config_name: What the result is called where the arguments don't say.
+        source: The input, where it isn't the arguments'.
     """
     name = run.config_name or config_name
     check_config_name(name)
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
-    dataset = pipeline.run(run.rows(), run_dir=run.run_dir, chunk_size=run.chunk_size)
+    limits = (run.max_rows, run.max_tokens) if run.num_rows else (None, None)
+    dataset = pipeline.run(
+        source or run.rows(),
+        num_rows=run.num_rows,
+        max_rows=limits[0],
+        max_tokens=limits[1],
+        run_dir=run.run_dir,
+        chunk_size=run.chunk_size,
+    )
     save(dataset, run.output_dir, config_name=name)
     rows, failures = split_failures(dataset)
     say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")

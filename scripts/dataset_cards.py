@@ -19,9 +19,9 @@ INSTRUCTIONS = str(CARDS / "instructions.jsonl")
 TEXTS = str(SCRIPTS / "seeds.jsonl")
 RUNS = {
     "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "48"],
-    "self_instruct": ["--dataset", TEXTS, "--num-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
+    "self_instruct": ["--dataset", TEXTS, "--max-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
     "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "48"],
-    "magpie": ["--num-rows", "8", "--instruction-max-new-tokens", "48", "--response-max-new-tokens", "48"],
+    "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "48", "--response-max-new-tokens", "48"],
     "quickstart": ["--num-rows", "4"],
 }
 """Script → its flags, beside those of the model."""

@@ -55,9 +55,9 @@ def test_rows_are_read_from_files_folders_and_from_nothing(tmp_path):
     file.parent.mkdir()
     file.write_text("".join(json.dumps({"instruction": f"say {n}"}) + "\n" for n in range(3)))
     assert parse(RunArguments, "--dataset", str(file)).rows()["instruction"][:] == ["say 0", "say 1", "say 2"]
-    assert len(parse(RunArguments, "--dataset", str(file.parent), "--num-rows", "2").rows()) == 2
+    assert len(parse(RunArguments, "--dataset", str(file.parent), "--max-rows", "2").rows()) == 2
     assert len(parse(RunArguments, "--dataset", str(file), "--split", "train[:2]").rows()) == 2
-    assert parse(RunArguments, "--num-rows", "4").rows()["id"][:] == [0, 1, 2, 3]
+    assert parse(RunArguments, "--max-rows", "4").rows()["id"][:] == [0, 1, 2, 3]
 
 
 def test_no_input_or_a_strange_file_is_an_error_that_says_what_would_do(tmp_path):

@@ -20,8 +20,8 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
     )
     save(pipeline.run(Dataset.from_dict({"id": list(range(6))}), quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "python -m hfsynth default/hfsynth.yaml --num-rows 6 --output-dir again" in card
-    flags = ["--num-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
+    assert "python -m hfsynth default/hfsynth.yaml --max-rows 6 --output-dir again" in card
+    flags = ["--max-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
     done = run(tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
     first, again = (
@@ -35,20 +35,20 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
 
 def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text("a: 1")
-    done = run(tmp_path / "r.yaml", "--num-rows", 1)
+    done = run(tmp_path / "r.yaml", "--max-rows", 1)
     assert done.returncode == 1
     assert "a recipe has 'steps'" in done.stderr
 
 
 def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_path, hub):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run(tmp_path / "r.yaml", "--num-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
+    done = run(tmp_path / "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
     assert done.returncode == 1
     assert "can only read" in done.stderr
 
 
 def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run(tmp_path / "r.yaml", "--num-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
+    done = run(tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
     assert "config_name is 'a.b'" in done.stderr
     assert not (tmp_path / "run").exists()

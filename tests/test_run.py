@@ -212,7 +212,7 @@ def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two_of_which_o
         GGUF,
         "--dtype",
         "bfloat16",
-        "--num-rows",
+        "--max-rows",
         8,
         "--chunk-size",
         2,

@@ -9,8 +9,9 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hfsynth import EvolInstruct, Pipeline, SelfInstruct, TextGeneration, save
+from hfsynth.provenance import records
 from hfsynth.publishing.telling import duration, fenced, plain
-from tests.helpers import ScriptedLLM
+from tests.helpers import OnlyOnce, ScriptedLLM
 
 ASKS = ScriptedLLM(
     ("What is tea made of?\nWhy do cats purr?", "Name a river.\nName a lake.", "!the model is tired", "ok")
@@ -81,11 +82,11 @@ def fresh_failures(rows, place):
 
 def test_rows_and_failed_rows_of_the_split(told):
     card, rows, stages = told
-    (split,) = table(card, "split", "rows", "failed rows")
+    (split,) = table(card, "split", "rows", "failed or dropped")
     failed = [row for row in stages[-1] if any(entry["error"] for entry in row["generation_metadata"])]
     ever = sum(sum(fresh_failures(stages[stage], place).values()) for place, stage in enumerate((1, 2, 4)))
     assert number(split["rows"]) == len(rows) == len(stages[-1]) - len(failed)
-    assert number(split["failed rows"]) == ever > 0, "those that the function dropped, too"
+    assert number(split["failed or dropped"]) == ever > 0, "those that the function dropped, too"
 
 
 def test_rows_in_rows_out_failures_and_tokens_of_every_step(told):
@@ -120,6 +121,23 @@ def test_failures_by_reason_ends_of_completions_rules_and_what_a_function_droppe
     stood, stopped = lines["EvolInstruct, rounds that stood"].split("; stopped: ")
     assert {"": int(stood), **counted(stopped)} == rules
     assert f"kept {len(stages[3])} of {len(stages[2])} rows" in card
+
+
+def test_what_a_filter_dropped_by_rule_what_that_saved_and_how_many_rows_were_accepted(tmp_path):
+    pipeline = OnlyOnce() >> TextGeneration(ANSWERS)
+    given = Dataset.from_dict({"instruction": ["a", "b", "a", "c", "d", "e", "a", "f", "g", "h"]})
+    made = pipeline.run(given, num_rows=3, chunk_size=4, quiet=True)
+    save(made, tmp_path / "made")
+    card = (tmp_path / "made" / "README.md").read_text().replace("\\", "")
+    once, answers = records(made)[0].steps
+    assert (once.rows_in, once.rows_out, answers.rows_in) == (8, 6, 6)
+    assert "OnlyOnce kept 6 of 8 rows; dropped: repeated 2" in card
+    assert f"OnlyOnce saved about {round(2 * answers.completion_tokens / 6)} tokens" in card
+    assert "3 accepted rows were asked for: " in card
+    assert "of 8 rows tried were" in card
+    assert "pipeline.run(rows, num_rows=3, chunk_size=4)" in card
+    failures = load_dataset("parquet", data_files=str(tmp_path / "made/default/failures/train.parquet"), split="train")
+    assert failures.filter(lambda row: row["rule"])["met"][:] == ["a", "a"]
 
 
 def test_figures_of_every_column_of_texts(told):

@@ -76,6 +76,7 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         drawings=telling.drawings,
         steps=telling.steps,
         rows_that_ended=telling.rows_that_ended,
+        savings=telling.savings,
         models=telling.models_told,
         machines=telling.machines,
         figures=telling.figures,

@@ -26,7 +26,7 @@ def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
             *([f"# {fetch}"] if fetch else []),
             "from pathlib import Path\n\nfrom hfsynth import Pipeline\n",
             f'pipeline = Pipeline.from_yaml(Path("{recipe}").read_text(), {", ".join(own)})',
-            f"dataset = pipeline.run(rows, chunk_size={run.chunk_size})",
+            f"dataset = pipeline.run(rows, {f'num_rows={run.wanted}, ' if run.wanted else ''}chunk_size={run.chunk_size})",
         ]
         return (
             f"{_input(run)} The recipe has the source of functions; classes of one's own it only names.",
@@ -66,12 +66,20 @@ def _flags(run: RunRecord) -> str:
     source, flags = run.source, list[str]()
     if "/" in source.name:
         flags += ["--dataset", source.name, "--config", source.config_name, "--split", source.split]
-        flags += ["--dataset-revision", source.commit, "--num-rows", str(source.rows)]
+        flags += ["--dataset-revision", source.commit, *_size(run)]
     elif run.reads_source:
         flags += ["--dataset", "rows.jsonl"]
     else:
-        flags += ["--num-rows", str(source.rows)]
+        flags += _size(run)
     llms = [step.recipe.get("llm") or {} for step in run.steps]
     if any("model" in llm and "/" not in str(llm["model"]) for llm in llms):
         flags += ["--model", "FOLDER"]
     return " ".join(map(shlex.quote, flags)) + " "
+
+
+def _size(run: RunRecord) -> list[str]:
+    """Return the flags that say how many rows: those of the input, or those that were accepted of it."""
+    tried = ["--max-rows", str(run.source.rows)]
+    if not run.wanted:
+        return tried
+    return ["--num-rows", str(run.wanted), *(tried if run.accepted < run.wanted else [])]

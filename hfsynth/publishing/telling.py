@@ -74,6 +74,12 @@ def opening(config: ConfigFacts) -> str:
     bare = sum(split.bare for split in config.splits)
     if bare and METADATA_COLUMN in config.columns:
         told.append(f"Of them {number(bare)} were not made by these steps.")
+    told += [
+        f"{number(run.wanted)} accepted rows were asked for: {number(run.accepted)} of {number(run.source.rows)} rows "
+        f"tried were ({run.accepted / max(run.source.rows, 1):.1%})."
+        for run in config.runs
+        if run.wanted
+    ]
     here = sum(split.rows + split.left_out for split in config.splits)
     last = config.runs[-1].steps[-1]
     if len(config.runs) == 1 and here != last.rows_out:
@@ -127,16 +133,34 @@ def rows_that_ended(config: ConfigFacts) -> Iterator[str]:
         name = f"{step.name}{split}"
         if step.failures:
             yield f"{name}, rows that failed: {_counted(step.failures)}"
+        stopped = {rule: count for rule, count in step.stopped.items() if rule}
         if step.node.makes is None:
-            yield f"{name} kept {number(step.rows_out)} of {number(step.rows_in)} rows"
-        if step.stopped:
-            stood = step.stopped.get("", 0)
-            stopped = {rule: count for rule, count in step.stopped.items() if rule}
-            yield f"{name}, rounds that stood: {number(stood)}" + (
+            yield f"{name} kept {number(step.rows_out)} of {number(step.rows_in)} rows" + (
+                f"; dropped: {_counted(stopped)}" if stopped else ""
+            )
+        elif step.stopped:
+            yield f"{name}, rounds that stood: {number(step.stopped.get('', 0))}" + (
                 f"; stopped: {_counted(stopped)}" if stopped else ""
             )
         if step.finish_reasons:
             yield f"{name}, how last completions ended: {_counted(step.finish_reasons)}"
+
+
+def savings(config: ConfigFacts) -> Iterator[str]:
+    """Say what was not generated for the rows that filters and functions dropped, by the mean of the steps after."""
+    for run in config.runs:
+        for place, step in enumerate(run.steps):
+            dropped = max(step.rows_in - step.rows_out, 0) if step.node.makes is None else 0
+            tokens = round(dropped * sum(_written_for_a_row(later) for later in run.steps[place + 1 :]))
+            if tokens:
+                yield (
+                    f"{step.name} saved about {number(tokens)} tokens: what the steps after it wrote for a row, on "
+                    f"average, times the {number(dropped)} {_rows(dropped)} that it dropped"
+                )
+
+
+def _written_for_a_row(step: StepRecord) -> float:
+    return step.completion_tokens / step.rows_in if step.rows_in else 0.0
 
 
 def models_told(config: ConfigFacts) -> list[tuple[str, str, str]]:
