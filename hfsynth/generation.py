@@ -31,12 +31,15 @@ class SamplingParams:
     top_p: float = field(default=1.0, metadata={"help": "Keep the likeliest tokens up to this share of probability."})
     top_k: int = field(default=0, metadata={"help": "Keep this many of the likeliest tokens; 0 keeps all."})
     min_p: float = field(default=0.0, metadata={"help": "Keep tokens at least this share as likely as the likeliest."})
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "Taken off the logits of tokens that the completion has already; 0 is off."}
+    )
     stop: tuple[str, ...] = field(default=(), metadata={"help": "Texts that end a completion and are cut from it."})
 
     def __post_init__(self) -> None:
         """Check every range; a list of stop texts becomes a tuple, an integer where a float belongs a float."""
         object.__setattr__(self, "stop", tuple(self.stop))
-        for name in ("temperature", "top_p", "min_p"):
+        for name in ("temperature", "top_p", "min_p", "presence_penalty"):
             object.__setattr__(self, name, float(getattr(self, name)))
         ranges = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
@@ -44,6 +47,7 @@ class SamplingParams:
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2"),
             "stop": (all(self.stop), "texts that are not empty"),
         }
         for name, (holds, wanted) in ranges.items():

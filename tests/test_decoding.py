@@ -300,3 +300,18 @@ def test_a_loop_that_is_under_way_or_short_of_memory_is_not_fresh(pair):
     assert loop.fresh
     loop._seating.resize(2, 384)
     assert not loop.fresh
+
+
+def test_a_presence_penalty_counts_what_the_row_itself_has_written(pair):
+    prompts = [prompt(length, seed=length) for length in (3, 20, 40)]
+    jobs = [job(one, max_new_tokens=20, presence_penalty=2.0) for one in prompts]
+    made = run(DecodeLoop(pair[1], letters, 2), [*jobs, job(prompts[0], max_new_tokens=20)])
+    for one, written in zip(prompts, made, strict=False):
+        tokens = list(one)
+        while len(tokens) < len(one) + 20:
+            with torch.inference_mode():
+                logits = pair[0](torch.tensor([tokens])).logits[0, -1]
+                logits[sorted(set(tokens[len(one) :]))] -= 2
+            tokens.append(int(logits.argmax()))
+        assert written.tokens == tokens[len(one) :]
+    assert made[-1].tokens == generated(pair[0], prompts[0], 20) != made[0].tokens

@@ -84,3 +84,21 @@ def test_weights_that_are_not_numbers_choose_a_word_of_the_vocabulary():
         torch.full((1, 1000), float("nan")), torch.tensor([0.5])
     )
     assert 0 <= int(chosen) < 1000
+
+
+def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
+    params = [SamplingParams(presence_penalty=0.7, temperature=1.0), SamplingParams(temperature=1.0)]
+    even = (torch.arange(10_000) + 0.5) / 10_000
+    found = []
+    for which in (0, 1):
+        sampler = Sampler.of([params[which]] * len(even), 5, CPU)
+        chosen = sampler.choose(LOGITS.bfloat16().expand(len(even), -1), even, [[0, 4, 0, 0]] * len(even))
+        found.append(torch.bincount(chosen, minlength=5) / len(even))
+    penalised = LOGITS - torch.tensor([0.7, 0, 0, 0, 0.7])
+    assert torch.allclose(found[0], penalised.softmax(-1), atol=2e-4)
+    assert torch.allclose(found[1], LOGITS.softmax(-1), atol=2e-4)
+
+
+def test_a_presence_penalty_changes_what_a_greedy_row_takes():
+    sampler = Sampler.of([SamplingParams(temperature=0, presence_penalty=1.5)] * 2, 5, CPU)
+    assert sampler.choose(LOGITS.expand(2, -1), torch.zeros(2), [[], [0]]).tolist() == [0, 4]

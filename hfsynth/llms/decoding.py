@@ -187,7 +187,8 @@ class DecodeLoop:
             self._sampler = rows, Sampler.of(params, logits.shape[-1], logits.device)
         uniform = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], device=logits.device)
         ended = []
-        for row, token in zip(rows, self._sampler[1].choose(logits, uniform).tolist(), strict=True):
+        chosen = self._sampler[1].choose(logits, uniform, [row.tokens for row in rows])
+        for row, token in zip(rows, chosen.tolist(), strict=True):
             row.tokens.append(token)
             if reason := row.job.ended(row.tokens, self._decode):
                 self._seating.free(row)

@@ -21,6 +21,7 @@ class Sampler:
     top_k: Tensor  # (B, 1), V where off
     top_p: Tensor  # (B, 1)
     min_p: Tensor  # (B, 1)
+    presence_penalty: tuple[float, ...]
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> "Sampler":
@@ -34,18 +35,22 @@ class Sampler:
             top_k=column([min(p.top_k or vocabulary, vocabulary) for p in params], torch.int64),
             top_p=column([p.top_p for p in params]),
             min_p=column([p.min_p for p in params]),
+            presence_penalty=tuple(p.presence_penalty for p in params),
         )
 
-    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+    def choose(self, logits: Tensor, uniform: Tensor, written: Sequence[Sequence[int]] = ()) -> Tensor:
         """Choose one token a row, by the inverse of the cumulative distribution.
 
         Args:
             logits: (B, V), of any floating type.
             uniform: (B,), one random number in [0, 1) a row; a row at temperature 0 makes no use of it.
+            written: What each row has written so far: for those with a presence penalty.
 
         Returns:
             (B,) token ids.
         """
+        if any(self.presence_penalty):
+            logits = self._penalised(logits, written)
         greedy = self.temperature == 0
         if bool(greedy.all()):
             return logits.argmax(-1)
@@ -58,6 +63,16 @@ class Sampler:
         if len(some):
             chosen[some] = self._choose_among_likeliest(weights[some], uniform[some], some)
         return torch.where(greedy[:, 0], logits.argmax(-1), chosen) if bool(greedy.any()) else chosen
+
+    def _penalised(self, logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+        """Take each row's penalty off the logits of the tokens that it has written. (B, V) → (B, V), float32."""
+        there = zip(self.presence_penalty, written, strict=True)
+        found = [(row, token, off) for row, (off, own) in enumerate(there) if off for token in set(own)]
+        if not found:
+            return logits
+        rows, tokens, offs = zip(*found, strict=True)
+        places = torch.tensor([rows, tokens], device=logits.device)
+        return logits.float().index_put(tuple(places), -torch.tensor(offs, device=logits.device), accumulate=True)
 
     def _choose_among_likeliest(self, weights: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
         """Choose for the rows that keep the likeliest tokens only, looking at no more of them than hold what is kept.

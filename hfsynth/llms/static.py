@@ -115,7 +115,7 @@ class _Choosing(LogitsProcessor):
     def __init__(self, jobs: Sequence[Job], prompt_length: int, device: torch.device) -> None:
         self._prompt_length = prompt_length
         steps = max(job.max_new_tokens for job in jobs)
-        self._greedy = all(job.sampling.temperature == 0 for job in jobs)
+        self._greedy = all(job.sampling.temperature == job.sampling.presence_penalty == 0 for job in jobs)
         self._jobs = jobs
         self._sampler: Sampler | None = None
         self._uniforms = None if self._greedy else torch.stack([uniforms(job.seed, steps) for job in jobs]).to(device)
@@ -125,7 +125,8 @@ class _Choosing(LogitsProcessor):
             return scores
         if self._sampler is None:
             self._sampler = Sampler.of([job.sampling for job in self._jobs], scores.shape[-1], scores.device)
-        chosen = self._sampler.choose(scores, self._uniforms[:, input_ids.shape[1] - self._prompt_length])
+        written = input_ids[:, self._prompt_length :]
+        chosen = self._sampler.choose(scores, self._uniforms[:, written.shape[1]], written.tolist())
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 

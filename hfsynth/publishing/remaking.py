@@ -22,11 +22,12 @@ def again(config: ConfigFacts, repo_id: str) -> Iterator[tuple[str, str, str]]:
 def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
     fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir ." if "/" in repo_id else ""
     if own := sorted(set(_names(run)) - set(known_names(()))):
+        wanted = f"num_rows={run.wanted}, " if run.wanted else ""
         code = [
             *([f"# {fetch}"] if fetch else []),
             "from pathlib import Path\n\nfrom hfsynth import Pipeline\n",
             f'pipeline = Pipeline.from_yaml(Path("{recipe}").read_text(), {", ".join(own)})',
-            f"dataset = pipeline.run(rows, {f'num_rows={run.wanted}, ' if run.wanted else ''}chunk_size={run.chunk_size})",
+            f"dataset = pipeline.run(rows, {wanted}chunk_size={run.chunk_size})",
         ]
         return (
             f"{_input(run)} The recipe has the source of functions; classes of one's own it only names.",
