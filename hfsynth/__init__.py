@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.filter import Drop as Drop
+    from hfsynth.filter import Filter as Filter
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from hfsynth.publishing.hub import push_to_hub as push_to_hub
     from hfsynth.record import split_failures as split_failures
     from hfsynth.technique import Technique as Technique
+    from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
+    from hfsynth.techniques.bootstrap import SeedPool as SeedPool
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
+    from hfsynth.techniques.instances import SelfInstructInstances as SelfInstructInstances
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
@@ -33,11 +38,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BootstrapInstructions": "techniques.bootstrap",
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
     "Completion": "generation",
+    "Drop": "filter",
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
+    "Filter": "filter",
     "GenerationError": "errors",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
@@ -48,7 +56,9 @@ _HOMES = {
     "RowError": "errors",
     "RunError": "errors",
     "SamplingParams": "generation",
+    "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
+    "SelfInstructInstances": "techniques.instances",
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
@@ -58,11 +68,14 @@ _HOMES = {
 }
 __all__ = [
     "LLM",
+    "BootstrapInstructions",
     "ChatTemplateError",
     "ColumnError",
     "Completion",
+    "Drop",
     "EchoLLM",
     "EvolInstruct",
+    "Filter",
     "GenerationError",
     "Magpie",
     "Message",
@@ -72,7 +85,9 @@ __all__ = [
     "RowError",
     "RunError",
     "SamplingParams",
+    "SeedPool",
     "SelfInstruct",
+    "SelfInstructInstances",
     "Technique",
     "TextGeneration",
     "TransformersLLM",

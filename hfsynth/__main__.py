@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hfsynth.cli import RunArguments, build, make, parser
 from hfsynth.pipeline import Pipeline
-from hfsynth.recipe import read_recipe
+from hfsynth.recipe import read_recipe, read_source
 
 
 def main() -> None:
@@ -17,7 +17,8 @@ def main() -> None:
     _, chunk_size = read_recipe(text)
     if arguments.chunk_size is None:
         arguments.chunk_size = chunk_size
-    make(Pipeline.from_yaml(text, model=arguments.model), build(RunArguments, arguments), "default")
+    pipeline = Pipeline.from_yaml(text, model=arguments.model)
+    make(pipeline, build(RunArguments, arguments), "default", read_source(text))
 
 
 if __name__ == "__main__":

@@ -95,12 +95,16 @@ class Source:
     """Its commit on the Hub."""
     config_name: str = ""
     split: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """An input that is plain configuration, as plain values (`recipe.describe_source`)."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Source":
         """Say where a dataset comes from, as far as it tells itself."""
         name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
-        on_hub = {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
+        on_hub: dict[str, Any] = (
+            {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
+        )
         return cls(
             len(dataset), tuple(dataset.column_names), name or dataset.info.builder_name or "", commit, **on_hub
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hfsynth.configuration import Configuration
 from hfsynth.filter import Filter
 from hfsynth.steps import Step, step_name
 from hfsynth.technique import Technique
@@ -53,17 +54,37 @@ def make_step(description: Description, known: Mapping[str, Any]) -> Step:
     return made
 
 
-def write_recipe(steps: Sequence[Mapping[str, Any]], chunk_size: int | None = None) -> str:
-    """Return a recipe as YAML, its long texts as they read."""
+def write_recipe(
+    steps: Sequence[Mapping[str, Any]], chunk_size: int | None = None, source: Mapping[str, Any] | None = None
+) -> str:
+    """Return a recipe as YAML, its long texts as they read; with the input, where that is plain configuration."""
     head: Description = {"hfsynth": version("hfsynth")}
     if chunk_size is not None:
         head["chunk_size"] = chunk_size
+    if source:
+        head["source"] = dict(source)
     return dump({**head, "steps": list(steps)})
 
 
 def dump(value: Any) -> str:
     """Return plain values as YAML, texts of several lines as blocks."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2)
+
+
+def describe_source(source: Any) -> Description:
+    """Return the input of a run as plain values, if it is plain configuration; else nothing."""
+    described: Description = _describe(source) if isinstance(source, Configuration) else {}
+    return described
+
+
+def read_source(text: str) -> Any:
+    """Return the input that a recipe has, made again; None where it has none.
+
+    Raises:
+        ValueError: If its class isn't known, or is of another version.
+    """
+    described = yaml.safe_load(text).get("source")
+    return None if described is None else _make(described, known_names(()))
 
 
 def read_recipe(text: str) -> tuple[list[Description], int | None]:

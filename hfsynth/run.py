@@ -27,6 +27,7 @@ from hfsynth.filter import Filter
 from hfsynth.generation import LLM
 from hfsynth.progress import Progress
 from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
+from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.rounds import Goal, RowSource, Spent
 from hfsynth.runner import DiskErrors, StepRun
@@ -111,7 +112,7 @@ class Run:
             logger.warning(spent.told(goal))
         made = concatenate_datasets(accepted)
         made = made.select(range(min(goal.num_rows, len(made))))
-        read = replace(Source.of(first), rows=spent.tried)
+        read = replace(Source.of(first), rows=spent.tried, recipe=describe_source(source))
         self._attach(part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted))
         return made
 

@@ -6,7 +6,16 @@ import sys
 
 from datasets import Dataset, load_dataset
 
-from hfsynth import EchoLLM, Magpie, Pipeline, SamplingParams, TextGeneration, save
+from hfsynth import (
+    BootstrapInstructions,
+    EchoLLM,
+    Magpie,
+    Pipeline,
+    SamplingParams,
+    SeedPool,
+    TextGeneration,
+    save,
+)
 
 
 def run(*flags, **environment):
@@ -31,6 +40,24 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
     assert again == first
     assert hub.dataset("user/again").private
     assert "pushed: " in done.stdout
+
+
+def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
+    pool = SeedPool(seeds=tuple(f"Say {n}." for n in range(9)), round_size=2)
+    pipeline = Pipeline((BootstrapInstructions(EchoLLM()),))
+    save(pipeline.run(pool, num_rows=20, run_dir=tmp_path / "run", quiet=True), tmp_path / "made")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "python -m hfsynth default/hfsynth.yaml --num-rows 20 --output-dir again" in card
+    assert "rows of a SeedPool" in card
+    flags = ["--num-rows", 20, "--output-dir", tmp_path / "again", "--run-dir", tmp_path / "run-again"]
+    done = run(tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
+    assert done.returncode == 0, done.stderr
+    first, again = (
+        load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
+        for name in ("made", "again")
+    )
+    assert again == first
+    assert len(first) == 20
 
 
 def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):

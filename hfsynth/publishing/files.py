@@ -179,7 +179,7 @@ def _write_beside(folder: Path, facts: ConfigFacts) -> None:
     for number, run in enumerate(facts.runs, 1):
         recipes = [step.recipe for step in run.steps if step.recipe]
         if recipes:
-            text = write_recipe(recipes, run.chunk_size or None)
+            text = write_recipe(recipes, run.chunk_size or None, run.source.recipe)
             (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
         (folder / numbered("steps.png", number)).write_bytes(draw_diagram(telling.diagram(run)))
     lengths = {name: found.lengths for name, _, found in telling.figures(facts) if found.lengths}

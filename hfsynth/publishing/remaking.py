@@ -56,7 +56,7 @@ def _named(value: Any) -> Iterator[str]:
 
 
 def _input(run: RunRecord) -> str:
-    if "/" in run.source.name or not run.reads_source:
+    if "/" in run.source.name or run.source.recipe or not run.reads_source:
         return "The same rows come out where arithmetic is the same: device, number type, versions."
     columns = ", ".join(f"`{column}`" for column in run.source.columns if re.fullmatch(r"\w+", column))
     return f"The input was {telling.source(run.source)}, with columns {columns}: it isn't part of this dataset."
@@ -68,8 +68,8 @@ def _flags(run: RunRecord) -> str:
     if "/" in source.name:
         flags += ["--dataset", source.name, "--config", source.config_name, "--split", source.split]
         flags += ["--dataset-revision", source.commit, *_size(run)]
-    elif run.reads_source:
-        flags += ["--dataset", "rows.jsonl"]
+    elif run.reads_source and not run.source.recipe:
+        flags += ["--dataset", "rows.jsonl", *(_size(run) if run.wanted else [])]
     else:
         flags += _size(run)
     llms = [step.recipe.get("llm") or {} for step in run.steps]

@@ -93,6 +93,8 @@ def source(given: Source) -> str:
     if "/" in given.name:
         at = f" at {given.commit[:12]}" if given.commit else ""
         return f"{rows} of {plain(given.name)} ({plain(given.config_name)}, {plain(given.split)}{at})"
+    if given.recipe:
+        return f"{rows} of a {plain(given.recipe['__class__'])}"
     return f"{rows} of a {plain(given.name)} file" if given.name else f"{rows} given in memory"
 
 

@@ -52,7 +52,7 @@ _PREAMBLE = re.compile(
 )
 _QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`", "*": "*"}
 
-_CITATION = """\
+CITATION = """\
 @inproceedings{wang2023selfinstruct,
   title = {Self-Instruct: Aligning Language Models with Self-Generated Instructions},
   author = {Wang, Yizhong and Kordi, Yeganeh and Mishra, Swaroop and Liu, Alisa and Smith, Noah A. and
@@ -76,7 +76,7 @@ class SelfInstruct(Technique):
     ['instructions']
     """
 
-    citation: ClassVar[str] = _CITATION
+    citation: ClassVar[str] = CITATION
 
     num_instructions: int = field(default=5, metadata={"help": "Instructions asked for; the most kept, for each row."})
     application_description: str = field(

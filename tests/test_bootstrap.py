@@ -1,0 +1,133 @@
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+
+from hfsynth import ColumnError, Pipeline
+from hfsynth.filter import Filter
+from hfsynth.techniques.bootstrap import BootstrapInstructions, SeedPool
+from tests.helpers import OnlyOnce, ScriptedLLM, drive, say
+
+SEEDS = tuple(f"Seed {n}." for n in range(12))
+
+
+def pool(**fields):
+    return SeedPool(seeds=SEEDS, **fields)
+
+
+def shown(examples):
+    return Counter(example.partition(" ")[0] for example in examples)
+
+
+def accepted(*tasks):
+    return [Dataset.from_dict({"instruction": list(tasks)})]
+
+
+def test_all_eight_tasks_are_seeds_until_there_are_two_others():
+    for made in ([], accepted("Made 0.")):
+        for row in pool().rows(0, 20, made):
+            assert shown(row["examples"]) == {"Seed": 8}
+            assert len(set(row["examples"])) == 8
+
+
+def test_then_six_are_seeds_and_two_were_made_in_any_order():
+    rows = pool().rows(0, 50, accepted("Made 0.", "Made 1.") + accepted("Made 2."))
+    assert all(shown(row["examples"]) == {"Seed": 6, "Made": 2} for row in rows)
+    places = {row["examples"].index(task) for row in rows for task in row["examples"] if task.startswith("Made")}
+    assert places == set(range(8))
+
+
+def test_a_row_shows_the_same_whatever_round_it_is_in():
+    assert pool().rows(0, 9, [])[4:] == pool().rows(4, 5, [])[:]
+    assert pool(seed=1).rows(0, 9, [])[:] != pool().rows(0, 9, [])[:]
+
+
+def test_tasks_are_shown_on_one_line():
+    rows = SeedPool(seeds=("Say\n\n this.",) * 8).rows(0, 1, [])
+    assert rows[0]["examples"] == ["Say this."] * 8
+
+
+def test_too_few_seeds_are_an_error_that_says_how_many_are_needed():
+    with pytest.raises(ValueError, match="SeedPool has 2 seeds; a prompt shows 8"):
+        SeedPool(seeds=("a", "b"))
+    with pytest.raises(ValueError, match=r"SeedPool.round_size is 0; it must be at least 1"):
+        pool(round_size=0)
+
+
+def test_the_prompt_shows_the_list_and_where_it_goes_on():
+    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["Name a river.", "Sum 2 and 3."]}, None)
+    prompt = next(flow).messages[0]["content"]
+    assert "1. Name a river.\n" in prompt
+    assert "2. Sum 2 and 3.\n" in prompt
+    assert "Go on with number 3, up to 15." in prompt
+
+
+def test_the_paper_s_sampling_is_the_default():
+    request = next(BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)).sampling
+    assert (request.temperature, request.top_p, request.presence_penalty) == (0.7, 0.5, 2.0)
+    assert request.max_new_tokens == 1024
+    assert "\n16." in request.stop
+
+
+def test_each_task_of_the_list_becomes_a_row():
+    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)
+    _, rows = drive(flow, say("9. Write a haiku.\n10. Explain rain\nto a child.\n"))
+    assert [row["instruction"] for row in rows] == ["Write a haiku.", "Explain rain\nto a child."]
+
+
+def failure(reply, finish_reason="stop"):
+    made = (
+        pool()
+        .rows(0, 1, [])
+        .map(
+            BootstrapInstructions(ScriptedLLM((reply,), finish_reason=finish_reason)), batched=True, with_indices=True
+        )
+    )
+    return made[0]["generation_metadata"][0]["error"]
+
+
+def test_all_of_a_completion_that_was_cut_off_is_dropped():
+    assert failure("9. Write a haiku.\n10. Expl", "length") == "the list was cut off after 2 tokens"
+
+
+def test_a_completion_without_a_task_is_a_failure():
+    assert failure("\n\n") == "the completion has no task"
+
+
+def bootstrapping(*filters: Filter, log: str | None = None) -> Pipeline:
+    replies = tuple(f"9. Write about {n}.\n10. Explain {n // 2}.\n11. Name it." for n in range(40))
+    return Pipeline((BootstrapInstructions(ScriptedLLM(replies, log)), *filters))
+
+
+def test_what_was_accepted_in_one_round_is_shown_in_the_next(tmp_path):
+    log = tmp_path / "log"
+    made = bootstrapping(OnlyOnce(), log=str(log)).run(
+        pool(round_size=4), num_rows=12, run_dir=tmp_path / "run", quiet=True
+    )
+    assert made["instruction"][:7] == [
+        "Write about 0.", "Explain 0.", "Name it.", "Write about 1.", "Write about 2.", "Explain 1.", "Write about 3.",
+    ]  # fmt: skip
+    asked = log.read_text().splitlines()
+    assert not any("Write about" in prompt or "Explain" in prompt for prompt in asked[:4])
+    assert all(len(set(made["instruction"][:7]) & set(shown_in(prompt))) == 2 for prompt in asked[4:8])
+
+
+def shown_in(prompt):
+    return [line.partition(". ")[2] for line in prompt.split("\\n") if line[:1].isdigit()]
+
+
+def test_a_run_that_is_repeated_asks_for_nothing_again(tmp_path):
+    log = tmp_path / "log"
+    first = bootstrapping(OnlyOnce(), log=str(log)).run(
+        pool(round_size=4), num_rows=12, run_dir=tmp_path / "run", chunk_size=2, quiet=True
+    )
+    asked = log.read_text()
+    again = bootstrapping(OnlyOnce(), log=str(log)).run(
+        pool(round_size=4), num_rows=12, run_dir=tmp_path / "run", chunk_size=2, quiet=True
+    )
+    assert (again.to_list(), log.read_text()) == (first.to_list(), asked)
+
+
+def test_examples_that_are_missing_are_an_error():
+    with pytest.raises(ColumnError, match="BootstrapInstructions needs column 'examples'"):
+        bootstrapping().run(Dataset.from_dict({"id": [0]}))
