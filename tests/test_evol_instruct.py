@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from hfsynth import EchoLLM, EvolInstruct, RowError
-from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES, elimination, parse_evolved
+from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES, parse_evolved
 from tests.helpers import drive, say
 
 LLM = EchoLLM()
@@ -101,23 +101,61 @@ def test_an_empty_answer_fails_the_row():
         flow.send(say(""))
 
 
+def judged(*completions, **fields):
+    technique = EvolInstruct(LLM, eliminate=True, **fields)
+    return drive(technique.flow(ROW, rng()), *completions)
+
+
+def test_elimination_asks_a_judge_whether_anything_is_new():
+    requests, rows = judged(say("Make green tea."), say("Equal"))
+    assert requests[1].choices == ("Equal", "Not equal")
+    assert (
+        "First instruction:\nMake tea.\n\nSecond instruction:\nMake green tea.\n"
+        in (requests[1].messages[0]["content"])
+    )
+    assert rows[0]["evolved_instruction"] == "Make tea."
+    assert rows[0]["evolutions"][0]["eliminated_by"] == "equal"
+
+
 @pytest.mark.parametrize(
-    ("before", "evolved", "finish_reason", "rule"),
+    ("answer", "rule", "kept"),
     [
-        ("a", "b", "stop", ""),
-        ("a", "", "stop", "empty"),
-        ("a", "b", "length", "cut_off"),
-        ("Make tea.", "make TEA", "stop", "unchanged"),
-        ("Explain pointers in C", "Explain pointers in C++", "stop", ""),
-        ("🙂", "🎉", "stop", ""),
-        ("a", "The given prompt asks for b", "stop", "leaked_prompt"),
-        ("a", "#Rewritten Prompt#", "stop", "leaked_prompt"),
-        ("a", "My created_prompt", "stop", "leaked_prompt"),
-        ("Improve the given prompt", "Improve the given prompt twice", "stop", ""),
+        ("I'm sorry, I can't.", "sorry", "Make tea."),
+        ("...", "no_content", "Make tea."),
+        ("Boil water.", "", "Make green tea."),
     ],
 )
-def test_an_evolution_is_eliminated_by_the_rule_it_breaks(before, evolved, finish_reason, rule):
-    assert elimination(before, evolved, finish_reason) == rule
+def test_elimination_looks_at_the_answer(answer, rule, kept):
+    requests, rows = judged(say("Make green tea."), say("Not equal"), say(answer))
+    assert requests[2].messages[0]["content"] == "Make green tea."
+    assert rows[0]["evolutions"][0]["eliminated_by"] == rule
+    assert rows[0]["evolved_instruction"] == kept
+
+
+def test_a_round_that_fails_by_itself_is_neither_judged_nor_answered():
+    requests, rows = judged(say("Make tea!"))
+    assert len(requests) == 1
+    assert rows[0]["evolutions"][0]["eliminated_by"] == "unchanged"
+
+
+def test_an_answer_that_elimination_asked_for_is_not_asked_for_again():
+    answers = say("Make green tea."), say("Not equal"), say("Boil water."), say("Leaves.")
+    requests, rows = judged(*answers, generate_answers=True, include_original_instruction=True)
+    assert [request.messages[0]["content"] for request in requests[2:]] == ["Make green tea.", "Make tea."]
+    assert rows[0]["answers"] == ["Leaves.", "Boil water."]
+
+
+def test_complicating_takes_the_input_that_belongs_to_the_instruction():
+    technique = EvolInstruct(
+        LLM,
+        input_mappings={"input": "data"},
+        mutation_templates={"complicate_input": MUTATION_TEMPLATES["complicate_input"]},
+    )
+    assert technique.wire(["instruction", "data"]) == {"instruction": "instruction", "input": "data"}
+    asked = [next(technique.flow({**ROW, "input": data}, rng())).messages[0]["content"] for data in ("3, 1", "", None)]
+    assert "#Given Input#:\n3, 1\n" in asked[0]
+    assert "rewrite it too" in asked[0]
+    assert all("#Given Input#" not in one and "Add input data" in one for one in asked[1:])
 
 
 @pytest.mark.parametrize(

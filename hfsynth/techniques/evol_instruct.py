@@ -1,12 +1,12 @@
 """EvolInstruct (WizardLM, arXiv 2304.12244): an instruction → one that is harder, or one of its domain that is rarer.
 
 Each round applies one operation, drawn uniformly from five in depth and one in breadth, to the result of the round
-before. A round whose text can't stand is eliminated, and the row keeps its version from before.
+before. A round whose text can't stand is eliminated (`elimination.py`), and the row keeps its version from before.
 """
 
 import random
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,9 +14,10 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.generation import Request, SamplingParams
+from hfsynth.generation import Completion, Request, SamplingParams
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
+from hfsynth.techniques.elimination import EQUAL, JUDGE_TEMPLATE, elimination, elimination_by_answer
 
 _DEPTH = """\
 Rewrite the given prompt so that it is somewhat harder for well-known AI assistants, while people can still \
@@ -33,9 +34,23 @@ MUTATION_TEMPLATES: dict[str, str] = {
     "deepen": _DEPTH.format(change="Ask about its subject in more depth and breadth."),
     "concretize": _DEPTH.format(change="Replace general terms by more specific ones."),
     "increase_reasoning": _DEPTH.format(change="Where simple thinking would do, make it need several steps."),
-    "complicate_input": _DEPTH.format(
-        change="Add input data that the answer must work with, such as a table, a formula, code or a short text."
-    ),
+    "complicate_input": """\
+Rewrite the given prompt so that it is somewhat harder for well-known AI assistants, while people can still \
+understand and answer it. \
+{% if input %}Its input data is given below: rewrite it too, so that there is more to work with, and put it into the \
+rewritten prompt.\
+{% else %}Add input data that the answer must work with, such as a table, a formula, code or a short text.\
+{% endif %} Keep everything else that it asks for; don't answer it. Write the rewritten prompt alone, without a \
+heading.
+
+#Given Prompt#:
+{{ instruction }}
+{% if input %}
+#Given Input#:
+{{ input }}
+{% endif %}
+#Rewritten Prompt#:
+""",
     "breadth": """\
 Write a new prompt in the same domain as the given prompt, about something rarer. It must be about as long and as \
 difficult, and people must be able to understand and answer it. Don't answer it. Write the created prompt alone, \
@@ -48,7 +63,6 @@ without a heading.
 """,
 }
 _HEADING = re.compile(r"^\W*(?:the\s+)?(?:rewritten|created|new)\s+prompt[\s#*]*(?::|\n)[\s#*]*", re.IGNORECASE)
-_LEAKS = re.compile(r"\b(?:given|rewritten|created)[\s_-]+prompt\b", re.IGNORECASE)
 
 EVOLUTION = {"operation": Value("string"), "instruction": Value("string"), "eliminated_by": Value("string")}
 """One round: its operation, the text it made, and the rule that eliminated it ("" where it stood)."""
@@ -88,7 +102,18 @@ class EvolInstruct(Technique):
     generate_answers: bool = field(default=False, metadata={"help": "Answer each version that is kept."})
     mutation_templates: Mapping[str, str] = field(
         default_factory=lambda: dict(MUTATION_TEMPLATES),
-        metadata={"help": "Operation → Jinja2 prompt over `instruction`; each round draws one."},
+        metadata={"help": "Operation → Jinja2 prompt over `instruction` and `input`; each round draws one."},
+    )
+    eliminate: bool = field(
+        default=False,
+        metadata={
+            "help": "Eliminate by the paper's rules that take an llm, too: a judge that finds nothing new, and an "
+            "answer that refuses or says nothing."
+        },
+    )
+    judge_template: str = field(
+        default=JUDGE_TEMPLATE,
+        metadata={"help": "Jinja2 text over before and after: answered with Equal or Not equal, the likelier one."},
     )
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=512),
@@ -106,15 +131,17 @@ class EvolInstruct(Technique):
         if not self.mutation_templates:
             raise ValueError(f"EvolInstruct.mutation_templates is {self.mutation_templates}; give at least one.")
         for operation, template in self.mutation_templates.items():
-            check_prompt(f"EvolInstruct.mutation_templates[{operation!r}]", template, ("instruction",))
+            check_prompt(f"EvolInstruct.mutation_templates[{operation!r}]", template, ("instruction", "input"))
+        check_prompt("EvolInstruct.judge_template", self.judge_template, ("before", "after"))
 
     @property
     def _keeps_list(self) -> bool:
         return self.store_evolutions or self.include_original_instruction
 
-    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`instruction`: the one to evolve."""
-        return {"instruction": Input.TEXT}
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - as the mappings say
+        """`instruction`: the one to evolve; `input`, data that belongs to it, where `input_mappings` names it."""
+        data: Inputs = {"input": Input.OPTIONAL_TEXT} if "input" in self.input_mappings else {}
+        return {"instruction": Input.TEXT, **data}
 
     @property
     def output_features(self) -> Features:
@@ -131,22 +158,20 @@ class EvolInstruct(Technique):
         """Evolve round by round, then answer what is kept."""
         versions: list[str] = [row["instruction"]]
         rounds: list[dict[str, str]] = []
+        answered: dict[str, Completion] = {}
         for _ in range(self.num_evolutions):
             operation = rng.choice(sorted(self.mutation_templates))
-            prompt = render_prompt(self.mutation_templates[operation], {"instruction": versions[-1]})
-            completion = yield _ask(prompt, self.sampling)
+            given = {"instruction": versions[-1], "input": row.get("input")}
+            completion = yield _ask(render_prompt(self.mutation_templates[operation], given), self.sampling)
             evolved = parse_evolved(completion.text)
             rule = elimination(versions[-1], evolved, completion.finish_reason)
+            if self.eliminate and not rule:
+                rule = yield from self._tried(versions[-1], evolved, answered)
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
             if not rule:
                 versions.append(evolved)
         kept = self._kept(versions)
-        answers: list[str | None] = []
-        for version in kept if self.generate_answers else ():
-            completion = yield _ask(version, self.answer_sampling)
-            answers.append(completion.text or None)
-        if answers and not any(answers):
-            raise RowError(f"the answer is empty (finish_reason: {completion.finish_reason})", "\n".join(kept))
+        answers = (yield from self._answers(kept, answered)) if self.generate_answers else []
         everything = {
             "evolved_instructions": kept,
             "evolved_instruction": kept[-1],
@@ -155,6 +180,34 @@ class EvolInstruct(Technique):
             "evolutions": rounds,
         }
         return {name: everything[name] for name in self.output_features}
+
+    def _tried(
+        self, before: str, evolved: str, answered: dict[str, Completion]
+    ) -> Generator[Request, Completion, str]:
+        """Have an evolved instruction judged and answered; return the rule that it fails, or ""."""
+        question = render_prompt(self.judge_template, {"before": before, "after": evolved})
+        verdict = yield Request(messages=({"role": "user", "content": question},), choices=EQUAL)
+        if verdict.text == EQUAL[0]:
+            return "equal"
+        answered[evolved] = yield _ask(evolved, self.answer_sampling)
+        return elimination_by_answer(answered[evolved].text)
+
+    def _answers(
+        self, kept: Sequence[str], answered: dict[str, Completion]
+    ) -> Generator[Request, Completion, list[str | None]]:
+        """Answer the versions that are kept, but for those that were answered when they were tried.
+
+        Raises:
+            RowError: If all answers are empty.
+        """
+        for version in kept:
+            if version not in answered:
+                answered[version] = yield _ask(version, self.answer_sampling)
+        answers = [answered[version].text or None for version in kept]
+        if not any(answers):
+            reason = answered[kept[-1]].finish_reason
+            raise RowError(f"the answer is empty (finish_reason: {reason})", "\n".join(kept))
+        return answers
 
     def _kept(self, versions: list[str]) -> list[str]:
         """Return the versions to keep: the last at least, which is the original where no round stood."""
@@ -174,31 +227,6 @@ def parse_evolved(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
         text = text[1:-1].strip()
     return text
-
-
-def elimination(before: str, evolved: str, finish_reason: str) -> str:
-    """Return the rule that an evolved instruction fails, or "" if it stands.
-
-    The rules here need no judge: it is empty; it was cut off; it is the same as before; it has words of the
-    operation's own prompt that the instruction didn't have (the paper's fourth rule).
-
-    >>> elimination("Make tea.", "Make  TEA!", "stop")
-    'unchanged'
-    """
-    if not evolved:
-        return "empty"
-    if finish_reason == "length":
-        return "cut_off"
-    if _normal(before) == _normal(evolved):
-        return "unchanged"
-    if _LEAKS.search(evolved) and not _LEAKS.search(before):
-        return "leaked_prompt"
-    return ""
-
-
-def _normal(text: str) -> str:
-    """A text without what doesn't change it: case, spaces, the mark at its end."""
-    return " ".join(text.casefold().split()).rstrip(".!? ")
 
 
 def _ask(prompt: str, sampling: SamplingParams) -> Request:
