@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.filters.novelty import Novelty as Novelty
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -42,6 +43,7 @@ _HOMES = {
     "LLM": "generation",
     "Magpie": "techniques.magpie",
     "Message": "generation",
+    "Novelty": "filters.novelty",
     "Pipeline": "pipeline",
     "PushError": "errors",
     "Request": "generation",
@@ -66,6 +68,7 @@ __all__ = [
     "GenerationError",
     "Magpie",
     "Message",
+    "Novelty",
     "Pipeline",
     "PushError",
     "Request",
