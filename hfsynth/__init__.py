@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
     from hfsynth.filters.novelty import Novelty as Novelty
+    from hfsynth.filters.threshold import Where as Where
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -54,6 +55,7 @@ _HOMES = {
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
+    "Where": "filters.threshold",
     "push_to_hub": "publishing.hub",
     "save": "publishing.folder",
     "split_failures": "record",
@@ -79,6 +81,7 @@ __all__ = [
     "Technique",
     "TextGeneration",
     "TransformersLLM",
+    "Where",
     "push_to_hub",
     "save",
     "split_failures",

@@ -38,6 +38,7 @@ def test_the_public_names_are_these():
         "Technique",
         "TextGeneration",
         "TransformersLLM",
+        "Where",
         "push_to_hub",
         "save",
         "split_failures",
