@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
     from hfsynth.filters.threshold import Where as Where
     from hfsynth.generation import LLM as LLM
@@ -41,6 +42,7 @@ _HOMES = {
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
     "GenerationError": "errors",
+    "InstructionRules": "filters.instruction_rules",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
     "Message": "generation",
@@ -68,6 +70,7 @@ __all__ = [
     "EchoLLM",
     "EvolInstruct",
     "GenerationError",
+    "InstructionRules",
     "Magpie",
     "Message",
     "Novelty",
