@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
     from hfsynth.filters.threshold import Where as Where
+    from hfsynth.filters.wellformed import WellFormed as WellFormed
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -57,6 +58,7 @@ _HOMES = {
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
+    "WellFormed": "filters.wellformed",
     "Where": "filters.threshold",
     "push_to_hub": "publishing.hub",
     "save": "publishing.folder",
@@ -84,6 +86,7 @@ __all__ = [
     "Technique",
     "TextGeneration",
     "TransformersLLM",
+    "WellFormed",
     "Where",
     "push_to_hub",
     "save",

@@ -39,6 +39,7 @@ def test_the_public_names_are_these():
         "Technique",
         "TextGeneration",
         "TransformersLLM",
+        "WellFormed",
         "Where",
         "push_to_hub",
         "save",
