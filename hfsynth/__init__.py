@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.filters.deduplicate import Deduplicate as Deduplicate
     from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
     from hfsynth.filters.threshold import Where as Where
@@ -40,6 +41,7 @@ _HOMES = {
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
     "Completion": "generation",
+    "Deduplicate": "filters.deduplicate",
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
     "GenerationError": "errors",
@@ -69,6 +71,7 @@ __all__ = [
     "ChatTemplateError",
     "ColumnError",
     "Completion",
+    "Deduplicate",
     "EchoLLM",
     "EvolInstruct",
     "GenerationError",
