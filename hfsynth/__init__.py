@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.filters.decontaminate import Decontaminate as Decontaminate
     from hfsynth.filters.deduplicate import Deduplicate as Deduplicate
     from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
@@ -41,6 +42,7 @@ _HOMES = {
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
     "Completion": "generation",
+    "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
@@ -71,6 +73,7 @@ __all__ = [
     "ChatTemplateError",
     "ColumnError",
     "Completion",
+    "Decontaminate",
     "Deduplicate",
     "EchoLLM",
     "EvolInstruct",
