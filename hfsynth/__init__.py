@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from hfsynth.errors import RunError as RunError
     from hfsynth.filter import Drop as Drop
     from hfsynth.filter import Filter as Filter
+    from hfsynth.filters.decontaminate import Decontaminate as Decontaminate
+    from hfsynth.filters.deduplicate import Deduplicate as Deduplicate
+    from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
+    from hfsynth.filters.novelty import Novelty as Novelty
+    from hfsynth.filters.threshold import Where as Where
+    from hfsynth.filters.wellformed import WellFormed as WellFormed
     from hfsynth.generation import LLM as LLM
     from hfsynth.generation import Completion as Completion
     from hfsynth.generation import Message as Message
@@ -42,14 +48,18 @@ _HOMES = {
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
     "Completion": "generation",
+    "Decontaminate": "filters.decontaminate",
+    "Deduplicate": "filters.deduplicate",
     "Drop": "filter",
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
     "Filter": "filter",
     "GenerationError": "errors",
+    "InstructionRules": "filters.instruction_rules",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
     "Message": "generation",
+    "Novelty": "filters.novelty",
     "Pipeline": "pipeline",
     "PushError": "errors",
     "Request": "generation",
@@ -62,6 +72,8 @@ _HOMES = {
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
+    "WellFormed": "filters.wellformed",
+    "Where": "filters.threshold",
     "push_to_hub": "publishing.hub",
     "save": "publishing.folder",
     "split_failures": "record",
@@ -72,13 +84,17 @@ __all__ = [
     "ChatTemplateError",
     "ColumnError",
     "Completion",
+    "Decontaminate",
+    "Deduplicate",
     "Drop",
     "EchoLLM",
     "EvolInstruct",
     "Filter",
     "GenerationError",
+    "InstructionRules",
     "Magpie",
     "Message",
+    "Novelty",
     "Pipeline",
     "PushError",
     "Request",
@@ -91,6 +107,8 @@ __all__ = [
     "Technique",
     "TextGeneration",
     "TransformersLLM",
+    "WellFormed",
+    "Where",
     "push_to_hub",
     "save",
     "split_failures",

@@ -1,57 +1,70 @@
-"""How long the novelty filter takes for pools of several sizes, beside comparing all pairs with `rouge_score`.
+"""How long the novelty filter takes until its pool has grown to several sizes, beside `rouge_score` on all pairs.
 
-    python scripts/benchmark_novelty.py INSTRUCTIONS.jsonl --sizes 1000 5000 20000 50000
+    python scripts/benchmark_novelty.py INSTRUCTIONS.jsonl --sizes 1000 10000 50000
 
-The instructions (column `instruction`, or `input`) are multiplied to the size asked for: the beginning of one goes
-before the end of another. The reference is timed on a few hundred pairs, and its time for all of them worked out.
+The instructions (column `instruction`, or `input`) are multiplied: in each text, half of the words of one of them are
+replaced by words drawn from all. One process filters them on one core. The reference is timed on a few hundred pairs,
+and its time for all of them worked out.
 """
 
 import argparse
 import json
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from hfsynth.novelty import NoveltyPool
 
 PAIRS = 300  # that the reference is timed on
+MOST_DROPPED = 1_000  # one after the other, before there is nothing new to be made of the words
 
 
 def main() -> None:
     """Measure, and print a table in Markdown."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("instructions", type=Path, help="A jsonl file.")
-    flags.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000], help="Texts to filter.")
+    flags.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 50000], help="Sizes of the pool.")
     arguments = flags.parse_args()
     rows = [json.loads(line) for line in arguments.instructions.read_text(encoding="utf-8").splitlines()]
     texts = [row.get("instruction") or row["input"] for row in rows]
     pair = seconds_per_pair(texts)
-    print("| texts | kept | novelty filter, s | texts/s | all pairs with rouge_score, s (worked out) | × |")
+    print("| pool | texts filtered | novelty filter, s | texts/s | all pairs with rouge_score, s (worked out) | × |")
     print("|---|---|---|---|---|---|")
-    for size in arguments.sizes:
-        kept, seconds, pairs = filtered(multiplied(texts, size))
-        times = pairs * pair / seconds
-        print(f"| {size:,} | {kept:,} | {seconds:.1f} | {size / seconds:,.0f} | {pairs * pair:,.0f} | {times:,.0f} |")
+    for size, made, seconds, pairs in growing(texts, sorted(arguments.sizes)):
+        reference = pairs * pair
+        times = f"{made / seconds:,.0f} | {reference:,.0f} | {reference / seconds:,.0f}"
+        print(f"| {size:,} | {made:,} | {seconds:.1f} | {times} |", flush=True)
 
 
-def multiplied(texts: list[str], size: int) -> list[str]:
-    """Make as many texts as asked for: the beginning of one before the end of another."""
+def multiplied(texts: list[str]) -> Iterator[str]:
+    """Make texts without end: each one of those given, with half of its words replaced by some drawn from all."""
     draw = random.Random(0)
-    made = []
-    for _ in range(size):
-        first, last = draw.choice(texts).split(), draw.choice(texts).split()
-        made.append(" ".join(first[: draw.randint(1, len(first))] + last[draw.randint(0, len(last)) :]))
-    return made
+    words = [word for text in texts for word in text.split()]
+    while True:
+        yield " ".join(draw.choice((word, draw.choice(words))) for word in draw.choice(texts).split())
 
 
-def filtered(texts: list[str]) -> tuple[int, float, int]:
-    """Filter texts; return how many were kept, the seconds, and how many pairs that decided about."""
-    pool, pairs, began = NoveltyPool(), 0, time.perf_counter()
-    for text in texts:
-        pairs += len(pool)
-        if pool.too_near(text) is None:
+def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, float, int]]:
+    """Filter texts until the pool has grown to each size; give it, the texts, the seconds, and the pairs of both.
+
+    Raises:
+        ValueError: If the words are too few for a pool of the largest size.
+    """
+    pool, pairs, made, dropped, seconds = NoveltyPool(), 0, 0, 0, 0.0
+    for text in multiplied(texts):
+        began = time.perf_counter()
+        is_new = pool.too_near(text) is None
+        pairs, made, dropped = pairs + len(pool), made + 1, 0 if is_new else dropped + 1
+        if is_new:
             pool.add(text)
-    return len(pool), time.perf_counter() - began, pairs
+        seconds += time.perf_counter() - began
+        if is_new and len(pool) in sizes:
+            yield len(pool), made, seconds, pairs
+        if len(pool) == sizes[-1]:
+            return
+        if dropped == MOST_DROPPED:
+            raise ValueError(f"the pool stays at {len(pool)} texts: there are too few words for one of {sizes[-1]}.")
 
 
 def seconds_per_pair(texts: list[str]) -> float:

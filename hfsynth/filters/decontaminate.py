@@ -1,0 +1,63 @@
+"""Decontaminate: drop what shares a run of words with a benchmark, which would else measure what was learnt by heart.
+
+Runs of 13 words are GPT-3's (arXiv 2005.14165, appendix C), and the practice since. There, benchmarks of short texts
+are compared by fewer words, but never by fewer than 8.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+
+from hfsynth.benchmarks import NgramIndex, index_passages, passages
+from hfsynth.filter import Drop
+from hfsynth.filters.texts import TextFilter, texts_of_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decontaminate(TextFilter):
+    """Keep a text if no `ngram` words in a row of it are in a text of a benchmark.
+
+    Words are compared without case and punctuation. All columns with text are read, of questions and answers alike. A
+    benchmark's text of fewer words counts as a whole; one of fewer than `shortest`, such as an answer of one word,
+    isn't compared, since any text may have it. Chinese and Japanese signs count as words. The benchmarks are loaded
+    when the first row is to be decided on.
+
+    Drops by the rule `in_benchmark`, with the run of words, and the benchmark, row and column that have it.
+
+    Raises:
+        ValueError: If no benchmark is given, a number is out of its range; or, before anything is decided, if a
+            benchmark can't be read or has no text that could be compared.
+    """
+
+    benchmarks: tuple[str, ...] = field(
+        metadata={
+            "help": "Datasets on the Hub, as name, name:config or name:config:split (default: all splits), or json, "
+            "jsonl, csv, parquet or txt files."
+        }
+    )
+    ngram: int = field(default=13, metadata={"help": "Words in a row that may not be shared."})
+    shortest: int = field(default=8, metadata={"help": "Fewest words of a benchmark's text that is compared."})
+
+    def __post_init__(self) -> None:
+        """Check the benchmarks and the numbers."""
+        super().__post_init__()
+        object.__setattr__(self, "benchmarks", texts_of_field("Decontaminate.benchmarks", self.benchmarks))
+        if not self.benchmarks:
+            raise ValueError("Decontaminate.benchmarks is empty; give a dataset or file to compare with.")
+        if not 1 <= self.shortest <= self.ngram:
+            raise ValueError(
+                f"Decontaminate.shortest is {self.shortest}; it must be at least 1 and at most ngram, {self.ngram}."
+            )
+
+    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
+        """Look every text's runs of words up; what came before doesn't matter."""
+        for text in texts:
+            found = self._index.find(text)
+            yield Drop("in_benchmark", found.ngram, found.place) if found else None
+
+    @cached_property
+    def _index(self) -> NgramIndex:
+        """The benchmarks, read once for all the chunks of a step."""
+        found = chain.from_iterable(passages(benchmark, self.shortest) for benchmark in self.benchmarks)
+        return index_passages(found, self.ngram)

@@ -1,0 +1,104 @@
+"""InstructionRules: what Self-Instruct (arXiv 2212.10560) drops of the instructions that a model makes up."""
+
+import re
+from dataclasses import dataclass, field
+from string import punctuation
+from typing import ClassVar
+
+from hfsynth.filters.rules import Found, RuleFilter
+from hfsynth.filters.texts import texts_of_field
+
+UNSUITABLE = (
+    "image",
+    "images",
+    "graph",
+    "graphs",
+    "picture",
+    "pictures",
+    "file",
+    "files",
+    "map",
+    "maps",
+    "draw",
+    "draws",
+    "plot",
+    "plots",
+    "go to",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionRules(RuleFilter):
+    """Keep the instructions that are of a fair length, and that a model of text can carry out.
+
+    Drops by the first of these rules, with what was found:
+
+    - `too_short`, `too_long`: it has fewer or more words than the limits, counted by the spaces;
+    - `unsuitable`: it has one of `words` as a whole word, in upper or lower case;
+    - `beginning`: it begins with one of `beginnings`;
+    - `punctuation`: it begins with a punctuation mark of ASCII;
+    - `not_ascii`: it begins with a character that isn't ASCII, as one in another language than English may.
+
+    >>> from datasets import Dataset
+    >>> dataset = Dataset.from_dict({"instruction": ["Name a red fruit.", "Draw a red fruit.", "Hello there"]})
+    >>> InstructionRules().split(dataset)[1]["rule"][:]
+    ['unsuitable', 'too_short']
+
+    Raises:
+        ValueError: If a rule isn't known, or no number of words lies within the limits.
+    """
+
+    all_rules: ClassVar[tuple[str, ...]] = (
+        "too_short",
+        "too_long",
+        "unsuitable",
+        "beginning",
+        "punctuation",
+        "not_ascii",
+    )
+
+    min_words: int = field(default=4, metadata={"help": "Fewest words that stay."})
+    max_words: int = field(default=150, metadata={"help": "Most words that stay."})
+    words: tuple[str, ...] = field(
+        default=UNSUITABLE, metadata={"help": "Words, or several with a space, of what a model of text can't do."}
+    )
+    beginnings: tuple[str, ...] = field(
+        default=("Write a program",), metadata={"help": "What an instruction may not begin with."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the rules, the words and the limits."""
+        super().__post_init__()
+        for name in ("words", "beginnings"):
+            object.__setattr__(self, name, texts_of_field(f"InstructionRules.{name}", getattr(self, name)))
+        if not 0 <= self.min_words <= self.max_words:
+            raise ValueError(
+                f"InstructionRules.min_words is {self.min_words} and max_words {self.max_words}; "
+                "no number of words lies within them."
+            )
+
+    def _too_short(self, text: str) -> Found | None:
+        count = len(text.split())
+        return (f"{count} words", f"at least {self.min_words}") if count < self.min_words else None
+
+    def _too_long(self, text: str) -> Found | None:
+        count = len(text.split())
+        return (f"{count} words", f"at most {self.max_words}") if count > self.max_words else None
+
+    def _unsuitable(self, text: str) -> Found | None:
+        spread = " ".join(text.split())  # "go to" may be parted by a line break
+        for word in self.words:
+            if found := re.search(rf"(?<!\w){re.escape(word)}(?!\w)", spread, re.IGNORECASE):
+                return found.group(), ""
+        return None
+
+    def _beginning(self, text: str) -> Found | None:
+        return next(((start, "") for start in self.beginnings if text.lstrip().startswith(start)), None)
+
+    def _punctuation(self, text: str) -> Found | None:
+        first = text.lstrip()[:1]
+        return (first, "") if first and first in punctuation else None
+
+    def _not_ascii(self, text: str) -> Found | None:
+        first = text.lstrip()[:1]
+        return None if first.isascii() else (first, "")

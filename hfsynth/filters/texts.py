@@ -1,0 +1,50 @@
+"""What the filters of texts share: how a column's value is read as text, and a field's value as texts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hfsynth.errors import ColumnError
+from hfsynth.filter import Drop, Filter
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFilter(Filter, ABC):
+    """A filter of texts; a conversation is read as the texts of its messages, one below the other.
+
+    Raises:
+        ColumnError: If a value is neither.
+    """
+
+    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+        """Decide on rows one by one, by their texts."""
+        return self.decide(map(self._text, values), map(self._text, kept))
+
+    @abstractmethod
+    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+        """Decide on texts one by one, as `verdicts` does on values."""
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        messages = value if isinstance(value, list) else []
+        contents = [message.get("content") if isinstance(message, dict) else None for message in messages]
+        texts = [content for content in contents if isinstance(content, str)]
+        if not texts or len(texts) < len(contents):
+            raise ColumnError(
+                f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
+                f"of type {type(value).__name__}."
+            )
+        return "\n".join(texts)
+
+
+def texts_of_field(name: str, given: Any) -> tuple[str, ...]:
+    """Return the texts that a field was given, whatever list they came in.
+
+    Raises:
+        ValueError: If it was given a single text, which would be read sign by sign, or what isn't text.
+    """
+    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"{name} is {given!r}; it must be texts, such as ('one', 'another').")
+    return tuple(given)

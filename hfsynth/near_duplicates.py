@@ -1,0 +1,151 @@
+"""Which of some texts, one after the other, are equal or nearly so to one before them that stayed.
+
+Each function takes the texts, and those that stayed before them, and gives for each text the one it repeats, or None.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfsynth.novelty import Nearest
+from hfsynth.words import normal_form
+
+Vectors = NDArray[np.float32]  # texts × dimensions, each of length 1
+_BLOCK = 256  # texts that are embedded, and compared with another so many, at once
+_FOUND = 0.99  # the chance that a pair right at the threshold is compared; the more alike, the higher it is
+
+
+def equal_texts(texts: Iterator[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
+    """Find texts with an equal normal form: the same but for width, case and white space."""
+    seen: dict[str, str] = {}
+    for text in kept:
+        seen.setdefault(normal_form(text), text)
+    for text in texts:
+        form = normal_form(text)
+        yield Nearest(seen[form], 1.0) if form in seen else None
+        seen.setdefault(form, text)
+
+
+def similar_texts(
+    texts: Iterator[str], kept: Iterable[str], threshold: float, length: int, permutations: int
+) -> Iterator[Nearest | None]:
+    """Find texts of which the sets of shingles have a Jaccard similarity of a threshold or more.
+
+    Candidates come from MinHash and locality-sensitive hashing, and each is measured: what is found is always right,
+    and of pairs right at the threshold one in a hundred may be missed.
+
+    Args:
+        texts: The texts.
+        kept: Those that stayed before them.
+        threshold: The lowest similarity that counts, above 0 and at most 1.
+        length: Characters of a shingle.
+        permutations: Hashes of a text; with more of them, fewer candidates are measured in vain.
+    """
+    from datasketch import MinHash, MinHashLSH
+    from xxhash import xxh32_intdigest
+
+    index = MinHashLSH(num_perm=permutations, params=bands(threshold, permutations))
+    empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
+    stayed: list[str] = []
+
+    def met(text: str) -> Nearest | None:
+        """Return the most similar candidate, the first of several; where there is none, take the text up."""
+        parts = shingles(text, length)
+        sketch = empty.copy()
+        sketch.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
+        best = Nearest("", 0.0)
+        for place in sorted(index.query(sketch)):
+            similarity = jaccard(parts, shingles(stayed[place], length))
+            best = Nearest(stayed[place], similarity) if similarity > best.score else best
+        if best.score >= threshold:
+            return best
+        index.insert(len(stayed), sketch)
+        stayed.append(text)
+        return None
+
+    for text in kept:
+        met(text)
+    yield from map(met, texts)
+
+
+def bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """Return how many bands of how many hashes each let pairs at the threshold meet in one, nearly always.
+
+    datasketch's own choice weighs what is missed against what is measured in vain, which costs no more than time.
+
+    >>> bands(0.8, 256)
+    (32, 8)
+    """
+    rows = range(permutations // 2, 0, -1)
+    found = (row for row in rows if 1 - (1 - threshold**row) ** (permutations // row) >= _FOUND)
+    row = next(found, 1)
+    return permutations // row, row
+
+
+def shingles(text: str, length: int) -> frozenset[str]:
+    """Return all runs of so many characters in a text's normal form; of a shorter text, all of it.
+
+    >>> sorted(shingles("Tea  Time", 6))
+    ['a time', 'ea tim', 'tea ti']
+    """
+    form = normal_form(text)
+    return frozenset(form[start : start + length] for start in range(max(1, len(form) - length + 1)))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Return how much of all that two sets have is common to them, from 0 to 1."""
+    return len(one & other) / len(one | other)
+
+
+def near_texts(
+    texts: Iterator[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
+) -> Iterator[Nearest | None]:
+    """Find texts of which the vectors have a cosine similarity of a threshold or more.
+
+    Every pair is measured, in blocks, so that only the vectors themselves fill memory. A block of texts is read ahead.
+
+    Args:
+        texts: The texts.
+        kept: Those that stayed before them.
+        threshold: The lowest similarity that counts.
+        embed: Texts → their vectors.
+    """
+    stayed: list[tuple[list[str], Vectors]] = [(block, embed(block)) for block in _blocks(iter(kept))]
+    for block in _blocks(texts):
+        vectors = embed(block)
+        among = _similarity(vectors, vectors)
+        new: list[int] = []
+        for place, best in enumerate(_nearest(vectors, stayed)):
+            if new and among[place, new].max() > best.score:
+                other = new[int(among[place, new].argmax())]
+                best = Nearest(block[other], float(among[place, other]))
+            if best.score < threshold:
+                new.append(place)
+            yield best if best.score >= threshold else None
+        stayed.append(([block[place] for place in new], vectors[new]))
+
+
+def _nearest(vectors: Vectors, stayed: list[tuple[list[str], Vectors]]) -> list[Nearest]:
+    """Return the nearest of the texts that stayed to each of some vectors; the first of several."""
+    best = [Nearest("", -1.0)] * len(vectors)
+    for texts, others in stayed:
+        if not texts:
+            continue
+        similarity = _similarity(vectors, others)
+        for row, place in enumerate(similarity.argmax(axis=1)):
+            if similarity[row, place] > best[row].score:
+                best[row] = Nearest(texts[place], float(similarity[row, place]))
+    return best
+
+
+def _similarity(vectors: Vectors, others: Vectors) -> NDArray[np.float64]:
+    """Return the cosine similarities, vectors × others, without the last digits, which are float32's own."""
+    similarity: NDArray[np.float64] = (vectors @ others.T).astype(np.float64)
+    return similarity.round(6)
+
+
+def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
+    while block := list(islice(texts, _BLOCK)):
+        yield block

@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, List, Value
+
+from hfsynth import benchmarks
+from hfsynth.benchmarks import NgramIndex, Passage, index_passages, passages
+
+RHYME = "one two three four five six seven eight nine ten"
+
+
+def index(*texts, n=4):
+    return index_passages([Passage(text.split(), f"place {number}") for number, text in enumerate(texts)], n)
+
+
+def places(benchmark, shortest=3):
+    return [(" ".join(passage.words), passage.place) for passage in passages(str(benchmark), shortest)]
+
+
+def test_a_run_of_words_is_found_wherever_it_stands():
+    found = index("a b c d", RHYME).find("Well: four, FIVE six; seven and on")
+    assert (found.ngram, found.place) == ("four five six seven", "place 1")
+
+
+@pytest.mark.parametrize("text", ["three four five or six", "one two three", "", "xone two three four"])
+def test_a_text_without_such_a_run_shares_nothing(text):
+    assert index(RHYME).find(text) is None
+
+
+def test_a_shorter_text_of_a_benchmark_counts_as_a_whole():
+    found = index(RHYME, "red green blue").find("name red green blue")
+    assert (found.ngram, found.place) == ("red green blue", "place 1")
+    assert index("red green blue").find("red green") is None
+
+
+def test_of_texts_with_the_same_run_the_first_is_told():
+    assert index(RHYME, RHYME).find(RHYME).place == "place 0"
+
+
+def test_what_has_an_equal_hash_is_no_match_until_its_words_are(monkeypatch):
+    monkeypatch.setattr(benchmarks, "_hash", len)
+    assert index("a b c d").find("w x y z") is None
+    assert index("a b c d").find("a b c d").ngram == "a b c d"
+
+
+def test_an_index_holds_no_run_twice():
+    runs = index(*[RHYME] * 50).runs
+    assert {length: len(hashes) for length, (hashes, _) in runs.items()} == {4: 7}
+    assert all(hashes.dtype == np.uint64 and owners.dtype == np.uint32 for hashes, owners in runs.values())
+
+
+def test_every_text_of_a_file_is_read_with_its_place(tmp_path):
+    file = tmp_path / "quiz.jsonl"
+    rows = [
+        {"question": "What is one and one?", "answer": "2", "choices": ["It is two.", "No"], "n": 1},
+        {"question": "And now?", "answer": "It is three.", "choices": [], "n": 2},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert places(file) == [
+        ("what is one and one", "quiz.jsonl row 0 question"),
+        ("it is two", "quiz.jsonl row 0 choices"),
+        ("it is three", "quiz.jsonl row 1 answer"),
+    ]
+
+
+def test_files_of_all_types_are_read(tmp_path):
+    dataset = Dataset.from_dict({"text": ["one two three"]})
+    dataset.to_parquet(tmp_path / "a.parquet")
+    dataset.to_csv(tmp_path / "a.csv")
+    dataset.to_json(tmp_path / "a.json")
+    (tmp_path / "a.txt").write_text("one two three\n")
+    for suffix in ("parquet", "csv", "json", "txt"):
+        assert places(tmp_path / f"a.{suffix}") == [("one two three", f"a.{suffix} row 0 text")]
+
+
+def test_a_conversation_is_read_message_by_message(tmp_path):
+    turns = [[{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "four five six"}]]
+    features = Features({"turns": List({"role": Value("string"), "content": Value("string")})})
+    Dataset.from_dict({"turns": turns}, features=features).to_parquet(tmp_path / "a.parquet")
+    assert [words for words, _ in places(tmp_path / "a.parquet")] == ["one two three", "four five six"]
+
+
+def test_a_dataset_of_the_hub_is_read_by_configuration_and_split(hub):
+    for split in ("train", "test"):
+        Dataset.from_dict({"q": [f"the {split} has words"]}).push_to_hub("user/quiz", "main", split=split)
+    assert places("user/quiz:main:test") == [("the test has words", "user/quiz:main:test row 0 q")]
+    assert [place for _, place in places("user/quiz:main")] == [
+        "user/quiz:main:train row 0 q",
+        "user/quiz:main:test row 0 q",
+    ]
+
+
+def test_what_can_not_be_read_is_an_error_that_names_it(tmp_path, hub):
+    with pytest.raises(ValueError, match=r"the benchmark 'user/nothing:main' can't be read: DatasetNotFoundError"):
+        places("user/nothing:main")
+    (tmp_path / "a.pdf").write_text("one two three")
+    with pytest.raises(ValueError, match=r"the benchmark '.*a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
+        places(tmp_path / "a.pdf")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"the benchmark '.*a\.json' can't be read"):
+        places(tmp_path / "a.json")
+
+
+def test_a_benchmark_without_a_text_to_compare_with_is_an_error(tmp_path):
+    (tmp_path / "a.txt").write_text("two words\n")
+    with pytest.raises(ValueError, match=r"a\.txt' has no text of 3 words or more"):
+        places(tmp_path / "a.txt")
+
+
+def test_an_empty_index_finds_nothing():
+    assert NgramIndex((), (), {}).find(RHYME) is None

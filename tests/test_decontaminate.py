@@ -1,0 +1,80 @@
+import json
+import pickle
+
+import pytest
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+from hfsynth import Decontaminate
+
+QUESTION = "A farmer has twelve sheep and sells all but five of them: how many sheep does the farmer have left?"
+ROWS = [
+    "Solve it. A farmer has twelve sheep, and sells all but FIVE of them - how many?",
+    "A farmer has twelve sheep and sells all but five.",
+    "Who was the first king of this small country?",
+]
+
+
+@pytest.fixture
+def quiz(tmp_path):
+    """A benchmark with a long question, one of nine words, and short answers."""
+    file = tmp_path / "quiz.jsonl"
+    rows = [(QUESTION, "five"), ("Who was the first king of this small country", "small country")]
+    file.write_text("\n".join(json.dumps({"question": q, "answer": a}) for q, a in rows))
+    return str(file)
+
+
+def test_a_row_that_shares_a_run_of_words_is_dropped_with_the_evidence(quiz):
+    stay, dropped = Decontaminate(benchmarks=[quiz]).split(Dataset.from_dict({"instruction": ROWS}))
+    assert stay["instruction"][:] == [ROWS[1]]  # ten words in common, three fewer than it takes
+    assert dropped["rule"][:] == ["in_benchmark"] * 2
+    assert list(zip(dropped["value"], dropped["met"], strict=True)) == [
+        ("a farmer has twelve sheep and sells all but five of them how", "quiz.jsonl row 0 question"),
+        ("who was the first king of this small country", "quiz.jsonl row 1 question"),
+    ]
+
+
+def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
+    def stay(**fields):
+        return [drop is None for drop in Decontaminate(benchmarks=[quiz], **fields).verdicts(ROWS, [])]
+
+    assert stay(ngram=8) == [False, False, False]
+    assert stay(ngram=13, shortest=10) == [False, True, True]
+    assert stay(ngram=13, shortest=1) == [False, False, False]  # "five" is an answer
+
+
+def test_the_benchmarks_are_read_when_the_first_row_is_decided_on_and_not_before(tmp_path):
+    filter = Decontaminate(benchmarks=(str(tmp_path / "later.txt"),))
+    verdicts = filter.verdicts(["one two three four five six seven eight"], [])
+    (tmp_path / "later.txt").write_text("One two three, four five six; seven eight.\n")
+    assert next(verdicts).met == "later.txt row 0 text"
+    (tmp_path / "later.txt").unlink()
+    assert next(filter.verdicts(["nothing of it"], [])) is None  # they are read once
+
+
+def test_an_unreadable_benchmark_is_an_error_before_anything_is_decided(quiz, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    filter = Decontaminate(benchmarks=(quiz, str(tmp_path / "nothing.jsonl")))
+    with pytest.raises(ValueError, match=r"the benchmark '.*nothing\.jsonl' can't be read"):
+        filter(Dataset.from_dict({"instruction": ROWS}))
+
+
+def test_decontaminate_is_its_configuration(quiz):
+    filter = Decontaminate(benchmarks=[quiz], ngram=10)
+    before = Hasher.hash(filter)
+    assert list(filter.verdicts(ROWS, [])) != [None] * 3
+    assert Hasher.hash(filter) == before
+    assert pickle.loads(pickle.dumps(filter)) == filter
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"benchmarks": ()}, r"Decontaminate\.benchmarks is empty"),
+        ({"benchmarks": "gsm8k"}, r"Decontaminate\.benchmarks is 'gsm8k'; it must be texts"),
+        ({"benchmarks": ("a",), "ngram": 5}, r"shortest is 8; it must be at least 1 and at most ngram, 5"),
+    ],
+)
+def test_a_field_out_of_its_range_is_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Decontaminate(**fields)

@@ -1,0 +1,37 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from datasets import Dataset
+
+from hfsynth import ColumnError
+from hfsynth.filter import Drop
+from hfsynth.filters.texts import TextFilter, texts_of_field
+
+TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(TextFilter):
+    """Drops everything, and tells its text."""
+
+    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+        return (Drop("nothing", text) for text in texts)
+
+
+def test_a_conversation_is_read_as_the_texts_of_its_messages():
+    _, dropped = Nothing(column="conversation").split(Dataset.from_dict({"conversation": TURNS}))
+    assert dropped["value"][:] == ["Hi\nHello"]
+
+
+@pytest.mark.parametrize("value", [1, ["a"], [], [{"role": "user"}]])
+def test_a_value_that_is_no_text_is_an_error_that_shows_it(value):
+    with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
+        list(Nothing(column="x").verdicts([value], []))
+
+
+def test_a_single_text_where_several_are_asked_for_is_an_error():
+    assert texts_of_field("X.words", ["a", "b"]) == ("a", "b")
+    for given in ("ab", [1]):
+        with pytest.raises(ValueError, match=r"X\.words is .*; it must be texts"):
+            texts_of_field("X.words", given)

@@ -1,0 +1,115 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from datasets.fingerprint import Hasher
+
+from hfsynth import WellFormed
+
+SEEDS = [
+    json.loads(line)["input"]
+    for line in (Path(__file__).parent.parent / "scripts" / "seeds.jsonl").read_text().splitlines()
+]
+CODE = "if a:\n    return x\nelse:\n    return x\n}\n}\n}\nif b:\n    return x"
+
+
+def rule(text, filter=None):
+    drop = (filter or WellFormed()).verdict(text)
+    return drop and drop.rule
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Name a red fruit.", None),
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("Translate this:\n", "colon"),
+        ("翻译：", "colon"),
+        ("Translate: this", None),
+        ("Hi<|im_end|>", "marker"),
+        ("Hi<|eot_id|>there", "marker"),
+        ("Hi<｜Assistant｜>", "marker"),
+        ("[INST] Hi", "marker"),
+        ("<<SYS>> Hi", "marker"),
+        ("Hi</s>", "marker"),
+        ("Hi<end_of_turn>", "marker"),
+        ("Name a fruit.\n### Response: A pear.", "marker"),
+        ("Name a fruit.\nassistant\n\nA pear.", "marker"),
+        ("Name a fruit.\nAssistant: A pear.", "marker"),
+        ("What does an assistant: a good one, do?", None),
+        ("a <|b| c |> d", None),
+        ("In C, a<|b|>c is no operator, says ### Response", None),
+        ("Go on like this.\n" * 3, "repeated_line"),
+        ("Go on like this. And on. Go on like this! Or not. Go on LIKE this? Well.", "repeated_line"),
+        ("再说一遍吧。再说一遍吧。再说一遍吧。", "repeated_line"),
+        ("Go on like this.\n" * 2, None),
+        ("Yes. Yes. Yes. We are open on Mondays.", None),
+        (CODE, None),
+        ("we go on and on and on and on and on and on and on", "repeated_words"),
+        ("no " * 12, "repeated_words"),
+        ("Compare the cost of living in Rome with the cost of living in Paris.", None),
+    ],
+)
+def test_each_rule_drops_what_it_says(text, expected):
+    assert rule(text) == expected
+
+
+@pytest.mark.parametrize("text", SEEDS)
+def test_texts_that_people_wrote_are_well_formed(text):
+    assert rule(text) is None
+
+
+def test_what_was_found_is_told():
+    texts = ["One: two:", "Hi<|im_end|>", "Go on, then go.\n" * 4, "a b c d " * 5, " "]
+    drops = [WellFormed().verdict(text) for text in texts]
+    assert [(drop.rule, drop.value) for drop in drops] == [
+        ("colon", "two:"),
+        ("marker", "<|im_end|>"),
+        ("repeated_line", "go on then go"),
+        ("repeated_words", "a b c d"),
+        ("empty", "' '"),
+    ]
+    assert [drop.met for drop in drops[2:4]] == ["4 times", "5 times, in 100% of the words"]
+
+
+def test_the_share_is_that_of_the_words_within_the_repetition():
+    text = "a b c d " * 3 + "other words that are not said again, eight"  # 12 of 20 words
+    assert rule(text, WellFormed(ngram_share=0.6)) is None
+    assert rule(text, WellFormed(ngram_share=0.59)) == "repeated_words"
+
+
+def test_numbers_of_words_have_no_limit_until_one_is_given():
+    assert rule("one two three", WellFormed(min_words=4)) == "too_short"
+    assert rule("one two three", WellFormed(max_words=2)) == "too_long"
+    assert rule("one two three", WellFormed(min_words=3, max_words=3)) is None
+    drop = WellFormed(max_words=2).verdict("one two three")
+    assert (drop.value, drop.met) == ("3 words", "at most 2")
+
+
+def test_rules_and_markers_are_the_users_to_choose():
+    assert rule("Translate this:", WellFormed(rules=["empty"])) is None
+    assert rule("Hi END", WellFormed(markers=[r"\bEND\b"])) == "marker"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rules": ["colons"]}, r"WellFormed has no rule 'colons'; its rules are \['empty', 'colon'"),
+        ({"markers": ["("]}, r"WellFormed\.markers has '\(', no regular expression"),
+        ({"line_times": 1}, r"WellFormed\.line_times is 1; it must be at least 2"),
+        ({"ngram": 0}, r"WellFormed\.ngram is 0; it must be at least 1"),
+        ({"ngram_share": 1}, r"WellFormed\.ngram_share is 1"),
+        ({"min_words": 3, "max_words": 2}, r"WellFormed\.min_words is 3, above max_words, 2"),
+    ],
+)
+def test_a_field_out_of_its_range_is_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        WellFormed(**fields)
+
+
+def test_the_rules_are_their_configuration():
+    filter = WellFormed(rules=["colon", "empty"], markers=["x"])
+    assert pickle.loads(pickle.dumps(filter)) == filter
+    assert Hasher.hash(filter) == Hasher.hash(WellFormed(rules=("empty", "colon"), markers=("x",)))
