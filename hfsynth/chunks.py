@@ -24,6 +24,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from hfsynth.record import FAILURE_FEATURES, failures_dataset
 
 _BYTES_PER_FILE = 512 * 1024**2
+_FAILURES = FAILURE_FEATURES.arrow_schema
 _ROWS_PER_BATCH = 1000  # as datasets writes them: fewer make reading slow, more make it heavy
 
 
@@ -172,13 +173,13 @@ class StepFolder:
         """Write the rows that a filter dropped (`FAILURE_FEATURES`), before the step is finished."""
         if len(dropped):
             writing = self.writing("dropped") / "dropped.parquet"
-            dropped.to_parquet(writing)
+            pq.write_table(dropped.with_format("arrow")[:], writing)
             _publish(writing, self.path / writing.name)
 
     def dropped(self) -> Dataset:
         """Return the rows that a filter dropped; none of any other step."""
         file = self.path / "dropped.parquet"
-        return Dataset(pq.read_table(file)).cast(FAILURE_FEATURES) if file.exists() else failures_dataset([])
+        return Dataset(pq.read_table(file).cast(_FAILURES)) if file.exists() else failures_dataset([])
 
     def facts(self) -> dict[str, Any]:
         """Read what was known of the step when it was finished."""

@@ -13,20 +13,21 @@ from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
-from hfsynth import EchoLLM, TextGeneration
+from hfsynth import Deduplicate, EchoLLM, TextGeneration
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
 def but_the_first(dataset: Dataset) -> Dataset:
-    return dataset.select(range(1, len(dataset)))
+    return dataset.select(range(1, len(dataset))) if len(dataset) > 1 else dataset
 
 
 def run(run_dir: Path) -> str:
-    """Run a pipeline with a function in it, over a row that fails too."""
-    rows = Dataset.from_dict({"instruction": ["say 0", "say 1", None, "say 3", "say 4"]})
+    """Run a pipeline with a filter and a function in it, in rounds, over a row that fails too."""
+    rows = Dataset.from_dict({"instruction": ["say 0", "say 1", None, "say 3", "say 1", "say 4"]})
     last = TextGeneration(EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"})
-    made = (TextGeneration(EchoLLM()) >> but_the_first >> last).run(rows, run_dir=run_dir, chunk_size=2, quiet=True)
+    pipeline = Deduplicate() >> TextGeneration(EchoLLM()) >> but_the_first >> last
+    made = pipeline.run(rows, num_rows=3, run_dir=run_dir, chunk_size=2, quiet=True)
     (file,) = run_dir.glob("failures-*.parquet")
     failures = Dataset.from_parquet(str(file), cache_dir=str(run_dir / "cache"))
     return json.dumps([made.to_list(), failures.to_list()])

@@ -2,9 +2,11 @@ import pytest
 import yaml
 
 from hfsynth import (
+    Deduplicate,
     EchoLLM,
     EvolInstruct,
     Magpie,
+    Novelty,
     Pipeline,
     SamplingParams,
     SelfInstruct,
@@ -60,6 +62,15 @@ def test_a_recipe_of_another_version_of_a_class_is_an_error(monkeypatch):
     monkeypatch.setattr(TextGeneration, "version", TextGeneration.version + 1)
     with pytest.raises(ValueError, match="the recipe was written for TextGeneration; what is installed is"):
         Pipeline.from_yaml(text)
+
+
+def test_filters_are_part_of_a_recipe_and_of_a_chain():
+    chain = (
+        Novelty(texts=("a",), threshold=0.5) >> Deduplicate("minhash") >> Deduplicate() >> TextGeneration(EchoLLM())
+    )
+    again = Pipeline.from_yaml(chain.to_yaml())
+    assert again == chain
+    assert [step.name for step in again.steps] == ["Novelty", "Deduplicate", "Deduplicate_2", "TextGeneration"]
 
 
 def test_where_a_models_folder_lies_is_not_told(tmp_path):

@@ -37,9 +37,10 @@ class Launched:
     def run_dir(self) -> Path:
         return self.folder / "run"
 
-    def start(self, *flags, rows=ROWS, seconds=0.02, action="none any any", launcher=LAUNCH):
+    def start(self, *flags, rows=ROWS, seconds=0.02, action="none any any", launcher=LAUNCH, rounds=""):
         environment = {
             **os.environ,
+            "ACTING_ROUNDS": rounds,
             "ACTING_FOLDER": str(self.folder),
             "ACTION": action,
             "OMP_NUM_THREADS": "1",
@@ -135,6 +136,23 @@ def test_a_run_killed_before_every_chunk_in_turn_makes_the_same_rows(launched, e
     assert status == 0, output
     assert launched.rows() == expected
     assert set(launched.asked().values()) == {1}
+
+
+def test_a_run_until_enough_rows_are_accepted_makes_the_same_on_any_number_of_processes_and_after_a_kill(tmp_path):
+    alone, two, killed = (Launched(tmp_path / name) for name in ("alone", "two", "killed"))
+    for one in (alone, two, killed):
+        one.folder.mkdir()
+    wanted = {"rows": 9, "rounds": "yes"}
+    for one, processes in ((alone, 1), (two, 2)):
+        status, output = one.run(processes, **wanted)
+        assert status == 0, output
+    assert killed.run(2, action="kill any 9", **wanted)[0] != 0  # 3 squared: in the second round
+    before = killed.asked()
+    status, output = killed.run(2, **wanted)
+    assert status == 0, output
+    assert len(alone.rows()) == 9
+    assert alone.rows() == two.rows() == killed.rows()
+    assert sum(killed.asked().values()) - sum(before.values()) < sum(alone.asked().values())
 
 
 def test_a_run_killed_before_each_change_of_its_directory_makes_the_same_rows_and_leaves_no_trace(tmp_path):

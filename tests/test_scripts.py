@@ -11,7 +11,7 @@ from datasets import load_dataset
 from tests.conftest import GGUF
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-TECHNIQUES = ["text_generation", "self_instruct", "evol_instruct", "magpie"]
+TECHNIQUES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "bootstrap"]
 
 
 def script(name, *flags, cwd=None, **environment):
@@ -39,6 +39,11 @@ def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path):
     told = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
     assert told.returncode == 1
     assert "Magpie.n_turns is 0" in told.stderr
+
+
+def test_bootstrapping_without_seeds_or_a_number_of_rows_is_told_before_a_model_is_loaded(tmp_path):
+    told = script("bootstrap", "--model", "/nowhere", "--num-rows", 2, cwd=tmp_path)
+    assert "a pool grows from --dataset, the seeds, up to --num-rows instructions; say both" in told.stderr
 
 
 @pytest.mark.model

@@ -1,0 +1,27 @@
+"""Make instructions from a few that people wrote, as Self-Instruct does: a pool that grows, by rules and novelty.
+
+    python scripts/bootstrap.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset seeds.jsonl --num-rows 5000
+
+The input has a column `instruction`, with at least eight seeds; --max-rows limits the prompts that are tried.
+"""
+
+from dataclasses import replace
+
+from hfsynth import BootstrapInstructions, InstructionRules, Novelty, SeedPool, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser
+
+
+def main() -> None:
+    """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
+    arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions).parse_args()
+    run = build(RunArguments, arguments)
+    given = replace(run, max_rows=None).rows()
+    if run.num_rows is None or given is None:
+        raise ValueError("a pool grows from --dataset, the seeds, up to --num-rows instructions; say both.")
+    seeds = tuple(given["instruction"])
+    made = build(BootstrapInstructions, arguments, build(TransformersLLM, arguments))
+    make(made >> InstructionRules() >> Novelty(texts=seeds), run, "bootstrap", SeedPool(seeds=seeds))
+
+
+if __name__ == "__main__":
+    main()
