@@ -56,21 +56,23 @@ class Request:
     """One completion that a flow asks for."""
 
     messages: tuple[Message, ...]
-    """The conversation so far."""
+    """The conversation so far; without one, an assistant reads what the chat template puts before any answer."""
     role: Role = "assistant"
     """Whose turn is to be written: "assistant" answers the conversation, "user" speaks as the user (Magpie)."""
     sampling: SamplingParams = SamplingParams()
     """How its tokens are chosen."""
     seed: int = 0
     """Start of this request's own random stream; set by the technique from the row's index and the turn."""
+    choices: tuple[str, ...] = ()
+    """Texts to be scored as the next turn, instead of one to be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What an llm wrote for one request."""
+    """What an llm wrote for one request, or how it scored one's choices."""
 
     text: str
-    """The text, without end tokens, stop texts and thinking."""
+    """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
     finish_reason: FinishReason
     """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": nothing was written."""
     prompt_tokens: int = 0
@@ -81,6 +83,10 @@ class Completion:
     """What the model thought before it answered; None for a model that doesn't."""
     error: str = ""
     """Why nothing was written, where `finish_reason` is "error"."""
+    scores: tuple[float, ...] = ()
+    """Natural logarithm of each choice's likelihood, the end of its turn included; of a reward model, its logits."""
+    scored_tokens: tuple[int, ...] = ()
+    """Tokens of each choice that were scored, the end included."""
 
 
 class Requests:
