@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hfsynth.record import split_failures as split_failures
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
+    from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
@@ -39,6 +40,7 @@ _HOMES = {
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
     "GenerationError": "errors",
+    "Judge": "techniques.judge",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
     "Message": "generation",
@@ -64,6 +66,7 @@ __all__ = [
     "EchoLLM",
     "EvolInstruct",
     "GenerationError",
+    "Judge",
     "Magpie",
     "Message",
     "Pipeline",
