@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from hfsynth.record import split_failures as split_failures
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
+    from hfsynth.techniques.instruction_difficulty import (
+        InstructionFollowingDifficulty as InstructionFollowingDifficulty,
+    )
     from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
@@ -40,6 +43,7 @@ _HOMES = {
     "EchoLLM": "llms.echo",
     "EvolInstruct": "techniques.evol_instruct",
     "GenerationError": "errors",
+    "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "Judge": "techniques.judge",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
@@ -66,6 +70,7 @@ __all__ = [
     "EchoLLM",
     "EvolInstruct",
     "GenerationError",
+    "InstructionFollowingDifficulty",
     "Judge",
     "Magpie",
     "Message",

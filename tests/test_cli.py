@@ -5,6 +5,7 @@ import pytest
 from hfsynth import (
     EchoLLM,
     EvolInstruct,
+    InstructionFollowingDifficulty,
     Judge,
     Magpie,
     SamplingParams,
@@ -14,7 +15,7 @@ from hfsynth import (
 )
 from hfsynth.cli import RunArguments, build, parser
 
-TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge]
+TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty]
 
 
 def parse(cls, *flags):

@@ -4,6 +4,7 @@ import yaml
 from hfsynth import (
     EchoLLM,
     EvolInstruct,
+    InstructionFollowingDifficulty,
     Judge,
     Magpie,
     Pipeline,
@@ -27,6 +28,7 @@ def long_enough(dataset):
         SelfInstruct(EchoLLM(), num_instructions=3, output_mappings={"instruction": "question"}),
         EvolInstruct(EchoLLM(), mutation_templates={"harder": "Make it harder: {{ instruction }}"}, seed=3),
         Judge(EchoLLM(), choices=("a", "b"), notes={"why": "Why?"}, note_sampling=SamplingParams(top_k=3)),
+        InstructionFollowingDifficulty(EchoLLM(), seed=2),
         Magpie(TransformersLLM("user/model", revision="v1"), system_prompt={"class": ("You teach.", 2), "b": "x"}),
     ],
     ids=lambda technique: technique.name,
