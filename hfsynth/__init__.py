@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hfsynth.generation import Request as Request
     from hfsynth.generation import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
+    from hfsynth.llms.reward import RewardModel as RewardModel
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publishing.folder import save as save
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
+    from hfsynth.techniques.reward import Reward as Reward
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
 
@@ -51,6 +53,8 @@ _HOMES = {
     "Pipeline": "pipeline",
     "PushError": "errors",
     "Request": "generation",
+    "Reward": "techniques.reward",
+    "RewardModel": "llms.reward",
     "RowError": "errors",
     "RunError": "errors",
     "SamplingParams": "generation",
@@ -77,6 +81,8 @@ __all__ = [
     "Pipeline",
     "PushError",
     "Request",
+    "Reward",
+    "RewardModel",
     "RowError",
     "RunError",
     "SamplingParams",

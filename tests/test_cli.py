@@ -8,6 +8,8 @@ from hfsynth import (
     InstructionFollowingDifficulty,
     Judge,
     Magpie,
+    Reward,
+    RewardModel,
     SamplingParams,
     SelfInstruct,
     TextGeneration,
@@ -15,7 +17,7 @@ from hfsynth import (
 )
 from hfsynth.cli import RunArguments, build, parser
 
-TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty]
+TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 
 
 def parse(cls, *flags):
@@ -30,7 +32,7 @@ def test_without_flags_a_technique_has_its_defaults(cls):
 
 
 def test_every_field_has_a_help_text():
-    for cls in (*TECHNIQUES, TransformersLLM, SamplingParams, RunArguments):
+    for cls in (*TECHNIQUES, TransformersLLM, RewardModel, SamplingParams, RunArguments):
         for field in cls.__dataclass_fields__.values():
             if field._field_type.name != "_FIELD_CLASSVAR":
                 assert field.metadata["help"], (cls, field.name)

@@ -32,6 +32,8 @@ def test_the_public_names_are_these():
         "Pipeline",
         "PushError",
         "Request",
+        "Reward",
+        "RewardModel",
         "RowError",
         "RunError",
         "SamplingParams",
