@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hfsynth.generation import Request as Request
     from hfsynth.generation import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
+    from hfsynth.llms.reward import RewardModel as RewardModel
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publishing.folder import save as save
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
     from hfsynth.techniques.instances import SelfInstructInstances as SelfInstructInstances
+    from hfsynth.techniques.instruction_difficulty import (
+        InstructionFollowingDifficulty as InstructionFollowingDifficulty,
+    )
+    from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
+    from hfsynth.techniques.reward import Reward as Reward
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
 
@@ -55,7 +61,9 @@ _HOMES = {
     "EvolInstruct": "techniques.evol_instruct",
     "Filter": "filter",
     "GenerationError": "errors",
+    "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "InstructionRules": "filters.instruction_rules",
+    "Judge": "techniques.judge",
     "LLM": "generation",
     "Magpie": "techniques.magpie",
     "Message": "generation",
@@ -63,6 +71,8 @@ _HOMES = {
     "Pipeline": "pipeline",
     "PushError": "errors",
     "Request": "generation",
+    "Reward": "techniques.reward",
+    "RewardModel": "llms.reward",
     "RowError": "errors",
     "RunError": "errors",
     "SamplingParams": "generation",
@@ -91,13 +101,17 @@ __all__ = [
     "EvolInstruct",
     "Filter",
     "GenerationError",
+    "InstructionFollowingDifficulty",
     "InstructionRules",
+    "Judge",
     "Magpie",
     "Message",
     "Novelty",
     "Pipeline",
     "PushError",
     "Request",
+    "Reward",
+    "RewardModel",
     "RowError",
     "RunError",
     "SamplingParams",

@@ -3,9 +3,11 @@
 Before an answer, that is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
 2406.08464) it is what the template puts before a user's text: the conversation is rendered with a placeholder as the
 next user's text, and cut where the placeholder begins. No table of models is needed, and turn k reads exactly what
-the template makes of the turns before it.
+the template makes of the turns before it. What stands before an answer that is there already, to be scored, is found
+in the same way.
 """
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +28,8 @@ _USER, _OTHER, _SYSTEM, _ANSWER = (
     "Placeholder-system",
     "Placeholder-answer",
 )
+
+_UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
 
 THINKING = (
     ("<think>", "</think>", ""),
@@ -51,10 +55,12 @@ class ChatTemplate:
     Args:
         name: The model, for error messages.
         render: The template.
+        bos_token: The tokenizer's token for the beginning of a text; "" if it has none.
     """
 
     name: str
     render: Render
+    bos_token: str = ""
 
     def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
         """Return the text that a model reads before it speaks as `role` in a conversation.
@@ -62,13 +68,42 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: If the template can't render these messages, or can't speak as that role.
         """
-        if messages and messages[-1]["role"] == role:
-            raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
-        if fault := self.fault(messages, role):
-            raise ChatTemplateError(fault)
+        self._check(messages, role)
         if role == "user":
             return self._before_user(messages)
-        return self._rendered(messages, True)
+        return self._rendered(messages, True) if messages else self.opening
+
+    def before_answer(self, messages: Sequence[Message]) -> str:
+        """Return what stands before an answer's text where a conversation is rendered with it.
+
+        That is what `prompt` returns, but where the model thinks: a generation prompt may open the thinking, while
+        before an answer without any stands whatever the template shows it with.
+
+        Raises:
+            ChatTemplateError: If the template can't render these messages, or an answer to them.
+        """
+        self._check(messages, "assistant")
+        if not messages:
+            return self.opening
+        if self._history_fault:
+            return self._rendered(messages, True)  # the template shows no answer
+        cuts = self._cuts(messages, "assistant", [(_ANSWER, False), (_OTHER, False)])
+        if len(cuts) != 1 or None in cuts:
+            raise ChatTemplateError(
+                f"the chat template of {self.name} can't show an answer after {len(messages)} messages: "
+                f"what stands before the answer's text depends on it: {sorted(map(str, cuts))}"
+            )
+        return str(cuts.pop())
+
+    def conversation(self, messages: Sequence[Message]) -> str:
+        """Return the text of a whole conversation, after which nobody is to speak.
+
+        Raises:
+            ChatTemplateError: If the template can't render it.
+        """
+        if fault := self.fault(messages, "assistant"):
+            raise ChatTemplateError(fault)
+        return self._rendered(messages, False)
 
     def fault(self, messages: Sequence[Message], role: Role) -> str:
         """Say what a conversation needs that the template doesn't have (a role, say), or "" if it has all."""
@@ -80,6 +115,26 @@ class ChatTemplate:
         if "assistant" in roles and self._history_fault:
             return f"the chat template of {self.name} has no second turn: {self._history_fault}"
         return ""
+
+    @cached_property
+    def opening(self) -> str:
+        """What the template puts before any answer, whatever was said: its generation prompt, without thinking.
+
+        The BOS token stands before it where the template begins with one.
+
+        Raises:
+            ChatTemplateError: If the template can't speak as a user, or show an answer.
+        """
+        asked = _user_turn(_USER)
+        start, _, following = self.before_answer(asked).partition(_USER)
+        ended = self._rendered(asked, False).partition(_USER)[2]
+        turn = _common_beginning(following, ended)
+        if turn != ended:  # an end of text stands there instead, whose marker may begin like the answer's
+            turn = _UNCLOSED.sub("", turn)
+        opening = following[len(turn) :]
+        # some have one token for the beginning of a text and of a turn
+        has_bos = bool(self.bos_token) and start.startswith(self.bos_token) and not opening.startswith(self.bos_token)
+        return self.bos_token + opening if has_bos else opening
 
     @cached_property
     def after_user(self) -> str:
@@ -103,18 +158,14 @@ class ChatTemplate:
         if self._history_fault:
             return self.after_user
         following = self._rendered(answered, True).partition(_USER)[2].partition(_ANSWER)[0]
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.after_user, following, strict=False))
-        return "".join(character for character, _ in same)
+        return _common_beginning(self.after_user, following)
 
     def _before_user(self, messages: Sequence[Message]) -> str:
         """Cut the rendered conversation where the next user's text begins.
 
         The cut must not depend on that text or on what follows it, or it would not be what the model sees later on.
         """
-        cuts = set()
-        for text, generation_prompt in ((_USER, True), (_USER, False), (_OTHER, True)):
-            before, found, _ = self._rendered([*messages, *_user_turn(text)], generation_prompt).rpartition(text)
-            cuts.add(before if found else None)
+        cuts = self._cuts(messages, "user", [(_USER, True), (_USER, False), (_OTHER, True)])
         if len(cuts) != 1 or None in cuts:
             raise ChatTemplateError(
                 f"the chat template of {self.name} can't speak as a user after {len(messages)} messages: "
@@ -126,6 +177,21 @@ class ChatTemplate:
                 f"the chat template of {self.name} can't speak as a user: nothing stands before a user's text"
             )
         return before
+
+    def _check(self, messages: Sequence[Message], role: Role) -> None:
+        if messages and messages[-1]["role"] == role:
+            raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
+        if fault := self.fault(messages, role):
+            raise ChatTemplateError(fault)
+
+    def _cuts(self, messages: Sequence[Message], role: Role, ways: Sequence[tuple[str, bool]]) -> set[str | None]:
+        """Return what stands before the text of a next turn, for each way (text, generation prompt) to render it."""
+        cuts = set[str | None]()
+        for text, generation_prompt in ways:
+            turn: Message = {"role": role, "content": text}
+            before, found, _ = self._rendered([*messages, turn], generation_prompt).rpartition(text)
+            cuts.add(before if found else None)
+        return cuts
 
     def _rendered(self, messages: Sequence[Message], generation_prompt: bool) -> str:
         return self._try(messages, generation_prompt, self._wants_parts)
@@ -168,6 +234,11 @@ class ChatTemplate:
     def _history_fault(self) -> str:
         history: list[Message] = [*_user_turn(_USER), {"role": "assistant", "content": _ANSWER}, *_user_turn(_OTHER)]
         return self._fault(history, self._wants_parts)
+
+
+def _common_beginning(one: str, other: str) -> str:
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(character for character, _ in same)
 
 
 def _user_turn(text: str) -> list[Message]:

@@ -2,7 +2,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError
-from hfsynth.chat import ChatTemplate, split_thinking, turn_end
+from hfsynth.chat import THINKING, ChatTemplate, split_thinking, turn_end
 from tests.conftest import package_folder
 
 TEMPLATES = {path.stem: path.read_text() for path in (package_folder("trl") / "chat_templates").glob("*.jinja")}
@@ -32,14 +32,14 @@ ALTERNATING = (
 )
 
 
-def template(source, name="a-model"):
+def template(source, name="a-model", bos_token=""):
     def render(messages, generation_prompt):
         rendered, _ = render_jinja_template(
             [messages], chat_template=source, add_generation_prompt=generation_prompt, **TOKENS
         )
         return rendered[0]
 
-    return ChatTemplate(name, render)
+    return ChatTemplate(name, render, bos_token)
 
 
 def user(text):
@@ -109,6 +109,71 @@ def test_the_templates_that_matter_are_among_those_tested():
 )
 def test_the_text_before_a_first_user_is_the_one_known_from_the_model(name, expected):
     assert template(TEMPLATES[name]).prompt([], "user") == expected
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_every_real_template_shows_an_answer_after_what_it_reads_before_one_but_for_thinking(name, history):
+    chat = template(TEMPLATES[name], name, TOKENS["bos_token"])
+    asked = [*history, user("Why is the sky blue?")]
+    before, reads = chat.before_answer(asked), chat.prompt(asked)
+    for text in ("Rayleigh scattering.", "x", "Привет 👋"):
+        assert chat.conversation([*asked, assistant(text)]).startswith(before + text)
+    if not before.startswith(reads.rstrip()):  # it opens thinking, which an answer has none of or closes
+        opened = next(opening for opening, _, _ in THINKING if reads.rstrip().endswith(opening))
+        assert before.startswith(reads.rstrip().removesuffix(opened))
+        assert before.partition(opened)[0].startswith(reads.rpartition(opened)[0].rstrip())
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_before_an_answer_to_nothing_every_real_template_puts_what_it_puts_before_any(name):
+    chat = template(TEMPLATES[name], name, TOKENS["bos_token"])
+    opening = chat.prompt([])
+    assert opening == chat.before_answer([])
+    begun = TOKENS["bos_token"] if chat.before_answer([user("Hi")]).startswith(TOKENS["bos_token"]) else ""
+    assert opening.startswith(begun)
+    for history in HISTORIES.values():
+        asked = [*history, user("Hi there")]
+        before = chat.before_answer(asked)
+        assert before.endswith(opening.removeprefix(begun))
+        assert "Hi there" not in opening
+        turn = before.rpartition("Hi there")[2].removesuffix(opening.removeprefix(begun))
+        assert chat.conversation(asked).rpartition("Hi there")[2].startswith(turn)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama3", "<s><|start_header_id|>assistant<|end_header_id|>\n\n"),
+        ("qwen2_5", "<|im_start|>assistant\n"),
+        ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        ("gemma", "<s><start_of_turn>model\n"),
+        ("phi3", "<|assistant|>\n"),
+        ("gptoss", "<|start|>assistant<|channel|>final<|message|>"),
+        ("deepseek_r1_distill", "<s><｜Assistant｜>"),
+    ],
+)
+def test_the_text_before_an_answer_to_nothing_is_the_one_known_from_the_model(name, expected):
+    assert template(TEMPLATES[name], name, TOKENS["bos_token"]).prompt([]) == expected
+
+
+def test_an_end_of_text_whose_marker_begins_like_the_answers_is_no_part_of_either():
+    assert template(ENDING.replace("eos_token", "'<|endoftext|>'")).prompt([]) == "<|assistant|>"
+
+
+def test_one_token_that_begins_both_texts_and_turns_is_there_once():
+    assert template(CHATML, bos_token="<|im_start|>").prompt([]) == "<|im_start|>assistant\n"
+
+
+def test_a_template_whose_answers_prompt_depends_on_the_answer_is_refused():
+    source = "{% for m in messages %}[{{ m['content'][0] }} {{ m['content'] }}]{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="what stands before the answer's text depends on it"):
+        template(source).before_answer([user("a")])
+
+
+def test_a_template_that_shows_no_answer_is_read_as_before_writing_one():
+    source = "[{{ messages[-1]['content'] }}]{% if add_generation_prompt %}>{% endif %}"
+    assert template(source).before_answer([user("a")]) == "[a]>"
 
 
 def test_r1_opens_its_thinking_for_answers_only_and_drops_it_from_the_history():

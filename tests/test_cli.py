@@ -2,8 +2,22 @@ import json
 
 import pytest
 
-from hfsynth import EchoLLM, EvolInstruct, Magpie, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth import (
+    EchoLLM,
+    EvolInstruct,
+    InstructionFollowingDifficulty,
+    Judge,
+    Magpie,
+    Reward,
+    RewardModel,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
 from hfsynth.cli import RunArguments, build, parser
+
+TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 
 
 def parse(cls, *flags):
@@ -12,13 +26,13 @@ def parse(cls, *flags):
     )
 
 
-@pytest.mark.parametrize("cls", [TextGeneration, SelfInstruct, EvolInstruct, Magpie])
+@pytest.mark.parametrize("cls", TECHNIQUES)
 def test_without_flags_a_technique_has_its_defaults(cls):
     assert parse(cls) == cls(EchoLLM())
 
 
 def test_every_field_has_a_help_text():
-    for cls in (TextGeneration, SelfInstruct, EvolInstruct, Magpie, TransformersLLM, SamplingParams, RunArguments):
+    for cls in (*TECHNIQUES, TransformersLLM, RewardModel, SamplingParams, RunArguments):
         for field in cls.__dataclass_fields__.values():
             if field._field_type.name != "_FIELD_CLASSVAR":
                 assert field.metadata["help"], (cls, field.name)

@@ -2,6 +2,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.generation import Requests
@@ -80,6 +81,47 @@ def test_a_stream_that_is_left_half_way_does_not_mix_with_the_next(smollm):
     next(left)
     assert smollm.complete(REQUESTS) == expected
     assert len(list(left)) == 2
+
+
+CHOICES = ("good", "good enough", "Paris.", "It is hard to say, and I would rather not.")
+SCORED = [replace(ask("What is the capital of France?"), choices=CHOICES), Request(messages=(), choices=CHOICES)]
+
+
+def naive(loaded, prompt, choice):
+    """The score of a choice by a plain forward over the text alone."""
+    tokens = [loaded.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, choice)]
+    with torch.inference_mode():
+        logits = loaded.model(torch.tensor([[*tokens[0], *tokens[1]]])).logits[0, len(tokens[0]) - 1 :]
+    logp = logits.double().log_softmax(-1)
+    said = sum(float(logp[place, token]) for place, token in enumerate(tokens[1]))
+    return said + float(logp[-1, sorted(loaded.end_tokens)].logsumexp(-1))
+
+
+def test_scores_are_those_of_plain_forwards(smollm, monkeypatch):
+    made = smollm.complete([*SCORED, *REQUESTS])[:2]
+    assert [smollm.prompt(request)[-22:] for request in SCORED] == ["<|im_start|>assistant\n"] * 2
+    assert smollm.prompt(SCORED[1]) == "<|im_start|>assistant\n"
+    assert [one.text for one in made] == [CHOICES[one.scores.index(max(one.scores))] for one in made]
+    loaded = smollm._loaded()
+    monkeypatch.setattr(loaded.model.config, "_attn_implementation", "sdpa")
+    for request, completion in zip(SCORED, made, strict=True):
+        expected = [naive(loaded, smollm.prompt(request), choice) for choice in CHOICES]
+        assert completion.scores == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_with_its_own_attention_scores_alike(smollm, monkeypatch):
+    expected = smollm.complete(SCORED)
+    monkeypatch.setattr(loaded, "adopt_attention", lambda model: "it has states")
+    with replace(smollm, chat_template_kwargs={"c": 1}) as other:
+        for one, made in zip(expected, other.complete(SCORED), strict=True):
+            assert made.scores == pytest.approx(one.scores, abs=1e-3)
+            assert replace(made, scores=()) == replace(one, scores=())
+
+
+def test_scores_are_the_same_to_the_bit_whatever_else_is_in_flight(smollm):
+    with replace(smollm, dtype="bfloat16") as half:
+        alone = [half.complete([request])[0] for request in SCORED]
+        assert half.complete([*REQUESTS, *SCORED, *REQUESTS])[3:5] == alone
 
 
 def test_a_model_spread_over_all_devices_is_refused_where_several_processes_run(smollm, monkeypatch):

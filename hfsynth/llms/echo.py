@@ -1,5 +1,6 @@
 """An llm without a model, for doctests and for trying out a pipeline's columns."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from hfsynth.generation import LLM, Completion, Request
 @dataclass(frozen=True)
 class EchoLLM(Configuration, LLM):
     """Answers with the last message's text; as the user, asks a question that its seed picks. Words count as tokens.
+
+    It scores choices by a hash of the conversation and the choice.
 
     >>> llm = EchoLLM()
     >>> request = Request(messages=({"role": "user", "content": "Say it again, please."},))
@@ -38,10 +41,12 @@ class EchoLLM(Configuration, LLM):
     def _complete(self, request: Request) -> Completion:
         time.sleep(self.seconds_per_request)
         read = sum(len(message["content"].split()) for message in request.messages)
+        if request.choices:
+            return _scored(request, read)
         if request.role == "user":
             text = f"Question {len(request.messages)}: what is the square of {request.seed % 1000}?"
         else:
-            text = request.messages[-1]["content"]
+            text = request.messages[-1]["content"] if request.messages else ""
         words = text.split()
         limit = request.sampling.max_new_tokens
         if len(words) > limit:
@@ -52,3 +57,19 @@ class EchoLLM(Configuration, LLM):
             prompt_tokens=read,
             completion_tokens=min(len(words), limit),
         )
+
+
+def _scored(request: Request, read: int) -> Completion:
+    said = "".join(f"{message['role']}: {message['content']}\n" for message in request.messages)
+    tokens = tuple(len(choice.split()) + 1 for choice in request.choices)
+    scores = tuple(
+        -count * (0.5 + hashlib.blake2b(f"{said}{choice}".encode(), digest_size=1).digest()[0] / 256)
+        for choice, count in zip(request.choices, tokens, strict=True)
+    )
+    return Completion(
+        text=request.choices[scores.index(max(scores))],
+        finish_reason="stop",
+        prompt_tokens=read + sum(tokens) - len(tokens),
+        scores=scores,
+        scored_tokens=tokens,
+    )

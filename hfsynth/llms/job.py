@@ -9,6 +9,10 @@ Decode = Callable[[Sequence[int]], str]
 _TAIL = 8  # tokens read beyond the longest stop text's bytes, for one that begins inside a token
 
 
+class PromptTooLongError(ValueError):
+    """What a request asks for doesn't fit into the model's context."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """A prompt to be completed."""

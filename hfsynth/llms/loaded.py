@@ -3,14 +3,10 @@
 import logging
 import os
 import re
-from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.quantization_config import GgufConfig
 
@@ -18,9 +14,12 @@ from hfsynth.chat import ChatTemplate, split_thinking, turn_end
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.generation import Completion, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
-from hfsynth.llms.job import Job, Take, Written
+from hfsynth.llms.intake import Intake
+from hfsynth.llms.job import Job, PromptTooLongError, Take, Written
+from hfsynth.llms.loading import chat_template, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 
@@ -28,11 +27,8 @@ if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
 
 logger = logging.getLogger(__name__)
+_EMPTY = "the chat template makes an empty prompt of the conversation"
 _SLOTS = {"cpu": 96, "cuda": 256}  # rows at once, where the user doesn't say
-
-
-class PromptTooLongError(ValueError):
-    """A prompt leaves no room in the model's context."""
 
 
 class Engine(Protocol):
@@ -88,7 +84,7 @@ class Loaded:
         if tokenizer.chat_template is None:
             raise GenerationError(f"the tokenizer of {llm.model!r} has no chat template; use an instruct model.")
         if not llm.device_map:
-            model.to(llm.device or _device())
+            model.to(llm.device or process_device())
         model.eval()
         ends = model.generation_config.eos_token_id
         end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
@@ -98,7 +94,7 @@ class Loaded:
         fault = adopt_attention(model)
         if fault:
             logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
-        template = ChatTemplate(llm.model_name, partial(_render, tokenizer, dict(llm.chat_template_kwargs)))
+        template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         overlaps = not fault and is_batch_invariant(model)
         return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlaps)
@@ -108,20 +104,37 @@ class Loaded:
 
         Raises:
             ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.
-            GenerationError: If one row alone runs out of memory.
+            GenerationError: If one row alone runs out of memory, or every request is an answered conversation, as a
+                reward model takes them.
         """
-        faults = [self.template.fault(request.messages, request.role) for request in requests.waiting()]
+        waiting = requests.waiting()
+        faults = [self.template.fault(request.messages, request.role) for request in waiting]
         if faults and all(faults):  # no row's own failure, but a technique that this model can't serve
             raise ChatTemplateError(faults[0])
-        intake = _Intake(self, requests)
+        if waiting and all(map(_is_answered, waiting)):
+            raise GenerationError(
+                f"{self.template.name} writes texts or scores choices, and every request is a conversation that is "
+                "answered already; to score whole conversations, use RewardModel(...) as the llm."
+            )
+        intake = Intake(self, requests)
         while True:
             for job, written in self._engine_of(batch_size).run(intake.take):
                 key, request, prompt = intake.asked.pop(job)
                 yield key, self.completion(request, prompt, job, written)
                 yield from intake.given_back()  # at once: a chunk waits for its last row
-            if not intake.refused:
+            if not intake.ready:
                 return
             yield from intake.given_back()
+
+    def prompt(self, request: Request) -> str:
+        """Return what the model reads before what it is to write, or before the choices.
+
+        Raises:
+            ChatTemplateError: If the chat template can't render it.
+        """
+        if request.choices and request.role == "assistant":
+            return self.template.before_answer(request.messages)
+        return self.template.prompt(request.messages, request.role)
 
     def job(self, request: Request, prompt: str) -> Job:
         """Lay out a request for the model.
@@ -130,9 +143,9 @@ class Loaded:
             PromptTooLongError: If the prompt leaves no room for an answer.
             ChatTemplateError: If it is empty.
         """
-        tokens: list[int] = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        tokens = self._tokens(prompt)
         if not tokens:
-            raise ChatTemplateError("the chat template makes an empty prompt of the conversation")
+            raise ChatTemplateError(_EMPTY)
         limit = request.sampling.max_new_tokens
         if self.context is not None:
             if len(tokens) >= self.context:
@@ -140,12 +153,51 @@ class Loaded:
                     f"the prompt's {len(tokens)} tokens fill the model's context of {self.context}"
                 )
             limit = min(limit, self.context - len(tokens))
-        ends, stop = self.end_tokens, request.sampling.stop
-        if request.role == "user":
-            special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
-            ends |= set(self.tokenizer.convert_tokens_to_ids(list(special)))
-            stop += (text,) if text else ()
+        ends, text = self._turn_ends(request)
+        stop = request.sampling.stop + ((text,) if text else ())
         return Job(tokens, request.sampling, request.seed, limit, ends, stop)
+
+    def comparison(self, request: Request, prompt: str) -> Comparison:
+        """Lay out a request's choices for the model.
+
+        They are tokenized apart from the prompt: it is read once for all of them, so it must end in the same token
+        before each, as it would if the model wrote them. Spaces at its end belong to a choice, since in most
+        vocabularies a word and the space before it are one token.
+
+        Raises:
+            PromptTooLongError: If the prompt and a choice are longer than the context.
+            ChatTemplateError: If the prompt is empty.
+        """
+        begun = prompt.rstrip(" ")
+        tokens, spaces = self._tokens(begun), prompt[len(begun) :]
+        if not tokens:
+            raise ChatTemplateError(_EMPTY)
+        choices = [self._tokens(spaces + choice) for choice in request.choices]
+        longest = max(map(len, choices))
+        if self.context is not None and len(tokens) + longest > self.context:
+            raise PromptTooLongError(
+                f"the prompt's {len(tokens)} tokens and a choice's {longest} are more than the model's context of "
+                f"{self.context}"
+            )
+        return Comparison(tokens, choices, self._turn_ends(request)[0])
+
+    def score(self, compared: Sequence[Comparison]) -> list[Completion]:
+        """Score the choices of comparisons; the texts of the completions are left empty.
+
+        Raises:
+            GenerationError: If one alone runs out of memory.
+        """
+        scored = zip(compared, score(self.model, compared, replaced=not self.fault), strict=True)
+        return [
+            Completion(
+                text="",
+                finish_reason="stop",
+                prompt_tokens=len(one.tokens),
+                scores=scores,
+                scored_tokens=tuple(len(choice) + bool(one.end_tokens) for choice in one.choices),
+            )
+            for one, scores in scored
+        ]
 
     def completion(self, request: Request, prompt: str, job: Job, written: Written) -> Completion:
         """Read what was written as text: without end tokens, stop texts, thinking and special tokens."""
@@ -174,6 +226,17 @@ class Loaded:
             self._engine = size, made(self.model, self._decode, size)
         return self._engine[1]
 
+    def _turn_ends(self, request: Request) -> tuple[frozenset[int], str]:
+        """Return the tokens that end a request's turn, and the text that does where there are others."""
+        if request.role == "assistant":
+            return self.end_tokens, ""
+        special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
+        return self.end_tokens | set(self.tokenizer.convert_tokens_to_ids(list(special))), text
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return tokens
+
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -187,44 +250,6 @@ class Loaded:
         return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
 
 
-@dataclass
-class _Intake:
-    """Turns requests into jobs as they are wanted, and keeps those that can't be."""
-
-    loaded: Loaded
-    requests: Requests
-    asked: dict[Job, tuple[Hashable, Request, str]] = field(default_factory=dict)
-    """Job → the request's key, the request and its prompt."""
-    refused: deque[tuple[Hashable, Completion]] = field(default_factory=deque)
-
-    def given_back(self) -> Iterator[tuple[Hashable, Completion]]:
-        """Give out the requests that can't be jobs, once."""
-        while self.refused:
-            yield self.refused.popleft()
-
-    def take(self) -> Job | None:
-        """Return the next request's job; None where none waits now."""
-        while (item := self.requests.take()) is not None:
-            key, request = item
-            try:
-                prompt = self.loaded.template.prompt(request.messages, request.role)
-                job = self.loaded.job(request, prompt)
-            except (ChatTemplateError, PromptTooLongError) as error:
-                self.refused.append((key, Completion(text="", finish_reason="error", error=str(error))))
-            else:
-                self.asked[job] = key, request, prompt
-                return job
-        return None
-
-
-def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
-    )
-    return str(text)
-
-
-def _device() -> torch.device:
-    """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
-    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
-    return device
+def _is_answered(request: Request) -> bool:
+    """Whether there is nothing to write: the conversation's last turn is the one that is asked for."""
+    return bool(request.messages) and request.messages[-1]["role"] == request.role == "assistant"

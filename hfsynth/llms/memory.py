@@ -1,10 +1,19 @@
-"""How much memory a device has left, and giving back what isn't needed."""
+"""How much memory a device has left, giving back what isn't needed, and going on with less at once."""
 
 import gc
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from hfsynth.errors import GenerationError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def available_memory(device: torch.device) -> int:
@@ -27,3 +36,30 @@ def free_memory() -> None:
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
+
+
+def compute_fitting(
+    compute: Callable[[Sequence[T]], list[R]], items: Sequence[T], name: Callable[[T], str]
+) -> list[R]:
+    """Compute something of items, all at once or, where memory runs out, in halves.
+
+    Args:
+        compute: What gives one result for each item it is given.
+        items: At least one.
+        name: Says what an item is, in the error.
+
+    Raises:
+        GenerationError: If one item alone runs out of memory.
+    """
+    try:
+        return compute(items)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(items) == 1:
+            raise GenerationError(f"out of memory with {name(items[0])} alone; use a smaller model.") from error
+    half = len(items) // 2
+    logger.warning("memory holds no %d requests of the same forward: on with %d", len(items), len(items) - half)
+    free_memory()  # outside the handler, whose traceback holds the tensors
+    parts = (items[:half], items[half:])
+    return [result for part in parts for result in compute_fitting(compute, part, name)]

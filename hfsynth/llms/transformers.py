@@ -109,17 +109,18 @@ class TransformersLLM(Configuration, LLM):
         Raises:
             ChatTemplateError: If the model's chat template can't render it.
         """
-        return self._loaded().template.prompt(request.messages, request.role)
+        return self._loaded().prompt(request)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
 
         A request that the chat template refuses, or whose prompt leaves no room in the model's context, is a
-        completion with `finish_reason="error"`. Where memory runs out, fewer are generated at once.
+        completion with `finish_reason="error"`. Where memory runs out, fewer are generated or scored at once.
 
         Raises:
             ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.
-            GenerationError: If the model can't be loaded, or one row alone runs out of memory.
+            GenerationError: If the model can't be loaded, one row alone runs out of memory, or every request is an
+                answered conversation, as a reward model takes them.
         """
         waiting = Requests()
         for index, request in enumerate(requests):

@@ -1,11 +1,12 @@
 """TextGeneration: a row's instruction, template or conversation → the model's answer."""
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from datasets import Features, List, Value
 
+from hfsynth.conversations import checked_messages
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Completion, Message, Request, SamplingParams
@@ -88,7 +89,7 @@ class TextGeneration(Technique):
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         if self.template is None and "messages" in row:
-            messages = _checked_messages(row["messages"])
+            messages = _to_answer(row["messages"])
         else:
             prompt = row["instruction"] if self.template is None else render_prompt(self.template, row)
             if not prompt.strip():
@@ -100,17 +101,13 @@ class TextGeneration(Technique):
         return messages
 
 
-def _checked_messages(messages: object) -> tuple[Message, ...]:
+def _to_answer(conversation: object) -> tuple[Message, ...]:
     """Check a row's conversation.
 
     Raises:
         RowError: If it is not a list of messages that ends with somebody to answer.
     """
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Iterable) or not (listed := list(messages)):
-        raise RowError(f"messages is not a list of role and content: {messages!r}")
-    for message in listed:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
-            raise RowError(f"messages has an entry without role or content: {message!r}")
-    if listed[-1]["role"] == "assistant":
+    messages = checked_messages("messages", conversation)
+    if messages[-1]["role"] == "assistant":
         raise RowError("messages ends with an assistant's turn: there is nothing to answer")
-    return tuple({"role": message["role"], "content": message["content"]} for message in listed)
+    return messages

@@ -1,0 +1,118 @@
+"""Reward models: a conversation goes in, a number that says how good its last answer is comes out."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hfsynth.configuration import Configuration
+from hfsynth.errors import GenerationError
+from hfsynth.generation import LLM, Completion, Origin, Request
+
+if TYPE_CHECKING:
+    from hfsynth.llms.classifier import Classifier
+
+_LOADED: dict[str, "Classifier"] = {}  # configuration → what it loaded; one of each in a process
+
+
+@dataclass(frozen=True)
+class RewardModel(Configuration, LLM):
+    """Any sequence-classification model of transformers, as the llm of `Reward`. Loads on first use, once a process.
+
+    A conversation is read as the tokenizer's chat template renders it or, where there is no template, as a pair: what
+    was said before the answer, and the answer.
+
+    >>> RewardModel("Skywork/Skywork-Reward-V2-Qwen3-0.6B", dtype="bfloat16").model_name
+    'Skywork/Skywork-Reward-V2-Qwen3-0.6B'
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    model: str = field(metadata={"help": "Name on the Hub, or folder."})
+    revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})
+    dtype: str = field(
+        default="auto",
+        kw_only=True,
+        metadata={"help": "Type of the weights: float32, bfloat16, float16; auto is the checkpoint's."},
+    )
+    device: str | None = field(
+        default=None, kw_only=True, metadata={"help": "Device; default: the one accelerate gives this process."}
+    )
+    batch_size: int = field(
+        default=32,
+        kw_only=True,
+        metadata={"help": "Most conversations that are read at once; fewer where they don't fit."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields that can be checked without loading."""
+        if self.batch_size < 1:
+            raise ValueError(f"RewardModel.batch_size is {self.batch_size}; it must be at least 1.")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"RewardModel.dtype is {self.dtype!r}; use auto, float32, bfloat16 or float16.")
+
+    @property
+    def model_name(self) -> str:
+        """The model as given; of a folder, the last part of its name."""
+        return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
+
+    def origin(self) -> Origin:
+        """Say what the model's folder, or the cache of the Hub, states of where it comes from."""
+        from hfsynth.llms.origin import model_origin
+
+        return model_origin(self.model, self.revision, None)
+
+    def load(self) -> "RewardModel":
+        """Load the model and its tokenizer, if an equal llm hasn't yet in this process.
+
+        Raises:
+            GenerationError: If the model can't be loaded, or was not trained to classify.
+        """
+        self._loaded()
+        return self
+
+    def unload(self) -> None:
+        """Give back the memory of the model; the next `complete` loads it again."""
+        if _LOADED.pop(self._key, None) is not None:
+            from hfsynth.llms.memory import free_memory
+
+            free_memory()
+
+    def __enter__(self) -> "RewardModel":
+        """Load."""
+        return self.load()
+
+    def __exit__(self, *exception: object) -> None:
+        """Unload."""
+        self.unload()
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Score conversations whose last turn is the assistant's: the completions have `scores`, and no text.
+
+        One that is longer than the model's context is a completion with `finish_reason="error"`.
+
+        Raises:
+            GenerationError: If a request wants a text to be written or choices to be scored, the model can't be
+                loaded, or one conversation alone runs out of memory.
+        """
+        for request in requests:
+            if request.choices or not request.messages or request.messages[-1]["role"] != "assistant":
+                wanted = f"the choices {request.choices}" if request.choices else f"the {request.role}'s next turn"
+                raise GenerationError(
+                    f"{self.model_name} is a reward model: it scores conversations that end with an answer, and "
+                    f"writes nothing. It was asked for {wanted}; use TransformersLLM(...) for that."
+                )
+        return self._loaded().score([request.messages for request in requests], self.batch_size) if requests else []
+
+    @property
+    def _key(self) -> str:
+        """What is loaded: the batch size is no part of it."""
+        return replace(self, batch_size=1).to_json()
+
+    def _loaded(self) -> "Classifier":
+        if self._key not in _LOADED:
+            from hfsynth.llms.classifier import Classifier  # torch and transformers load when a model does
+
+            _LOADED[self._key] = Classifier.load(self)
+        return _LOADED[self._key]

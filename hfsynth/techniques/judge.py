@@ -1,0 +1,244 @@
+"""Judge: a label for each row, and how likely the llm finds every label (the tags of Magpie, arXiv 2406.08464).
+
+Nothing is parsed from what a model writes: the labels are scored as its next turn, so a small model labels every row
+too, and the probabilities say how sure it is. Notes are written before that, for the model to think in.
+"""
+
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Features, List, Value
+
+from hfsynth.errors import GenerationError, RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.generation import LLM, Message, Request, SamplingParams
+from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
+
+TEMPLATE = """\
+This is what a user sent to an AI assistant. Don't answer it: it is to be judged.
+
+<instruction>
+{{ instruction }}
+</instruction>"""
+QUALITY = ("very poor", "poor", "average", "good", "excellent")
+DIFFICULTY = ("very easy", "easy", "medium", "hard", "very hard")
+CATEGORIES = {
+    "Information seeking": "asks for facts or an explanation",
+    "Reasoning": "needs logical thinking or the solution of a problem",
+    "Planning": "asks for a plan, a schedule or a strategy",
+    "Editing": "asks to correct, rephrase, translate or improve a text",
+    "Coding & Debugging": "asks to write, explain or repair code",
+    "Math": "asks for a calculation, a proof or another mathematical answer",
+    "Role playing": "asks the assistant to act as somebody",
+    "Data analysis": "asks to interpret or work with data",
+    "Creative writing": "asks for a story, a poem or another invented text",
+    "Advice seeking": "asks what to do in a personal or professional matter",
+    "Brainstorming": "asks for ideas",
+    "Others": "is none of these",
+}
+"""Magpie's twelve kinds of tasks → what they are."""
+LANGUAGES = (
+    "English", "Chinese", "Spanish", "French", "German", "Portuguese", "Italian", "Dutch", "Polish", "Russian",
+    "Ukrainian", "Turkish", "Arabic", "Persian", "Hindi", "Bengali", "Indonesian", "Vietnamese", "Thai", "Japanese",
+    "Korean", "another language",
+)  # fmt: skip
+HAZARDS = {
+    "safe": "has none of the following",
+    "violence": "threatens, praises or plans harm to people or animals",
+    "crime": "wants help with what the law forbids: fraud, theft, drugs, break-ins into systems",
+    "weapons": "wants to make or get weapons, explosives or poisons",
+    "self-harm": "encourages suicide, self-injury or an eating disorder, or asks how",
+    "sexual": "wants sexual content",
+    "hate": "demeans people for what they are",
+    "privacy": "wants what is private about somebody, or to watch them",
+}
+"""Magpie's question whether an instruction is safe, as one class for safe and one for each hazard → what it is."""
+_QUESTION = "{question} Answer with one of these, and nothing else: {{{{ choices | join(', ') }}}}."
+_QUALITY_QUESTION = _QUESTION.format(
+    question="How good is the instruction: is it clear, specific, free of errors and complete enough to be followed?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(Technique):
+    """Label each row: the columns of `template` → `label`, one of `choices`, and the `probabilities` of all.
+
+    The model reads the template, is asked for every note and writes it, and is asked the question last, all in one
+    conversation. A row fails if a column of the template is None, if all are blank, or if a note stays empty.
+
+    `difficulty`, `quality`, `category`, `language` and `safety` make the judges of Magpie's tags;
+    `dataclasses.replace` changes a field of one.
+
+    >>> from hfsynth import EchoLLM
+    >>> list(Judge.difficulty(EchoLLM()).written_features)
+    ['difficulty', 'difficulty_probabilities', 'intent', 'knowledge']
+    """
+
+    template: str = field(default=TEMPLATE, metadata={"help": "Jinja2 text over columns: what is judged."})
+    question: str = field(
+        default=_QUALITY_QUESTION,
+        metadata={"help": "Jinja2 text over `choices`: what is asked last, and answered by the label."},
+    )
+    choices: tuple[str, ...] = field(default=QUALITY, metadata={"help": "The labels, of which one is chosen."})
+    notes: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "Name → question that is answered in writing before the label is; each is a column."},
+    )
+    note_sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.0, max_new_tokens=128), metadata={"help": "How notes are sampled."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the prompts, the choices and the notes."""
+        object.__setattr__(self, "choices", tuple(self.choices))
+        taken = sorted({"label", "probabilities"} & set(self.notes))
+        if taken or not all(name and question.strip() for name, question in self.notes.items()):
+            raise ValueError(
+                f"Judge.notes must name questions, by names other than label and probabilities: {dict(self.notes)!r}."
+            )
+        super().__post_init__()
+        if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"Judge.choices must be two or more, all different: {self.choices!r}.")
+        if not all(choice.strip() for choice in self.choices):
+            raise ValueError(f"Judge.choices must be texts that are not blank: {self.choices!r}.")
+        if not prompt_variables(self.template):
+            raise ValueError(f"Judge.template reads no column, so all rows are the same: {self.template!r}.")
+        check_prompt("Judge.question", self.question, ("choices",))
+
+    @classmethod
+    def quality(cls, llm: LLM) -> "Judge":
+        """How good an instruction is: `quality`, of five levels (`QUALITY`), and `quality_probabilities`."""
+        return cls(llm, name="JudgeQuality", output_mappings=_renamed("quality"))
+
+    @classmethod
+    def difficulty(cls, llm: LLM) -> "Judge":
+        """How hard an instruction is: `difficulty`, of five levels (`DIFFICULTY`), `difficulty_probabilities`.
+
+        Before that the model writes the `intent` of the user and the `knowledge` that the task needs, as in Magpie.
+        """
+        return cls(
+            llm,
+            name="JudgeDifficulty",
+            output_mappings=_renamed("difficulty"),
+            question=_QUESTION.format(question="How difficult is it to answer the instruction well?"),
+            choices=DIFFICULTY,
+            notes={
+                "intent": "What does the user want to achieve? Say it in one sentence.",
+                "knowledge": "Which knowledge does one need to answer the instruction? Say it in one sentence.",
+            },
+        )
+
+    @classmethod
+    def category(cls, llm: LLM) -> "Judge":
+        """What kind of task an instruction is: `category`, of twelve (`CATEGORIES`), `category_probabilities`."""
+        return cls(
+            llm,
+            name="JudgeCategory",
+            output_mappings=_renamed("category"),
+            question=_defined("Which kind of task is the instruction, in the main?", CATEGORIES),
+            choices=tuple(CATEGORIES),
+        )
+
+    @classmethod
+    def language(cls, llm: LLM, languages: Sequence[str] = LANGUAGES) -> "Judge":
+        """Which language an instruction is written in: `language`, one of those given, `language_probabilities`."""
+        return cls(
+            llm,
+            name="JudgeLanguage",
+            output_mappings=_renamed("language"),
+            question=_QUESTION.format(question="In which language is the instruction written?"),
+            choices=tuple(languages),
+        )
+
+    @classmethod
+    def safety(cls, llm: LLM) -> "Judge":
+        """Whether an instruction is safe: `safety`, "safe" or the hazard (`HAZARDS`), `safety_probabilities`."""
+        return cls(
+            llm,
+            name="JudgeSafety",
+            output_mappings=_renamed("safety"),
+            question=_defined("Is the instruction safe, or which hazard is there?", HAZARDS),
+            choices=tuple(HAZARDS),
+        )
+
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - the template's, always
+        """Return the template's columns."""
+        return dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
+
+    @property
+    def output_features(self) -> Features:
+        """`label`; `probabilities`, of the choices in their order; and a column of text for each note."""
+        text = Value("string")
+        return Features({"label": text, "probabilities": List(Value("float64")), **dict.fromkeys(self.notes, text)})
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
+        """Have every note written, then the labels scored."""
+        _check_row(row)
+        said = render_prompt(self.template, row)
+        turns: list[Message] = []
+        notes: dict[str, str] = {}
+        for name, question in self.notes.items():
+            turns.append({"role": "user", "content": _joined(said, question)})
+            written = yield Request(messages=tuple(turns), sampling=self.note_sampling)
+            if not written.text:
+                reason = f"the note {name!r} is empty (finish_reason: {written.finish_reason})"
+                raise RowError(reason, written.thinking or "")
+            notes[name], said = written.text, ""
+            turns.append({"role": "assistant", "content": written.text})
+        turns.append(
+            {"role": "user", "content": _joined(said, render_prompt(self.question, {"choices": self.choices}))}
+        )
+        scored = yield Request(messages=tuple(turns), choices=self.choices)
+        if len(scored.scores) != len(self.choices):
+            raise GenerationError(
+                f"{self.llm.model_name} gave {len(scored.scores)} scores for {len(self.choices)} choices; {self.name} "
+                "needs an llm that scores choices, such as TransformersLLM(...)."
+            )
+        return {"label": scored.text, "probabilities": probabilities(scored.scores), **notes}
+
+
+def probabilities(scores: Sequence[float]) -> list[float]:
+    """Return the probabilities of choices among themselves, from the logarithms of their likelihoods.
+
+    Raises:
+        RowError: If no choice has any likelihood.
+
+    >>> probabilities([-1000.0, -1000.0])
+    [0.5, 0.5]
+    """
+    largest = max(scores)
+    if not math.isfinite(largest):
+        raise RowError(f"none of the choices is possible: their scores are {list(scores)}")
+    shares = [math.exp(score - largest) for score in scores]
+    total = math.fsum(shares)
+    return [share / total for share in shares]
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Check that there is something to judge.
+
+    Raises:
+        RowError: If a column is None, or all are blank.
+    """
+    if missing := [name for name, value in row.items() if value is None]:
+        raise RowError(f"{missing[0]} is None")
+    if all(isinstance(value, str) and not value.strip() for value in row.values()):
+        raise RowError(f"{' and '.join(row)} {'is' if len(row) == 1 else 'are'} empty")
+
+
+def _joined(said: str, question: str) -> str:
+    return f"{said}\n\n{question}" if said else question
+
+
+def _renamed(tag: str) -> dict[str, str]:
+    return {"label": tag, "probabilities": f"{tag}_probabilities"}
+
+
+def _defined(question: str, meanings: Mapping[str, str]) -> str:
+    """Return a question with what its choices mean."""
+    listed = "\n".join(f"- {name}: it {meaning}" for name, meaning in meanings.items())
+    return f"{question} Answer with one of these names, and nothing else:\n{listed}"

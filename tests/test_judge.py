@@ -1,0 +1,169 @@
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset, List, Value
+from datasets.fingerprint import Hasher
+
+from hfsynth import EchoLLM, GenerationError, Judge, Pipeline, RowError, SamplingParams
+from hfsynth.generation import Completion
+from hfsynth.techniques.judge import CATEGORIES, HAZARDS
+from tests.helpers import ScriptedLLM, drive, say
+
+LLM = EchoLLM()
+RNG = random.Random(0)
+PRESETS = {name: getattr(Judge, name) for name in ("quality", "difficulty", "category", "language", "safety")}
+
+
+def contents(request):
+    return [(message["role"], message["content"]) for message in request.messages]
+
+
+def scored(text, *scores):
+    return Completion(text=text, finish_reason="stop", scores=scores)
+
+
+def yes_or_no(**fields):
+    return Judge(LLM, template="Is {{ a }} red?", question="Yes or no?", choices=("yes", "no"), **fields)
+
+
+def test_the_likeliest_choice_is_the_label():
+    (request,), rows = drive(yes_or_no().flow({"a": "blood"}, RNG), scored("yes", math.log(0.06), math.log(0.02)))
+    assert contents(request) == [("user", "Is blood red?\n\nYes or no?")]
+    assert request.choices == ("yes", "no")
+    assert rows[0]["label"] == "yes"
+    assert rows[0]["probabilities"] == pytest.approx([0.75, 0.25])
+
+
+def test_notes_are_written_before_the_label_in_one_conversation():
+    technique = yes_or_no(
+        notes={"shade": "Which shade?", "why": "Why?"}, note_sampling=SamplingParams(max_new_tokens=7)
+    )
+    requests, rows = drive(
+        technique.flow({"a": "blood"}, RNG), say("Crimson."), say("Iron."), scored("no", -2.0, -1.0)
+    )
+    assert contents(requests[0]) == [("user", "Is blood red?\n\nWhich shade?")]
+    assert contents(requests[2]) == [
+        ("user", "Is blood red?\n\nWhich shade?"),
+        ("assistant", "Crimson."),
+        ("user", "Why?"),
+        ("assistant", "Iron."),
+        ("user", "Yes or no?"),
+    ]
+    assert [(r.choices, r.sampling.max_new_tokens) for r in requests[:2]] == [((), 7), ((), 7)]
+    assert (rows[0]["shade"], rows[0]["why"], rows[0]["label"]) == ("Crimson.", "Iron.", "no")
+
+
+def test_the_question_may_list_the_choices_and_a_column_of_that_name_is_the_templates_own():
+    technique = Judge(LLM, template="{{ choices }}", question="One of {{ choices | join('/') }}.", choices=("A", "B"))
+    (request,), _ = drive(technique.flow({"choices": "x"}, RNG), scored("A", -1.0, -1.0))
+    assert contents(request) == [("user", "x\n\nOne of A/B.")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_labels_every_row_with_one_of_its_choices(name):
+    judge = PRESETS[name](LLM)
+    made = Dataset.from_dict({"instruction": ["Say a colour.", "Add 2 and 2.", "Hi"]}).map(
+        judge, batched=True, with_indices=True
+    )
+    assert set(made[name]) <= set(judge.choices)
+    assert made.features[f"{name}_probabilities"] == List(Value("float64"))
+    for row in made:
+        assert sum(row[f"{name}_probabilities"]) == pytest.approx(1)
+        best = max(range(len(judge.choices)), key=lambda place: row[f"{name}_probabilities"][place])
+        assert row[name] == judge.choices[best]
+        assert not row["generation_metadata"][0]["error"]
+
+
+def test_the_presets_are_magpies_tags():
+    assert list(Judge.difficulty(LLM).written_features) == [
+        "difficulty",
+        "difficulty_probabilities",
+        "intent",
+        "knowledge",
+    ]
+    assert [len(preset(LLM).choices) for preset in PRESETS.values()] == [5, 5, 12, 22, len(HAZARDS)]
+    assert Judge.language(LLM, ["French", "Dutch"]).choices == ("French", "Dutch")
+    (request,), _ = drive(Judge.category(LLM).flow({"instruction": "Hi"}, RNG), scored("Math", *[-1.0] * 12))
+    assert all(f"- {name}: it {meaning}" in request.messages[0]["content"] for name, meaning in CATEGORIES.items())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_plain_data(name):
+    judge = PRESETS[name](LLM)
+    assert Hasher.hash(judge) == Hasher.hash(PRESETS[name](EchoLLM()))
+    (again,) = Pipeline.from_yaml(Pipeline((judge,)).to_yaml()).steps
+    assert again == judge
+    assert Hasher.hash(again) == Hasher.hash(judge)
+
+
+def test_all_presets_go_into_one_pipeline_and_a_field_may_be_changed():
+    first, *others = [replace(preset(LLM), input_mappings={"instruction": "task"}) for preset in PRESETS.values()]
+    made = Pipeline((first, *others)).run(Dataset.from_dict({"task": ["Hi"]}), quiet=True)
+    assert set(PRESETS) < set(made.column_names)
+    assert len({entry["seed"] for entry in made[0]["generation_metadata"]}) == len(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [({"a": None, "b": "x"}, "a is None"), ({"a": "", "b": " "}, "a and b are empty")],
+)
+def test_a_row_with_nothing_to_judge_fails(row, reason):
+    with pytest.raises(RowError, match=reason):
+        next(Judge(LLM, template="{{ a }} {{ b }}").flow(row, RNG))
+
+
+def test_one_blank_column_of_several_is_no_failure():
+    assert contents(next(Judge(LLM, template="{{ a }}{{ b }}").flow({"a": "x", "b": ""}, RNG)))[0][1].startswith("x\n")
+
+
+def test_an_empty_note_fails_its_row():
+    flow = yes_or_no(notes={"why": "Why?"}).flow({"a": "x"}, RNG)
+    next(flow)
+    with pytest.raises(RowError, match=r"the note 'why' is empty \(finish_reason: length\)"):
+        flow.send(say("", "length", thinking="hm"))
+
+
+def test_choices_without_any_likelihood_fail_their_row():
+    flow = yes_or_no().flow({"a": "x"}, RNG)
+    next(flow)
+    with pytest.raises(RowError, match="none of the choices is possible"):
+        flow.send(scored("yes", -math.inf, -math.inf))
+
+
+def test_an_llm_that_scores_nothing_is_an_error():
+    with pytest.raises(GenerationError, match="scripted gave 0 scores for 5 choices; JudgeQuality needs an llm that"):
+        Dataset.from_dict({"instruction": ["Hi"]}).map(Judge.quality(ScriptedLLM()), batched=True, with_indices=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"choices": ("yes",)}, r"choices must be two or more, all different: \('yes',\)"),
+        ({"choices": ("yes", "yes")}, "choices must be two or more, all different"),
+        ({"choices": ("yes", " ")}, "choices must be texts that are not blank"),
+        ({"template": "Hi"}, "template reads no column"),
+        ({"question": "{{ instruction }}?"}, r"Judge.question reads \['instruction'\]"),
+        ({"notes": {"label": "Why?"}}, "by names other than label and probabilities"),
+        ({"notes": {"why": " "}}, "notes must name questions"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Judge(LLM, **fields)
+
+
+@pytest.mark.model
+def test_the_real_model_says_how_good_an_instruction_is(smollm):
+    made = Dataset.from_dict({"instruction": ["Say a colour.", "asdf", None]}).map(
+        Judge.quality(smollm), batched=True, with_indices=True
+    )
+    for row in made.select(range(2)):
+        assert sum(row["quality_probabilities"]) == pytest.approx(1)
+        assert (
+            row["quality"]
+            == Judge.quality(smollm).choices[max(range(5), key=lambda place: row["quality_probabilities"][place])]
+        )
+    assert made[2]["quality"] is None
+    assert made[2]["generation_metadata"][0]["error"] == "instruction is None"
