@@ -43,7 +43,7 @@ def test_equal_texts_differ_in_width_case_and_space_alone():
 def test_what_minhash_finds_is_what_comparing_all_pairs_finds(threshold):
     texts = variants(1, 150)
     sets = [shingles(text, 5) for text in texts]
-    found = [met and met.text for met in similar_texts(iter(texts), [], threshold, 5, 256)]
+    found = [met and met.text for met in similar_texts(iter(texts), [], threshold, 5, 128)]
     expected = greedy(sets, jaccard, threshold)
     assert found == [None if place is None else texts[place] for place in expected]
     assert 3 < sum(met is not None for met in found) < 150

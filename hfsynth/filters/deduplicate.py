@@ -49,7 +49,7 @@ class Deduplicate(TextFilter):
     )
     shingle: int = field(default=5, metadata={"help": "minhash: characters that are compared at a time."})
     permutations: int = field(
-        default=256, metadata={"help": "minhash: hashes of each text; with more of them, less is measured in vain."}
+        default=128, metadata={"help": "minhash: hashes of each text; with more of them, less is measured in vain."}
     )
     model: str = field(
         default="sentence-transformers/all-MiniLM-L6-v2",
