@@ -171,7 +171,7 @@ class LLM(Protocol):
         return Origin()
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete all requests, in their order.
+        """Complete all requests, in their order; of one with choices, the completion has their scores.
 
         Raises:
             GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with

@@ -153,6 +153,18 @@ def test_spaces_before_an_answer_are_read_as_part_of_it(loaded):
     assert (other.tokenizer.decode(one.prompt), other.tokenizer.decode(one.choices[0])) == ("u: q a:", " b")
 
 
+class Words(Characters):
+    """One that writes a space before every text, as those of Llama 2 and Mistral do."""
+
+    def __call__(self, text, add_special_tokens):
+        return super().__call__(f" {text}", add_special_tokens)
+
+
+def test_a_tokenizer_that_puts_the_space_there_by_itself_puts_no_second_one(loaded):
+    other = replace(loaded, tokenizer=Words())
+    assert other.tokenizer.decode(other.comparison(ask("q", "b"), "[INST] q [/INST] ").choices[0]) == " b"
+
+
 def test_an_empty_prompt_is_refused(loaded):
     other = other_template(loaded, lambda messages, prompt: "".join(message["content"] for message in messages))
     ((_, made),) = other.stream(queue(Request(messages=(), choices=("b",))), 4)

@@ -152,6 +152,7 @@ def test_a_model_that_writes_is_no_reward_model(smollm):
     [
         (Request(messages=({"role": "user", "content": "a"},)), "the assistant's next turn"),
         (Request(messages=(), role="user"), "the user's next turn"),
+        (Request(messages=pair("a", "b"), role="user"), "the user's next turn"),
         (Request(messages=pair("a", "b"), choices=("c",)), r"the choices \('c',\)"),
     ],
 )

@@ -8,7 +8,7 @@ from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Q
 from hfsynth import GenerationError
 from hfsynth.llms import scoring
 from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.scoring import Comparison, score
+from hfsynth.llms.scoring import Branches, Comparison, score
 from hfsynth.llms.trial import adopt_attention
 from tests.tiny import prompt, tiny
 
@@ -153,6 +153,13 @@ def test_one_request_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
     lengths_of_forwards(monkeypatch, most=40)
     with pytest.raises(GenerationError, match="out of memory with a request of 55 tokens alone"):
         score(pair[1], [compare(50, 5), compare(30, 1)], replaced=True)
+
+
+def test_keys_and_values_of_one_layer_are_kept_at_a_time(pair):
+    where = Branches.of(COMPARED[:2], torch.device("cpu"))
+    with torch.inference_mode():
+        scoring.forward(pair[1], [token for one in COMPARED[:2] for token in one.tokens], where)
+    assert len(where.slots.layers) == 1
 
 
 def test_long_texts_are_normalised_a_few_rows_at_a_time(pair, monkeypatch):

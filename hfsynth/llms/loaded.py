@@ -162,7 +162,7 @@ class Loaded:
 
         They are tokenized apart from the prompt: it is read once for all of them, so it must end in the same token
         before each, as it would if the model wrote them. Spaces at its end belong to a choice, since in most
-        vocabularies a word and the space before it are one token.
+        vocabularies a word and the space before it are one token; some tokenizers put it there by themselves.
 
         Raises:
             PromptTooLongError: If the prompt and a choice are longer than the context.
@@ -172,7 +172,7 @@ class Loaded:
         tokens, spaces = self._tokens(begun), prompt[len(begun) :]
         if not tokens:
             raise ChatTemplateError(_EMPTY)
-        choices = [self._tokens(spaces + choice) for choice in request.choices]
+        choices = [self._continued(tokens, spaces, choice) for choice in request.choices]
         longest = max(map(len, choices))
         if self.context is not None and len(tokens) + longest > self.context:
             raise PromptTooLongError(
@@ -233,6 +233,13 @@ class Loaded:
         special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
         return self.end_tokens | set(self.tokenizer.convert_tokens_to_ids(list(special))), text
 
+    def _continued(self, prompt: Sequence[int], spaces: str, choice: str) -> list[int]:
+        """Return the tokens of a choice that stands some spaces behind a prompt."""
+        alone = self._tokens(choice)
+        if not spaces or self._decode([*prompt[-1:], *alone]).endswith(spaces + choice):
+            return alone
+        return self._tokens(spaces + choice)
+
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return tokens
@@ -251,5 +258,6 @@ class Loaded:
 
 
 def _is_answered(request: Request) -> bool:
-    """Whether there is nothing to write: the conversation's last turn is the one that is asked for."""
-    return bool(request.messages) and request.messages[-1]["role"] == request.role == "assistant"
+    """Whether there is nothing to write or choose: the conversation's last turn is the one that is asked for."""
+    last = request.messages[-1]["role"] if request.messages else ""
+    return last == request.role == "assistant" and not request.choices

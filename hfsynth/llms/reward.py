@@ -97,7 +97,8 @@ class RewardModel(Configuration, LLM):
                 loaded, or one conversation alone runs out of memory.
         """
         for request in requests:
-            if request.choices or not request.messages or request.messages[-1]["role"] != "assistant":
+            last = request.messages[-1]["role"] if request.messages else ""
+            if request.choices or not last == request.role == "assistant":
                 wanted = f"the choices {request.choices}" if request.choices else f"the {request.role}'s next turn"
                 raise GenerationError(
                     f"{self.model_name} is a reward model: it scores conversations that end with an answer, and "
