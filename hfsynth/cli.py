@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, load_dataset
+from rich.console import Console
 
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
@@ -73,6 +74,10 @@ class RunArguments:
         default=None,
         metadata={"help": "Whether a dataset that is made on the Hub is private; default: the namespace's."},
     )
+    preview: bool = field(
+        default=False,
+        metadata={"help": "Only show the first rows, as the models read and write them, and what all would take."},
+    )
     config_name: str | None = field(
         default=None, metadata={"help": "Configuration to write the result as; default: the technique's name."}
     )
@@ -110,6 +115,9 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSou
     check_config_name(name)
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
+    if run.preview:
+        Console().print(pipeline.preview(source or run.rows()))
+        return
     limits = (run.max_rows, run.max_tokens) if run.num_rows else (None, None)
     dataset = pipeline.run(
         source or run.rows(),

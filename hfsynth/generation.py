@@ -83,6 +83,8 @@ class Completion:
     """Tokens that the model read."""
     completion_tokens: int = 0
     """Tokens that the model wrote, thinking and end token included."""
+    written: str = ""
+    """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
     thinking: str | None = None
     """What the model thought before it answered; None for a model that doesn't."""
     error: str = ""
@@ -165,6 +167,14 @@ class LLM(Protocol):
         the others: or rows would depend on how many processes share the chunks.
         """
         return False
+
+    def prompt(self, request: Request) -> str:
+        """Return what the model reads for a request, as exactly as the llm can tell: here, the messages themselves.
+
+        Raises:
+            ChatTemplateError: If it can't be rendered.
+        """
+        return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
 
     def origin(self) -> Origin:
         """Say what is known of where the model comes from, for the record, without loading it."""

@@ -11,6 +11,9 @@ from datasets import Dataset, DatasetDict, Features
 from hfsynth.crew import is_main_process
 from hfsynth.diagram import Diagram, Node
 from hfsynth.filter import Filter
+from hfsynth.previewing.estimate import estimate
+from hfsynth.previewing.preview import Preview
+from hfsynth.previewing.trying import try_steps
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
@@ -113,6 +116,33 @@ class Pipeline:
         if goal is not None:
             return run.until(source, goal)
         return run.over(source.rows(0, source.num_rows or 0, ()))
+
+    def preview(self, dataset: Dataset | RowSource | None = None, n: int = 3, *, measured: int = 16) -> Preview:
+        """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
+
+        The rows are those that a run begins with. Nothing of them is kept.
+
+        Args:
+            dataset: The input, as `run` takes it.
+            n: Rows to show.
+            measured: Rows to run, `n` at least: the more, the nearer the estimate.
+
+        Returns:
+            The preview: print it, or let a notebook show it.
+
+        Raises:
+            ColumnError: If a step's columns don't fit, before any model is loaded.
+            GenerationError: If an llm can't be loaded.
+            ValueError: If `n` is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; a preview shows at least 1 row.")
+        source = _source(dataset, n)
+        self.features(source.rows(0, 0, ()).features)
+        there = len(dataset) if isinstance(dataset, Dataset) else None
+        count = max(n, measured) if there is None else min(max(n, measured), there)
+        steps = try_steps(self.steps, source.rows(0, count, ()))
+        return Preview(tuple(steps), estimate(steps, count if there is None else there), n)
 
     def push_to_hub(
         self,

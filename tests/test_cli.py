@@ -8,6 +8,7 @@ from hfsynth import (
     InstructionFollowingDifficulty,
     Judge,
     Magpie,
+    Pipeline,
     Reward,
     RewardModel,
     SamplingParams,
@@ -15,7 +16,7 @@ from hfsynth import (
     TextGeneration,
     TransformersLLM,
 )
-from hfsynth.cli import RunArguments, build, parser
+from hfsynth.cli import RunArguments, build, make, parser
 
 TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 
@@ -80,3 +81,10 @@ def test_no_input_or_a_strange_file_is_an_error_that_says_what_would_do(tmp_path
     (tmp_path / "rows.xml").touch()
     with pytest.raises(ValueError, match=r"has type '\.xml'; use one of \['\.csv', "):
         parse(RunArguments, "--dataset", str(tmp_path / "rows.xml")).rows()
+
+
+def test_a_preview_shows_rows_and_leaves_nothing_behind(tmp_path, capsys):
+    arguments = parse(RunArguments, "--preview", "--max-rows", "9", "--output-dir", str(tmp_path / "out"))
+    make(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
+    assert "Question 0" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()

@@ -215,6 +215,7 @@ class Loaded:
             prompt_tokens=len(job.prompt),
             completion_tokens=len(tokens),
             thinking=thinking and self._without_special(thinking),
+            written=self._decode(tokens),
         )
 
     def _engine_of(self, batch_size: int | None) -> Engine:

@@ -1,0 +1,1 @@
+"""Looking before a run: its first rows, exactly as the models read and write them, and what all of it would take."""

@@ -1,0 +1,59 @@
+import re
+from html import unescape
+
+import pytest
+from datasets import Dataset
+
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
+from hfsynth.previewing.preview import visible
+from tests.helpers import OnlyOnce, ScriptedLLM
+
+NASTY = "<b>[bold]x[/bold]</b> \x1b[2J</pre><script>"
+
+
+@pytest.fixture(scope="module")
+def preview():
+    pipeline = OnlyOnce() >> TextGeneration(ScriptedLLM((NASTY, "!tired")))
+    return pipeline.preview(Dataset.from_dict({"instruction": ["a", "a", "b", None, "c"] * 9}), 3)
+
+
+def test_a_terminal_shows_prompts_completions_columns_and_failures_as_they_are(preview):
+    text = str(preview)
+    for shown in ("user: a", "<b>[bold]x[/bold]</b>", "generation", "failed", "tired", "dropped", "repeated 1 a"):
+        assert shown in text
+    assert "\x1b" not in text
+    assert "OnlyOnce: 16 rows in" in text
+    assert "TextGeneration (scripted): " in text
+
+
+def test_only_as_many_rows_are_shown_as_asked_for(preview):
+    assert len(re.findall(r"\brow \d+", str(preview))) == 6  # three of each step
+    assert preview.estimate.measured == 16
+
+
+def test_html_shows_the_same_and_nothing_in_rows_is_markup(preview):
+    html = preview._repr_html_()
+    assert "<script>" not in html
+    assert "[bold]x[/bold]" in unescape(html)
+    assert html.count("<pre") == html.count("</pre>")
+    assert "http" not in html, "it needs no network"
+
+
+def test_the_estimate_is_told_with_its_range(preview):
+    assert re.search(r"rows made: about \d+ \(\d+ to \d+\)", str(preview))
+    assert "from 45 rows, by 16 that were tried" in str(preview)
+
+
+def test_control_characters_are_shown_as_signs():
+    assert visible("a\x1bb\x7fc\nd\te") == "a␛b␡c\nd\te"
+
+
+def test_rows_from_nothing_can_be_previewed():
+    shown = Pipeline((Magpie(EchoLLM(), only_instruction=True),)).preview(n=2, measured=2)
+    assert "Question 0" in str(shown)
+    assert shown.estimate.rows.expected == 2
+
+
+def test_no_rows_to_show_is_an_error():
+    with pytest.raises(ValueError, match="n is 0; a preview shows at least 1 row"):
+        Pipeline((Magpie(EchoLLM()),)).preview(n=0)
