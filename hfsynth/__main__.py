@@ -1,13 +1,49 @@
-"""Run a recipe again: `python -m hfsynth hfsynth.yaml --dataset user/name --output-dir again`."""
+"""Run a recipe again, or look at a dataset.
 
+    hfsynth hfsynth.yaml --dataset user/name --output-dir again
+    hfsynth view user/name --output page.html
+
+`python -m hfsynth` is the same.
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, say
+from hfsynth.loading import load_failures, load_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.recipe import read_recipe, read_source
+from hfsynth.viewing.page import view
 
 
 def main() -> None:
+    """Do what the command line says."""
+    if sys.argv[1:2] == ["view"]:
+        look(sys.argv[2:])
+    else:
+        remake()
+
+
+def look(flags: Sequence[str]) -> None:
+    """Write the page of a dataset."""
+    told = ArgumentParser(prog="hfsynth view", description="Write one page of HTML that shows a dataset.")
+    told.add_argument("dataset", help="A dataset on the Hub, a folder, or a json, jsonl, csv, parquet or txt file.")
+    told.add_argument("--config", help="Configuration.")
+    told.add_argument("--split", default="train", help="Split. Default: train.")
+    told.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
+    told.add_argument("--output", default="view.html", help="The page. Default: view.html.")
+    arguments = told.parse_args(flags)
+    dataset = load_rows(arguments.dataset, arguments.config, arguments.split, arguments.revision)
+    config = arguments.config or dataset.info.config_name
+    failures = load_failures(arguments.dataset, config, arguments.split, arguments.revision)
+    title = f"{arguments.dataset}, {config or 'default'}, {arguments.split}"
+    page = view(dataset, arguments.output, title=title, failures=failures)
+    say(f"{len(dataset):,} rows in {page}")
+
+
+def remake() -> None:
     """Read the command line and the recipe, run it, save what comes out, and push it where asked."""
     flags = parser(__doc__, RunArguments)
     flags.add_argument("recipe", type=Path, help="The hfsynth.yaml of a dataset.")

@@ -12,14 +12,14 @@ import typing
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from rich.console import Console
 
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
+from hfsynth.loading import load_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name
@@ -28,7 +28,6 @@ from hfsynth.record import split_failures
 from hfsynth.rounds import EmptyRows, RowSource
 
 T = TypeVar("T")
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,7 @@ class RunArguments:
             if self.num_rows is None and self.max_rows is None:
                 raise ValueError("no input: give --dataset, or --num-rows for a technique that needs no columns.")
             return None if self.num_rows else EmptyRows().rows(0, self.max_rows or 0, ())
-        suffix = Path(self.dataset).suffix
-        if not Path(self.dataset).is_file():
-            rows = load_dataset(self.dataset, self.config, split=self.split, revision=self.dataset_revision)
-        elif suffix in _FORMATS:
-            rows = load_dataset(_FORMATS[suffix], data_files=self.dataset, split=self.split)
-        else:
-            raise ValueError(f"the file {self.dataset!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
+        rows = load_rows(self.dataset, self.config, self.split, self.dataset_revision)
         return rows if self.max_rows is None else rows.select(range(min(self.max_rows, len(rows))))
 
 

@@ -1,0 +1,39 @@
+"""Datasets by the names that a command line gives them: on the Hub, a folder, or a file."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset:
+    """Load one split of a dataset on the Hub, of a folder, or of a file.
+
+    Raises:
+        ValueError: If the file's type isn't known.
+    """
+    suffix = Path(name).suffix
+    if not Path(name).is_file():
+        return load_dataset(name, config, split=split, revision=revision)
+    if suffix not in _FORMATS:
+        raise ValueError(f"the file {name!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
+    return load_dataset(_FORMATS[suffix], data_files=name, split=split)
+
+
+def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
+    """Load the failures that were saved or pushed beside a dataset's rows; None where there are none."""
+    place = f"{config or 'default'}/failures/{split}.parquet"
+    if Path(name).is_dir():
+        file = Path(name, place)
+    elif Path(name).exists():
+        return None
+    else:
+        try:
+            file = Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
+        except EntryNotFoundError:
+            return None
+    return Dataset(pq.read_table(file)) if file.is_file() else None

@@ -1,0 +1,127 @@
+"""The page of a dataset, opened by a browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from urllib.parse import quote
+
+import pytest
+from datasets import Dataset, Features, Value
+
+from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save
+from hfsynth.viewing.page import view
+from tests.helpers import OnlyOnce, ScriptedLLM
+
+BROWSER = shutil.which("chromium")
+NASTY = "<img src=x onerror=document.title='HACKED'></script><script>document.title='HACKED'</script>{{ 1 }}"
+needs_browser = pytest.mark.skipif(
+    BROWSER is None and "CI" not in os.environ, reason="there is no chromium: run bash scripts/test.sh as root"
+)
+
+
+def dom(file, /, **state):
+    """What a browser makes of the page, with a part of it chosen."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    address = f"file://{file}#{quote(json.dumps(state))}"
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
+    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+
+
+def articles(html):
+    cards = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    return [unescape(re.sub(r"<[^>]+>", " ", re.sub(r"</?mark>", "", card))) for card in cards]
+
+
+def status(html):
+    return re.search(r'id="status"[^>]*>([^<]*)', html).group(1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    texts = [f"Make tea {n}" for n in range(2500)] + ["Make tea 7", None]
+    pipeline = (
+        OnlyOnce()
+        >> EvolInstruct(ScriptedLLM((NASTY, "Sing a song, please", "!tired")), num_evolutions=2)
+        >> Judge.quality(EchoLLM())
+        >> TextGeneration(EchoLLM(), output_mappings={"generation": "response"})
+    )
+    made = pipeline.run(Dataset.from_dict({"instruction": texts}), run_dir=folder / "run", chunk_size=999, quiet=True)
+    save(made, folder / "made", config_name="tea")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(saved):
+    flags = ["view", str(saved / "made"), "--config", "tea", "--output", str(saved / "view.html")]
+    done = subprocess.run([sys.executable, "-m", "hfsynth", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rows in" in done.stdout
+    return saved / "view.html"
+
+
+@needs_browser
+def test_rows_are_shown_a_page_at_a_time(page):
+    first, second = dom(page, tab="rows"), dom(page, tab="rows", page=51)
+    assert len(articles(first)) == len(articles(second)) == 20
+    assert "row 0 " in articles(first)[0]
+    assert re.search(r"row 10[23]\d ", articles(second)[0]), "of another piece of the data than the first"
+
+
+@needs_browser
+def test_nothing_in_a_row_is_markup(page):
+    shown = dom(page, tab="rows")
+    assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
+    assert NASTY in " ".join(articles(shown))
+    assert "<img" not in shown
+
+
+@needs_browser
+def test_a_search_finds_rows_in_every_piece_and_marks_what_it_found(page):
+    found = dom(page, tab="rows", search="TEA 15")
+    texts = [text for text in articles(found) if "Make tea 15" in text]
+    assert len(texts) == len(articles(found)) > 0
+    assert "<mark>tea 15</mark>" in found
+
+
+@needs_browser
+def test_rows_are_chosen_by_a_tag(page, saved):
+    shown = dom(page, tab="rows", tags={"quality": "good"})
+    rows = Dataset.from_parquet(str(next((saved / "made/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
+    assert status(shown) == f"{rows['quality'][:].count('good')} rows"
+    assert all("quality: good" in text for text in articles(shown))
+
+
+@needs_browser
+def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
+    dropped = dom(page, tab="failures", step="OnlyOnce")
+    assert status(dropped) == "1 failures"
+    assert "repeated: 1" in articles(dropped)[0]
+    assert "what it met" in articles(dropped)[0]
+    failed = dom(page, tab="failures", step="EvolInstruct")
+    assert all("tired" in text or "is None" in text for text in articles(failed))
+
+
+@needs_browser
+def test_an_evolved_row_is_shown_as_its_chain(page):
+    first = articles(dom(page, tab="rows"))[0]
+    assert re.search(r"instruction\s+Make tea \d+\s+↓ \w+", first)
+    assert "eliminated: unchanged" in " ".join(articles(dom(page, tab="rows")))
+
+
+def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
+    dataset = Dataset.from_dict({"instruction": ["a"], "response": ["b"]})
+    one, two = (view(dataset, tmp_path / name, title="t & t").read_text() for name in ("one.html", "two.html"))
+    assert one == two
+    assert not re.search(r"""(?:src|href)\s*=|url\(|import\s*\(|fetch\(""", one)
+    assert "default-src 'none'" in one
+    assert "t &amp; t" in one
+
+
+def test_a_dataset_without_rows_has_a_page_too(tmp_path):
+    empty = Dataset.from_dict({"instruction": []}, features=Features({"instruction": Value("string")}))
+    assert view(empty, tmp_path / "page.html").stat().st_size > 0
