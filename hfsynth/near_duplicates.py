@@ -50,24 +50,26 @@ def similar_texts(
     empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
     stayed: list[str] = []
 
-    def met(text: str) -> Nearest | None:
-        """Return the most similar candidate, the first of several; where there is none, take the text up."""
-        parts = shingles(text, length)
-        sketch = empty.copy()
+    def sketched(text: str) -> tuple[frozenset[str], MinHash]:
+        parts, sketch = shingles(text, length), empty.copy()
         sketch.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
+        return parts, sketch
+
+    def take_up(text: str, sketch: MinHash) -> None:
+        index.insert(len(stayed), sketch)
+        stayed.append(text)
+
+    for text in kept:
+        take_up(text, sketched(text)[1])
+    for text in texts:
+        parts, sketch = sketched(text)
         best = Nearest("", 0.0)
         for place in sorted(index.query(sketch)):
             similarity = jaccard(parts, shingles(stayed[place], length))
             best = Nearest(stayed[place], similarity) if similarity > best.score else best
-        if best.score >= threshold:
-            return best
-        index.insert(len(stayed), sketch)
-        stayed.append(text)
-        return None
-
-    for text in kept:
-        met(text)
-    yield from map(met, texts)
+        if best.score < threshold:
+            take_up(text, sketch)
+        yield best if best.score >= threshold else None
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
