@@ -50,24 +50,26 @@ def similar_texts(
     empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
     stayed: list[str] = []
 
-    def met(text: str) -> Nearest | None:
-        """Return the most similar candidate, the first of several; where there is none, take the text up."""
-        parts = shingles(text, length)
-        sketch = empty.copy()
+    def sketched(text: str) -> tuple[frozenset[str], MinHash]:
+        parts, sketch = shingles(text, length), empty.copy()
         sketch.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
+        return parts, sketch
+
+    def take_up(text: str, sketch: MinHash) -> None:
+        index.insert(len(stayed), sketch)
+        stayed.append(text)
+
+    for text in kept:
+        take_up(text, sketched(text)[1])
+    for text in texts:
+        parts, sketch = sketched(text)
         best = Nearest("", 0.0)
         for place in sorted(index.query(sketch)):
             similarity = jaccard(parts, shingles(stayed[place], length))
             best = Nearest(stayed[place], similarity) if similarity > best.score else best
-        if best.score >= threshold:
-            return best
-        index.insert(len(stayed), sketch)
-        stayed.append(text)
-        return None
-
-    for text in kept:
-        met(text)
-    yield from map(met, texts)
+        if best.score < threshold:
+            take_up(text, sketch)
+        yield best if best.score >= threshold else None
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
@@ -114,38 +116,34 @@ def near_texts(
         threshold: The lowest similarity that counts.
         embed: Texts → their vectors.
     """
-    stayed: list[tuple[list[str], Vectors]] = [(block, embed(block)) for block in _blocks(iter(kept))]
+    stayed = [(block, embed(block)) for block in _blocks(iter(kept))]
     for block in _blocks(texts):
         vectors = embed(block)
-        among = _similarity(vectors, vectors)
+        scores, met = _nearest(vectors, stayed)
+        among = vectors @ vectors.T  # block × block
         new: list[int] = []
-        for place, best in enumerate(_nearest(vectors, stayed)):
-            if new and among[place, new].max() > best.score:
+        for place in range(len(block)):
+            if new and among[place, new].max() > scores[place]:
                 other = new[int(among[place, new].argmax())]
-                best = Nearest(block[other], float(among[place, other]))
-            if best.score < threshold:
+                scores[place], met[place] = among[place, other], block[other]
+            score = round(float(scores[place]), 6)  # the digits beyond are float32's own
+            if score < threshold:
                 new.append(place)
-            yield best if best.score >= threshold else None
+            yield Nearest(met[place], score) if score >= threshold else None
         stayed.append(([block[place] for place in new], vectors[new]))
 
 
-def _nearest(vectors: Vectors, stayed: list[tuple[list[str], Vectors]]) -> list[Nearest]:
-    """Return the nearest of the texts that stayed to each of some vectors; the first of several."""
-    best = [Nearest("", -1.0)] * len(vectors)
+def _nearest(vectors: Vectors, stayed: list[tuple[list[str], Vectors]]) -> tuple[Vectors, list[str]]:
+    """Return how near the nearest text that stayed is to each of some vectors, and that text; the first of several."""
+    scores, met = np.full(len(vectors), -np.inf, np.float32), [""] * len(vectors)
     for texts, others in stayed:
         if not texts:
             continue
-        similarity = _similarity(vectors, others)
-        for row, place in enumerate(similarity.argmax(axis=1)):
-            if similarity[row, place] > best[row].score:
-                best[row] = Nearest(texts[place], float(similarity[row, place]))
-    return best
-
-
-def _similarity(vectors: Vectors, others: Vectors) -> NDArray[np.float64]:
-    """Return the cosine similarities, vectors × others, without the last digits, which are float32's own."""
-    similarity: NDArray[np.float64] = (vectors @ others.T).astype(np.float64)
-    return similarity.round(6)
+        similarity = vectors @ others.T  # vectors × others
+        places, best = similarity.argmax(axis=1), similarity.max(axis=1)
+        for row in np.flatnonzero(best > scores):
+            scores[row], met[row] = best[row], texts[places[row]]
+    return scores, met
 
 
 def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
