@@ -13,9 +13,9 @@ from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from hfsynth.loading import FORMATS
 from hfsynth.words import words_in
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _ROWS_AT_ONCE = 1_000
 
 
@@ -71,9 +71,9 @@ def _splits(benchmark: str) -> dict[str, Dataset]:
     """Load a benchmark: how each of its splits is called → its rows."""
     if os.path.isfile(benchmark):
         suffix = Path(benchmark).suffix
-        if suffix not in _FORMATS:
-            raise ValueError(f"the benchmark {benchmark!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
-        return {os.path.basename(benchmark): _load(benchmark, _FORMATS[suffix], split="train", data_files=benchmark)}
+        if suffix not in FORMATS:
+            raise ValueError(f"the benchmark {benchmark!r} has type {suffix!r}; use one of {sorted(FORMATS)}.")
+        return {os.path.basename(benchmark): _load(benchmark, FORMATS[suffix], split="train", data_files=benchmark)}
     name, _, rest = benchmark.partition(":")
     config, _, split = rest.partition(":")
     loaded = _load(benchmark, name, config or None, split=split or None)

@@ -1,6 +1,7 @@
 """Texts as vectors, by a model of sentence-transformers."""
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,15 +26,24 @@ def embed(texts: list[str], model: str, revision: str | None = None) -> "Vectors
     return vectors
 
 
+def check_installed() -> None:
+    """Check that there is a package for embeddings, without loading it.
+
+    Raises:
+        ImportError: If there isn't.
+    """
+    if find_spec("sentence_transformers") is None:
+        raise ImportError(
+            "embeddings need sentence-transformers, which isn't installed: pip install 'hfsynth[embeddings]'."
+        )
+
+
 @lru_cache(maxsize=1)
 def _loaded(model: str, revision: str | None) -> Any:
     """Load a model, once for all the chunks of a step."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "embeddings need sentence-transformers, which isn't installed: pip install 'hfsynth[embeddings]'."
-        ) from error
+    check_installed()
+    from sentence_transformers import SentenceTransformer
+
     try:
         return SentenceTransformer(model, revision=revision)
     except (OSError, ValueError) as error:

@@ -65,6 +65,13 @@ class Filter(Configuration, ABC):
             For each value, why its row is dropped, or None where it stays.
         """
 
+    def check_ready(self) -> None:
+        """Check what can be known of a filter's needs without meeting them, before a run generates anything.
+
+        Raises:
+            ImportError, ValueError: If a package or a file that it needs isn't there.
+        """
+
     def check_columns(self, columns: Iterable[str]) -> None:
         """Check that a dataset has the column.
 

@@ -7,7 +7,8 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+"""How files end → what datasets calls them."""
 
 
 def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset:
@@ -19,9 +20,9 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
     suffix = Path(name).suffix
     if not Path(name).is_file():
         return load_dataset(name, config, split=split, revision=revision)
-    if suffix not in _FORMATS:
-        raise ValueError(f"the file {name!r} has type {suffix!r}; use one of {sorted(_FORMATS)}.")
-    return load_dataset(_FORMATS[suffix], data_files=name, split=split)
+    if suffix not in FORMATS:
+        raise ValueError(f"the file {name!r} has type {suffix!r}; use one of {sorted(FORMATS)}.")
+    return load_dataset(FORMATS[suffix], data_files=name, split=split)
 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:

@@ -101,12 +101,16 @@ class Pipeline:
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
+            ImportError, ValueError: If a filter lacks a package or a file.
         """
         goal = None if num_rows is None else Goal(num_rows, max_rows, max_tokens)
         if goal is None and (max_rows or max_tokens):
             raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} are limits of num_rows; say it too.")
         source = _source(dataset, num_rows)
         self.features(source.rows(0, 0, ()).features)
+        for step in self.steps:
+            if isinstance(step, Filter):
+                step.check_ready()
         if push_target is not None and is_main_process():
             check_push_target(push_target)
         for hint in self._hints():

@@ -5,7 +5,8 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import Decontaminate
+from hfsynth import Decontaminate, TextGeneration
+from tests.helpers import ScriptedLLM
 
 QUESTION = "A farmer has twelve sheep and sells all but five of them: how many sheep does the farmer have left?"
 ROWS = [
@@ -78,3 +79,11 @@ def test_decontaminate_is_its_configuration(quiz):
 def test_a_field_out_of_its_range_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         Decontaminate(**fields)
+
+
+def test_a_benchmark_that_is_not_there_is_told_before_a_run_generates_anything(tmp_path):
+    log = tmp_path / "log"
+    pipeline = TextGeneration(ScriptedLLM(log=str(log))) >> Decontaminate(benchmarks=("gone.jsonl",))
+    with pytest.raises(ValueError, match=r"the benchmark 'gone\.jsonl' is not there"):
+        pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
+    assert not log.exists()

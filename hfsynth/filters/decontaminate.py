@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 
 from hfsynth.benchmarks import NgramIndex, index_passages, passages
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
+from hfsynth.loading import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,16 @@ class Decontaminate(TextFilter):
             raise ValueError(
                 f"Decontaminate.shortest is {self.shortest}; it must be at least 1 and at most ngram, {self.ngram}."
             )
+
+    def check_ready(self) -> None:
+        """Check that benchmarks that are files are there.
+
+        Raises:
+            ValueError: If one isn't.
+        """
+        for benchmark in self.benchmarks:
+            if Path(benchmark).suffix in FORMATS and not Path(benchmark).is_file():
+                raise ValueError(f"the benchmark {benchmark!r} is not there; give the path of a file.")
 
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Look every text's runs of words up; what came before doesn't matter."""

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
-from hfsynth.embeddings import embed
+from hfsynth.embeddings import check_installed, embed
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter
 from hfsynth.near_duplicates import equal_texts, near_texts, similar_texts
@@ -72,6 +72,15 @@ class Deduplicate(TextFilter):
         for name, least in (("shingle", 1), ("permutations", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"Deduplicate.{name} is {getattr(self, name)}; it must be at least {least}.")
+
+    def check_ready(self) -> None:
+        """Check that the package for embeddings is there, where they are compared.
+
+        Raises:
+            ImportError: If it isn't.
+        """
+        if self.by == "embeddings":
+            check_installed()
 
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
         """Compare each text with those that stayed."""
