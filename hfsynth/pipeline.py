@@ -195,11 +195,15 @@ class Pipeline:
         steps = [replace_model(step, model) if model else step for step in described]
         return cls(tuple(make_step(step, names) for step in steps))
 
-    def draw(self, features: Features | None = None) -> str:
-        """Return the steps and the columns between them as Mermaid text.
+    def draw(self, features: Features | None = None, *, file: str | Path | None = None) -> str:
+        """Return the steps and the columns between them as Mermaid text; a notebook shows a pipeline as a picture.
 
         Args:
             features: The dataset's; by default the columns that are read before a step makes them.
+            file: A file to draw a picture into as well, by its name a PNG or an SVG.
+
+        Raises:
+            ValueError: If the file's name ends in neither.
 
         >>> from hfsynth import EchoLLM, TextGeneration
         >>> again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"})
@@ -214,12 +218,28 @@ class Pipeline:
             step1 -- "generation" --> result
             step2 -- "again" --> result
         """
+        diagram = self._diagram(features)
+        if file is not None:
+            from hfsynth.publishing.pictures import draw_diagram  # matplotlib: as long as all other imports
+
+            form = Path(file).suffix.lower()
+            if form not in (".png", ".svg"):
+                raise ValueError(f"the picture {str(file)!r} must end in .png or .svg.")
+            Path(file).write_bytes(draw_diagram(diagram, "png" if form == ".png" else "svg"))
+        return diagram.mermaid()
+
+    def _repr_svg_(self) -> str:
+        from hfsynth.publishing.pictures import draw_diagram
+
+        return draw_diagram(self._diagram(None), "svg").decode()
+
+    def _diagram(self, features: Features | None) -> Diagram:
         columns = list(features or self._first_inputs())
         seen, nodes = set(columns), list[Node]()
         for step in self.steps:
             nodes.append(node_of(step, seen))
             seen |= set(nodes[-1].makes or ())
-        return Diagram.of(columns, nodes).mermaid()
+        return Diagram.of(columns, nodes)
 
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""

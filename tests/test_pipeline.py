@@ -114,3 +114,14 @@ def test_a_step_that_reads_what_another_has_evolved_since_is_told(caplog):
 def test_text_in_a_drawing_can_not_break_it():
     drawing = Pipeline((TextGeneration(LLM, name='a"]; evil'),)).draw()
     assert "a&quot;]; evil" in drawing
+
+
+def test_a_pipeline_is_drawn_into_a_file_and_shown_by_a_notebook(tmp_path):
+    chain = TextGeneration(EchoLLM()) >> TextGeneration(EchoLLM(), output_mappings={"generation": "again"})
+    assert chain.draw(file=tmp_path / "steps.png") == chain.draw()
+    chain.draw(file=tmp_path / "steps.svg")
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "steps.svg").read_text() == chain._repr_svg_()
+    assert "TextGeneration_2" in chain._repr_svg_()
+    with pytest.raises(ValueError, match=r"the picture 'steps\.gif' must end in \.png or \.svg"):
+        chain.draw(file="steps.gif")

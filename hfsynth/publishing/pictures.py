@@ -1,11 +1,12 @@
-"""Pictures of a card, as PNG: the steps and their columns, and how long the texts are."""
+"""Pictures, drawn without a network: the steps and their columns, and how long the texts are."""
 
 import io
 import textwrap
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,7 +20,10 @@ _WIDTH = 2.6  # inches for each place of a diagram
 _TEXT: dict[str, Any] = {"color": _INK, "ha": "center", "parse_math": False}
 
 
-def draw_diagram(diagram: Diagram) -> bytes:
+Form = Literal["png", "svg"]
+
+
+def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
     """Draw a chain of steps from left to right; columns that pass a step by go above or below it."""
     places = len(diagram.names)
     levels = max((_level(arrow) for arrow in diagram.arrows), default=0)
@@ -34,7 +38,7 @@ def draw_diagram(diagram: Diagram) -> bytes:
         axes.text(place, 0, label, va="center", fontsize=9, bbox=box, zorder=3, **_TEXT)
     for number, arrow in enumerate(diagram.arrows):
         _draw_arrow(axes, arrow, upwards=number % 2 == 0)
-    return _png(figure)
+    return _drawn(figure, form)
 
 
 def draw_lengths(lengths: Mapping[str, Lengths]) -> bytes:
@@ -49,7 +53,7 @@ def draw_lengths(lengths: Mapping[str, Lengths]) -> bytes:
         axes.set_ylabel("texts", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return _drawn(figure, "png")
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow, upwards: bool) -> None:
@@ -85,11 +89,11 @@ def _bare(figure: Figure) -> Axes:
     return axes
 
 
-def _png(figure: Figure) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
+def _drawn(figure: Figure, form: Form) -> bytes:
+    """Return a figure's file, the same bytes for the same figure; in SVG, its texts are texts."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "hfsynth"}):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a column's name may be in any script
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format=form, metadata={"Software": None} if form == "png" else {"Date": None})
     return buffer.getvalue()
