@@ -146,8 +146,17 @@ class Spent:
 
     def told(self, goal: Goal) -> str:
         """Say how many rows were accepted, of how many, and what stopped it where they are too few."""
-        share = f" ({self.accepted / self.tried:.1%})" if self.tried else ""
-        text = f"{self.accepted:,} rows accepted of {self.tried:,} tried{share}, {self.tokens:,} tokens"
+        text = f"{accepted_of(self.accepted, self.tried)}, {self.tokens:,} tokens"
         if self.accepted >= goal.num_rows:
             return text
         return f"{text}: {goal.num_rows:,} were wanted, and the input or the budget is spent"
+
+
+def accepted_of(accepted: int, tried: int) -> str:
+    """Say how many rows were accepted of how many of the input, of which one may become several.
+
+    >>> accepted_of(10, 40), accepted_of(90, 40)
+    ('10 rows accepted of 40 tried (25.0%)', '90 rows accepted of 40 tried (2.25 for each)')
+    """
+    rate = accepted / tried if tried else 0.0
+    return f"{accepted:,} rows accepted of {tried:,} tried ({f'{rate:.1%}' if rate <= 1 else f'{rate:.2f} for each'})"

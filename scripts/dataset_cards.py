@@ -2,7 +2,8 @@
 
     python scripts/dataset_cards.py --model FOLDER --gguf-file FILE
 
-One for each technique, and one for the quickstart, which chains three.
+One for each technique that has a script, and one for the quickstart, which chains three. Bootstrapping is run to 200
+instructions from the 175 seeds too, which takes longer than all others together: `--only bootstrap_200`.
 """
 
 import argparse
@@ -23,8 +24,12 @@ RUNS = {
     "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "48"],
     "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "48", "--response-max-new-tokens", "48"],
     "quickstart": ["--num-rows", "4"],
+    "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "4", "--max-new-tokens", "192"],
 }
 """Script → its flags, beside those of the model."""
+SEEDS = str(CARDS / "self_instruct_seed_tasks.jsonl")
+LONG = {"bootstrap_200": ["--dataset", SEEDS, "--num-rows", "200", "--chunk-size", "64"]}
+"""Card → the flags of the script of its first name, run where it is asked for alone."""
 
 
 def main() -> None:
@@ -33,14 +38,17 @@ def main() -> None:
     flags.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
     flags.add_argument("--gguf-file", help="GGUF file in that folder.")
     flags.add_argument("--output-dir", type=Path, default=CARDS, help="Default: dataset_cards.")
-    flags.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="Scripts; default: all.")
+    flags.add_argument(
+        "--only", nargs="+", default=list(RUNS), choices=[*RUNS, *LONG], help="Default: all but bootstrap_200."
+    )
     arguments = flags.parse_args()
     model = ["--model", arguments.model, "--dtype", "float32"]
     model += ["--gguf-file", arguments.gguf_file] if arguments.gguf_file else []
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / name
-            command = [sys.executable, str(SCRIPTS / f"{name}.py"), *RUNS[name], *model, "--output-dir", str(made)]
+            script = str(SCRIPTS / f"{name.partition('_200')[0]}.py")
+            command = [sys.executable, script, *(RUNS | LONG)[name], *model, "--output-dir", str(made)]
             home = {"HF_HOME": folder, "OMP_NUM_THREADS": "2"}  # a cache of its own: everything is generated
             subprocess.run(command, check=True, env={**os.environ, **home})
             keep(made, arguments.output_dir / name)

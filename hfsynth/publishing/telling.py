@@ -11,6 +11,7 @@ from hfsynth.publishing.figures import ColumnFigures
 from hfsynth.publishing.metadata import stated
 from hfsynth.publishing.ownership import numbered
 from hfsynth.record import METADATA_COLUMN
+from hfsynth.rounds import accepted_of
 
 _REASONS = 10  # reasons of failures that are listed for a step
 _SCRIPTS = 4
@@ -75,8 +76,7 @@ def opening(config: ConfigFacts) -> str:
     if bare and METADATA_COLUMN in config.columns:
         told.append(f"Of them {number(bare)} were not made by these steps.")
     told += [
-        f"{number(run.wanted)} accepted rows were asked for: {number(run.accepted)} of {number(run.source.rows)} rows "
-        f"tried were ({run.accepted / max(run.source.rows, 1):.1%})."
+        f"{number(run.wanted)} accepted rows were asked for: {accepted_of(run.accepted, run.source.rows)}."
         for run in config.runs
         if run.wanted
     ]
