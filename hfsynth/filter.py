@@ -72,6 +72,13 @@ class Filter(Configuration, ABC):
             ImportError, ValueError: If a package or a file that it needs isn't there.
         """
 
+    def files_state(self) -> str:
+        """Say what tells the files that a filter reads from what they were before; "" where it reads none.
+
+        It is a part of a step's key: where a file has changed, the step is run again.
+        """
+        return ""
+
     def check_columns(self, columns: Iterable[str]) -> None:
         """Check that a dataset has the column.
 

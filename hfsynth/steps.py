@@ -51,8 +51,10 @@ def step_hash(step: Step) -> str:
     A function that can be imported is pickled by its name alone, so the source of its module is hashed too: editing
     it, or what it uses there, makes it run again. What it imports from elsewhere is not looked at.
     """
-    if isinstance(step, Technique | Filter):
+    if isinstance(step, Technique):
         return str(Hasher.hash(step))
+    if isinstance(step, Filter):
+        return str(Hasher.hash((step, step.files_state())))
     module = inspect.getmodule(step)
     try:
         source = inspect.getsource(step if module is None or module.__name__ == "__main__" else module)

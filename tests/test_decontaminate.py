@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import Decontaminate, TextGeneration
+from hfsynth import Decontaminate, Pipeline, TextGeneration
 from tests.helpers import ScriptedLLM
 
 QUESTION = "A farmer has twelve sheep and sells all but five of them: how many sheep does the farmer have left?"
@@ -44,12 +44,12 @@ def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
     assert stay(ngram=13, shortest=1) == [False, False, False]  # "five" is an answer
 
 
-def test_the_benchmarks_are_read_when_the_first_row_is_decided_on_and_not_before(tmp_path):
+def test_the_benchmarks_are_read_when_the_first_row_is_decided_on_and_not_before(tmp_path, monkeypatch):
     filter = Decontaminate(benchmarks=(str(tmp_path / "later.txt"),))
     verdicts = filter.verdicts(["one two three four five six seven eight"], [])
     (tmp_path / "later.txt").write_text("One two three, four five six; seven eight.\n")
     assert next(verdicts).met == "later.txt row 0 text"
-    (tmp_path / "later.txt").unlink()
+    monkeypatch.setattr("hfsynth.filters.decontaminate.passages", None)
     assert next(filter.verdicts(["nothing of it"], [])) is None  # they are read once
 
 
@@ -87,3 +87,14 @@ def test_a_benchmark_that_is_not_there_is_told_before_a_run_generates_anything(t
     with pytest.raises(ValueError, match=r"the benchmark 'gone\.jsonl' is not there"):
         pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
     assert not log.exists()
+
+
+def test_a_benchmark_that_has_changed_is_compared_with_again(tmp_path):
+    quiz = tmp_path / "quiz.jsonl"
+    rows = Dataset.from_dict({"instruction": [QUESTION]})
+    pipeline = Pipeline((Decontaminate(benchmarks=(str(quiz),)),))
+    found = []
+    for text in ("Something else that is not at all like the question that we have here, by far.", QUESTION):
+        quiz.write_text(json.dumps({"question": text}) + "\n")
+        found.append(len(pipeline.run(rows, run_dir=tmp_path / "run", quiet=True)))
+    assert found == [1, 0]

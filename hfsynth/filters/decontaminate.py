@@ -6,7 +6,7 @@ are compared by fewer words, but never by fewer than 8.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -62,14 +62,22 @@ class Decontaminate(TextFilter):
             if Path(benchmark).suffix in FORMATS and not Path(benchmark).is_file():
                 raise ValueError(f"the benchmark {benchmark!r} is not there; give the path of a file.")
 
+    def files_state(self) -> str:
+        """Name the size and time of each benchmark that is a file."""
+        states = (Path(benchmark).stat() for benchmark in self.benchmarks if Path(benchmark).is_file())
+        return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
+
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Look every text's runs of words up; what came before doesn't matter."""
+        index: NgramIndex | None = None
         for text in texts:
-            found = self._index.find(text)
+            index = index or _index(self.benchmarks, self.shortest, self.ngram, self.files_state())
+            found = index.find(text)
             yield Drop("in_benchmark", found.ngram, found.place) if found else None
 
-    @cached_property
-    def _index(self) -> NgramIndex:
-        """The benchmarks, read once for all the chunks of a step."""
-        found = chain.from_iterable(passages(benchmark, self.shortest) for benchmark in self.benchmarks)
-        return index_passages(found, self.ngram)
+
+@lru_cache(maxsize=1)
+def _index(benchmarks: tuple[str, ...], shortest: int, ngram: int, state: str) -> NgramIndex:  # noqa: ARG001 - a key
+    """Read the benchmarks, once for all the rounds of a run."""
+    found = chain.from_iterable(passages(benchmark, shortest) for benchmark in benchmarks)
+    return index_passages(found, ngram)
