@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfsynth.cli import RunArguments, build, make, parser, say
-from hfsynth.loading import load_failures, load_rows
+from hfsynth.inputs import load_failures, load_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.recipe import read_recipe, read_source
 from hfsynth.viewing.page import view

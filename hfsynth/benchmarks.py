@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from hfsynth.loading import FORMATS
+from hfsynth.inputs import FORMATS
 from hfsynth.words import words_in
 
 _ROWS_AT_ONCE = 1_000

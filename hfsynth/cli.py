@@ -19,7 +19,7 @@ from rich.console import Console
 
 from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
-from hfsynth.loading import load_rows
+from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name

@@ -13,7 +13,7 @@ from pathlib import Path
 from hfsynth.benchmarks import NgramIndex, index_passages, passages
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
-from hfsynth.loading import FORMATS
+from hfsynth.inputs import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from datasets import Dataset
+
+from hfsynth import EchoLLM, TextGeneration, push_to_hub, save
+from hfsynth.inputs import load_failures, load_rows
+
+MADE = Dataset.from_dict({"instruction": ["a", None]}).map(
+    TextGeneration(EchoLLM()), batched=True, with_indices=True, load_from_cache_file=False
+)
+
+
+@pytest.fixture(params=["folder", "hub"])
+def name(request, tmp_path, hub):
+    """A dataset with a row and a failure, in a folder or on the Hub."""
+    if request.param == "folder":
+        save(MADE, tmp_path / "made", config_name="text")
+        return str(tmp_path / "made")
+    push_to_hub(MADE, "user/made", config_name="text")
+    return "user/made"
+
+
+def test_rows_and_failures_are_found_by_the_name_of_a_folder_or_of_a_dataset_on_the_hub(name):
+    assert load_rows(name, "text", "train")["instruction"][:] == ["a"]
+    assert load_failures(name, "text", "train")["reason"][:] == ["instruction is None"]
+
+
+def test_where_there_are_no_failures_none_are_loaded(name):
+    assert load_failures(name, "other", "train") is None
+
+
+def test_a_file_has_no_failures(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"instruction": "a"}))
+    assert load_rows(str(tmp_path / "rows.jsonl"), None, "train")["instruction"][:] == ["a"]
+    assert load_failures(str(tmp_path / "rows.jsonl"), None, "train") is None
+
+
+def test_a_file_of_another_type_is_an_error_that_lists_the_types(tmp_path):
+    (tmp_path / "rows.xml").touch()
+    with pytest.raises(ValueError, match=r"has type '\.xml'; use one of \['\.csv', "):
+        load_rows(str(tmp_path / "rows.xml"), None, "train")
