@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
-from hfsynth.crew import is_main_process
 from hfsynth.generation import LLM, SamplingParams
 from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline
@@ -25,7 +24,8 @@ from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name
 from hfsynth.publishing.folder import save
 from hfsynth.record import split_failures
-from hfsynth.rounds import EmptyRows, RowSource
+from hfsynth.running.crew import is_main_process
+from hfsynth.running.rounds import EmptyRows, RowSource
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features
 
-from hfsynth.crew import is_main_process
 from hfsynth.diagram import Diagram, Node
 from hfsynth.filter import Filter
 from hfsynth.previewing.estimate import estimate
@@ -17,8 +16,9 @@ from hfsynth.previewing.trying import try_steps
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
-from hfsynth.rounds import DatasetRows, EmptyRows, Goal, RowSource
-from hfsynth.run import Run, RunOptions, default_run_dir
+from hfsynth.running.crew import is_main_process
+from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, RowSource
+from hfsynth.running.run import Run, RunOptions, default_run_dir
 from hfsynth.steps import DatasetFunction, Step, features_after, node_of, step_name
 from hfsynth.technique import Technique
 

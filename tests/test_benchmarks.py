@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import benchmarks
-from hfsynth.benchmarks import NgramIndex, Passage, index_passages, passages
+from hfsynth.likeness import benchmarks
+from hfsynth.likeness.benchmarks import NgramIndex, Passage, index_passages, passages
 
 RHYME = "one two three four five six seven eight nine ten"
 

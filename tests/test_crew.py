@@ -1,7 +1,7 @@
 import pytest
 from torch.distributed import TCPStore
 
-from hfsynth.crew import Crew, is_main_process, wait_until
+from hfsynth.running.crew import Crew, is_main_process, wait_until
 
 
 def test_a_process_alone_counts_for_itself():

@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from hfsynth import near_duplicates
-from hfsynth.near_duplicates import equal_texts, jaccard, near_texts, shingles, similar_texts
+from hfsynth.likeness import near_duplicates
+from hfsynth.likeness.near_duplicates import equal_texts, jaccard, near_texts, shingles, similar_texts
 
 SENTENCE = "a red fruit green name three more of these kinds that grow on trees in spring or autumn"
 WORDS = SENTENCE.split()

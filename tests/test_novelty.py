@@ -7,7 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from hfsynth.novelty import NoveltyPool, f_measures, words_of
+from hfsynth.likeness.novelty import NoveltyPool, f_measures, words_of
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import EchoLLM, Magpie, Pipeline, RunError, TextGeneration
-from hfsynth.overlap import ChunksInFlight
+from hfsynth.running.overlap import ChunksInFlight
 from tests.helpers import ScriptedLLM
 
 LOG: list[str] = []

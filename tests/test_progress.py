@@ -1,7 +1,7 @@
 import pytest
 
-from hfsynth.crew import Crew
-from hfsynth.progress import Progress
+from hfsynth.running.crew import Crew
+from hfsynth.running.progress import Progress
 
 
 def test_without_a_terminal_it_tells_rows_rate_tokens_failures_and_time_left_on_a_line(capsys):

@@ -5,7 +5,7 @@ from datasets import Dataset, load_dataset
 
 from hfsynth import EchoLLM, Magpie, Pipeline, RunError, TextGeneration, split_failures
 from hfsynth.provenance import records
-from hfsynth.rounds import DatasetRows, EmptyRows, Goal, Spent
+from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, Spent
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 

@@ -4,9 +4,9 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import EchoLLM, Pipeline, TextGeneration
-from hfsynth.chunks import StepFolder
-from hfsynth.crew import Crew
-from hfsynth.whole import run_whole
+from hfsynth.running.chunks import StepFolder
+from hfsynth.running.crew import Crew
+from hfsynth.running.whole import run_whole
 from tests.helpers import OnlyOnce
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a"]})

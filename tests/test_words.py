@@ -1,6 +1,6 @@
 import pytest
 
-from hfsynth.words import normal_form, words_in
+from hfsynth.likeness.words import normal_form, words_in
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from hfsynth.benchmarks import NgramIndex, index_passages, passages
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
 from hfsynth.inputs import FORMATS
+from hfsynth.likeness.benchmarks import NgramIndex, index_passages, passages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
-from hfsynth.embeddings import check_installed, embed
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter
-from hfsynth.near_duplicates import equal_texts, near_texts, similar_texts
-from hfsynth.novelty import Nearest
+from hfsynth.likeness.embeddings import check_installed, embed
+from hfsynth.likeness.near_duplicates import equal_texts, near_texts, similar_texts
+from hfsynth.likeness.novelty import Nearest
 
 Way = Literal["exact", "minhash", "embeddings"]
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.95}

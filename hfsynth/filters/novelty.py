@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
-from hfsynth.novelty import NoveltyPool
+from hfsynth.likeness.novelty import NoveltyPool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hfsynth.filters.rules import Found, RuleFilter
 from hfsynth.filters.texts import texts_of_field
-from hfsynth.words import words_in
+from hfsynth.likeness.words import words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>

@@ -14,8 +14,8 @@ from hfsynth.errors import RowError
 from hfsynth.filter import Filter
 from hfsynth.flow import Flow, Outcome, Row, run_flows
 from hfsynth.generation import Completion, Request
-from hfsynth.progress import without_bars
-from hfsynth.runner import LaidOut
+from hfsynth.running.progress import without_bars
+from hfsynth.running.runner import LaidOut
 from hfsynth.steps import Step, features_after, step_name
 from hfsynth.technique import Technique
 

@@ -28,13 +28,13 @@ from datasets import (
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 
-from hfsynth.progress import without_bars
 from hfsynth.provenance import RunRecord, read_off, records
 from hfsynth.publishing import telling
 from hfsynth.publishing.facts import ConfigFacts, SplitFacts
 from hfsynth.publishing.ownership import FACTS, numbered
 from hfsynth.recipe import write_recipe
 from hfsynth.record import METADATA_COLUMN, failures_dataset, split_failures, step_names
+from hfsynth.running.progress import without_bars
 from hfsynth.steps import Step
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from hfsynth.crew import is_main_process
 from hfsynth.publishing.card import read_metadata, write_card
 from hfsynth.publishing.facts import ConfigFacts
 from hfsynth.publishing.files import check_config_name, splits_of, write_config, write_facts
 from hfsynth.publishing.ownership import FACTS, conflict, is_ours
+from hfsynth.running.crew import is_main_process
 from hfsynth.steps import Step
 
 logger = logging.getLogger(__name__)

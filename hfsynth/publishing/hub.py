@@ -17,7 +17,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from hfsynth.crew import is_main_process
 from hfsynth.errors import PushError
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.card import read_metadata, write_card
@@ -26,6 +25,7 @@ from hfsynth.publishing.files import check_config_name, splits_of, write_config,
 from hfsynth.publishing.ownership import FACTS, conflict, is_ours, our_configs
 from hfsynth.publishing.retrying import persistently, told
 from hfsynth.publishing.stating import look_up
+from hfsynth.running.crew import is_main_process
 from hfsynth.steps import Step
 
 

@@ -11,7 +11,7 @@ from hfsynth.publishing.figures import ColumnFigures
 from hfsynth.publishing.metadata import stated
 from hfsynth.publishing.ownership import numbered
 from hfsynth.record import METADATA_COLUMN
-from hfsynth.rounds import accepted_of
+from hfsynth.running.rounds import accepted_of
 
 _REASONS = 10  # reasons of failures that are listed for a step
 _SCRIPTS = 4

@@ -23,14 +23,14 @@ import pyarrow as pa
 from datasets import Dataset, Features
 
 from hfsynth.batches import Batch, Columns
-from hfsynth.chunks import ChunkFailure, StepFolder
-from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import ChatTemplateError, RunError
 from hfsynth.flow import Outcome
-from hfsynth.overlap import ChunksInFlight
-from hfsynth.progress import Progress, without_bars
 from hfsynth.provenance import step_record
 from hfsynth.record import METADATA_COLUMN, StepTally
+from hfsynth.running.chunks import ChunkFailure, StepFolder
+from hfsynth.running.crew import Crew, wait_until
+from hfsynth.running.overlap import ChunksInFlight
+from hfsynth.running.progress import Progress, without_bars
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from datasets import disable_progress_bars, enable_progress_bars
 from datasets.utils import are_progress_bars_disabled
 from tqdm.auto import tqdm
 
-from hfsynth.crew import Crew
+from hfsynth.running.crew import Crew
 
 _SECONDS_PER_LINE = 10.0
 

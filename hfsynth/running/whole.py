@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
-from hfsynth.chunks import StepFolder
-from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import RunError
 from hfsynth.filter import Filter
-from hfsynth.progress import without_bars
 from hfsynth.provenance import step_record
 from hfsynth.record import StepTally
-from hfsynth.runner import DiskErrors
+from hfsynth.running.chunks import StepFolder
+from hfsynth.running.crew import Crew, wait_until
+from hfsynth.running.progress import without_bars
+from hfsynth.running.runner import DiskErrors
 from hfsynth.steps import DatasetFunction, step_name
 
 _WAIT = 24 * 3600.0  # seconds that process 0 may take while the others wait

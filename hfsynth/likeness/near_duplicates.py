@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from hfsynth.novelty import Nearest
-from hfsynth.words import normal_form
+from hfsynth.likeness.novelty import Nearest
+from hfsynth.likeness.words import normal_form
 
 Vectors = NDArray[np.float32]  # texts × dimensions, each of length 1
 _BLOCK = 256  # texts that are embedded, and compared with another so many, at once

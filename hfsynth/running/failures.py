@@ -6,11 +6,11 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
-from hfsynth.crew import Crew
 from hfsynth.errors import RunError
-from hfsynth.progress import without_bars
 from hfsynth.record import chunk_failures
-from hfsynth.runner import DiskErrors, StepRun
+from hfsynth.running.crew import Crew
+from hfsynth.running.progress import without_bars
+from hfsynth.running.runner import DiskErrors, StepRun
 
 logger = logging.getLogger(__name__)
 

@@ -19,21 +19,21 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
-from hfsynth.chunks import StepFolder
-from hfsynth.crew import Crew, wait_until
 from hfsynth.errors import RunError
-from hfsynth.failures import Failures
 from hfsynth.filter import Filter
 from hfsynth.generation import LLM
-from hfsynth.progress import Progress
 from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
 from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
-from hfsynth.rounds import Goal, RowSource, Spent
-from hfsynth.runner import DiskErrors, StepRun
+from hfsynth.running.chunks import StepFolder
+from hfsynth.running.crew import Crew, wait_until
+from hfsynth.running.failures import Failures
+from hfsynth.running.progress import Progress
+from hfsynth.running.rounds import Goal, RowSource, Spent
+from hfsynth.running.runner import DiskErrors, StepRun
+from hfsynth.running.whole import run_whole
 from hfsynth.steps import Step, features_after, step_hash, step_name
 from hfsynth.technique import Technique
-from hfsynth.whole import run_whole
 
 logger = logging.getLogger(__name__)
 _SHARED_WAIT = 60.0  # seconds in which a shared folder must show what another node wrote

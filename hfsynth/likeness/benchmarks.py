@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from hfsynth.inputs import FORMATS
-from hfsynth.words import words_in
+from hfsynth.likeness.words import words_in
 
 _ROWS_AT_ONCE = 1_000
 

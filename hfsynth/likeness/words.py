@@ -1,6 +1,6 @@
 """A text as words, whatever its script: what is compared where two texts should count as the same in spite of style.
 
-`hfsynth.novelty` has another way, which is that of `rouge_score`.
+`hfsynth.likeness.novelty` has another way, which is that of `rouge_score`.
 """
 
 import re

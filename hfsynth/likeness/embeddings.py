@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfsynth.near_duplicates import Vectors
+    from hfsynth.likeness.near_duplicates import Vectors
 
 
 def embed(texts: list[str], model: str, revision: str | None = None) -> "Vectors":

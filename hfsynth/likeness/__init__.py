@@ -1,0 +1,1 @@
+"""Texts that are alike: equal, worded alike, near in meaning, or in a benchmark."""
