@@ -101,6 +101,12 @@ def test_where_the_input_is_spent_there_are_fewer_rows_and_a_warning(tmp_path, c
     assert "50 were wanted, and the input or the budget is spent" in caplog.text
 
 
+def test_an_input_without_rows_gives_none_with_all_columns(tmp_path):
+    made = pipeline().run(GIVEN.select([]), num_rows=5, run_dir=tmp_path, quiet=True)
+    assert len(made) == 0
+    assert {"instruction", "generation"} <= set(made.column_names)
+
+
 def test_a_budget_of_tokens_ends_a_run(tmp_path):
     run = Pipeline((TextGeneration(ScriptedLLM()),))  # 3 tokens read and 2 written for each row
     many = Dataset.from_dict({"instruction": [f"{n}" for n in range(100)]})

@@ -108,6 +108,8 @@ class Run:
                 accepted.append(split_failures(made)[0] if METADATA_COLUMN in made.column_names else made)
                 spent = Spent(spent.tried + count, spent.accepted + len(accepted[-1]), part.tokens)
                 logger.info(spent.told(goal))
+            if not accepted:  # there is no row, but there are columns
+                accepted.append(part.round(first))
         if spent.accepted < goal.num_rows:
             logger.warning(spent.told(goal))
         made = concatenate_datasets(accepted)
