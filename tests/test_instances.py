@@ -21,15 +21,15 @@ def test_a_classification_gets_its_labels_first():
     requests, rows = drive(flow(), YES, say("Label: Odd\nInput: 3\nLabel: Even\nInput: 4"))
     assert "for each possible label an input" in requests[1].messages[0]["content"]
     assert rows == [
-        {"input": "3", "response": "Odd", "is_classification": True},
-        {"input": "4", "response": "Even", "is_classification": True},
+        {"input": "3", "response": "Odd", "is_classification": True, "dropped_instances": []},
+        {"input": "4", "response": "Even", "is_classification": True, "dropped_instances": []},
     ]
 
 
 def test_any_other_task_gets_its_inputs_first():
     requests, rows = drive(flow(), NO, say("Example 1\nInput: 3, 1\nOutput: 1, 3"))
     assert "write one and then the output" in requests[1].messages[0]["content"]
-    assert rows == [{"input": "3, 1", "response": "1, 3", "is_classification": False}]
+    assert rows == [{"input": "3, 1", "response": "1, 3", "is_classification": False, "dropped_instances": []}]
 
 
 def test_the_paper_s_sampling_is_the_default():
@@ -59,21 +59,35 @@ def test_instances_are_read_however_they_are_written(text, found):
 
 
 @pytest.mark.parametrize(
-    "dropped", [Instance("same", "same"), Instance("a", ""), Instance("a:", "b"), Instance("a", "b:")], ids=str
+    ("dropped", "rule"),
+    [
+        (Instance("same", "same"), "copied"),
+        (Instance("a", ""), "empty"),
+        (Instance("a:", "b"), "colon"),
+        (Instance("a", "b:"), "colon"),
+    ],
+    ids=str,
 )
-def test_what_is_no_instance_is_dropped(dropped):
+def test_what_is_no_instance_is_dropped_and_told_with_its_rule(dropped, rule):
     kept = Instance("x", "y")
-    assert clean_instances([dropped, kept, kept]) == [kept]
+    assert clean_instances([dropped, kept, kept], 5) == ([kept], [(dropped, rule), (kept, "repeated")])
 
 
-def test_a_task_of_which_an_input_has_two_responses_is_dropped():
-    assert clean_instances([Instance("a", "b"), Instance("c", "d"), Instance("a", "e")]) == []
+def test_a_task_of_which_an_input_has_two_responses_is_dropped_whole():
+    found = [Instance("a", "b"), Instance("c", ""), Instance("a", "e")]
+    kept, dropped = clean_instances(found, 5)
+    assert kept == []
+    assert dropped == list(zip(found, ["contradicted", "empty", "contradicted"], strict=True))
 
 
 def test_no_more_instances_are_kept_than_asked_for_and_none_that_was_cut_off():
     text = "\n".join(f"Input: {n}\nOutput: o{n}" for n in range(9))
-    assert len(drive(flow(), NO, say(text))[1]) == 5
-    assert len(drive(flow(num_instances=9), NO, say(text, "length"))[1]) == 8
+    _, rows = drive(flow(), NO, say(text))
+    assert [row["input"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [one["rule"] for one in rows[0]["dropped_instances"]] == ["surplus"] * 4
+    _, rows = drive(flow(num_instances=9), NO, say(text, "length"))
+    assert len(rows) == 8
+    assert rows[0]["dropped_instances"] == [{"input": "8", "response": "o8", "rule": "cut_off"}]
 
 
 def test_a_task_without_an_instance_failed():
@@ -81,7 +95,7 @@ def test_a_task_without_an_instance_failed():
         SelfInstructInstances(ScriptedLLM(("Output:",))), batched=True, with_indices=True
     )
     entry = made[0]["generation_metadata"][0]
-    assert (entry["error"], entry["raw"]) == ("the completion has no instance", "Output:")
+    assert (entry["error"], entry["raw"]) == ("the completion has no instance that stands: empty", "Output:")
     assert (made[0]["input"], made[0]["response"], made[0]["is_classification"]) == (None, None, None)
 
 

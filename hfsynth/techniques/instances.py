@@ -6,11 +6,11 @@ label; any other task gets its inputs first. What is no instance is cleaned away
 
 import random
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from datasets import Features, Value
+from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
@@ -90,6 +90,10 @@ _PART = re.compile(r"^[ \t*#-]*(input|output|(?:class )?label)[ \t*]*:[ \t*]*", 
 _EMPTY = {"", "none", "n/a", "none.", "no input", "no input needed"}
 
 
+DROPPED = {"input": Value("string"), "response": Value("string"), "rule": Value("string")}
+"""One instance that was cleaned away, and by which rule."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """An input for a task, "" where it needs none, and the response."""
@@ -102,14 +106,16 @@ class Instance:
 class SelfInstructInstances(Technique):
     """Make instances of a task: `instruction` → `input`, `response` and `is_classification`, one row for each.
 
-    A row that comes to no instance failed, and so did one whose inputs have two responses, as in the paper.
+    A row that comes to no instance failed, and so did one whose inputs have two responses, as in the paper. What was
+    cleaned away is in `dropped_instances`, by its rule (`clean_instances`).
 
     >>> from hfsynth import EchoLLM
     >>> list(SelfInstructInstances(EchoLLM()).output_features)
-    ['input', 'response', 'is_classification']
+    ['input', 'response', 'is_classification', 'dropped_instances']
     """
 
     citation: ClassVar[str] = CITATION
+    rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
     num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
     classification_prompt: str = field(
@@ -146,8 +152,10 @@ class SelfInstructInstances(Technique):
 
     @property
     def output_features(self) -> Features:
-        """`input`, "" where the task needs none; `response`; `is_classification`."""
-        return Features({"input": Value("string"), "response": Value("string"), "is_classification": Value("bool")})
+        """`input`, "" where the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
+        text = Value("string")
+        made = {"input": text, "response": text, "is_classification": Value("bool")}
+        return Features({**made, "dropped_instances": List(DROPPED)})
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Ask whether it is a classification, then for instances, and clean them."""
@@ -160,14 +168,21 @@ class SelfInstructInstances(Technique):
         prompt = render_prompt(template, given)
         completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
         found = list(parse_instances(completion.text))
-        if completion.finish_reason == "length" and len(found) > 1:
-            found.pop()  # it was cut off
-        kept = clean_instances(found)
+        kept, dropped = clean_instances(found, self.num_instances, completion.finish_reason == "length")
         if not kept:
-            raise RowError("the completion has no instance", completion.text)
+            rules = ", ".join(dict.fromkeys(rule for _, rule in dropped))
+            raise RowError(
+                f"the completion has no instance{f' that stands: {rules}' if rules else ''}", completion.text
+            )
+        away = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
         return [
-            {"input": one.input, "response": one.response, "is_classification": is_classification}
-            for one in kept[: self.num_instances]
+            {
+                "input": one.input,
+                "response": one.response,
+                "is_classification": is_classification,
+                "dropped_instances": away,
+            }
+            for one in kept
         ]
 
 
@@ -197,25 +212,40 @@ def parse_instances(text: str) -> Iterator[Instance]:
     yield _instance(one)
 
 
-def clean_instances(found: list[Instance]) -> list[Instance]:
-    """Drop what is no instance, and all of them where one input has two responses.
+def clean_instances(
+    found: Sequence[Instance], most: int, cut_off: bool = False
+) -> tuple[list[Instance], list[tuple[Instance, str]]]:
+    """Part instances into those that stand, and the others with the rule that each breaks.
 
-    Dropped: a response that is empty, or the input once more; a part that ends in a colon; what was there before.
+    The rules: `cut_off`, the last of a completion that was; `empty`, there is no response; `copied`, the response is
+    the input once more; `colon`, a part ends in one; `repeated`, it was there before; `contradicted`, its input has
+    another response too, and then none of the task stands; `surplus`, there are enough.
 
-    >>> clean_instances([Instance("a", "b"), Instance("a", "a"), Instance("c", ""), Instance("d:", "e")])
-    [Instance(input='a', response='b')]
-    >>> clean_instances([Instance("a", "b"), Instance("a", "c")])
-    []
+    >>> kept, dropped = clean_instances([Instance("a", "b"), Instance("a", "a"), Instance("c", "")], 5)
+    >>> kept, [rule for _, rule in dropped]
+    ([Instance(input='a', response='b')], ['copied', 'empty'])
     """
-    kept = [
-        one
-        for one in dict.fromkeys(found)
-        if one.response
-        and one.response != one.input
-        and not one.input.endswith(":")
-        and not one.response.endswith(":")
-    ]
-    return kept if len({one.input for one in kept}) == len(kept) else []
+    broken = [_broken(one, found[:place]) for place, one in enumerate(found)]
+    if cut_off and len(found) > 1:
+        broken[-1] = "cut_off"
+    standing = [one for one, rule in zip(found, broken, strict=True) if not rule]
+    if len({one.input for one in standing}) < len(standing):
+        broken = [rule or "contradicted" for rule in broken]
+        standing = []
+    kept = standing[:most]
+    dropped = [(one, rule) for one, rule in zip(found, broken, strict=True) if rule]
+    return kept, [*dropped, *((one, "surplus") for one in standing[most:])]
+
+
+def _broken(one: Instance, before: Sequence[Instance]) -> str:
+    """Return the rule that an instance breaks by itself, or "" if it stands."""
+    if not one.response:
+        return "empty"
+    if one.response == one.input:
+        return "copied"
+    if one.input.endswith(":") or one.response.endswith(":"):
+        return "colon"
+    return "repeated" if one in before else ""
 
 
 def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
