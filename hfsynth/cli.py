@@ -20,12 +20,13 @@ from rich.console import Console
 from hfsynth.generation import LLM, SamplingParams
 from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline
+from hfsynth.provenance import records
 from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.files import check_config_name
 from hfsynth.publishing.folder import save
-from hfsynth.record import split_failures
+from hfsynth.record import METADATA_COLUMN, split_failures
 from hfsynth.running.crew import is_main_process
-from hfsynth.running.rounds import EmptyRows, RowSource
+from hfsynth.running.rounds import EmptyRows, RowSource, accepted_of
 
 T = TypeVar("T")
 
@@ -111,21 +112,29 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSou
     if run.preview:
         Console().print(pipeline.preview(source or run.rows()))
         return
-    limits = (run.max_rows, run.max_tokens) if run.num_rows else (None, None)
     dataset = pipeline.run(
         source or run.rows(),
         num_rows=run.num_rows,
-        max_rows=limits[0],
-        max_tokens=limits[1],
+        max_rows=run.max_rows if run.num_rows else None,  # else the input has no more
+        max_tokens=run.max_tokens,
         run_dir=run.run_dir,
         chunk_size=run.chunk_size,
     )
     save(dataset, run.output_dir, config_name=name)
-    rows, failures = split_failures(dataset)
-    say(f"{len(rows)} rows in {run.output_dir}, {len(failures)} failed")
+    rows = split_failures(dataset)[0] if METADATA_COLUMN in dataset.column_names else dataset
+    say(f"{len(rows)} rows in {run.output_dir}, {_lost(dataset)}")
     if run.push_to_hub:
         url = pipeline.push_to_hub(dataset, run.push_to_hub, config_name=name, private=run.private)
         say(f"pushed: {url}")
+
+
+def _lost(dataset: Dataset) -> str:
+    """Say how many rows of a run came to nothing, and how many were tried where a number was asked for."""
+    told = records(dataset)[-1]
+    failed = sum(sum(step.failures.values()) for step in told.steps)
+    dropped = sum(max(step.rows_in - step.rows_out, 0) for step in told.steps if step.node.makes is None)
+    text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
+    return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import tee
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset
 
@@ -40,11 +40,15 @@ class Filter(Configuration, ABC):
     """What decides, by the values of one column, which rows of a dataset stay.
 
     A filter is used as `filter(dataset)`, or as a step of a pipeline, which keeps the dropped rows among its failures.
-    A row on which a technique failed, or whose value is None, is nothing to decide on: it stays for `split_failures`.
+    A row on which a technique failed is nothing to decide on: it stays for `split_failures`. One whose value is None
+    stays too, unless the filter says otherwise (`decides_on_none`).
 
     Raises:
         ValueError: If a field's value is out of its range.
     """
+
+    decides_on_none: ClassVar[bool] = False
+    """Whether a row whose value is None, though no technique failed on it, is decided on too."""
 
     column: str = field(default="instruction", metadata={"help": "The column that is looked at."})
     name: str = field(default="", metadata={"help": "The step's name in records. Default: the class."})
@@ -106,7 +110,10 @@ class Filter(Configuration, ABC):
 
         Raises:
             ColumnError: If the column is missing.
+            TypeError: If it isn't a `Dataset`.
         """
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"{self.name} filters a Dataset, not {type(dataset).__name__}; give it split by split.")
         self.check_columns(dataset.column_names)
         dropped: dict[int, dict[str, Any]] = {}
         rows, shown = tee(self._sound(dataset))
@@ -129,7 +136,7 @@ class Filter(Configuration, ABC):
         place = 0
         for rows in dataset.select_columns(self.column).with_format(None).iter(_ROWS_AT_ONCE):
             for value in rows[self.column]:
-                if value is not None and place not in failed:
+                if (value is not None or self.decides_on_none) and place not in failed:
                     yield place, value
                 place += 1
 

@@ -134,13 +134,23 @@ class Running:
         self._flow = flow
         self._seeds = seeds
         self._turn = 0
+        self._choices = 0
 
     def start(self) -> Request | None:
         """Return the flow's first request, or None if it needs none."""
         return self._advance(None)
 
     def resume(self, completion: Completion) -> Request | None:
-        """Give the flow its completion; return its next request, or None if that was its last."""
+        """Give the flow its completion; return its next request, or None if that was its last.
+
+        Raises:
+            GenerationError: If its request had choices, and the llm did not score them.
+        """
+        if self._choices and not completion.error and len(completion.scores) != self._choices:
+            raise GenerationError(
+                f"{self._choices} choices were to be scored, and {len(completion.scores)} scores came; use an llm "
+                "that scores choices, such as TransformersLLM(...)."
+            )
         self.outcome.finish_reason = completion.finish_reason
         self.outcome.prompt_tokens += completion.prompt_tokens
         self.outcome.completion_tokens += completion.completion_tokens
@@ -161,6 +171,7 @@ class Running:
             self.finished, self.outcome.error, self.outcome.raw = True, error.reason, error.raw
         else:
             self._turn += 1
+            self._choices = len(request.choices)
             return replace(request, seed=self._seeds.turn(self._turn - 1))
         return None
 

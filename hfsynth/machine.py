@@ -6,7 +6,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("hfsynth", "datasets", "transformers", "torch", "accelerate")
+_PACKAGES = (
+    "hfsynth", "datasets", "transformers", "torch", "accelerate", "rapidfuzz", "datasketch", "sentence-transformers"
+)  # fmt: skip
 
 
 def machine() -> str:

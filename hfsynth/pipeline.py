@@ -87,8 +87,8 @@ class Pipeline:
             num_rows: Accepted rows wanted; default: whatever becomes of all rows of the input.
             max_rows: Rows of the input to try for them at most; default: all, or where there is no dataset ten times
                 `num_rows`.
-            max_tokens: Tokens to read and write for them at most, in all steps. Where the input or a limit is spent
-                first, there are fewer rows, and a warning.
+            max_tokens: Tokens to read and write for them, in all steps: no round is begun that is likely to pass it.
+                Where the input or a limit is spent first, there are fewer rows, and a warning.
             run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
             chunk_size: Rows that are computed, saved and lost together.
             quiet: No progress bars.

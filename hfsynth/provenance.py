@@ -123,6 +123,8 @@ class RunRecord:
     """Accepted rows that were asked for; 0 where all rows of the source were."""
     accepted: int = 0
     """Rows that were accepted of the source's, where a number was asked for."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """What might be spent on them: `max_rows` of the source, `max_tokens`."""
 
     @property
     def reads_source(self) -> bool:

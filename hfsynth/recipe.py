@@ -142,8 +142,8 @@ def _describe(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {str(key): _describe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_describe(item) for item in value]
-    if name == "model" and os.path.isdir(value):
+        return [_describe(item, name) for item in value]
+    if (name == "model" and os.path.isdir(value)) or (name == "benchmarks" and os.path.exists(value)):
         return os.path.basename(os.path.abspath(value))
     return value
 

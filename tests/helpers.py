@@ -13,11 +13,15 @@ from hfsynth.generation import LLM, Completion, Origin, Request
 
 @dataclass(frozen=True)
 class ScriptedLLM(Configuration, LLM):
-    """Answers with `replies` in turn, row by row; "!reason" is a completion that failed; logs each call to a file."""
+    """Answers with `replies` in turn, row by row; "!reason" is a completion that failed; logs each call to a file.
+
+    Of choices, it scores the reply best.
+    """
 
     replies: tuple[str, ...] = ("ok",)
     log: str | None = None
     finish_reason: str = "stop"
+    scores: bool = True
 
     @property
     def model_name(self) -> str:
@@ -27,7 +31,8 @@ class ScriptedLLM(Configuration, LLM):
         if self.log:
             with Path(self.log).open("a") as file:
                 file.writelines(f"{request.seed} {request.messages[-1]['content']!r}\n" for request in requests)
-        return [self._reply(self.replies[index % len(self.replies)]) for index, _ in enumerate(requests)]
+        replies = [self.replies[index % len(self.replies)] for index, _ in enumerate(requests)]
+        return [self._reply(text, request.choices) for text, request in zip(replies, requests, strict=True)]
 
     def load(self) -> None:
         pass
@@ -35,7 +40,11 @@ class ScriptedLLM(Configuration, LLM):
     def unload(self) -> None:
         pass
 
-    def _reply(self, text: str) -> Completion:
+    def _reply(self, text: str, choices: Sequence[str] = ()) -> Completion:
+        if self.scores and choices:
+            scores = tuple(0.0 if choice == text else -1.0 for choice in choices)
+            best = choices[scores.index(max(scores))]
+            return Completion(text=best, finish_reason="stop", scores=scores, scored_tokens=(1,) * len(choices))
         if text.startswith("!"):
             return Completion(text="", finish_reason="error", error=text[1:])
         return Completion(text=text, finish_reason=self.finish_reason, prompt_tokens=3, completion_tokens=2)

@@ -1,6 +1,7 @@
 import pytest
 from datasets import Dataset
 
+from hfsynth import RowError
 from hfsynth.techniques.instances import Instance, SelfInstructInstances, clean_instances, parse_instances
 from tests.helpers import ScriptedLLM, drive, say
 
@@ -80,11 +81,18 @@ def test_a_task_of_which_an_input_has_two_responses_is_dropped_whole():
     assert dropped == list(zip(found, ["contradicted", "empty", "contradicted"], strict=True))
 
 
+def test_a_task_without_input_may_have_several_responses():
+    found = [Instance("", "Tea."), Instance("", "Milk.")]
+    assert clean_instances(found, 5) == (found, [])
+
+
 def test_no_more_instances_are_kept_than_asked_for_and_none_that_was_cut_off():
     text = "\n".join(f"Input: {n}\nOutput: o{n}" for n in range(9))
     _, rows = drive(flow(), NO, say(text))
     assert [row["input"] for row in rows] == ["0", "1", "2", "3", "4"]
     assert [one["rule"] for one in rows[0]["dropped_instances"]] == ["surplus"] * 4
+    with pytest.raises(RowError, match="no instance that stands: cut_off"):
+        drive(flow(), NO, say("Output: The Nile, the Con", "length"))
     _, rows = drive(flow(num_instances=9), NO, say(text, "length"))
     assert len(rows) == 8
     assert rows[0]["dropped_instances"] == [{"input": "8", "response": "o8", "rule": "cut_off"}]

@@ -51,8 +51,10 @@ def test_a_ratio_that_is_no_number_fails_its_row(score):
 
 
 def test_an_llm_that_scores_nothing_is_an_error():
-    with pytest.raises(GenerationError, match="scripted scores no choices"):
-        Dataset.from_list([ROW]).map(technique(), batched=True, with_indices=True)
+    with pytest.raises(GenerationError, match="1 choices were to be scored, and 0 scores came"):
+        Dataset.from_list([ROW]).map(
+            InstructionFollowingDifficulty(ScriptedLLM(scores=False)), batched=True, with_indices=True
+        )
 
 
 def test_the_card_names_its_paper():

@@ -133,8 +133,12 @@ def test_choices_without_any_likelihood_fail_their_row():
 
 
 def test_an_llm_that_scores_nothing_is_an_error():
-    with pytest.raises(GenerationError, match="scripted gave 0 scores for 5 choices; JudgeQuality needs an llm that"):
-        Dataset.from_dict({"instruction": ["Hi"]}).map(Judge.quality(ScriptedLLM()), batched=True, with_indices=True)
+    with pytest.raises(
+        GenerationError, match="5 choices were to be scored, and 0 scores came; use an llm that scores"
+    ):
+        Dataset.from_dict({"instruction": ["Hi"]}).map(
+            Judge.quality(ScriptedLLM(scores=False)), batched=True, with_indices=True
+        )
 
 
 @pytest.mark.parametrize(

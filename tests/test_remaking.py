@@ -39,10 +39,11 @@ def test_a_run_until_rows_were_accepted_is_told_by_how_many():
     assert "--num-rows 3 --output-dir" in code
 
 
-def test_where_too_few_were_accepted_the_limit_is_told_too():
-    record = ran(Pipeline((Magpie(EchoLLM()),)), num_rows=3)
-    short = RunRecord(Source(9, ("id",)), record.steps, 2, "", 3, 2)
-    assert "--num-rows 3 --max-rows 9 --output-dir" in told(short)[0][1]
+def test_limits_are_told_too():
+    record = ran(Pipeline((Magpie(EchoLLM()),)), num_rows=3, max_rows=9)
+    assert record.limits == {"max_rows": 9}
+    short = replace(record, accepted=2, limits={"max_rows": 9, "max_tokens": 50})
+    assert "--num-rows 3 --max-rows=9 --max-tokens=50 --output-dir" in told(short)[0][1]
 
 
 def test_rows_of_a_dataset_on_the_hub_are_named_with_their_commit():

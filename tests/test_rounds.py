@@ -3,14 +3,18 @@
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import EchoLLM, Magpie, Pipeline, RunError, TextGeneration, split_failures
+from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, RunError, TextGeneration, split_failures
 from hfsynth.provenance import records
 from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, Spent
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 
-def test_the_first_round_takes_as_many_rows_as_are_wanted_in_whole_chunks():
-    assert Spent().next_round(Goal(100), EmptyRows(), chunk_size=32) == 128
+def test_the_first_round_shows_the_rate_in_whole_chunks():
+    assert Spent().next_round(Goal(1000), EmptyRows(), chunk_size=32) == 128
+
+
+def test_a_later_round_is_at_most_four_times_what_was_tried():
+    assert Spent(tried=1000, accepted=1).next_round(Goal(5000), EmptyRows(), chunk_size=1) == 4000
 
 
 def test_a_later_round_takes_what_is_missing_at_the_rate_so_far():
@@ -35,14 +39,18 @@ def test_no_more_rows_are_tried_than_the_limit_says():
     assert Spent(tried=25, accepted=5).next_round(Goal(10, max_rows=27), EmptyRows(), chunk_size=8) == 2
 
 
-def test_a_round_is_no_larger_than_its_source_wants():
-    assert Spent().next_round(Goal(100), EmptyRows(round_size=7), chunk_size=1) == 7
+@pytest.mark.parametrize("chunk_size", [1, 7, 128])
+def test_where_rows_depend_on_the_round_its_size_depends_on_nothing_else(chunk_size):
+    source = EmptyRows(round_size=7)
+    assert Spent().next_round(Goal(100), source, chunk_size) == 7
+    assert Spent().next_round(Goal(5, max_tokens=9), source, chunk_size) == 7
+    assert Spent(tried=7, accepted=4).next_round(Goal(5), source, chunk_size) == 7
 
 
 def test_no_more_rows_are_begun_than_the_tokens_left_are_likely_to_do_for():
     goal = Goal(1000, max_tokens=10_000)
     assert Spent().next_round(goal, EmptyRows(), chunk_size=16) == 16
-    assert Spent(tried=16, accepted=4, tokens=1600).next_round(goal, EmptyRows(), chunk_size=16) == 84
+    assert Spent(tried=30, accepted=1, tokens=3000).next_round(goal, EmptyRows(), chunk_size=16) == 70
     assert Spent(tried=100, accepted=25, tokens=10_050).next_round(goal, EmptyRows(), chunk_size=16) == 0
 
 
@@ -75,12 +83,14 @@ def test_the_accepted_rows_are_the_first_that_the_whole_run_would_have_made(tmp_
 
 
 def test_what_was_dropped_or_failed_in_any_round_is_among_the_failures_with_its_index_in_all_of_the_input(tmp_path):
-    pipeline().run(GIVEN, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
+    made = pipeline().run(GIVEN, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
     found = load_dataset("parquet", data_files=[str(f) for f in tmp_path.glob("failures-*")], split="train")
     seen: set[str | None] = set()
     repeated = [n for n, text in enumerate(GIVEN["instruction"]) if text in seen or (text and seen.add(text))]
     dropped = found.filter(lambda row: row["rule"])
-    assert dropped["row"][:] == [n for n in repeated if n <= dropped["row"][-1]]
+    tried = records(made)[0].source.rows
+    assert dropped["row"][:] == [n for n in repeated if n < tried]
+    assert len(dropped) > 3
     assert set(dropped["step"]) == {"OnlyOnce"}
     assert set(found.filter(lambda row: not row["rule"])["reason"]) == {"instruction is None"}
 
@@ -99,6 +109,42 @@ def test_where_the_input_is_spent_there_are_fewer_rows_and_a_warning(tmp_path, c
     assert len(made) == len(accepted(pipeline().run(GIVEN, run_dir=tmp_path, quiet=True))) < 50
     assert f"{len(made)} rows accepted of 60 tried" in caplog.text
     assert "50 were wanted, and the input or the budget is spent" in caplog.text
+
+
+def counted(dataset):
+    return dataset.map(lambda row: {"n": len(row["instruction"])})
+
+
+def test_a_round_in_which_all_rows_are_dropped_goes_to_no_function(tmp_path):
+    rows = Dataset.from_dict({"instruction": ["a"] * 21 + ["bb", "c"]})
+    chain = OnlyOnce() >> counted >> OnlyOnce(column="n")
+    made = chain.run(rows, num_rows=2, chunk_size=2, run_dir=tmp_path, quiet=True)
+    assert made["n"][:] == [1, 2]
+
+
+def changing(dataset):
+    first = dataset["id"][0] == 0
+    return dataset.map(lambda row: {"n": 1 if first else 0.5})
+
+
+def test_a_function_that_makes_other_types_in_another_round_is_told_at_once(tmp_path):
+    rows = Dataset.from_dict({"id": list(range(9)), "instruction": ["a"] * 9})
+    with pytest.raises(ColumnError, match="changing made columns of other types in an earlier round"):
+        Pipeline((changing,)).run(rows, num_rows=9, chunk_size=2, run_dir=tmp_path, quiet=True)
+
+
+def test_an_interrupted_repeat_leaves_the_failures_of_the_finished_run(tmp_path, monkeypatch):
+    pipeline().run(GIVEN, run_dir=tmp_path, quiet=True)
+    (file,) = tmp_path.glob("failures-*")
+    before = file.read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hfsynth.running.run.step_failures", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline().run(GIVEN, run_dir=tmp_path, quiet=True)
+    assert file.read_bytes() == before
 
 
 def test_an_input_without_rows_gives_none_with_all_columns(tmp_path):

@@ -174,7 +174,8 @@ def test_the_papers_of_the_techniques_are_cited(told):
 
 
 def test_how_to_make_it_again_names_the_function_that_a_recipe_has_not(told):
-    assert 'Pipeline.from_yaml(Path("default/hfsynth.yaml").read_text(), ScriptedLLM, not_too_short)' in told[0]
+    assert 'recipe = Path("default/hfsynth.yaml").read_text()' in told[0]
+    assert "pipeline = Pipeline.from_yaml(recipe, ScriptedLLM, not_too_short)" in told[0]
 
 
 @pytest.mark.parametrize(

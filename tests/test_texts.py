@@ -24,7 +24,12 @@ def test_a_conversation_is_read_as_the_texts_of_its_messages():
     assert dropped["value"][:] == ["Hi\nHello"]
 
 
-@pytest.mark.parametrize("value", [1, ["a"], [], [{"role": "user"}]])
+def test_a_turn_without_a_text_has_none():
+    calls = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]
+    assert [drop.value for drop in Nothing(column="x").verdicts([calls, []], [])] == ["Hi", ""]
+
+
+@pytest.mark.parametrize("value", [1, ["a"], [{"role": "user"}]])
 def test_a_value_that_is_no_text_is_an_error_that_shows_it(value):
     with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
         list(Nothing(column="x").verdicts([value], []))

@@ -37,7 +37,7 @@ def test_what_is_not_a_number_is_dropped_by_a_rule_of_its_own(where):
 def test_rows_of_a_dataset_are_kept_whole():
     dataset = Dataset.from_dict({"reward": [1.0, None, NAN, -20.0], "id": [0, 1, 2, 3]})
     stay, dropped = Where("reward", at_least=-10).split(dataset)
-    assert (stay["id"][:], dropped["rule"][:]) == ([0, 1], ["not_a_number", "below"])
+    assert (stay["id"][:], dropped["rule"][:]) == ([0], ["missing", "not_a_number", "below"])
 
 
 @pytest.mark.parametrize(

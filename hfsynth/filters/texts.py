@@ -28,15 +28,14 @@ class TextFilter(Filter, ABC):
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
             return value
-        messages = value if isinstance(value, list) else []
-        contents = [message.get("content") if isinstance(message, dict) else None for message in messages]
-        texts = [content for content in contents if isinstance(content, str)]
-        if not texts or len(texts) < len(contents):
+        messages: list[Any] = value if isinstance(value, list) else [None]
+        if any(not isinstance(message, dict) or "content" not in message for message in messages):
             raise ColumnError(
                 f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
                 f"of type {type(value).__name__}."
             )
-        return "\n".join(texts)
+        # a turn may be without a text: one that calls a tool
+        return "\n".join(message["content"] for message in messages if isinstance(message["content"], str))
 
 
 def texts_of_field(name: str, given: Any) -> tuple[str, ...]:

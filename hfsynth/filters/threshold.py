@@ -6,7 +6,7 @@ Magpie keeps instructions of good or excellent quality, and responses with a rew
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Drop, Filter
@@ -16,7 +16,8 @@ from hfsynth.filter import Drop, Filter
 class Where(Filter):
     """Keep the rows whose value lies within limits, or is among some.
 
-    Drops by the rules `below`, `above`, `not_among` and `not_a_number`, with the value, and the limit or the values.
+    Drops by the rules `below`, `above`, `not_among`, `not_a_number` and `missing` (it is None), with the value, and
+    the limit or the values.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"quality": ["good", "poor"], "reward": [-3.5, -12.0]})
@@ -28,6 +29,8 @@ class Where(Filter):
     Raises:
         ValueError: If there are neither limits nor values, or both; or no number could lie within the limits.
     """
+
+    decides_on_none: ClassVar[bool] = True
 
     column: str = field(metadata={"help": "The column that is looked at."})
     _: KW_ONLY
@@ -41,6 +44,8 @@ class Where(Filter):
         if isinstance(self.among, str):
             raise ValueError(f"Where.among is {self.among!r}; it must be values, such as ({self.among!r},).")
         object.__setattr__(self, "among", tuple(self.among))
+        if any(not isinstance(value, str | int | float | bool) for value in self.among):
+            raise ValueError(f"Where.among is {self.among!r}; it must be texts or numbers.")
         limits = [limit for limit in (self.at_least, self.at_most) if limit is not None]
         told = f"at_least={self.at_least}, at_most={self.at_most}, among={self.among}"
         if bool(limits) == bool(self.among):
@@ -53,6 +58,8 @@ class Where(Filter):
         return map(self._verdict, values)
 
     def _verdict(self, value: Any) -> Drop | None:
+        if value is None:
+            return Drop("missing", "None")
         if isinstance(value, float) and math.isnan(value):
             return Drop("not_a_number", str(value))
         if self.among:

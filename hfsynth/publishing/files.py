@@ -85,11 +85,13 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
     """
     splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
     told, written = list[SplitFacts](), list[SplitInfo]()
+    kept = set[str]()  # files of failures that a split has: of splits of one run, the first
     with without_bars():
         for name, split in splits.items():
             rows, failed = _parted(split)
             size, runs = _write_rows(folder, name, rows), _runs(split, steps)
-            failures = _with_kept(failed, runs) if len(splits) == 1 else failed
+            failures = _with_kept(failed, [run for run in runs if run.failures_file not in kept])
+            kept |= {run.failures_file for run in runs}
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")

@@ -23,10 +23,15 @@ def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
     fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir ." if "/" in repo_id else ""
     if own := sorted(set(_names(run)) - set(known_names(()))):
         wanted = f"num_rows={run.wanted}, " if run.wanted else ""
+        wanted += "".join(f"{name}={limit}, " for name, limit in run.limits.items())
+        pool = bool(run.source.recipe)
         code = [
             *([f"# {fetch}"] if fetch else []),
-            "from pathlib import Path\n\nfrom hfsynth import Pipeline\n",
-            f'pipeline = Pipeline.from_yaml(Path("{recipe}").read_text(), {", ".join(own)})',
+            "from pathlib import Path\n\nfrom hfsynth import Pipeline",
+            "from hfsynth.recipe import read_source\n" if pool else "",
+            f'recipe = Path("{recipe}").read_text()',
+            f"pipeline = Pipeline.from_yaml(recipe, {', '.join(own)})",
+            *(["rows = read_source(recipe)"] if pool else []),
             f"dataset = pipeline.run(rows, {wanted}chunk_size={run.chunk_size})",
         ]
         return (
@@ -80,7 +85,7 @@ def _flags(run: RunRecord) -> str:
 
 def _size(run: RunRecord) -> list[str]:
     """Return the flags that say how many rows: those of the input, or those that were accepted of it."""
-    tried = ["--max-rows", str(run.source.rows)]
     if not run.wanted:
-        return tried
-    return ["--num-rows", str(run.wanted), *(tried if run.accepted < run.wanted else [])]
+        return ["--max-rows", str(run.source.rows)]
+    limits = [f"--{name.replace('_', '-')}={limit}" for name, limit in run.limits.items()]
+    return ["--num-rows", str(run.wanted), *limits]

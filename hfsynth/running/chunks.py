@@ -171,7 +171,9 @@ class StepFolder:
 
     def keep_dropped(self, dropped: Dataset) -> None:
         """Write the rows that a filter dropped (`FAILURE_FEATURES`), before the step is finished."""
-        if len(dropped):
+        if not len(dropped):
+            (self.path / "dropped.parquet").unlink(missing_ok=True)  # of an attempt that was killed
+        else:
             writing = self.writing("dropped") / "dropped.parquet"
             pq.write_table(dropped.with_format("arrow")[:], writing)
             _publish(writing, self.path / writing.name)

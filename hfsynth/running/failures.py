@@ -15,13 +15,15 @@ from hfsynth.running.runner import DiskErrors, StepRun
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Failures:
     """The failures of a run so far, and the file that they go to."""
 
     file: Path
     crew: Crew
     parts: list[Dataset]
+    complete: bool = False
+    """Whether all steps have told theirs."""
 
     def add(self, failures: Dataset) -> int:
         """Add a step's, and return how many they are."""
@@ -43,6 +45,8 @@ class Failures:
         """Write them, whole or not at all, once for all processes; where there are none, there is no file."""
         if not self.parts or not (self.crew.is_main or self.crew.on_its_own):
             return
+        if not self.complete and self.file.exists():
+            return  # an earlier run of the same told at least as many
         failures = concatenate_datasets(self.parts)
         with DiskErrors(self.file.parent), without_bars():
             if len(failures):

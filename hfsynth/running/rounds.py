@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from datasets import Dataset, Features, Value
 
+_PILOT, _FASTER = 1 / 8, 4
 _TRIED_FROM_NOTHING = 10  # times the rows wanted that are tried where the input has no end of its own
 
 
@@ -30,7 +31,7 @@ class RowSource(Protocol):
 
     @property
     def round_size(self) -> int | None:
-        """Most rows of one round; None where it doesn't matter."""
+        """Rows of one round, where what they are depends on it; None where it doesn't matter."""
 
     def rows(self, first: int, count: int, accepted: Sequence[Dataset]) -> Dataset:
         """Return `count` rows from the one with index `first` on.
@@ -91,7 +92,14 @@ class Goal:
     max_rows: int | None = None
     """Rows of the input to try at most; None for all that there are, or of an endless input ten times `num_rows`."""
     max_tokens: int | None = None
-    """Tokens to read and write at most, in all steps together: no round is begun that is likely to pass it."""
+    """Tokens to read and write, in all steps together: no round is begun that is likely to pass it. The first is
+    small, but begun whatever the limit."""
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that there are, by their names."""
+        told = {"max_rows": self.max_rows, "max_tokens": self.max_tokens}
+        return {name: limit for name, limit in told.items() if limit is not None}
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -113,7 +121,8 @@ class Spent:
     def next_round(self, goal: Goal, source: RowSource, chunk_size: int) -> int:
         """Return how many rows of the input the next round takes; 0 where the goal is met or nothing may be spent.
 
-        As many as it takes at the rate so far, in whole chunks.
+        As many as it takes at the rate so far, in whole chunks: the first round, of an eighth of the rows wanted, is
+        to show the rate, and no later one is more than four times what was tried.
 
         >>> Spent(tried=200, accepted=50).next_round(Goal(100), EmptyRows(), chunk_size=128)
         256
@@ -123,11 +132,15 @@ class Spent:
         missing = goal.num_rows - self.accepted
         if missing <= 0:
             return 0
-        wanted = missing * self.tried / self.accepted if self.accepted else max(missing, self.tried)
-        count = ceil(wanted / chunk_size) * chunk_size
         if source.round_size:
-            count = min(count, source.round_size)
-        return max(min(count, self._rows_left(goal, source), self._affordable(goal, chunk_size)), 0)
+            count = source.round_size
+        elif self.accepted:
+            count = min(ceil(missing * self.tried / self.accepted), _FASTER * self.tried)
+        else:
+            count = max(ceil(goal.num_rows * _PILOT), self.tried)
+        count = count if source.round_size else ceil(count / chunk_size) * chunk_size
+        affordable = self._affordable(goal, source.round_size or chunk_size)
+        return max(min(count, self._rows_left(goal, source), affordable), 0)
 
     def _rows_left(self, goal: Goal, source: RowSource) -> int:
         """Return how many rows of the input may still be tried."""
@@ -136,12 +149,12 @@ class Spent:
             most = source.num_rows if goal.max_rows is None else min(goal.max_rows, source.num_rows)
         return most - self.tried
 
-    def _affordable(self, goal: Goal, chunk_size: int) -> int:
-        """Return how many rows the tokens that are left are likely to do for; a chunk to begin with."""
+    def _affordable(self, goal: Goal, least: int) -> int:
+        """Return how many rows the tokens that are left are likely to do for; `least` to begin with."""
         if goal.max_tokens is None:
             return sys.maxsize
         if not self.tokens:
-            return max(chunk_size, self.tried)
+            return max(least, self.tried)
         return int((goal.max_tokens - self.tokens) * self.tried / self.tokens)
 
     def told(self, goal: Goal) -> str:

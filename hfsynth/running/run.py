@@ -19,7 +19,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
-from hfsynth.errors import RunError
+from hfsynth.errors import ColumnError, RunError
 from hfsynth.filter import Filter
 from hfsynth.generation import LLM
 from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
@@ -103,19 +103,22 @@ class Run:
         with self._part([source.fingerprint, goal]) as part:
             while count := spent.next_round(goal, source, chunk_size):
                 given = source.rows(spent.tried, count, accepted)
-                first = given if not accepted else first
-                made = part.round(given)
-                accepted.append(split_failures(made)[0] if METADATA_COLUMN in made.column_names else made)
-                spent = Spent(spent.tried + count, spent.accepted + len(accepted[-1]), part.tokens)
+                first = first if spent.tried else given
+                made = part.round(given, among_others=True)
+                if len(made):
+                    accepted.append(split_failures(made)[0] if METADATA_COLUMN in made.column_names else made)
+                spent = Spent(spent.tried + count, sum(map(len, accepted)), part.tokens)
                 logger.info(spent.told(goal))
             if not accepted:  # there is no row, but there are columns
-                accepted.append(part.round(first))
+                accepted.append(part.round(source.rows(0, 0, ())))
         if spent.accepted < goal.num_rows:
             logger.warning(spent.told(goal))
         made = concatenate_datasets(accepted)
         made = made.select(range(min(goal.num_rows, len(made))))
         read = replace(Source.of(first), rows=spent.tried, recipe=describe_source(source))
-        self._attach(part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted))
+        self._attach(
+            part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted, goal.limits)
+        )
         return made
 
     @contextmanager
@@ -128,6 +131,7 @@ class Run:
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
                 yield _Part([_Stage(step) for step in self.steps], self.options, failures, progress)
+            failures.complete = True
         except KeyboardInterrupt:
             logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
             raise
@@ -159,10 +163,18 @@ class _Part:
         records = [stage.record for stage in self.stages if stage.record is not None]
         return sum(record.prompt_tokens + record.completion_tokens for record in records)
 
-    def round(self, dataset: Dataset) -> Dataset:
-        """Take some rows through all steps."""
+    def round(self, dataset: Dataset, among_others: bool = False) -> Dataset:
+        """Take some rows through all steps.
+
+        Args:
+            dataset: The rows.
+            among_others: Whether there are other rounds, which have rows: then one is over as soon as it has none
+                left. A function of the user's may make no columns of no rows.
+        """
         self.rounds += 1
         for number, stage in enumerate(self.stages, 1):
+            if among_others and not len(dataset):
+                break
             self.progress.begin(number, step_name(stage.step), len(dataset))
             made, record = self._step(number, stage, dataset)
             stage.record = record if stage.record is None else stage.record.plus(record)
@@ -195,6 +207,7 @@ class _Part:
             if not found:
                 run_whole(step, dataset, folder, crew, (stage.made, stage.given))
             made, failed, found = folder.load(features, key), 0, True
+            _check_types(step, stage.made, made)
             self.failures.add(folder.dropped())
         if crew.is_main and found:
             folder.tidy()  # a process may have been killed between the last file and this
@@ -206,6 +219,22 @@ class _Part:
         if self._llm is not None and self._llm != llm:
             self._llm.unload()
         self._llm = llm
+
+
+def _check_types(step: Step, before: Sequence[Dataset], made: Dataset) -> None:
+    """Check that a function makes the same columns in every round.
+
+    Raises:
+        ColumnError: If it doesn't.
+    """
+    for earlier in before[:1]:
+        try:  # of datasets without rows the types would not be compared
+            concatenate_datasets([earlier.select(range(min(1, len(earlier)))), made.select(range(min(1, len(made))))])
+        except ValueError as error:
+            raise ColumnError(
+                f"{step_name(step)} made columns of other types in an earlier round: {error}. Give them the same ones "
+                "in every round, with `features` in its map, or cast."
+            ) from error
 
 
 def _check_shared(run_dir: Path, crew: Crew) -> None:

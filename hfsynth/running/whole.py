@@ -50,6 +50,24 @@ def run_whole(
         made, dropped = step.split(dataset, *before) if isinstance(step, Filter) else (step(dataset), None)
     if not isinstance(made, Dataset):
         raise TypeError(f"{step_name(step)} returned {type(made).__name__}; a step returns a Dataset.")
+    try:
+        _keep(step, dataset, (made, dropped), folder, (crew, time.monotonic() - began))
+    except FileNotFoundError:
+        if not folder.finished:  # else another process was first, and has removed what this one was writing
+            raise
+    for cache in set(_caches(dataset)) - cached:  # what datasets kept of the function, which is here now
+        cache.unlink(missing_ok=True)
+
+
+def _keep(
+    step: Filter | DatasetFunction,
+    dataset: Dataset,
+    done: tuple[Dataset, Dataset | None],
+    folder: StepFolder,
+    by: tuple[Crew, float],
+) -> None:
+    """Write what a step made and dropped, and that it is finished; by which processes, and in how many seconds."""
+    (made, dropped), (crew, took) = done, by
     tally = StepTally()
     with DiskErrors(folder.path):
         folder.prepare(clean=crew.is_main)
@@ -57,12 +75,9 @@ def run_whole(
             folder.keep_dropped(dropped)
             tally.stopped.update({"": len(made)})
             tally.stopped.update(dropped["rule"])
-        took = time.monotonic() - began
         folder.finish(
             _tables(made), lambda rows_out: step_record(step, dataset, rows_out, (took, took), crew.size, tally)
         )
-    for cache in set(_caches(dataset)) - cached:  # what datasets kept of the function, which is here now
-        cache.unlink(missing_ok=True)
 
 
 def _caches(dataset: Dataset) -> Iterator[Path]:

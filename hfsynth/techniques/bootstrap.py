@@ -9,7 +9,7 @@ the paper's rules, and the novelty filter, and joins the pool that the next roun
 
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from datasets import Dataset, Features, List, Value
@@ -88,7 +88,8 @@ class SeedPool(Configuration):
             count: How many are wanted.
             accepted: What became of them.
         """
-        made = [" ".join(task.split()) for dataset in accepted for task in dataset[self.column]]
+        tasks = (" ".join(task.split()) for dataset in accepted for task in dataset[self.column])
+        made = list(dict.fromkeys(tasks))  # a later step may have made several rows of one
         drawn = [self._drawn(index, made) for index in range(first, first + count)]
         return Dataset.from_dict({"examples": drawn}, features=_EXAMPLES)
 
@@ -117,10 +118,8 @@ class BootstrapInstructions(Technique):
     num_tasks: int = field(default=16, metadata={"help": "The list ends before this number."})
     prompt: str = field(default=PROMPT, metadata={"help": "Jinja2 text over examples and num_tasks."})
     sampling: SamplingParams = field(
-        default=SamplingParams(
-            temperature=0.7, top_p=0.5, presence_penalty=2.0, max_new_tokens=1024, stop=("\n16.", "\n16)")
-        ),
-        metadata={"help": "How tasks are sampled."},
+        default=SamplingParams(temperature=0.7, top_p=0.5, presence_penalty=2.0, max_new_tokens=1024),
+        metadata={"help": "How tasks are sampled; a completion also stops before number `num_tasks`."},
     )
 
     def __post_init__(self) -> None:
@@ -140,7 +139,9 @@ class BootstrapInstructions(Technique):
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Ask once, and parse."""
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
+        stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")
+        sampling = replace(self.sampling, stop=stop)
+        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
         if completion.finish_reason == "length":
             raise RowError(f"the list was cut off after {completion.completion_tokens} tokens", completion.text)
         tasks = parse_instructions(completion.text)

@@ -162,11 +162,18 @@ class EvolInstruct(Technique):
         for _ in range(self.num_evolutions):
             operation = rng.choice(sorted(self.mutation_templates))
             given = {"instruction": versions[-1], "input": row.get("input")}
-            completion = yield _ask(render_prompt(self.mutation_templates[operation], given), self.sampling)
-            evolved = parse_evolved(completion.text)
-            rule = elimination(versions[-1], evolved, completion.finish_reason)
-            if self.eliminate and not rule:
-                rule = yield from self._tried(versions[-1], evolved, answered)
+            prompt = render_prompt(self.mutation_templates[operation], given)
+            evolved = ""
+            try:
+                completion = yield _ask(prompt, self.sampling)
+                evolved = parse_evolved(completion.text)
+                rule = elimination(versions[-1], evolved, completion.finish_reason)
+                if self.eliminate and not rule:
+                    rule = yield from self._tried(versions[-1], evolved, answered)
+            except RowError as error:  # it could not be completed: too long for the model, say
+                if len(versions) == 1:
+                    raise  # nothing stands that would be lost
+                rule = f"not completed: {error.reason}"
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
             if not rule:
                 versions.append(evolved)

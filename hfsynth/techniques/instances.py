@@ -226,10 +226,11 @@ def clean_instances(
     ([Instance(input='a', response='b')], ['copied', 'empty'])
     """
     broken = [_broken(one, found[:place]) for place, one in enumerate(found)]
-    if cut_off and len(found) > 1:
+    if cut_off and found:
         broken[-1] = "cut_off"
     standing = [one for one, rule in zip(found, broken, strict=True) if not rule]
-    if len({one.input for one in standing}) < len(standing):
+    inputs = [one.input for one in standing if one.input]  # a task without input may have several responses
+    if len(set(inputs)) < len(inputs):
         broken = [rule or "contradicted" for rule in broken]
         standing = []
     kept = standing[:most]

@@ -1,7 +1,8 @@
 """IFD, instruction-following difficulty (arXiv 2308.12032): how little an instruction helps to foresee its response.
 
 The perplexity of the response after the instruction, over that of the response after nothing, both by the same model.
-Near 1 the instruction hardly helps, so it is hard to follow; above 1 it misleads: the pair doesn't fit together.
+Near 1 the instruction hardly helps, so it is hard to follow; above 1 it misleads: the pair doesn't fit together. The
+paper's own code divides the mean losses instead, the logarithms of these perplexities: its thresholds are other ones.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from datasets import Features, Value
 
-from hfsynth.errors import GenerationError, RowError
+from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Completion, Request
 from hfsynth.technique import Input, Inputs, Technique
@@ -61,16 +62,12 @@ class InstructionFollowingDifficulty(Technique):
         response = (row["response"],)
         after = yield Request(messages=({"role": "user", "content": row["instruction"]},), choices=response)
         alone = yield Request(messages=(), choices=response)
-        ratio = self._surprise(after) - self._surprise(alone)
+        ratio = _surprise(after) - _surprise(alone)
         if not abs(ratio) <= _LARGEST:
             raise RowError(f"the response's scores {after.scores[0]} and {alone.scores[0]} can't be compared")
         return {"ifd": math.exp(ratio)}
 
-    def _surprise(self, completion: Completion) -> float:
-        """Return the logarithm of a response's perplexity."""
-        if len(completion.scores) != 1 or len(completion.scored_tokens) != 1:
-            raise GenerationError(
-                f"{self.llm.model_name} scores no choices; {self.name} needs an llm that does, such as "
-                "TransformersLLM(...)."
-            )
-        return -completion.scores[0] / completion.scored_tokens[0]
+
+def _surprise(completion: Completion) -> float:
+    """Return the logarithm of a response's perplexity."""
+    return -completion.scores[0] / completion.scored_tokens[0]

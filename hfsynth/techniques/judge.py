@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from hfsynth.errors import GenerationError, RowError
+from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Message, Request, SamplingParams
 from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
@@ -193,11 +193,6 @@ class Judge(Technique):
             {"role": "user", "content": _joined(said, render_prompt(self.question, {"choices": self.choices}))}
         )
         scored = yield Request(messages=tuple(turns), choices=self.choices)
-        if len(scored.scores) != len(self.choices):
-            raise GenerationError(
-                f"{self.llm.model_name} gave {len(scored.scores)} scores for {len(self.choices)} choices; {self.name} "
-                "needs an llm that scores choices, such as TransformersLLM(...)."
-            )
         return {"label": scored.text, "probabilities": probabilities(scored.scores), **notes}
 
 
