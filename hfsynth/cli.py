@@ -132,7 +132,7 @@ def _lost(dataset: Dataset) -> str:
     """Say how many rows of a run came to nothing, and how many were tried where a number was asked for."""
     told = records(dataset)[-1]
     failed = sum(sum(step.failures.values()) for step in told.steps)
-    dropped = sum(max(step.rows_in - step.rows_out, 0) for step in told.steps if step.node.makes is None)
+    dropped = sum(step.dropped for step in told.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
     return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
 

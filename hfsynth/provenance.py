@@ -63,6 +63,11 @@ class StepRecord:
     citation: str = ""
     """The technique's paper, as BibTeX."""
 
+    @property
+    def dropped(self) -> int:
+        """Rows that a filter or function dropped."""
+        return max(self.rows_in - self.rows_out, 0) if self.node.makes is None else 0
+
     def plus(self, later: "StepRecord") -> "StepRecord":
         """Return the record of this round of the step and a later one together."""
         added = ("rows_in", "rows_out", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
@@ -125,6 +130,14 @@ class RunRecord:
     """Rows that were accepted of the source's, where a number was asked for."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """What might be spent on them: `max_rows` of the source, `max_tokens`."""
+
+    def saved_tokens(self, place: int) -> int:
+        """Return the tokens that were not written since the step at `place` dropped rows: about.
+
+        What the steps after it wrote for each row that they were given, on average, times the rows dropped.
+        """
+        later = [step for step in self.steps[place + 1 :] if step.rows_in]
+        return round(self.steps[place].dropped * sum(step.completion_tokens / step.rows_in for step in later))
 
     @property
     def reads_source(self) -> bool:

@@ -51,10 +51,9 @@ def test_a_ratio_that_is_no_number_fails_its_row(score):
 
 
 def test_an_llm_that_scores_nothing_is_an_error():
+    unable = InstructionFollowingDifficulty(ScriptedLLM(scores=False))
     with pytest.raises(GenerationError, match="1 choices were to be scored, and 0 scores came"):
-        Dataset.from_list([ROW]).map(
-            InstructionFollowingDifficulty(ScriptedLLM(scores=False)), batched=True, with_indices=True
-        )
+        Dataset.from_list([ROW]).map(unable, batched=True, with_indices=True)
 
 
 def test_the_card_names_its_paper():

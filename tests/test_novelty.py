@@ -11,6 +11,7 @@ from hfsynth.likeness.novelty import NoveltyPool, f_measures, words_of
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
+SEED_TASKS = Path(__file__).parent.parent / "dataset_cards" / "self_instruct_seed_tasks.jsonl"
 SEEDS = [json.loads(line)["input"] for line in SEED_FILE.read_text().splitlines()]
 ODD = [
     "",
@@ -95,3 +96,19 @@ def test_rounding_is_that_of_rouge_score_at_the_threshold_itself():
 def test_a_threshold_out_of_its_range_is_an_error(threshold):
     with pytest.raises(ValueError, match=f"threshold is {threshold}; it must be above 0 and below 1"):
         NoveltyPool(threshold=threshold)
+
+
+def test_of_the_175_seed_tasks_the_decisions_are_those_of_the_reference():
+    tasks = [json.loads(line)["instruction"] for line in SEED_TASKS.read_text().splitlines()]
+    assert len(tasks) == 175
+    pool = NoveltyPool(threshold=0.4)  # low enough that many are too near
+    kept = []
+    for task in tasks:
+        best = max((SCORER.score(other, task)["rougeL"].fmeasure for other in kept), default=0.0)
+        found = pool.too_near(task)
+        assert (found is not None) == (best > 0.4)
+        assert found is None or found.score == best
+        if found is None:
+            pool.add(task)
+            kept.append(task)
+    assert 100 < len(kept) < 175

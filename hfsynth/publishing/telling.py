@@ -152,17 +152,11 @@ def savings(config: ConfigFacts) -> Iterator[str]:
     """Say what was not generated for the rows that filters and functions dropped, by the mean of the steps after."""
     for run in config.runs:
         for place, step in enumerate(run.steps):
-            dropped = max(step.rows_in - step.rows_out, 0) if step.node.makes is None else 0
-            tokens = round(dropped * sum(_written_for_a_row(later) for later in run.steps[place + 1 :]))
-            if tokens:
+            if tokens := run.saved_tokens(place):
                 yield (
                     f"{step.name} saved about {number(tokens)} tokens: what the steps after it wrote for a row, on "
-                    f"average, times the {number(dropped)} {_rows(dropped)} that it dropped"
+                    f"average, times the {number(step.dropped)} {_rows(step.dropped)} that it dropped"
                 )
-
-
-def _written_for_a_row(step: StepRecord) -> float:
-    return step.completion_tokens / step.rows_in if step.rows_in else 0.0
 
 
 def models_told(config: ConfigFacts) -> list[tuple[str, str, str]]:
