@@ -11,8 +11,9 @@ def test_importing_hfsynth_loads_neither_torch_nor_transformers_nor_datasets():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_the_techniques_and_llms_load_neither_torch_nor_transformers():
-    code = "import sys; from hfsynth import *; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+def test_the_public_names_load_neither_torch_nor_transformers_nor_matplotlib():
+    modules = ("torch", "transformers", "matplotlib", "sentence_transformers")
+    code = f"import sys; from hfsynth import *; print([m for m in {modules} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -38,6 +39,7 @@ def test_the_public_names_are_these():
         "Novelty",
         "Pipeline",
         "PushError",
+        "Report",
         "Request",
         "Reward",
         "RewardModel",
@@ -53,6 +55,7 @@ def test_the_public_names_are_these():
         "WellFormed",
         "Where",
         "push_to_hub",
+        "report",
         "save",
         "split_failures",
     ]

@@ -1,0 +1,67 @@
+"""A report: what a dataset's rows are like, as values. `hfsynth.report` makes one."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from hfsynth.reporting.answers import Answers
+from hfsynth.reporting.contents import contents
+from hfsynth.reporting.embedded import Embedded
+from hfsynth.reporting.forms import Told
+from hfsynth.reporting.neighbours import Neighbours
+from hfsynth.reporting.openings import Openings
+from hfsynth.reporting.plain import from_plain
+from hfsynth.reporting.reading import Columns
+from hfsynth.reporting.sections import Section
+from hfsynth.reporting.steps import Stage, StepFigures
+from hfsynth.reporting.verdicts import Labels, Scores
+from hfsynth.reporting.wording import Distinct, Wording
+
+
+@dataclass(frozen=True)
+class Report(Told):
+    """What a dataset's rows are like.
+
+    `str(report)`, `report.markdown()`, `report.html()` and `report.to_json()` are its forms; a notebook shows it by
+    itself, with its pictures.
+    """
+
+    rows: int
+    columns: Columns
+    instructions: Wording
+    duplicates: int
+    """Instructions that are equal to an earlier one, but for width, case and white space."""
+    distinct: tuple[Distinct, ...]
+    """Of one word, of two in a row and of three, in the instructions."""
+    neighbours: Neighbours
+    openings: Openings
+    embedded: Embedded | None
+    """None where it wasn't asked for, or there are no instructions."""
+    responses: Wording | None
+    """None where there is no column with responses."""
+    answers: Answers | None
+    """None where there is no column with responses."""
+    steps: tuple[StepFigures, ...]
+    funnel: tuple[Stage, ...]
+    labels: tuple[Labels, ...]
+    scores: tuple[Scores, ...]
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return what is shown, in its order."""
+        return contents(self)
+
+    def to_json(self) -> str:
+        """Return the report as JSON, for `from_json`."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: If it isn't a report, or another version wrote it.
+        """
+        try:
+            report: Report = from_plain(cls, json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"this is no report that this version can read: {error}; {text[:60]!r}.") from error
+        return report
