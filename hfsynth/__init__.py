@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hfsynth.publishing.folder import save as save
     from hfsynth.publishing.hub import push_to_hub as push_to_hub
     from hfsynth.record import split_failures as split_failures
+    from hfsynth.reporting.comparison import Comparison as Comparison
     from hfsynth.reporting.measuring import report as report
     from hfsynth.reporting.report import Report as Report
     from hfsynth.technique import Technique as Technique
@@ -55,6 +56,7 @@ _HOMES = {
     "BootstrapInstructions": "techniques.bootstrap",
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
+    "Comparison": "reporting.comparison",
     "Completion": "generation",
     "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
@@ -97,6 +99,7 @@ __all__ = [
     "BootstrapInstructions",
     "ChatTemplateError",
     "ColumnError",
+    "Comparison",
     "Completion",
     "Decontaminate",
     "Deduplicate",

@@ -8,7 +8,7 @@ import pytest
 from hfsynth.reporting import wording
 from hfsynth.reporting.hashes import Hashes
 from hfsynth.reporting.spread import Spread
-from hfsynth.reporting.wording import Equals, GramCounts, WordingCounts, even_shares, words_of_batch
+from hfsynth.reporting.wording import Equals, EvenShare, GramCounts, WordingCounts, even_shares, words_of_batch
 from hfsynth.words import normal_form, words_in
 
 
@@ -47,13 +47,13 @@ def test_the_share_on_as_many_n_grams_is_of_the_first_of_them(monkeypatch):
     for length in (1, 2, 3):
         parted = [words_in(text) for text in items]
         listed = [tuple(words[at : at + length]) for words in parted for at in range(len(words) - length + 1)]
-        assert found[length] == (len(set(listed[:10])) / 10, len(set(listed[:100])) / 100)
+        assert found[length] == tuple(EvenShare(n, len(set(listed[:n])) / n) for n in (10, 100))
 
 
 def test_no_more_texts_are_read_than_are_needed(monkeypatch):
     monkeypatch.setattr(wording, "EVEN_GRAMS", (5, 10))
     items = iter(["a b c d e f g h i j k l", "m n o", "p"])
-    assert even_shares(items)[1] == (1.0, 1.0)
+    assert [even.share for even in even_shares(items)[1]] == [1.0, 1.0]
     assert next(items) == "m n o"
 
 

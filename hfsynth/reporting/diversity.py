@@ -9,7 +9,7 @@ from hfsynth.reporting.neighbours import NEAR, REPEATED, Neighbours
 from hfsynth.reporting.openings import Openings
 from hfsynth.reporting.pictures import draw_map, draw_similarity
 from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
-from hfsynth.reporting.wording import EVEN_GRAMS, Distinct
+from hfsynth.reporting.wording import Distinct
 
 if TYPE_CHECKING:
     from hfsynth.reporting.report import Report
@@ -103,14 +103,14 @@ def _even(near: Neighbours) -> Table:
 
 
 def _distinct(every: tuple[Distinct, ...]) -> Table:
+    sizes = sorted({one.grams for found in every for one in found.even})
     lines = []
     for found in every:
         share = Cell(found.distinct / found.grams if found.grams else None, "share", "higher", found.grams)
-        even = [Cell(share, "share", "higher", size) for share, size in zip(found.even, EVEN_GRAMS, strict=False)]
-        missing = [Cell(None)] * (len(EVEN_GRAMS) - len(even))
-        cells = (Cell(found.grams), Cell(found.distinct), share, *even, *missing)
-        lines.append(Line(f"distinct-{found.length}", cells))
-    head = ("different n-grams", "n-grams", "different", "share", *(f"of {size:,}" for size in EVEN_GRAMS))
+        even = {one.grams: one.share for one in found.even}
+        shares = (Cell(even.get(size), "share", "higher", size) for size in sizes)
+        lines.append(Line(f"distinct-{found.length}", (Cell(found.grams), Cell(found.distinct), share, *shares)))
+    head = ("different n-grams", "n-grams", "different", "share", *(f"share of {size:,}" for size in sizes))
     return Table(head, tuple(lines))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from hfsynth.reporting.answers import Answers
 from hfsynth.reporting.contents import contents
@@ -15,6 +16,9 @@ from hfsynth.reporting.sections import Section
 from hfsynth.reporting.steps import Stage, StepFigures
 from hfsynth.reporting.verdicts import Labels, Scores
 from hfsynth.reporting.wording import Distinct, Wording
+
+if TYPE_CHECKING:
+    from hfsynth.reporting.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,21 @@ class Report(Told):
     def sections(self) -> tuple[Section, ...]:
         """Return what is shown, in its order."""
         return contents(self)
+
+    def compare(self, other: "Report", names: tuple[str, str] = ("first", "second")) -> "Comparison":
+        """Set this report and another side by side: every number of both, and which of them is more diverse.
+
+        Args:
+            other: The other report.
+            names: What this one and the other are called.
+
+        Raises:
+            TypeError: If the other isn't a report.
+            ValueError: If the names are equal.
+        """
+        from hfsynth.reporting.comparison import Comparison  # which holds reports
+
+        return Comparison(self, other, names)
 
     def to_json(self) -> str:
         """Return the report as JSON, for `from_json`."""

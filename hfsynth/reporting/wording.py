@@ -38,6 +38,15 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class EvenShare:
+    """The different ones among so many n-grams, whatever the size of the dataset."""
+
+    grams: int
+    """The first so many of rows drawn by chance."""
+    share: float
+
+
+@dataclass(frozen=True)
 class Distinct:
     """The different ones among the n-grams of all texts; none of them goes from one text to another."""
 
@@ -45,8 +54,8 @@ class Distinct:
     """Words of an n-gram."""
     grams: int
     distinct: int
-    even: tuple[float, ...]
-    """Their share among the first 1,000, 10,000 and 100,000 of rows drawn by chance, as far as there are so many."""
+    even: tuple[EvenShare, ...]
+    """Among 1,000, 10,000 and 100,000, as far as there are so many."""
 
 
 @dataclass
@@ -113,7 +122,7 @@ class GramCounts:
                 grams ^= grams >> np.uint64(29)
             hashes.add(grams[text[: len(grams)] == text[length - 1 :]])
 
-    def result(self, even: Mapping[int, tuple[float, ...]]) -> tuple[Distinct, ...]:
+    def result(self, even: Mapping[int, tuple[EvenShare, ...]]) -> tuple[Distinct, ...]:
         """Return the figures, with those on as many n-grams (`even_shares`)."""
         return tuple(
             Distinct(length, len(hashes), hashes.distinct(), even[length])
@@ -121,8 +130,8 @@ class GramCounts:
         )
 
 
-def even_shares(texts: Iterable[str]) -> dict[int, tuple[float, ...]]:
-    """Return for each length of n-grams the share of different ones among the first of them, of `EVEN_GRAMS` sizes.
+def even_shares(texts: Iterable[str]) -> dict[int, tuple[EvenShare, ...]]:
+    """Return for each length of n-grams the share of different ones among the first, as many as `EVEN_GRAMS` says.
 
     Args:
         texts: The texts in an order drawn by chance; no more of them are read than are needed.
@@ -137,12 +146,12 @@ def even_shares(texts: Iterable[str]) -> dict[int, tuple[float, ...]]:
     return {length: tuple(_shares(words, length)) for length in GRAMS}
 
 
-def _shares(words: Sequence[Sequence[str]], length: int) -> Iterator[float]:
+def _shares(words: Sequence[Sequence[str]], length: int) -> Iterator[EvenShare]:
     grams = (tuple(text[at : at + length]) for text in words for at in range(len(text) - length + 1))
     first = list(islice(grams, EVEN_GRAMS[-1]))
     for size in EVEN_GRAMS:
         if len(first) >= size:
-            yield len(set(first[:size])) / size
+            yield EvenShare(size, len(set(first[:size])) / size)
 
 
 def words_of_batch(texts: Sequence[str]) -> list[list[str]]:
