@@ -83,6 +83,7 @@ def test_what_only_one_has_stands_beside_a_dash():
     answered = rows(1, 20, 50).add_column("response", ["Yes."] * 20)
     compared = report(rows(1, 20, 50)).compare(report(answered))
     assert lines(compared, "Responses")["refusals, by English phrases, of"] == [None, 20, "–"]
+    assert list(compared.pictures()) == ["similarity.png"]
     for form in (compared.text(), compared.markdown(), compared.html()):
         assert "Which is more diverse" in form
 

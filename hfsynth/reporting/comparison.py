@@ -4,11 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from hfsynth.reporting.forms import Told
+from hfsynth.reporting.neighbours import NEAR
+from hfsynth.reporting.pictures import draw_similarity
 from hfsynth.reporting.plain import from_plain
 from hfsynth.reporting.report import Report
-from hfsynth.reporting.sections import Cell, Line, Section, Table, difference
+from hfsynth.reporting.sections import Cell, Line, Picture, Section, Table, difference
 
 _VERDICT = "more diverse"
 _EQUAL = "neither"
@@ -53,6 +56,13 @@ class Comparison(Told):
             for title in dict.fromkeys([*ours, *theirs])
         )
         return (self._summary(each), *each)
+
+    def _pictures(self) -> tuple[Picture, ...]:
+        """Draw the nearest neighbours of both in one picture, where both have some."""
+        both = zip(self.names, (self.first.neighbours.similarity, self.second.neighbours.similarity), strict=True)
+        there = {name: spread for name, spread in both if spread}
+        words = "Histograms of both datasets: each instruction's ROUGE-L with its nearest other one"
+        return (Picture("similarity", words, partial(draw_similarity, there, NEAR)),) if len(there) > 1 else ()
 
     def to_json(self) -> str:
         """Return the comparison as JSON, for `from_json`: both reports, whole."""
@@ -121,7 +131,7 @@ class Comparison(Told):
             "Measures that are alike go together, and a small difference may be chance: read the numbers, too.",
             *(() if fair else ("No measure could be taken on as many rows or n-grams of both.",)),
         )
-        return Section("Which is more diverse", notes, (Table(heads, lines),))
+        return Section("Which is more diverse", notes, (Table(heads, lines),), self._pictures())
 
 
 def _with_verdicts(sections: Iterable[Section]) -> Iterator[Table]:

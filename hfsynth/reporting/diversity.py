@@ -24,7 +24,7 @@ def diversity(report: "Report") -> Section:
         return Section("Diversity of the instructions")
     repeated = [
         counted("equal to an earlier one", report.duplicates, texts, "lower"),
-        counted(f"share {REPEATED:.0%} of their shingles with an earlier one", near.repeats, near.rows, "lower"),
+        counted(f"nearly equal to an earlier one: {REPEATED:.0%} of shingles", near.repeats, near.rows, "lower"),
     ]
     if near.similarity:
         repeated.append(counted(f"ROUGE-L above {NEAR} with another one", near.near, near.similarity.count, "lower"))
@@ -118,7 +118,7 @@ def _pictures(near: Neighbours, meant: Embedded | None) -> list[Picture]:
     found = []
     if near.similarity:
         words = "Histogram of each instruction's ROUGE-L with its nearest other one"
-        found.append(Picture("similarity", words, partial(draw_similarity, near.similarity, NEAR)))
+        found.append(Picture("similarity", words, partial(draw_similarity, {"": near.similarity}, NEAR)))
     if meant and len(meant.points) > 1:
         words = "Map of the instructions, on which those that mean the same lie together"
         found.append(Picture("map", words, partial(draw_map, meant)))

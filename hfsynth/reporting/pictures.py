@@ -26,17 +26,27 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
     return pictures.draw_lengths(lengths, unit)
 
 
-def draw_similarity(similarity: Spread, limit: float) -> bytes:
-    """Draw how near the nearest other instruction is, from nothing in common to equal."""
-    from hfsynth.publishing.pictures import BLUE, png
+def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
+    """Draw how near the nearest other instruction is, from nothing in common to equal.
+
+    Args:
+        similarity: What a dataset is called → its figures; of two, the second is drawn as a line.
+        limit: What is marked.
+    """
+    from hfsynth.publishing.pictures import BLUE, INK, png
 
     figure, axes = _axes(6.4, 2.8)
-    axes.stairs(similarity.counts, similarity.edges, fill=True, color=BLUE)
+    for number, (name, spread) in enumerate(similarity.items()):
+        shares = [100 * count / spread.count for count in spread.counts]
+        label = f"{name} (median {spread.median:.2f})".strip()
+        style: dict[str, Any] = {"color": INK, "linewidth": 1.8} if number else {"color": BLUE, "fill": True}
+        axes.stairs(shares, spread.edges, label=label, **style)
     axes.axvline(limit, color=_ORANGE, linewidth=1.5, linestyle="--", label=f"{limit}: Self-Instruct's limit")
-    axes.set_title(f"nearest other instruction (median {similarity.median:.2f})", fontsize=9)
+    axes.set_title("nearest other instruction", fontsize=9)
     axes.set_xlabel("ROUGE-L F-measure with it", fontsize=8)
-    axes.set_ylabel("instructions", fontsize=8)
-    axes.legend(fontsize=8, framealpha=1)
+    axes.set_ylabel("instructions, in %", fontsize=8)
+    for text in axes.legend(fontsize=8, framealpha=1).get_texts():
+        text.set_parse_math(False)
     return png(figure)
 
 
