@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from hfsynth.publishing.folder import save as save
     from hfsynth.publishing.hub import push_to_hub as push_to_hub
     from hfsynth.record import split_failures as split_failures
+    from hfsynth.reporting.comparison import Comparison as Comparison
+    from hfsynth.reporting.measuring import report as report
+    from hfsynth.reporting.report import Report as Report
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -53,6 +56,7 @@ _HOMES = {
     "BootstrapInstructions": "techniques.bootstrap",
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
+    "Comparison": "reporting.comparison",
     "Completion": "generation",
     "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
@@ -70,6 +74,7 @@ _HOMES = {
     "Novelty": "filters.novelty",
     "Pipeline": "pipeline",
     "PushError": "errors",
+    "Report": "reporting.report",
     "Request": "generation",
     "Reward": "techniques.reward",
     "RewardModel": "llms.reward",
@@ -85,6 +90,7 @@ _HOMES = {
     "WellFormed": "filters.wellformed",
     "Where": "filters.threshold",
     "push_to_hub": "publishing.hub",
+    "report": "reporting.measuring",
     "save": "publishing.folder",
     "split_failures": "record",
 }
@@ -93,6 +99,7 @@ __all__ = [
     "BootstrapInstructions",
     "ChatTemplateError",
     "ColumnError",
+    "Comparison",
     "Completion",
     "Decontaminate",
     "Deduplicate",
@@ -109,6 +116,7 @@ __all__ = [
     "Novelty",
     "Pipeline",
     "PushError",
+    "Report",
     "Request",
     "Reward",
     "RewardModel",
@@ -124,6 +132,7 @@ __all__ = [
     "WellFormed",
     "Where",
     "push_to_hub",
+    "report",
     "save",
     "split_failures",
 ]

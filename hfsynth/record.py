@@ -106,6 +106,8 @@ class StepTally:
     """Rows of the step's input."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    written: Counter[int] = field(default_factory=Counter)
+    """Tokens that a row's completions had together → rows."""
     finish_reasons: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     """Reason → rows on which the step failed, and no step before it."""
@@ -130,6 +132,8 @@ class StepTally:
         once = entries.filter(pa.array(first))
         self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py() or 0
         self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py() or 0
+        tokens, rows = np.unique(once.field("completion_tokens").to_numpy(False), return_counts=True)
+        self.written.update(dict(zip(tokens.tolist(), rows.tolist(), strict=True)))
         self.finish_reasons += _counted(once.field("finish_reason"), but="")
         failed_so_far = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
         begins = offsets[np.searchsorted(offsets, places, side="right") - 1]

@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "BootstrapInstructions",
         "ChatTemplateError",
         "ColumnError",
+        "Comparison",
         "Completion",
         "Decontaminate",
         "Deduplicate",
@@ -38,6 +39,7 @@ def test_the_public_names_are_these():
         "Novelty",
         "Pipeline",
         "PushError",
+        "Report",
         "Request",
         "Reward",
         "RewardModel",
@@ -53,6 +55,7 @@ def test_the_public_names_are_these():
         "WellFormed",
         "Where",
         "push_to_hub",
+        "report",
         "save",
         "split_failures",
     ]

@@ -1,10 +1,12 @@
 """Which of some texts, one after the other, are equal or nearly so to one before them that stayed.
 
-Each function takes the texts, and those that stayed before them, and gives for each text the one it repeats, or None.
+Each function takes the texts, and those that stayed before them, and gives for each text the one it repeats, or None;
+`repeating_texts` looks at some texts alone, however many there are before them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,33 +45,73 @@ def similar_texts(
         length: Characters of a shingle.
         permutations: Hashes of a text; with more of them, fewer candidates are measured in vain.
     """
-    from datasketch import MinHash, MinHashLSH
-    from xxhash import xxh32_intdigest
-
-    index = MinHashLSH(num_perm=permutations, params=bands(threshold, permutations))
-    empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
+    index, sketch = _index(threshold, permutations)
     stayed: list[str] = []
 
-    def sketched(text: str) -> tuple[frozenset[str], MinHash]:
-        parts, sketch = shingles(text, length), empty.copy()
-        sketch.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
-        return parts, sketch
-
-    def take_up(text: str, sketch: MinHash) -> None:
-        index.insert(len(stayed), sketch)
+    def take_up(text: str, sketched: Any) -> None:
+        index.insert(len(stayed), sketched)
         stayed.append(text)
 
     for text in kept:
-        take_up(text, sketched(text)[1])
+        take_up(text, sketch(shingles(text, length)))
     for text in texts:
-        parts, sketch = sketched(text)
+        parts = shingles(text, length)
+        sketched = sketch(parts)
         best = Nearest("", 0.0)
-        for place in sorted(index.query(sketch)):
+        for place in sorted(index.query(sketched)):
             similarity = jaccard(parts, shingles(stayed[place], length))
             best = Nearest(stayed[place], similarity) if similarity > best.score else best
         if best.score < threshold:
-            take_up(text, sketch)
+            take_up(text, sketched)
         yield best if best.score >= threshold else None
+
+
+def repeating_texts(
+    texts: Iterable[str], chosen: Mapping[int, str], threshold: float, length: int, permutations: int
+) -> set[int]:
+    """Find which of some chosen texts are similar to a text before them, whether that stayed or not.
+
+    Only the chosen texts fill memory. What is found, and what may be missed, is as with `similar_texts`.
+
+    Args:
+        texts: All texts.
+        chosen: Places of some of them, from 0 → the text there.
+        threshold: The lowest similarity that counts, above 0 and at most 1.
+        length: Characters of a shingle.
+        permutations: Hashes of a text.
+    """
+    index, sketch = _index(threshold, permutations)
+    for place, text in chosen.items():
+        index.insert(place, sketch(shingles(text, length)))
+    waiting, found = set(chosen), set[int]()
+    for place, text in enumerate(texts):
+        if place in waiting:
+            index.remove(place)
+            waiting.discard(place)
+        if not waiting:
+            break
+        parts = shingles(text, length)
+        for other in index.query(sketch(parts)):
+            if jaccard(parts, shingles(chosen[other], length)) >= threshold:
+                index.remove(other)
+                waiting.discard(other)
+                found.add(other)
+    return found
+
+
+def _index(threshold: float, permutations: int) -> tuple[Any, Callable[[frozenset[str]], Any]]:
+    """Return an empty index of sketches, and what makes a sketch of a text's shingles."""
+    from datasketch import MinHash, MinHashLSH
+    from xxhash import xxh32_intdigest
+
+    empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
+
+    def sketch(parts: frozenset[str]) -> MinHash:
+        made = empty.copy()
+        made.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
+        return made
+
+    return MinHashLSH(num_perm=permutations, params=bands(threshold, permutations)), sketch
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:

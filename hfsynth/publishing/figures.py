@@ -83,7 +83,7 @@ class ColumnFigures:
 
 def text_columns(features: Features) -> list[str]:
     """List the columns that hold texts or conversations."""
-    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or _is_chat(kind))]
+    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
 
 
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
@@ -95,7 +95,7 @@ def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
         )
         for texts in _texts(dataset, column):
             counting.see(texts, hashes)
-        duplicates = counting.texts - _distinct(hashes[: counting.texts])
+        duplicates = counting.texts - distinct_values(hashes[: counting.texts])
         del hashes
     return ColumnFigures(
         empty=len(dataset) - counting.texts,
@@ -120,15 +120,22 @@ class _Counting:
         self.texts += len(plain)
         lengths, counts = np.unique(pc.utf8_length(texts).to_numpy(False), return_counts=True)
         self.lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
-        points, counts = np.unique(_code_points(plain), return_counts=True)
-        for point, count in zip(points.tolist(), counts.tolist(), strict=True):
-            if script := script_of(point):
-                self.scripts[script] += count
+        self.scripts += letters_by_script(plain)
 
 
 def hash_of(text: str) -> int:
     """Return 8 bytes that are the same for equal texts, and for different ones as good as never."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def letters_by_script(texts: Sequence[str]) -> Counter[str]:
+    """Count the letters of texts by their script (`script_of`)."""
+    letters: Counter[str] = Counter()
+    points, counts = np.unique(_code_points(texts), return_counts=True)
+    for point, count in zip(points.tolist(), counts.tolist(), strict=True):
+        if script := script_of(point):
+            letters[script] += count
+    return letters
 
 
 @cache
@@ -144,7 +151,7 @@ def script_of(point: int) -> str:
 
 def _texts(dataset: Dataset, column: str) -> Iterator[pa.Array]:
     """Give a column's texts that are not empty, in large pieces."""
-    chat = _is_chat(dataset.features[column])
+    chat = is_chat(dataset.features[column])
     for table in dataset.select_columns(column).with_format("arrow").iter(_ROWS_AT_ONCE):
         values = table.column(column).combine_chunks()
         texts = pa.array([_said(messages) for messages in values.to_pylist()]) if chat else values
@@ -160,7 +167,7 @@ def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def _distinct(hashes: NDArray[np.uint64]) -> int:
+def distinct_values(hashes: NDArray[np.uint64]) -> int:
     """Count different values in an array that lies in a file, and sort it there."""
     hashes.sort()
     piece = 1_000_000
@@ -174,5 +181,6 @@ def _is_text(kind: Any) -> bool:
     return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
 
 
-def _is_chat(kind: Any) -> bool:
+def is_chat(kind: Any) -> bool:
+    """Return whether a feature is that of conversations: lists of messages with role and content."""
     return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE

@@ -15,9 +15,10 @@ from matplotlib.patches import FancyArrowPatch
 from hfsynth.diagram import Arrow, Diagram
 from hfsynth.publishing.figures import Lengths
 
-_INK, _FILL, _LINE = "#1f2933", "#eef2f7", "#52606d"
+INK, _FILL, _LINE = "#1f2933", "#eef2f7", "#52606d"
+BLUE = "#3e7cb1"
 _WIDTH = 2.6  # inches for each place of a diagram
-_TEXT: dict[str, Any] = {"color": _INK, "ha": "center", "parse_math": False}
+_TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
 
 
 Form = Literal["png", "svg"]
@@ -33,27 +34,27 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
     axes.set_ylim(-0.5 - 0.3 * levels, 0.5 + 0.3 * levels)
     models = ["", *(node.model for node in diagram.nodes), ""]
     for place, (name, model) in enumerate(zip(diagram.names, models, strict=True)):
-        label = "\n".join([_wrapped(name, 20), *([_wrapped(model, 24)] if model else [])])
+        label = "\n".join([wrapped(name, 20), *([wrapped(model, 24)] if model else [])])
         box = {"boxstyle": "round,pad=0.5", "facecolor": _FILL, "edgecolor": _LINE}
         axes.text(place, 0, label, va="center", fontsize=9, bbox=box, zorder=3, **_TEXT)
     for number, arrow in enumerate(diagram.arrows):
         _draw_arrow(axes, arrow, upwards=number % 2 == 0)
-    return _drawn(figure, form)
+    return drawn(figure, form)
 
 
-def draw_lengths(lengths: Mapping[str, Lengths]) -> bytes:
-    """Draw a histogram for each column of texts, one beside the other."""
+def draw_lengths(lengths: Mapping[str, Lengths], unit: str = "characters") -> bytes:
+    """Draw a histogram for each column of texts, one beside the other; lengths are in a unit."""
     figure = Figure(figsize=(3.6 * len(lengths), 2.6), dpi=110, layout="constrained")
     for number, (column, found) in enumerate(lengths.items(), 1):
         axes = figure.add_subplot(1, len(lengths), number)
-        axes.stairs(found.counts, found.edges, fill=True, color="#3e7cb1")
-        axes.axvline(found.median, color=_INK, linewidth=1, linestyle="--")
-        axes.set_title(_wrapped(f"{column} (median {found.median:,})", 36), fontsize=9, parse_math=False)
-        axes.set_xlabel("characters", fontsize=8)
+        axes.stairs(found.counts, found.edges, fill=True, color=BLUE)
+        axes.axvline(found.median, color=INK, linewidth=1, linestyle="--")
+        axes.set_title(wrapped(f"{column} (median {found.median:,})", 36), fontsize=9, parse_math=False)
+        axes.set_xlabel(unit, fontsize=8)
         axes.set_ylabel("texts", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    return _drawn(figure, "png")
+    return drawn(figure)
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow, upwards: bool) -> None:
@@ -62,11 +63,11 @@ def _draw_arrow(axes: Axes, arrow: Arrow, upwards: bool) -> None:
     middle = (arrow.start + arrow.end) / 2
     if not level:
         start, end, bend = (arrow.start + 0.26, 0.0), (arrow.end - 0.26, 0.0), 0.0
-        text, height = _wrapped(", ".join(arrow.columns), 20), 0.06
+        text, height = wrapped(", ".join(arrow.columns), 20), 0.06
     else:
         start, end = (arrow.start, side * 0.2), (arrow.end, side * 0.2)
         bend = -side * 0.25
-        text, height = _wrapped(", ".join(arrow.columns), 40), side * (0.25 + 0.22 * level)
+        text, height = wrapped(", ".join(arrow.columns), 40), side * (0.25 + 0.22 * level)
     line = FancyArrowPatch(
         start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=10, color=_LINE, zorder=1
     )
@@ -79,7 +80,8 @@ def _level(arrow: Arrow) -> int:
     return arrow.end - arrow.start - 1
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
+    """Part a text into three lines at most."""
     return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …"))
 
 
@@ -89,7 +91,7 @@ def _bare(figure: Figure) -> Axes:
     return axes
 
 
-def _drawn(figure: Figure, form: Form) -> bytes:
+def drawn(figure: Figure, form: Form = "png") -> bytes:
     """Return a figure's file, the same bytes for the same figure; in SVG, its texts are texts."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()

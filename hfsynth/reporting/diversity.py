@@ -1,0 +1,125 @@
+"""What a report shows of diversity: repetition, nearest neighbours, different n-grams, openings."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hfsynth.reporting.embedded import NEAR as NEAR_IN_MEANING
+from hfsynth.reporting.embedded import Embedded
+from hfsynth.reporting.neighbours import NEAR, REPEATED, Neighbours
+from hfsynth.reporting.openings import Openings
+from hfsynth.reporting.pictures import draw_map, draw_similarity
+from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
+from hfsynth.reporting.wording import Distinct
+
+if TYPE_CHECKING:
+    from hfsynth.reporting.report import Report
+
+_VERBS = 10  # that are shown
+
+
+def diversity(report: "Report") -> Section:
+    """Return the section on how different the instructions are from each other."""
+    near, meant, texts = report.neighbours, report.embedded, report.instructions.texts
+    if not texts:
+        return Section("Diversity of the instructions")
+    repeated = [
+        counted("equal to an earlier one", report.duplicates, texts, "lower"),
+        counted(f"nearly equal to an earlier one: {REPEATED:.0%} of shingles", near.repeats, near.rows, "lower"),
+    ]
+    if near.similarity:
+        repeated.append(counted(f"ROUGE-L above {NEAR} with another one", near.near, near.similarity.count, "lower"))
+    if meant and meant.distance:
+        label = f"less than {NEAR_IN_MEANING} from another one in meaning"
+        repeated.append(counted(label, meant.near, meant.rows, "lower"))
+    tables = (
+        Table(("instructions", "rows", "of", "share"), tuple(repeated)),
+        _nearest(near, meant),
+        _even(near),
+        _distinct(report.distinct),
+    )
+    return Section("Diversity of the instructions", tuple(_notes(near, meant)), tables, tuple(_pictures(near, meant)))
+
+
+def openings(found: Openings) -> Section:
+    """Return the section on what the instructions open with."""
+    texts = max(found.texts, 1)
+    verbs = {one.verb: None for one in found.told}
+    shown = [one for one in found.told if one.verb in list(verbs)[:_VERBS] and (one.count > 1 or not one.noun)]
+    lines = tuple(
+        Line(f"{one.verb} … {one.noun}" if one.noun else one.verb, (Cell(one.count), Cell(one.count / texts, "share")))
+        for one in shown
+    )
+    pairs = Line("different pairs of a verb and a noun", (Cell(found.pairs, "count", "higher", found.texts),))
+    note = (
+        "By word lists and rules for English, not by a parser: they found the opening verb, or a question's first "
+        f"word, in {found.found:,} of {found.texts:,} instructions ({found.found / texts:.1%}). The most frequent are "
+        "shown, with the nouns that two instructions or more have."
+    )
+    tables = (Table(("opening", "instructions", "share"), lines), Table(("", "number"), (pairs,) if lines else ()))
+    return Section("What the instructions open with", (note,), tables)
+
+
+def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
+    """Say what was sampled, and what the measures can't see."""
+    whole = near.rows == near.among
+    who = (
+        "Each instruction" if whole else f"Each of {near.rows:,} of the {near.among:,} instructions, drawn by chance,"
+    )
+    notes = [f"{who} was compared with all others: by ROUGE-L, exactly, and by shingles of five characters (MinHash)."]
+    words = near.similarity.count if near.similarity else 0
+    if words < near.rows:
+        notes.append(f"{near.rows - words:,} of them have no word of a-z and 0-9, which are all that ROUGE-L reads.")
+    if meant:
+        some = "" if meant.rows == meant.among else f" of the {meant.among:,}, drawn by chance"
+        notes.append(
+            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}; the "
+            f"map shows {meant.told:.0%} of what tells these apart."
+        )
+    return notes
+
+
+def _nearest(near: Neighbours, meant: Embedded | None) -> Table:
+    lines = []
+    if near.similarity:
+        lines.append(Line("ROUGE-L F-measure with it", spread_cells(near.similarity, "lower", near.among)))
+    if meant and meant.distance:
+        lines.append(Line("distance to it in meaning", spread_cells(meant.distance, "higher", meant.rows)))
+    return Table(("nearest other instruction", *QUARTILES), tuple(lines))
+
+
+def _even(near: Neighbours) -> Table:
+    lines = tuple(
+        Line(
+            f"{even.rows:,} rows",
+            (
+                Cell(even.groups),
+                Cell(even.mean, "number", "lower", even.rows),
+                Cell(even.near, "share", "lower", even.rows),
+            ),
+        )
+        for even in near.even
+    )
+    return Table(("ROUGE-L among as many rows, drawn by chance", "draws", "mean", f"share above {NEAR}"), lines)
+
+
+def _distinct(every: tuple[Distinct, ...]) -> Table:
+    sizes = sorted({one.grams for found in every for one in found.even})
+    lines = []
+    for found in every:
+        share = Cell(found.distinct / found.grams if found.grams else None, "share", "higher", found.grams)
+        even = {one.grams: one.share for one in found.even}
+        shares = (Cell(even.get(size), "share", "higher", size) for size in sizes)
+        lines.append(Line(f"distinct-{found.length}", (Cell(found.grams), Cell(found.distinct), share, *shares)))
+    head = ("different n-grams", "n-grams", "different", "share", *(f"share of {size:,}" for size in sizes))
+    return Table(head, tuple(lines))
+
+
+def _pictures(near: Neighbours, meant: Embedded | None) -> list[Picture]:
+    found = []
+    if near.similarity:
+        words = "Histogram of each instruction's ROUGE-L with its nearest other one"
+        found.append(Picture("similarity", words, partial(draw_similarity, {"": near.similarity}, NEAR)))
+    if meant and len(meant.points) > 1:
+        words = "Map of the instructions, on which those that mean the same lie together"
+        found.append(Picture("map", words, partial(draw_map, meant)))
+    return found

@@ -1,0 +1,176 @@
+"""How alike a dataset's texts are: how near each is to the nearest other one, and which nearly repeat an earlier one.
+
+The measure is ROUGE-L's F-measure, which Self-Instruct (arXiv 2212.10560) allows to be 0.7 at most; it is exact, as
+`rouge_score` without a stemmer gives it. Where comparing all pairs would take too long, some rows are drawn by chance,
+and each is compared with all others: a row's nearest neighbour is never missed, only fewer rows are asked.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz import process
+from rapidfuzz.distance import LCSseq
+
+from hfsynth.filters.deduplicate import Deduplicate
+from hfsynth.likeness.near_duplicates import repeating_texts
+from hfsynth.likeness.novelty import f_measures, words_of
+from hfsynth.reporting.reading import drawn
+from hfsynth.reporting.spread import Spread
+
+NEAR = 0.7
+"""Self-Instruct's threshold."""
+REPEATED = 0.8
+"""Deduplicate's, by minhash."""
+EVEN_ROWS = (100, 1_000)
+"""The numbers of rows among which datasets of different sizes are compared."""
+_EVEN_GROUPS = 10
+_WORDS = 13_000_000_000  # that drawn rows are compared with: a thousand rows with a million of 13 words
+_FEWEST = 100  # rows that are drawn, however long that takes
+_CELLS = 4_000_000  # pairs that are in memory at once
+_FIRST_SIGN = 0xE000  # from here on there are signs enough for words, without surrogates
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Even:
+    """Nearest neighbours among so many rows, whatever the size of the dataset."""
+
+    rows: int
+    groups: int
+    """How many times so many other rows were drawn; what follows is their mean."""
+    mean: float
+    """Mean F-measure with the nearest other row of the group."""
+    near: float
+    """Share of the rows that have one above 0.7."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How alike the texts are."""
+
+    rows: int
+    """Those that were compared with all others: all of them, or some drawn by chance."""
+    among: int
+    """All texts."""
+    similarity: Spread | None
+    """F-measure with the nearest other text, of those rows that have a word of a-z and 0-9: others have none."""
+    near: int
+    """Rows of these with one above 0.7."""
+    repeats: int
+    """Of all rows compared, those that nearly repeat an earlier one, as `Deduplicate` by `minhash` measures it."""
+    even: tuple[Even, ...]
+
+
+def neighbours(
+    read: Callable[[], Iterator[list[str]]],
+    texts_at: Callable[[NDArray[np.int64]], list[str]],
+    texts: int,
+    size: int,
+) -> Neighbours:
+    """Measure how alike texts are.
+
+    Args:
+        read: Begins to give all texts, batch by batch, none of them empty.
+        texts_at: Gives those at some places, in their order.
+        texts: How many there are.
+        size: How many of them are compared with all others (`sample_size`).
+    """
+    places = np.sort(drawn(texts, size))
+    chosen = texts_at(places)
+    scores = nearest_scores(chosen, places, read())
+    each = (text for batch in read() for text in batch)
+    by_place = dict(zip(places.tolist(), chosen, strict=True))
+    repeats = repeating_texts(each, by_place, REPEATED, Deduplicate.shingle, Deduplicate.permutations)
+    some = [text for text in texts_at(drawn(texts, _EVEN_GROUPS * EVEN_ROWS[-1])) if words_of(text)]
+    return Neighbours(
+        rows=len(places),
+        among=texts,
+        similarity=Spread.of(scores, (0.0, 1.0)),
+        near=int((scores > NEAR).sum()),
+        repeats=len(repeats),
+        even=tuple(_even(some, rows) for rows in EVEN_ROWS if rows <= len(some)),
+    )
+
+
+def sample_size(texts: int, words: int) -> int:
+    """Return how many of some texts can be compared with all of them in minutes: of short ones, all up to 31,000.
+
+    >>> [sample_size(rows, 13 * rows) for rows in (10_000, 100_000, 1_000_000)]
+    [10000, 10000, 1000]
+    """
+    return min(texts, max(_FEWEST, _WORDS // max(words, 1)))
+
+
+def nearest_scores(
+    chosen: Sequence[str], places: NDArray[np.int64], batches: Iterable[Sequence[str]]
+) -> NDArray[np.float64]:
+    """Return the F-measure of chosen texts with the nearest other one, of those that have a word, in their order.
+
+    Args:
+        chosen: The texts.
+        places: Their places among all.
+        batches: All texts, in order.
+    """
+    parted = [words_of(text) for text in chosen]
+    with_words = [number for number, words in enumerate(parted) if words]
+    nearest = _Nearest([parted[number] for number in with_words], places[with_words])
+    first = 0
+    for batch in batches:
+        nearest.see(batch, first)
+        first += len(batch)
+    return nearest.scores
+
+
+def _even(texts: Sequence[str], rows: int) -> Even:
+    """Measure groups of so many rows, each among themselves."""
+    groups = min(_EVEN_GROUPS, len(texts) // rows)
+    parts = [texts[number * rows : (number + 1) * rows] for number in range(groups)]
+    scores = np.concatenate([nearest_scores(part, np.arange(rows), [part]) for part in parts])
+    return Even(rows, groups, float(scores.mean()), float((scores > NEAR).mean()))
+
+
+@dataclass
+class _Nearest:
+    """The highest F-measures of some texts with others, so far."""
+
+    words: list[list[str]]
+    places: NDArray[np.int64]
+    scores: NDArray[np.float64] = field(init=False)
+    _signs: dict[str, str] = field(default_factory=dict)
+    _written: list[str] = field(init=False)
+    _lengths: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Write each text with one sign for each of its words."""
+        for word in (word for text in self.words for word in text):
+            self._signs.setdefault(word, chr(_FIRST_SIGN + 1 + len(self._signs)))
+        self._written = [self._write(text) for text in self.words]
+        self._lengths = np.array([len(text) for text in self.words], np.int64)
+        self.scores = np.zeros(len(self.words))
+
+    def see(self, texts: Sequence[str], first: int) -> None:
+        """Compare them with a batch of texts, the first of which is at this place."""
+        block = max(1, _CELLS // max(len(self.words), 1))
+        for start in range(0, len(texts) if self.words else 0, block):
+            self._compare([words_of(text) for text in texts[start : start + block]], first + start)
+
+    def _compare(self, others: list[list[str]], first: int) -> None:
+        lengths = np.array([len(other) for other in others])
+        written = [self._write(other) for other in others]
+        # (texts, others): the words in common, in order
+        common = process.cdist(self._written, written, scorer=LCSseq.similarity, dtype=np.int32, workers=-1)
+        own = np.flatnonzero((self.places >= first) & (self.places < first + len(others)))
+        common[own, self.places[own] - first] = 0
+        reached = 2 * common / (self._lengths[:, None] + lengths[None, :])
+        best = reached.argmax(axis=1)
+        for text in np.flatnonzero(reached.max(axis=1) > self.scores + _ROUNDING):
+            other = best[text]
+            self.scores[text] = f_measures(
+                common[text, other : other + 1], int(self._lengths[text]), lengths[other : other + 1]
+            )[0]
+
+    def _write(self, words: Sequence[str]) -> str:
+        """Write words as signs; one sign stands for all that none of the texts has, so that few are needed."""
+        return "".join(self._signs.get(word, chr(_FIRST_SIGN)) for word in words)

@@ -1,0 +1,112 @@
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from hfsynth.likeness.near_duplicates import jaccard, repeating_texts, shingles
+from hfsynth.reporting import neighbours as module
+from hfsynth.reporting.neighbours import nearest_scores, neighbours, sample_size
+from hfsynth.reporting.reading import drawn
+
+SCORER = RougeScorer(["rougeL"], use_stemmer=False)
+SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
+SEEDS = [json.loads(line)["input"] for line in SEED_FILE.read_text().splitlines()]
+
+WORDLESS = ("今日は", "?!", "одна")
+
+
+def variants(seed, count=60):
+    """Texts, many of which are another one with a word changed; some without a word that ROUGE-L reads."""
+    draw = random.Random(seed)
+    made = [text.split(". ")[0] for text in SEEDS[:12]]
+    while len(made) < count:
+        words = draw.choice(made).split()
+        words[draw.randrange(len(words))] = draw.choice(("tea", "Tea!", "42", words[0]))
+        made.append(" ".join(words))
+    return [*made, *WORDLESS, made[3]]
+
+
+def batched(items, size):
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def all_pairs(items):
+    """The highest F-measure of each text with every other one, by `rouge_score`; 0 of those without words."""
+    score = lambda one, other: SCORER.score(other, one)["rougeL"].fmeasure  # noqa: E731
+    return np.array(
+        [max(score(text, o) for n, o in enumerate(items) if n != place) for place, text in enumerate(items)]
+    )
+
+
+def measure(items, size, batch=7):
+    return neighbours(
+        lambda: iter(batched(items, batch)), lambda places: [items[place] for place in places], len(items), size
+    )
+
+
+@pytest.mark.parametrize("cells", [1, 500, 4_000_000])
+@pytest.mark.parametrize("batch", [1, 9, 1000])
+def test_the_nearest_neighbours_are_those_of_rouge_score_on_all_pairs(batch, cells, monkeypatch):
+    monkeypatch.setattr(module, "_CELLS", cells)
+    items = variants(1, 40)
+    places = np.arange(len(items))
+    expected = [score for score, text in zip(all_pairs(items), items, strict=True) if text not in WORDLESS]
+    assert nearest_scores(items, places, batched(items, batch)).tolist() == pytest.approx(expected)
+    assert expected[3] == 1.0, "it is there twice"
+
+
+def test_of_drawn_rows_the_nearest_neighbour_is_searched_among_all():
+    items = variants(2, 80)
+    places = np.sort(drawn(len(items), 20))
+    scores = all_pairs(items)[places]
+    words = np.array([items[place] not in WORDLESS for place in places])
+    found = measure(items, 20)
+    assert (found.rows, found.among, found.similarity.count) == (20, len(items), words.sum())
+    assert found.similarity.mean == pytest.approx(scores[words].mean())
+    assert found.near == (scores[words] > 0.7).sum() > 0
+
+
+def earlier_ones(items, threshold=0.8):
+    """The places of texts that are similar to an earlier one, by comparing all pairs."""
+    sets = [shingles(text, 5) for text in items]
+    return {n for n in range(len(items)) if any(jaccard(sets[n], sets[m]) >= threshold for m in range(n))}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_repetitions_are_those_of_comparing_each_text_with_all_before_it(seed):
+    items = variants(seed, 120)
+    assert measure(items, len(items)).repeats == len(earlier_ones(items)) > 10
+    chosen = {place: items[place] for place in drawn(len(items), 40).tolist()}
+    assert repeating_texts(items, chosen, 0.8, 5, 256) == earlier_ones(items) & set(chosen)
+
+
+def test_a_row_nearly_repeats_what_is_before_it_alone():
+    assert repeating_texts(["Name a red fruit.", "Name a red fruit!"], {0: "Name a red fruit."}, 0.8, 5, 64) == set()
+
+
+def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
+    monkeypatch.setattr(module, "EVEN_ROWS", (10, 30, 1000))
+    monkeypatch.setattr(module, "_EVEN_GROUPS", 2)
+    items = variants(3, 60)
+    (ten, thirty) = measure(items, 5).even
+    order = [items[place] for place in drawn(len(items), 2000) if items[place] not in WORDLESS]
+    assert (ten.rows, ten.groups, thirty.rows, thirty.groups) == (10, 2, 30, 2)
+    for even in (ten, thirty):
+        scores = np.r_[all_pairs(order[: even.rows]), all_pairs(order[even.rows : 2 * even.rows])]
+        assert even.mean == pytest.approx(scores.mean())
+        assert even.near == pytest.approx((scores > 0.7).mean())
+
+
+@pytest.mark.parametrize("items", [[], ["a"], ["今"], ["今", "日"]])
+def test_texts_without_neighbours_have_no_distance_or_none_in_common(items):
+    found = measure(items, len(items))
+    assert (found.rows, found.near, found.repeats, found.even) == (len(items), 0, 0, ())
+    assert found.similarity is None or found.similarity.largest == 0
+
+
+def test_the_longer_the_texts_the_fewer_are_drawn_and_never_too_few():
+    assert sample_size(1_000_000, 130_000_000) == 100
+    assert sample_size(10, 1_000_000_000_000) == 10
