@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfsynth.cli import RunArguments, build, make, parser, say
+from hfsynth.errors import ColumnError
 from hfsynth.inputs import load_failures, load_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.recipe import read_recipe, read_source
+from hfsynth.reporting.measuring import report
 from hfsynth.viewing.page import view
 
 
@@ -39,7 +41,12 @@ def look(flags: Sequence[str]) -> None:
     config = arguments.config or dataset.info.config_name
     failures = load_failures(arguments.dataset, config, arguments.split, arguments.revision)
     title = f"{arguments.dataset}, {config or 'default'}, {arguments.split}"
-    page = view(dataset, arguments.output, title=title, failures=failures)
+    try:
+        measured = report(dataset).html()
+    except ColumnError as error:
+        measured = ""
+        say(f"without a report: {error}")
+    page = view(dataset, arguments.output, title=title, failures=failures, report=measured)
     say(f"{len(dataset):,} rows in {page}")
 
 

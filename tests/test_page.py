@@ -77,7 +77,7 @@ def test_nothing_in_a_row_is_markup(page):
     shown = dom(page, tab="rows")
     assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
     assert NASTY in " ".join(articles(shown))
-    assert "<img" not in shown
+    assert "<img" not in re.search(r"<main.*?</main>", shown, re.DOTALL).group()
 
 
 @needs_browser
@@ -104,6 +104,15 @@ def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
     assert "what it met" in articles(dropped)[0]
     failed = dom(page, tab="failures", step="EvolInstruct")
     assert all("tired" in text or "is None" in text for text in articles(failed))
+
+
+@needs_browser
+def test_the_report_is_a_part_of_the_page_with_its_pictures(page):
+    shown = dom(page, tab="report")
+    told = re.search(r'<section id="report">(.*?)</section>', shown, re.DOTALL).group(1)
+    assert "ROUGE-L" in told
+    assert 'src="data:image/png;base64,' in told
+    assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
 
 
 @needs_browser

@@ -74,6 +74,7 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         opening=telling.opening,
         loading=lambda config: telling.loading(config, repo_id),
         drawings=telling.drawings,
+        funnels=telling.funnels,
         steps=telling.steps,
         rows_that_ended=telling.rows_that_ended,
         savings=telling.savings,

@@ -4,7 +4,7 @@
 <config>/failures/train.parquet         the others: which step, which row, why
 <config>/hfsynth.yaml                   the recipe
 <config>/hfsynth.json                   the facts that the card is written from
-<config>/steps.png, lengths.png         the card's pictures
+<config>/steps.png, funnel.png, lengths.png   the card's pictures
 """
 
 import re
@@ -176,7 +176,11 @@ def _info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], fold
 
 def _write_beside(folder: Path, facts: ConfigFacts) -> None:
     """Write the recipe and the pictures."""
-    from hfsynth.publishing.pictures import draw_diagram, draw_lengths  # matplotlib: as long as all other imports
+    from hfsynth.publishing.pictures import (  # matplotlib: as long as all other imports
+        draw_diagram,
+        draw_funnel,
+        draw_lengths,
+    )
 
     for number, run in enumerate(facts.runs, 1):
         recipes = [step.recipe for step in run.steps if step.recipe]
@@ -184,6 +188,8 @@ def _write_beside(folder: Path, facts: ConfigFacts) -> None:
             text = write_recipe(recipes, run.chunk_size or None, run.source.recipe)
             (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
         (folder / numbered("steps.png", number)).write_bytes(draw_diagram(telling.diagram(run)))
+        if stages := telling.funnel(run):
+            (folder / numbered("funnel.png", number)).write_bytes(draw_funnel(stages))
     lengths = {name: found.lengths for name, _, found in telling.figures(facts) if found.lengths}
     if lengths:
         (folder / "lengths.png").write_bytes(draw_lengths(lengths))

@@ -7,7 +7,7 @@ from typing import Any
 FACTS = "hfsynth.json"
 """The facts of a configuration, in its folder: where it is, the configuration is hfsynth's."""
 _OURS = re.compile(
-    r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|(steps(-\d+)?|lengths)\.png"
+    r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel)(-\d+)?|lengths)\.png"
 )
 _DATA = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".arrow", ".zip", ".tar", ".gz")
 

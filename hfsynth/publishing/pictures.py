@@ -3,7 +3,7 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from matplotlib import rc_context
@@ -16,7 +16,7 @@ from hfsynth.diagram import Arrow, Diagram
 from hfsynth.publishing.figures import Lengths
 
 INK, _FILL, _LINE = "#1f2933", "#eef2f7", "#52606d"
-BLUE = "#3e7cb1"
+BLUE, _GREY = "#3e7cb1", "#9aa5b1"
 _WIDTH = 2.6  # inches for each place of a diagram
 _TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
 
@@ -54,6 +54,31 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str = "characters") -> by
         axes.set_ylabel("texts", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
+    return drawn(figure)
+
+
+def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
+    """Draw the rows that each step was given, and in front of them those that it handed on whole.
+
+    Args:
+        stages: Each step's name, rows in, rows out, and how many of these it failed on.
+    """
+    figure = Figure(figsize=(7.2, 1.2 + 0.45 * len(stages)), dpi=110, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    places = range(len(stages))
+    whole = [rows_out - failed for _, _, rows_out, failed in stages]
+    axes.barh(places, [stage[1] for stage in stages], 0.7, color=_GREY, label="rows in")
+    axes.barh(places, whole, 0.45, color=BLUE, label="rows out, but for those that failed")
+    for place, (_, rows_in, rows_out, failed) in enumerate(stages):
+        told = f" {rows_in:,} → {rows_out:,}" + (f" ({failed:,} failed)" if failed else "")
+        axes.text(max(rows_in, rows_out), place, told, va="center", fontsize=8)
+    axes.set_yticks(places, [wrapped(name, 30) for name, *_ in stages], fontsize=8, parse_math=False)
+    axes.set_xlim(0, 1.35 * max(max(stage[1:3]) for stage in stages) or 1)
+    axes.set_xlabel("rows", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
     return drawn(figure)
 
 

@@ -122,6 +122,17 @@ def drawings(config: ConfigFacts) -> Iterator[tuple[str, str]]:
         yield numbered("steps.png", place), diagram(run).text()
 
 
+def funnel(run: RunRecord) -> list[tuple[str, int, int, int]]:
+    """List the steps of a run with rows in, rows out and rows failed, if any step dropped rows or failed on some."""
+    told = [(step.name, step.rows_in, step.rows_out, sum(step.failures.values())) for step in run.steps]
+    return told if any(step.dropped or step.failures for step in run.steps) else []
+
+
+def funnels(config: ConfigFacts) -> list[str]:
+    """List the files with the funnels of runs."""
+    return [numbered("funnel.png", place) for place, run in enumerate(config.runs, 1) if funnel(run)]
+
+
 def steps(config: ConfigFacts) -> Iterator[tuple[str, StepRecord]]:
     """Give every step of every run, with what tells runs apart where there are several."""
     for place, run in enumerate(config.runs, 1):

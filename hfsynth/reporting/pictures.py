@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY, _ORANGE = "#9aa5b1", "#a8480f"
-_NAME = 30  # characters of a line of a step's name
 _WORDS = 24  # characters of a line of a text on the map
 
 
@@ -24,6 +23,13 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
     from hfsynth.publishing import pictures
 
     return pictures.draw_lengths(lengths, unit)
+
+
+def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
+    """Draw each step's name, rows in, rows out, and how many of these it failed on, as on a card."""
+    from hfsynth.publishing import pictures
+
+    return pictures.draw_funnel(stages)
 
 
 def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
@@ -47,30 +53,6 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
     axes.set_ylabel("instructions, in %", fontsize=8)
     for text in axes.legend(fontsize=8, framealpha=1).get_texts():
         text.set_parse_math(False)
-    return drawn(figure)
-
-
-def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
-    """Draw the rows that each step was given, and in front of them those that it handed on whole.
-
-    Args:
-        stages: Each step's name, rows in, rows out, and how many of these it failed on.
-    """
-    from hfsynth.publishing.pictures import BLUE, drawn, wrapped
-
-    figure, axes = _axes(7.2, 1.2 + 0.45 * len(stages))
-    places = range(len(stages))
-    whole = [rows_out - failed for _, _, rows_out, failed in stages]
-    axes.barh(places, [stage[1] for stage in stages], 0.7, color=_GREY, label="rows in")
-    axes.barh(places, whole, 0.45, color=BLUE, label="rows out, but for those that failed")
-    for place, (_, rows_in, rows_out, failed) in enumerate(stages):
-        told = f" {rows_in:,} → {rows_out:,}" + (f" ({failed:,} failed)" if failed else "")
-        axes.text(max(rows_in, rows_out), place, told, va="center", fontsize=8)
-    axes.set_yticks(places, [wrapped(name, _NAME) for name, *_ in stages], fontsize=8, parse_math=False)
-    axes.set_xlim(0, 1.35 * max(max(stage[1:3]) for stage in stages) or 1)
-    axes.set_xlabel("rows", fontsize=8)
-    axes.invert_yaxis()
-    figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
     return drawn(figure)
 
 
