@@ -11,4 +11,6 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
-TOKENIZERS_PARALLELISM=false $bin/python -m pytest "$@"
+# two files at a time, a thread each: many tests wait for processes that they started
+export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+$bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -51,7 +51,7 @@ def smollm(smollm_folder) -> TransformersLLM:
     """The real model, in float32, where a row's completion doesn't depend on its batch."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
     return TransformersLLM(smollm_folder, gguf_file=GGUF, dtype="float32", batch_size=8)
 
 

@@ -16,7 +16,12 @@ TECHNIQUES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "bo
 
 def script(name, *flags, cwd=None, **environment):
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, flags)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", **environment}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        **environment,
+    }
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
