@@ -58,6 +58,13 @@ def test_the_nearest_neighbours_are_those_of_rouge_score_on_all_pairs(batch, cel
     assert expected[3] == 1.0, "it is there twice"
 
 
+def test_words_may_be_more_than_there_are_signs(monkeypatch):
+    items = variants(4, 20)
+    expected = nearest_scores(items, np.arange(len(items)), [items]).tolist()
+    monkeypatch.setattr(module, "_SIGNS", 3)
+    assert nearest_scores(items, np.arange(len(items)), [items]).tolist() == expected
+
+
 def test_of_drawn_rows_the_nearest_neighbour_is_searched_among_all():
     items = variants(2, 80)
     places = np.sort(drawn(len(items), 20))

@@ -29,7 +29,8 @@ _EVEN_GROUPS = 10
 _WORDS = 13_000_000_000  # that drawn rows are compared with: a thousand rows with a million of 13 words
 _FEWEST = 100  # rows that are drawn, however long that takes
 _CELLS = 4_000_000  # pairs that are in memory at once
-_FIRST_SIGN = 0xE000  # from here on there are signs enough for words, without surrogates
+_FIRST_SIGN = 0xE000  # from here on there are signs for words, without surrogates
+_SIGNS = 0x110000 - _FIRST_SIGN
 _ROUNDING = 1e-12
 
 
@@ -138,14 +139,14 @@ class _Nearest:
     words: list[list[str]]
     places: NDArray[np.int64]
     scores: NDArray[np.float64] = field(init=False)
-    _signs: dict[str, str] = field(default_factory=dict)
-    _written: list[str] = field(init=False)
+    _numbers: dict[str, int] = field(default_factory=dict)
+    _written: list[str | list[int]] = field(init=False)
     _lengths: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Write each text with one sign for each of its words."""
+        """Number the words, and write each text with their numbers."""
         for word in (word for text in self.words for word in text):
-            self._signs.setdefault(word, chr(_FIRST_SIGN + 1 + len(self._signs)))
+            self._numbers.setdefault(word, len(self._numbers) + 1)
         self._written = [self._write(text) for text in self.words]
         self._lengths = np.array([len(text) for text in self.words], np.int64)
         self.scores = np.zeros(len(self.words))
@@ -171,6 +172,8 @@ class _Nearest:
                 common[text, other : other + 1], int(self._lengths[text]), lengths[other : other + 1]
             )[0]
 
-    def _write(self, words: Sequence[str]) -> str:
-        """Write words as signs; one sign stands for all that none of the texts has, so that few are needed."""
-        return "".join(self._signs.get(word, chr(_FIRST_SIGN)) for word in words)
+    def _write(self, words: Sequence[str]) -> str | list[int]:
+        """Write words by their numbers, 0 for all that none of the texts has; as signs, if there are enough."""
+        numbers = [self._numbers.get(word, 0) for word in words]
+        few = len(self._numbers) < _SIGNS
+        return "".join(chr(_FIRST_SIGN + number) for number in numbers) if few else numbers
