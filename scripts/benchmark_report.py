@@ -1,0 +1,62 @@
+"""How long a report takes, and how much memory, on datasets of several sizes.
+
+    python scripts/benchmark_report.py INSTRUCTIONS.jsonl --rows 10000 100000 1000000
+
+The instructions (column `instruction`, or `input`) are multiplied as in benchmark_novelty.py. Each size is measured in
+a process of its own, which writes its rows to a file before the clock starts.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from benchmark_novelty import multiplied
+from datasets import Dataset, disable_progress_bars
+
+from hfsynth import report
+
+
+def main() -> None:
+    """Measure, and print a table in Markdown."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("instructions", type=Path, help="A jsonl file.")
+    flags.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000], help="Sizes of the datasets.")
+    arguments = flags.parse_args()
+    rows = [json.loads(line) for line in arguments.instructions.read_text(encoding="utf-8").splitlines()]
+    texts = [row.get("instruction") or row["input"] for row in rows]
+    print("| rows | compared with all others | s | s of all cores | peak memory, MB |")
+    print("|---|---|---|---|---|")
+    for size in arguments.rows:
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            print(process.apply(measured, (texts, size)), flush=True)
+
+
+def instructions(texts: tuple[str, ...], size: int) -> Iterator[dict[str, str]]:
+    """Give so many rows."""
+    for text in islice(multiplied(list(texts)), size):
+        yield {"instruction": text}
+
+
+def measured(texts: list[str], size: int) -> str:
+    """Report on so many rows; return a row of the table."""
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        # a tuple: of a list, datasets would make each item a shard
+        dataset = Dataset.from_generator(
+            instructions, gen_kwargs={"texts": tuple(texts), "size": size}, cache_dir=folder
+        )
+        began, used = time.perf_counter(), time.process_time()
+        told = report(dataset)
+        took, cores = time.perf_counter() - began, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return f"| {size:,} | {told.neighbours.rows:,} | {took:.1f} | {cores:.1f} | {peak:,.0f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+import subprocess
+import sys
+
+from tests.test_benchmark_novelty import SCRIPT, SEED_FILE
+
+
+def test_a_row_of_the_table_is_printed_for_each_size_of_the_dataset():
+    script = SCRIPT.with_name("benchmark_report.py")
+    command = [sys.executable, str(script), str(SEED_FILE), "--rows", "30", "200"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["30", "30"], ["200", "200"]]
+    assert all(float(row[2]) > 0 for row in rows)
