@@ -72,6 +72,7 @@ def test_of_a_sample_the_rows_are_compared_with_all_and_the_report_says_so():
     expected = np.array(all_pairs(full))[[place for place in places if full[place] not in WORDLESS]]
     assert told.neighbours.similarity.mean == pytest.approx(expected.mean())
     assert f"Each of 20 of the {len(full)} instructions, drawn by chance, was compared with all others" in str(told)
+    assert "Their shares are off by 21.9 points at most" in str(told), "1.96 × √(0.25 / 20)"
 
 
 def test_of_many_responses_repetition_is_looked_for_in_some_and_the_report_says_so(rows, monkeypatch):

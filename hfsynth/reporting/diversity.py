@@ -1,6 +1,7 @@
 """What a report shows of diversity: repetition, nearest neighbours, different n-grams, openings."""
 
 from functools import partial
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from hfsynth.reporting.embedded import NEAR as NEAR_IN_MEANING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hfsynth.reporting.report import Report
 
 _VERBS = 10  # that are shown
+_NINETEEN_OF_TWENTY = 1.96  # standard deviations of a normal distribution, on either side
 
 
 def diversity(report: "Report") -> Section:
@@ -66,6 +68,9 @@ def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
         "Each instruction" if whole else f"Each of {near.rows:,} of the {near.among:,} instructions, drawn by chance,"
     )
     notes = [f"{who} was compared with all others: by ROUGE-L, exactly, and by shingles of five characters (MinHash)."]
+    if not whole:
+        off = 100 * _NINETEEN_OF_TWENTY * 0.5 / sqrt(near.rows)
+        notes.append(f"Their shares are off by {off:.1f} points at most in nineteen of twenty draws.")
     words = near.similarity.count if near.similarity else 0
     if words < near.rows:
         notes.append(f"{near.rows - words:,} of them have no word of a-z and 0-9, which are all that ROUGE-L reads.")

@@ -4,7 +4,7 @@ Magpie (arXiv 2406.08464) takes a row less than 0.05 away from its nearest neigh
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Embedded:
     """One less the cosine similarity with the nearest other one of these; None where there is no other."""
     near: int
     """Rows of these less than 0.05 away from it."""
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float], ...] = field(repr=False)
     """Where they lie along the two directions in which the vectors differ most (principal components)."""
     told: float
     """Share of all differences (variance) that lies along these two."""
