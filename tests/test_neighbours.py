@@ -96,13 +96,14 @@ def test_a_row_nearly_repeats_what_is_before_it_alone():
 
 def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
     monkeypatch.setattr(module, "EVEN_ROWS", (10, 30, 1000))
-    monkeypatch.setattr(module, "_EVEN_GROUPS", 2)
+    monkeypatch.setattr(module, "_EVEN_DRAWS", 2)
     items = variants(3, 60)
     (ten, thirty) = measure(items, 5).even
     order = [items[place] for place in drawn(len(items), 2000) if items[place] not in WORDLESS]
-    assert (ten.rows, ten.groups, thirty.rows, thirty.groups) == (10, 2, 30, 2)
+    assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 2, 30, 2)
     for even in (ten, thirty):
-        scores = np.r_[all_pairs(order[: even.rows]), all_pairs(order[even.rows : 2 * even.rows])]
+        draws = [[order[place] for place in drawn(len(order), even.rows, seed)] for seed in (0, 1)]
+        scores = np.concatenate([all_pairs(texts) for texts in draws])
         assert even.mean == pytest.approx(scores.mean())
         assert even.near == pytest.approx((scores > 0.7).mean())
 

@@ -97,7 +97,7 @@ def _even(near: Neighbours) -> Table:
         Line(
             f"{even.rows:,} rows",
             (
-                Cell(even.groups),
+                Cell(even.draws),
                 Cell(even.mean, "number", "lower", even.rows),
                 Cell(even.near, "share", "lower", even.rows),
             ),

@@ -25,7 +25,7 @@ REPEATED = 0.8
 """Deduplicate's, by minhash."""
 EVEN_ROWS = (100, 1_000)
 """The numbers of rows among which datasets of different sizes are compared."""
-_EVEN_GROUPS = 10
+_EVEN_DRAWS = 10
 _WORDS = 13_000_000_000  # that drawn rows are compared with: a thousand rows with a million of 13 words
 _FEWEST = 100  # rows that are drawn, however long that takes
 _CELLS = 4_000_000  # pairs that are in memory at once
@@ -39,8 +39,8 @@ class Even:
     """Nearest neighbours among so many rows, whatever the size of the dataset."""
 
     rows: int
-    groups: int
-    """How many times so many other rows were drawn; what follows is their mean."""
+    draws: int
+    """How many times so many rows were drawn; what follows is the mean of all draws."""
     mean: float
     """Mean F-measure with the nearest other row of the group."""
     near: float
@@ -84,7 +84,7 @@ def neighbours(
     each = (text for batch in read() for text in batch)
     by_place = dict(zip(places.tolist(), chosen, strict=True))
     repeats = repeating_texts(each, by_place, REPEATED, Deduplicate.shingle, Deduplicate.permutations)
-    some = [text for text in texts_at(drawn(texts, _EVEN_GROUPS * EVEN_ROWS[-1])) if words_of(text)]
+    some = [text for text in texts_at(drawn(texts, _EVEN_DRAWS * EVEN_ROWS[-1])) if words_of(text)]
     return Neighbours(
         rows=len(places),
         among=texts,
@@ -125,11 +125,11 @@ def nearest_scores(
 
 
 def _even(texts: Sequence[str], rows: int) -> Even:
-    """Measure groups of so many rows, each among themselves."""
-    groups = min(_EVEN_GROUPS, len(texts) // rows)
-    parts = [texts[number * rows : (number + 1) * rows] for number in range(groups)]
+    """Draw so many rows several times, and compare those of each draw among themselves."""
+    draws = _EVEN_DRAWS if rows < len(texts) else 1
+    parts = [[texts[place] for place in drawn(len(texts), rows, seed)] for seed in range(draws)]
     scores = np.concatenate([nearest_scores(part, np.arange(rows), [part]) for part in parts])
-    return Even(rows, groups, float(scores.mean()), float((scores > NEAR).mean()))
+    return Even(rows, draws, float(scores.mean()), float((scores > NEAR).mean()))
 
 
 @dataclass
