@@ -13,6 +13,11 @@ def test_the_first_round_shows_the_rate_in_whole_chunks():
     assert Spent().next_round(Goal(1000), EmptyRows(), chunk_size=32) == 128
 
 
+def test_no_more_rows_are_tried_for_a_few_than_it_takes():
+    assert Spent().next_round(Goal(6), EmptyRows(), chunk_size=128) == 6
+    assert Spent(tried=6, accepted=4).next_round(Goal(6), EmptyRows(), chunk_size=128) == 3
+
+
 def test_a_later_round_is_at_most_four_times_what_was_tried():
     assert Spent(tried=1000, accepted=1).next_round(Goal(5000), EmptyRows(), chunk_size=1) == 4000
 

@@ -130,11 +130,11 @@ def test_what_a_filter_dropped_by_rule_what_that_saved_and_how_many_rows_were_ac
     save(made, tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text().replace("\\", "")
     once, answers = records(made)[0].steps
-    assert (once.rows_in, once.rows_out, answers.rows_in) == (8, 6, 6)
-    assert "OnlyOnce kept 6 of 8 rows; dropped: repeated 2" in card
-    assert f"OnlyOnce saved about {round(2 * answers.completion_tokens / 6)} tokens" in card
+    assert (once.rows_in, once.rows_out, answers.rows_in) == (10, 8, 8)
+    assert "OnlyOnce kept 8 of 10 rows; dropped: repeated 2" in card
+    assert f"OnlyOnce saved about {round(2 * answers.completion_tokens / 8)} tokens" in card
     assert "3 accepted rows were asked for: " in card
-    assert "rows accepted of 8 tried (" in card
+    assert "rows accepted of 10 tried (" in card
     assert "pipeline.run(rows, num_rows=3, chunk_size=4)" in card
     failures = load_dataset("parquet", data_files=str(tmp_path / "made/default/failures/train.parquet"), split="train")
     assert failures.filter(lambda row: row["rule"])["met"][:] == ["a", "a"]

@@ -121,8 +121,9 @@ class Spent:
     def next_round(self, goal: Goal, source: RowSource, chunk_size: int) -> int:
         """Return how many rows of the input the next round takes; 0 where the goal is met or nothing may be spent.
 
-        As many as it takes at the rate so far, in whole chunks: the first round, of an eighth of the rows wanted, is
-        to show the rate, and no later one is more than four times what was tried.
+        As many as it takes at the rate so far, in whole chunks where it takes more than one: the first round, of a
+        chunk or an eighth of the rows wanted, is to show the rate, and no later one is more than four times what was
+        tried.
 
         >>> Spent(tried=200, accepted=50).next_round(Goal(100), EmptyRows(), chunk_size=128)
         256
@@ -137,8 +138,9 @@ class Spent:
         elif self.accepted:
             count = min(ceil(missing * self.tried / self.accepted), _FASTER * self.tried)
         else:
-            count = max(ceil(goal.num_rows * _PILOT), self.tried)
-        count = count if source.round_size else ceil(count / chunk_size) * chunk_size
+            count = max(min(goal.num_rows, chunk_size), ceil(goal.num_rows * _PILOT), self.tried)
+        if not source.round_size and count > chunk_size:
+            count = ceil(count / chunk_size) * chunk_size
         affordable = self._affordable(goal, source.round_size or chunk_size)
         return max(min(count, self._rows_left(goal, source), affordable), 0)
 
