@@ -73,6 +73,7 @@ def test_a_push_is_one_commit_with_everything_in_it(hub, path, tmp_path):
     assert sorted(second[2]) == [
         "README.md",
         "default/failures/train.parquet",
+        "default/funnel.png",
         "default/hfsynth.json",
         "default/hfsynth.yaml",
         "default/lengths.png",
