@@ -55,7 +55,7 @@ class RunArguments:
         },
     )
     max_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens to read and write at most, for --num-rows."}
+        default=None, metadata={"help": "Tokens to spend on --num-rows: no round is begun that is likely to pass it."}
     )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(

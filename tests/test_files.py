@@ -12,7 +12,7 @@ from hfsynth.publishing.facts import ConfigFacts
 from hfsynth.publishing.figures import Lengths
 from hfsynth.publishing.files import write_config, write_facts
 from hfsynth.publishing.pictures import draw_lengths
-from tests.helpers import ScriptedLLM
+from tests.helpers import OnlyOnce, ScriptedLLM
 
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)
 
@@ -179,3 +179,31 @@ def test_an_image_of_ones_own_becomes_part_of_the_rows_and_its_path_is_not_told(
     table = pq.read_table(next((tmp_path / "made").glob("*.parquet"))).to_pydict()
     assert table["image"][0]["bytes"] == picture.read_bytes()
     assert str(tmp_path) not in str(table)
+
+
+def test_splits_of_one_run_tell_each_failed_or_dropped_row_once(tmp_path):
+    rows = Dataset.from_dict({"instruction": ["a", None, "a", "b", None, "c"]})
+    made = (OnlyOnce() >> TextGeneration(EchoLLM())).run(rows, run_dir=tmp_path / "run", quiet=True)
+    splits = DatasetDict({"train": made.select([0, 1, 2]), "test": made.select([3, 4])})
+    write_config(tmp_path / "made", splits, "text", ())
+    told = {
+        name: Dataset.from_parquet(str(tmp_path / "made/failures" / f"{name}.parquet"), cache_dir=str(tmp_path / "c"))
+        for name in ("train", "test")
+    }
+    assert [(row["step"], row["row"]) for row in told["train"]] == [("OnlyOnce", 2), ("TextGeneration", 1)]
+    assert [(row["step"], row["row"]) for row in told["test"]] == [("TextGeneration", 3)]
+
+
+def test_splits_of_two_runs_each_have_the_failures_of_their_own(tmp_path):
+    pipeline = OnlyOnce() >> TextGeneration(EchoLLM())
+    splits = DatasetDict(
+        {
+            name: pipeline.run(Dataset.from_dict({"instruction": texts}), run_dir=tmp_path / "run", quiet=True)
+            for name, texts in (("train", ["a", None, "a"]), ("test", ["b", None, "c", "b"]))
+        }
+    )
+    write_config(tmp_path / "made", splits, "text", ())
+    for name, dropped in (("train", 2), ("test", 3)):
+        file = str(tmp_path / "made/failures" / f"{name}.parquet")
+        told = Dataset.from_parquet(file, cache_dir=str(tmp_path / "c"))
+        assert [(row["step"], row["row"]) for row in told] == [("OnlyOnce", dropped), ("TextGeneration", 1)]

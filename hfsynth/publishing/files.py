@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,10 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
         for name, split in splits.items():
             rows, failed = _parted(split)
             size, runs = _write_rows(folder, name, rows), _runs(split, steps)
-            failures = _with_kept(failed, [run for run in runs if run.failures_file not in kept])
+            fresh = [run for run in runs if run.failures_file not in kept]
+            failures = _with_kept(
+                failed, fresh, _others(fresh, [split for other, split in splits.items() if other != name])
+            )
             kept |= {run.failures_file for run in runs}
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
@@ -144,12 +147,25 @@ def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
     return (*found, read_off(dataset, names, steps)) if names else tuple(found)
 
 
-def _with_kept(failed: Dataset, runs: Sequence[RunRecord]) -> Dataset:
-    """Add the failures that runs kept, among them those of rows that a later step dropped, each once."""
+def _key(failure: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what tells a failure from the others of a run."""
+    return failure["step"], failure["row"]
+
+
+def _others(runs: Sequence[RunRecord], splits: Sequence[Dataset]) -> set[tuple[str, int]]:
+    """Return the failures in other splits that these runs made too: they are told there."""
+    files = {run.failures_file for run in runs if run.failures_file}
+    shared = [split for split in splits if files & {run.failures_file for run in records(split)}]
+    return {_key(failure) for split in shared for failure in _parted(split)[1]}
+
+
+def _with_kept(failed: Dataset, runs: Sequence[RunRecord], others: Collection[tuple[str, int]]) -> Dataset:
+    """Add the failures that runs kept, among them those of rows that were dropped, but for those of other splits."""
     files = {run.failures_file: run for run in runs if run.failures_file and Path(run.failures_file).is_file()}
     told = {step.name for run in files.values() for step in run.steps}
     kept = [Dataset(pq.read_table(file)).cast(failed.features) for file in files]
-    return concatenate_datasets([*kept, failed.filter(lambda row: row["step"] not in told)]) if kept else failed
+    here = [part.filter(lambda row: _key(row) not in others) if others else part for part in kept]
+    return concatenate_datasets([*here, failed.filter(lambda row: row["step"] not in told)]) if kept else failed
 
 
 def _write_rows(folder: Path, split: str, rows: Dataset) -> int:

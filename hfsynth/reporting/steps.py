@@ -80,6 +80,6 @@ def _stage(run: int, step: StepRecord) -> Stage:
         rows_in=step.rows_in,
         rows_out=step.rows_out,
         failed=sum(step.failures.values()),
-        dropped=max(step.rows_in - step.rows_out, 0) if whole else 0,
+        dropped=step.dropped,
         rules={rule: count for rule, count in step.stopped.items() if rule} if whole else {},
     )
