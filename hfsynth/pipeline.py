@@ -220,7 +220,7 @@ class Pipeline:
         """
         diagram = self._diagram(features)
         if file is not None:
-            from hfsynth.publishing.pictures import draw_diagram  # matplotlib: as long as all other imports
+            from hfsynth.publishing.drawing import draw_diagram  # matplotlib: as long as all other imports
 
             form = Path(file).suffix.lower()
             if form not in (".png", ".svg"):
@@ -229,7 +229,7 @@ class Pipeline:
         return diagram.mermaid()
 
     def _repr_svg_(self) -> str:
-        from hfsynth.publishing.pictures import draw_diagram
+        from hfsynth.publishing.drawing import draw_diagram
 
         return draw_diagram(self._diagram(None), "svg").decode()
 

@@ -2,10 +2,11 @@ import re
 
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.publishing.card import write_card
+from hfsynth.publishing.facts import ConfigFacts
 from hfsynth.publishing.files import write_config, write_facts
 
 EVIL = (
@@ -108,3 +109,20 @@ def test_norwegian_stays_a_language(facts):
     card = write_card("user/x", "---\nlanguage:\n- no\nflag: true\n---\n", [], [facts(["a"])])
     assert parts(card)[0]["language"] == ["no"]
     assert parts(card)[0]["flag"] is True
+
+
+def test_each_split_tells_how_alike_its_instructions_are_and_every_picture_is_there(tmp_path):
+    same = [f"Name {number} fruits." for number in ("two", "three", "four")]
+    odd = ["Why is the sky blue?", "Add 2 and 3.", "Zymurgy"]
+    one = ["Only one."]
+    splits = {name: Dataset.from_dict({"instruction": texts}) for name, texts in (("a", same), ("b", odd), ("c", one))}
+    config = write_facts(tmp_path, write_config(tmp_path, DatasetDict(splits), "default", ()), {})
+    assert ConfigFacts.from_json(config.to_json()) == config
+    text = " ".join(write_card("user/x", "", [], [config]).split())
+    assert "### Diversity of instruction (a) Of 3 texts compared with all others by ROUGE-L, 0 (0.0%)" in text
+    assert "### Diversity of instruction (b) Of 3 texts" in text
+    assert "The map lays out 3 instructions, by the words that they share: it shows" in text
+    assert "instruction (c)" not in text.partition("### Diversity")[2]
+    linked = set(re.findall(r"!\[[^\]]+\]\(default/([\w.-]+)\)", text))
+    assert linked >= {"similarity.png", "map.png", "similarity-2.png", "map-2.png"}
+    assert linked == {file.name for file in tmp_path.glob("*.png")}

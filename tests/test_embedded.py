@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from hfsynth import Report, report
 from hfsynth.reporting import measuring
-from hfsynth.reporting.embedded import embedded, principal
+from hfsynth.reporting.embedded import Embedded
 from tests.conftest import package_folder
 
 
@@ -18,7 +18,7 @@ def unit(seed, count, size=6):
 def test_distances_are_those_of_comparing_all_pairs():
     vectors = unit(0, 50)
     vectors[7] = vectors[3]
-    found = embedded([f"text {n}" for n in range(50)], 80, "m", lambda texts: vectors)
+    found = Embedded.of(vectors.astype(float), 80, "m")
     cosine = [[float(np.dot(a.astype(float), b.astype(float))) for b in vectors] for a in vectors]
     nearest = [1 - max(c for m, c in enumerate(row) if m != n) for n, row in enumerate(cosine)]
     assert found.distance.mean == pytest.approx(np.mean(nearest), abs=1e-5)
@@ -27,37 +27,14 @@ def test_distances_are_those_of_comparing_all_pairs():
     assert (found.rows, found.among) == (50, 80)
 
 
-def test_the_map_lies_along_the_directions_of_the_largest_variance():
-    vectors = unit(1, 200).astype(float)
-    points, told = principal(vectors)
-    values, directions = np.linalg.eigh(np.cov(vectors.T, bias=True))
-    for axis in (0, 1):
-        expected = (vectors - vectors.mean(axis=0)) @ directions[:, -1 - axis]
-        assert np.abs(points[:, axis]) == pytest.approx(np.abs(expected))
-    assert told == pytest.approx(values[-2:].sum() / values.sum())
-    assert np.array_equal(principal(vectors)[0], points)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_few_texts_have_a_map_too(count):
-    found = embedded(["a", "b"][:count], count, "m", lambda texts: np.eye(2, dtype=np.float32)[:count])
-    assert len(found.points) == count
-    assert (found.distance is None) == (count == 1)
-
-
-def test_the_texts_on_the_map_are_cut_and_far_apart():
-    vectors = np.array([[1, 0], [1, 0], [0, 1], [-1, 0]], np.float32)
-    found = embedded(["x" * 99, "y", "a\nb", "c"], 4, "m", lambda texts: vectors)
-    told = {example.place: example.text for example in found.examples}
-    assert set(told) in ({0, 2, 3}, {1, 2, 3}), "of two in one place, one"
-    assert told[2] == "a b"
-    assert all(len(text) <= 40 for text in told.values())
+def test_one_text_has_no_other_one_to_be_far_from():
+    assert Embedded.of(np.eye(2)[:1], 1, "m").distance is None
 
 
 def test_rows_are_embedded_when_that_is_asked_for_and_some_where_there_are_many(monkeypatch):
     asked = []
     monkeypatch.setattr(measuring, "embed", lambda texts, model, revision: asked.append((texts, model)) or unit(2, 5))
-    monkeypatch.setattr(measuring, "EMBEDDED_ROWS", 5)
+    monkeypatch.setattr(measuring, "MAPPED_ROWS", 5)
     rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(9)]})
     assert report(rows).embedded is None
     assert asked == []
@@ -66,7 +43,8 @@ def test_rows_are_embedded_when_that_is_asked_for_and_some_where_there_are_many(
     said = "5 instructions of the 9, drawn by chance, compared with each other by vectors of some/model"
     assert said in " ".join(str(told).split())
     assert Report.from_json(told.to_json()) == told
-    assert "map.png" in told.pictures()
+    assert (told.map.rows, told.map.among, told.map.model) == (5, 9, "some/model")
+    assert "The map lays out 5 instructions of the 9, drawn by chance, by vectors of some/model" in str(told)
 
 
 @pytest.mark.model

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth.publishing import figures
-from hfsynth.publishing.figures import ColumnFigures, column_figures, script_of, text_columns
+from hfsynth.reporting import figures
+from hfsynth.reporting.figures import ColumnFigures, column_figures, script_of, text_columns
 
 CHAT = List({"role": Value("string"), "content": Value("string")})
 

@@ -9,9 +9,9 @@ from huggingface_hub import DatasetCardData
 from hfsynth import EchoLLM, Pipeline, SelfInstruct, TextGeneration
 from hfsynth.publishing import files
 from hfsynth.publishing.facts import ConfigFacts
-from hfsynth.publishing.figures import Lengths
 from hfsynth.publishing.files import write_config, write_facts
-from hfsynth.publishing.pictures import draw_lengths
+from hfsynth.reporting.figures import Lengths
+from hfsynth.reporting.pictures import draw_lengths
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)
@@ -171,7 +171,7 @@ def test_rows_with_and_without_entries_may_be_put_together(tmp_path):
 
 def test_an_image_of_ones_own_becomes_part_of_the_rows_and_its_path_is_not_told(tmp_path):
     picture = tmp_path / "secret.png"
-    picture.write_bytes(draw_lengths({"a": Lengths.of({1: 1})}))
+    picture.write_bytes(draw_lengths({"a": Lengths.of({1: 1})}, "words"))
     rows = Dataset.from_dict({"a": ["x"], "image": [str(picture)]}).cast_column("image", Image())
     (tmp_path / "made").mkdir()
     facts = write_config(tmp_path / "made", rows, "default", ())

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import constants
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
-from hfsynth.publishing import files, pictures
+from hfsynth.publishing import drawing, files
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
 
@@ -35,8 +35,9 @@ def no_waiting(monkeypatch):
 @pytest.fixture
 def plain_pictures(monkeypatch):
     """Pictures that take no time to draw, where a hundred pushes are made."""
-    for name in ("draw_diagram", "draw_lengths"):
-        monkeypatch.setattr(pictures, name, lambda shown: b"\x89PNG")
+    monkeypatch.setattr(drawing, "draw_diagram", lambda shown: b"\x89PNG")
+    for name in ("draw_lengths", "draw_funnel", "draw_similarity", "draw_map"):
+        monkeypatch.setattr(files, name, lambda *shown: b"\x89PNG")
 
 
 def answered(*instructions):

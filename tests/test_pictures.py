@@ -1,29 +1,58 @@
-import re
+"""The pictures of a dataset: words in them, and nothing that a dark page would swallow."""
 
+import io
+
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
-from hfsynth.diagram import Diagram, Node
-from hfsynth.publishing.figures import Lengths
-from hfsynth.publishing.pictures import draw_diagram, draw_lengths
+from hfsynth.reporting.figures import Lengths
+from hfsynth.reporting.mapping import Example, InstructionMap
+from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_map, draw_similarity
+from hfsynth.reporting.spread import Spread
 
-CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
+POINTS = tuple((float(n % 7), float(n % 5)) for n in range(35))
+MAP = InstructionMap("", 35, 35, POINTS, 0.5, (Example(3, "$x^{ <b> 漢字"),))
+NEAREST = Spread.of(np.linspace(0.1, 0.9, 50), (0.0, 1.0))
+PICTURES = {
+    "similarity": lambda: draw_similarity({"": NEAREST}, 0.7),
+    "similarities": lambda: draw_similarity({"$one^{": NEAREST, "漢字": NEAREST}, 0.7),
+    "lengths": lambda: draw_lengths({"instruction": Lengths.of({3: 5, 9: 2})}, "words"),
+    "funnel": lambda: draw_funnel([("SelfInstruct", 10, 25, 3), ("$odd^{" * 20, 25, 0, 0), ("last", 0, 0, 0)]),
+    "map": lambda: draw_map(MAP),
+}
 
 
-@pytest.mark.parametrize("draw", [lambda: draw_diagram(CHAIN), lambda: draw_lengths({"a": Lengths.of({1: 2, 9: 1})})])
-def test_a_picture_is_a_png_and_the_same_one_every_time(draw):
-    assert draw().startswith(b"\x89PNG")
-    assert draw() == draw()
+def luminance(pixels):
+    """The relative luminance of sRGB colours, as WCAG defines it."""
+    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
-def test_the_steps_as_svg_have_their_names_as_text_and_need_no_network():
-    svg = draw_diagram(CHAIN, "svg").decode()
-    assert svg == draw_diagram(CHAIN, "svg").decode()
-    assert all(f">{name}</text>" in svg for name in ("first", "second", "dataset", "result"))
-    assert "<image" not in svg
-    assert not re.search(r'href="(?!#)', svg)
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_a_picture_is_opaque_white_with_dark_ink_so_that_it_is_legible_on_any_page(draw):
+    pixels = imread(io.BytesIO(draw()))
+    assert pixels.shape[2] == 3 or (pixels[..., 3] == 1).all(), "no page shines through"
+    light = luminance(pixels[..., :3])
+    border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
+    assert np.median(border) == pytest.approx(1)
+    assert (1 + 0.05) / (light.min() + 0.05) > 12, "the contrast of text with its ground; WCAG asks for 7 at most"
+    assert (light < 0.3).mean() > 0.003, "there is ink"
 
 
 def test_names_in_any_script_and_with_any_signs_can_be_drawn():
-    odd = Diagram.of(["$x^{"], [Node("日本$_{", "מודל", ("$x^{",), ("\\frac{",))])
-    assert draw_diagram(odd).startswith(b"\x89PNG")
-    assert draw_lengths({"$x^{": Lengths.of({3: 1})}).startswith(b"\x89PNG")
+    assert draw_lengths({"$x^{": Lengths.of({3: 1}), "מודל": Lengths.of({3: 1})}, "words").startswith(b"\x89PNG")
+
+
+def test_a_dark_style_of_the_users_changes_no_picture():
+    import matplotlib.pyplot as plt
+
+    plain = {name: draw() for name, draw in PICTURES.items()}
+    with plt.style.context("dark_background"):
+        assert {name: draw() for name, draw in PICTURES.items()} == plain
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_a_picture_is_a_png_and_the_same_one_every_time(draw):
+    assert draw().startswith(b"\x89PNG")
+    assert draw() == draw()

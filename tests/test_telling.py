@@ -10,7 +10,8 @@ from datasets import Dataset, load_dataset
 
 from hfsynth import EvolInstruct, Pipeline, SelfInstruct, TextGeneration, save
 from hfsynth.provenance import records
-from hfsynth.publishing.telling import duration, fenced, plain
+from hfsynth.publishing.telling import duration
+from hfsynth.reporting.markdown import fenced, plain
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 ASKS = ScriptedLLM(

@@ -16,6 +16,7 @@ from hfsynth.publishing.facts import ConfigFacts
 from hfsynth.publishing.metadata import Metadata, merge_metadata, metadata_of
 from hfsynth.publishing.remaking import again
 from hfsynth.recipe import dump
+from hfsynth.reporting.markdown import fenced, number, plain
 
 _BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->.*?<!-- hfsynth: end \1 -->\n?", re.DOTALL)
 _HEAD = re.compile(r"\A(?:\ufeff)?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
@@ -54,7 +55,7 @@ def write_card(repo_id: str, head: str, before: Sequence[ConfigFacts], now: Sequ
     elif text.strip():
         text = f"{text.rstrip()}\n\n{block}"
     else:
-        text = f"\n# {telling.plain(repo_id.rpartition('/')[2])}\n\n{block}"
+        text = f"\n# {plain(repo_id.rpartition('/')[2])}\n\n{block}"
     return f"---\n{_yaml(merged)}---\n{text}"
 
 
@@ -63,9 +64,9 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {
-        "plain": telling.plain,
-        "fenced": telling.fenced,
-        "number": telling.number,
+        "plain": plain,
+        "fenced": fenced,
+        "number": number,
         "yaml": dump,
     }
     template = environment.from_string(files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8"))
@@ -81,6 +82,7 @@ def _body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         models=telling.models_told,
         machines=telling.machines,
         figures=telling.figures,
+        glances=telling.glances,
         scripts=telling.scripts,
         samples=telling.samples,
         again=lambda config: list(again(config, repo_id)),

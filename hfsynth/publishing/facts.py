@@ -10,8 +10,10 @@ from datasets.features.features import require_decoding
 
 from hfsynth.generation import Origin
 from hfsynth.provenance import RunRecord, StepRecord
-from hfsynth.publishing.figures import ColumnFigures, column_figures, text_columns
 from hfsynth.record import METADATA_COLUMN, step_names
+from hfsynth.reporting.figures import ColumnFigures, column_figures, text_columns
+from hfsynth.reporting.glance import Glance
+from hfsynth.reporting.plain import from_plain
 
 SAMPLES = 3
 _SHOWN = 1_000  # characters of a text that a sample shows
@@ -36,9 +38,18 @@ class SplitFacts:
     """Rows that were given, and are not published since a step failed on them."""
     bare: int = 0
     """Rows in which no technique has left an entry."""
+    glance: Glance | None = None
+    """At its instructions; None where it has no two."""
 
     @classmethod
-    def of(cls, name: str, dataset: Dataset, failures: tuple[int, int], runs: tuple[RunRecord, ...]) -> "SplitFacts":
+    def of(
+        cls,
+        name: str,
+        dataset: Dataset,
+        failures: tuple[int, int] = (0, 0),
+        runs: tuple[RunRecord, ...] = (),
+        glance: Glance | None = None,
+    ) -> "SplitFacts":
         """Read the facts from the rows that are published, beside the failures and the rows left out."""
         shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
         media = {name: type(kind).__name__ for name, kind in dataset.features.items() if require_decoding(kind)}
@@ -53,6 +64,7 @@ class SplitFacts:
             failures=failures[0],
             left_out=failures[1],
             bare=step_names(dataset)[1],
+            glance=glance,
         )
 
 
@@ -111,7 +123,9 @@ class ConfigFacts:
 def _split(facts: Mapping[str, Any]) -> SplitFacts:
     figures = {column: ColumnFigures.from_json(found) for column, found in facts["figures"].items()}
     runs = tuple(RunRecord.from_json(json.dumps(run)) for run in facts["runs"])
-    return SplitFacts(**{**facts, "figures": figures, "runs": runs, "samples": tuple(facts["samples"])})
+    glance = facts.get("glance") and from_plain(Glance, facts["glance"])
+    made = {"figures": figures, "runs": runs, "samples": tuple(facts["samples"]), "glance": glance}
+    return SplitFacts(**{**facts, **made})
 
 
 def _shortened(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 <config>/failures/train.parquet         the others: which step, which row, why
 <config>/hfsynth.yaml                   the recipe
 <config>/hfsynth.json                   the facts that the card is written from
-<config>/steps.png, funnel.png, lengths.png   the card's pictures
+<config>/*.png                       the card's pictures: steps, funnel, lengths, similarity, map
 """
 
 import re
@@ -34,6 +34,10 @@ from hfsynth.publishing.facts import ConfigFacts, SplitFacts
 from hfsynth.publishing.ownership import FACTS, numbered
 from hfsynth.recipe import write_recipe
 from hfsynth.record import METADATA_COLUMN, failures_dataset, split_failures, step_names
+from hfsynth.reporting.glance import glance_at
+from hfsynth.reporting.mapping import InstructionMap
+from hfsynth.reporting.neighbours import NEAR
+from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_map, draw_similarity
 from hfsynth.running.progress import without_bars
 from hfsynth.steps import Step
 
@@ -85,6 +89,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
     """
     splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
     told, written = list[SplitFacts](), list[SplitInfo]()
+    maps = dict[str, InstructionMap]()
     kept = set[str]()  # files of failures that a split has: of splits of one run, the first
     with without_bars():
         for name, split in splits.items():
@@ -98,7 +103,10 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
-            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs))
+            glance, laid_out = glance_at(rows) or (None, None)
+            if laid_out:
+                maps[name] = laid_out
+            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, glance))
             written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
@@ -107,7 +115,8 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
         splits=tuple(told),
         info=_info(config_name, DatasetInfo(features=features), written, folder),
     )
-    _write_beside(folder, facts)
+    _write_recipes(folder, facts)
+    _write_pictures(folder, facts, maps)
     return facts
 
 
@@ -190,22 +199,27 @@ def _info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], fold
     return {"config_name": config_name, **info._to_yaml_dict()}
 
 
-def _write_beside(folder: Path, facts: ConfigFacts) -> None:
-    """Write the recipe and the pictures."""
-    from hfsynth.publishing.pictures import (  # matplotlib: as long as all other imports
-        draw_diagram,
-        draw_funnel,
-        draw_lengths,
-    )
-
+def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
     for number, run in enumerate(facts.runs, 1):
         recipes = [step.recipe for step in run.steps if step.recipe]
         if recipes:
             text = write_recipe(recipes, run.chunk_size or None, run.source.recipe)
             (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
+
+
+def _write_pictures(folder: Path, facts: ConfigFacts, maps: Mapping[str, InstructionMap]) -> None:
+    from hfsynth.publishing.drawing import draw_diagram  # matplotlib: as long as all other imports
+
+    for number, run in enumerate(facts.runs, 1):
         (folder / numbered("steps.png", number)).write_bytes(draw_diagram(telling.diagram(run)))
         if stages := telling.funnel(run):
             (folder / numbered("funnel.png", number)).write_bytes(draw_funnel(stages))
     lengths = {name: found.lengths for name, _, found in telling.figures(facts) if found.lengths}
     if lengths:
-        (folder / "lengths.png").write_bytes(draw_lengths(lengths))
+        (folder / "lengths.png").write_bytes(draw_lengths(lengths, "characters"))
+    for number, split in enumerate(facts.splits, 1):
+        if split.glance and split.glance.similarity:
+            picture = draw_similarity({"": split.glance.similarity}, NEAR)
+            (folder / numbered("similarity.png", number)).write_bytes(picture)
+        if split.name in maps:
+            (folder / numbered("map.png", number)).write_bytes(draw_map(maps[split.name]))

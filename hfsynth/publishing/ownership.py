@@ -7,13 +7,13 @@ from typing import Any
 FACTS = "hfsynth.json"
 """The facts of a configuration, in its folder: where it is, the configuration is hfsynth's."""
 _OURS = re.compile(
-    r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel)(-\d+)?|lengths)\.png"
+    r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel|similarity|map)(-\d+)?|lengths)\.png"
 )
 _DATA = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".arrow", ".zip", ".tar", ".gz")
 
 
 def numbered(name: str, number: int) -> str:
-    """Return the name of a file that there is for each run of a configuration.
+    """Return the name of a file that there is for each run or split of a configuration.
 
     >>> numbered("steps.png", 1), numbered("steps.png", 2)
     ('steps.png', 'steps-2.png')

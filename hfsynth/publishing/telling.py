@@ -1,53 +1,23 @@
 """How a card says its facts: the words and blocks that the template puts in their places."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from hfsynth.diagram import Diagram
 from hfsynth.provenance import RunRecord, Source, StepRecord
 from hfsynth.publishing.facts import ConfigFacts, SplitFacts, models
-from hfsynth.publishing.figures import ColumnFigures
 from hfsynth.publishing.metadata import stated
 from hfsynth.publishing.ownership import numbered
 from hfsynth.record import METADATA_COLUMN
+from hfsynth.reporting.diversity import map_note
+from hfsynth.reporting.figures import ColumnFigures
+from hfsynth.reporting.glance import Glance
+from hfsynth.reporting.markdown import number, plain
+from hfsynth.reporting.neighbours import NEAR
 from hfsynth.running.rounds import accepted_of
 
 _REASONS = 10  # reasons of failures that are listed for a step
 _SCRIPTS = 4
-# what means something in Markdown, HTML and mathematics; a colon where it is part of a link or an emoji
-_MARKS = re.compile(r"([\\`*_{}\[\]<>#|!~&$@]|:(?=//|[\w+-]+:))")
-
-
-def plain(text: str) -> str:
-    r"""Make text that Markdown and HTML show as it is, on one line.
-
-    >>> print(plain("<b> | a_b"))
-    \<b\> \| a\_b
-    """
-    return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def fenced(text: str, language: str = "") -> str:
-    """Put any text in a code block that it can't end.
-
-    >>> print(fenced("```"))
-    ````
-    ```
-    ````
-    """
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def number(value: float) -> str:
-    """Write a number with its thousands parted.
-
-    >>> number(12345), number(1.5)
-    ('12,345', '1.5')
-    """
-    return f"{value:,}"
 
 
 def duration(seconds: float) -> str:
@@ -194,6 +164,31 @@ def figures(config: ConfigFacts) -> list[tuple[str, int, ColumnFigures]]:
         for name, found in split.figures.items()
         if found.lengths
     ]
+
+
+def glances(config: ConfigFacts) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """Give, for each split that has instructions, its name, what a glance at them tells, and its pictures.
+
+    A picture is the file's name and what it shows.
+    """
+    for place, split in enumerate(config.splits, 1):
+        if glance := split.glance:
+            name = _of_split(glance.column, split, config)
+            told = [map_note(glance.mapped, glance.among, glance.told)]
+            pictures = [(numbered("map.png", place), f"Map of {name}: texts with the same words lie together")]
+            if glance.similarity:
+                told.insert(0, _nearness(glance, glance.similarity.count))
+                words = f"Histogram of the ROUGE-L of each {name} with its nearest other one"
+                pictures.insert(0, (numbered("similarity.png", place), words))
+            yield name, " ".join(told), pictures
+
+
+def _nearness(glance: Glance, compared: int) -> str:
+    some = "" if glance.rows == glance.among else f" of the {number(glance.among)}, drawn by chance and"
+    return (
+        f"Of {number(compared)} texts{some} compared with all others by ROUGE-L, {number(glance.near)} "
+        f"({glance.near / compared:.1%}) are above {NEAR} with one: Self-Instruct takes these for the same."
+    )
 
 
 def scripts(found: ColumnFigures) -> str:

@@ -3,9 +3,9 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hfsynth.publishing.figures import Lengths
 from hfsynth.reporting.answers import REFUSALS
 from hfsynth.reporting.diversity import diversity, openings
+from hfsynth.reporting.figures import Lengths
 from hfsynth.reporting.pictures import draw_funnel, draw_lengths
 from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
 from hfsynth.reporting.steps import Stage

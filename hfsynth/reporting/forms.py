@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from hfsynth.publishing.telling import plain
+from hfsynth.reporting.markdown import plain
 from hfsynth.reporting.sections import Picture, Section, Table, shown
 
 _WIDTH = 100  # of notes in a terminal

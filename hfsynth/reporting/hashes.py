@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from hfsynth.publishing.figures import distinct_values
+from hfsynth.reporting.figures import distinct_values
 
 
 @dataclass

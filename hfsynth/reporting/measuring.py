@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from hfsynth.likeness.embeddings import embed
 from hfsynth.reporting.answers import AnswerCounts
-from hfsynth.reporting.embedded import EMBEDDED_ROWS, Embedded, embedded
+from hfsynth.reporting.embedded import Embedded
+from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import Neighbours, neighbours, sample_size
 from hfsynth.reporting.openings import OpeningCounts
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
@@ -49,7 +49,7 @@ def report(
         sample: How many rows are compared with all others. Default: as many as that takes minutes for: of short
             instructions all up to 31,000, and a thousand of a million.
         embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 2,000 rows at
-            most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't.
+            most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't, and the map is by words.
         revision: Branch, tag or commit of that model on the Hub.
 
     Raises:
@@ -63,6 +63,7 @@ def report(
     columns = Columns.of(dataset, column, response)
     rows = _Rows(dataset, columns)
     rows.see()
+    meant, mapped = rows.meaning(embeddings, revision)
     return Report(
         rows=len(dataset),
         columns=columns,
@@ -71,7 +72,8 @@ def report(
         distinct=rows.grams.result(even_shares(rows.in_order())),
         neighbours=rows.neighbours(sample),
         openings=rows.openings.result(),
-        embedded=rows.embedded(embeddings, revision) if embeddings and len(rows.places) else None,
+        embedded=meant,
+        map=mapped,
         responses=rows.responses.result() if columns.response else None,
         answers=rows.answers.result(rows.some_responses()) if columns.response else None,
         steps=steps_of(dataset),
@@ -118,13 +120,17 @@ class _Rows:
         size = sample_size(texts, words) if sample is None else min(sample, texts)
         return neighbours(self._full, self._instructions_at, texts, size)
 
-    def embedded(self, model: str, revision: str | None) -> Embedded:
-        """Measure some instructions by what they mean."""
-        texts = self._instructions_at(drawn(len(self.places), EMBEDDED_ROWS))
-        name = (
-            Path(model).resolve().name if Path(model).is_dir() else model
-        )  # a folder says nothing to those who read a report
-        return embedded(texts, len(self.places), name, partial(embed, model=model, revision=revision))
+    def meaning(self, model: str | None, revision: str | None) -> tuple[Embedded | None, InstructionMap | None]:
+        """Measure some instructions by what they mean, if there is a model for that, and lay them out on a map."""
+        texts, among = self._instructions_at(drawn(len(self.places), MAPPED_ROWS)), len(self.places)
+        if not texts:
+            return None, None
+        if model is None:
+            return None, InstructionMap.of(texts, word_vectors(texts), among)
+        vectors = embed(texts, model, revision).astype(np.float64)
+        # a folder says nothing to those who read a report
+        name = Path(model).resolve().name if Path(model).is_dir() else model
+        return Embedded.of(vectors, among, name), InstructionMap.of(texts, vectors, among, name)
 
     def in_order(self) -> Iterator[str]:
         """Give the instructions in an order drawn by chance, as long as they are asked for."""

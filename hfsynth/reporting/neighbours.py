@@ -95,13 +95,18 @@ def neighbours(
     )
 
 
-def sample_size(texts: int, words: int) -> int:
+def sample_size(texts: int, words: int, compared: int = _WORDS) -> int:
     """Return how many of some texts can be compared with all of them in minutes: of short ones, all up to 31,000.
+
+    Args:
+        texts: How many there are.
+        words: How many these have together.
+        compared: How many words the chosen ones may be compared with, all together.
 
     >>> [sample_size(rows, 13 * rows) for rows in (10_000, 100_000, 1_000_000)]
     [10000, 10000, 1000]
     """
-    return min(texts, max(_FEWEST, _WORDS // max(words, 1)))
+    return min(texts, max(_FEWEST, compared // max(words, 1)))
 
 
 def nearest_scores(

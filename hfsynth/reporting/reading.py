@@ -9,7 +9,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from hfsynth.errors import ColumnError
-from hfsynth.publishing.figures import is_chat, text_columns
+from hfsynth.reporting.figures import is_chat, text_columns
 
 INSTRUCTION_COLUMNS = ("evolved_instruction", "instruction", "prompt", "conversation", "messages")
 """Where instructions are looked for; what was evolved comes before what it was made of."""
@@ -43,7 +43,7 @@ class Columns:
         for name in (instruction, response):
             if name is not None and name not in readable:
                 raise ColumnError(f"there are no texts in column {name!r}; there are in {readable}.")
-        found = instruction or next((name for name in INSTRUCTION_COLUMNS if name in readable), None)
+        found = instruction or cls.found(dataset)
         if found is None:
             raise ColumnError(
                 f"no column is named like instructions, {list(INSTRUCTION_COLUMNS)}; there are texts in {readable}. "
@@ -51,6 +51,12 @@ class Columns:
             )
         answers = response or next((name for name in RESPONSE_COLUMNS if name in readable and name != found), "")
         return cls(found, answers or (found if is_chat(dataset.features[found]) else ""))
+
+    @staticmethod
+    def found(dataset: Dataset) -> str | None:
+        """Find the column with the instructions by its name; None where there is no such column."""
+        readable = text_columns(dataset.features)
+        return next((name for name in INSTRUCTION_COLUMNS if name in readable), None)
 
 
 def batches_of(dataset: Dataset, column: str, part: Part) -> Iterator[list[str]]:

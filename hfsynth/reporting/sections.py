@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hfsynth.publishing.figures import Lengths
+from hfsynth.reporting.figures import Lengths
 from hfsynth.reporting.spread import Spread
 
 QUARTILES = ("least", "first quartile", "median", "third quartile", "most", "mean")

@@ -10,7 +10,7 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class Spread:
-    """The spread of numbers that may be fractions; as `publishing.figures.Lengths` is of whole ones.
+    """The spread of numbers that may be fractions; as `reporting.figures.Lengths` is of whole ones.
 
     A quartile is the least number that this share of the numbers doesn't exceed.
     """

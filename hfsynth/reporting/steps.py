@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from hfsynth.provenance import StepRecord, records
-from hfsynth.publishing.figures import Lengths
 from hfsynth.record import METADATA_COLUMN, StepTally, step_names
+from hfsynth.reporting.figures import Lengths
 
 _ROWS_AT_ONCE = 10_000
 

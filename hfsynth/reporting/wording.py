@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from hfsynth.likeness.words import normal_form, words_in
-from hfsynth.publishing.figures import Lengths, hash_of, letters_by_script
+from hfsynth.reporting.figures import Lengths, hash_of, letters_by_script
 from hfsynth.reporting.hashes import Hashes
 
 GRAMS = (1, 2, 3)

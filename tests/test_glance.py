@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+from rouge_score.rouge_scorer import RougeScorer
+
+from hfsynth.reporting import glance
+from hfsynth.reporting.glance import glance_at
+
+TEXTS = [
+    "Name a fruit.",
+    "Name a red fruit.",
+    None,
+    "Add 2 and 3.",
+    "  ",
+    "Name one fruit.",
+    "Why is the sky so blue?",
+]
+
+
+def test_nearness_is_that_of_rouge_score_over_all_pairs():
+    full = [text for text in TEXTS if text and text.strip()]
+    score = RougeScorer(["rougeL"]).score
+    nearest = [max(score(a, b)["rougeL"].fmeasure for b in full if b != a) for a in full]
+    found, laid_out = glance_at(Dataset.from_dict({"instruction": TEXTS, "response": TEXTS}))
+    assert (found.column, found.among, found.rows) == ("instruction", 5, 5)
+    assert found.similarity.mean == pytest.approx(np.mean(nearest))
+    assert (found.similarity.smallest, found.similarity.largest) == pytest.approx((min(nearest), max(nearest)))
+    assert found.near == sum(one > 0.7 for one in nearest) > 0
+    assert (found.mapped, found.told) == (laid_out.rows, laid_out.told) == (5, laid_out.told)
+
+
+def test_of_many_rows_some_are_drawn(monkeypatch):
+    monkeypatch.setattr(glance, "_WORDS", 0)
+    monkeypatch.setattr(glance, "MAPPED_ROWS", 50)
+    found, laid_out = glance_at(Dataset.from_dict({"instruction": [f"Say {n} and {n % 7}." for n in range(200)]}))
+    assert (found.among, found.rows, found.mapped, len(laid_out.points)) == (200, 100, 50, 50)
+
+
+@pytest.mark.parametrize("texts", [[], ["one"], [None, ""]])
+def test_fewer_than_two_instructions_are_not_compared(texts):
+    assert glance_at(Dataset.from_dict({"instruction": texts})) is None
+
+
+def test_texts_that_are_no_instructions_are_not_looked_at():
+    assert glance_at(Dataset.from_dict({"text": ["a", "b"]})) is None
+
+
+def test_instructions_without_a_word_of_a_to_z_have_a_map_and_no_rouge():
+    found, laid_out = glance_at(Dataset.from_dict({"prompt": ["你好", "再见"]}))
+    assert found.similarity is None
+    assert laid_out.rows == 2
