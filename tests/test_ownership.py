@@ -10,7 +10,7 @@ CARD = {"configs": [{"config_name": "one"}]}
     "name",
     [
         *("train-00000-of-00002.parquet", "failures/test.parquet", "hfsynth.json", "hfsynth.yaml", "hfsynth-2.yaml"),
-        *("steps.png", "steps-2.png", "lengths.png"),
+        *("steps.png", "steps-2.png", "lengths.png", "similarity.png", "map-2.png"),
     ],
 )
 def test_the_files_that_hfsynth_writes_are_its_own_in_their_folder_alone(name):
