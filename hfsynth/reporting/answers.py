@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from hfsynth.filters.wellformed import WellFormed
 from hfsynth.likeness.words import normal_form
 
-REFUSALS = (
-    "i'm sorry, but", "i am sorry, but", "i apologize, but", "sorry, i can't", "sorry, i cannot", "i can't assist",
-    "i cannot assist", "i can't help", "i cannot help", "i can't provide", "i cannot provide", "i can't fulfill",
-    "i cannot fulfill", "i can't do that", "i cannot do that", "i'm unable to", "i am unable to", "i'm not able to",
-    "i am not able to", "i won't be able to", "i must decline", "i have to decline", "as an ai", "as a language model",
-    "as a large language model", "against my guidelines", "against my programming",
+_REFUSED = (
+    "answer", "assist", "complete that", "complete this", "comply", "create", "discuss", "do that", "do this",
+    "engage in", "fulfill", "generate", "give you", "help", "offer", "produce", "provide", "respond", "share",
+    "support", "write",
 )  # fmt: skip
-"""English phrases of a refusal, in their normal form."""
+REFUSALS = (
+    "i'm sorry, but", "i am sorry, but", "i apologize, but", "sorry, i can't", "sorry, i cannot", "sorry. i can't",
+    "sorry. i cannot", "i'm unable to", "i am unable to", "i'm not able to", "i am not able to",
+    "i won't be able to", "i must decline", "i have to decline", "as an ai", "as a language model",
+    "as a large language model", "against my guidelines", "against my programming",
+    *(f"i {no} {verb}" for no in ("can't", "cannot") for verb in _REFUSED),
+)  # fmt: skip
+"""English phrases of a refusal, in their normal form; whole words."""
 _BEGINNING = 200  # characters in which a refusal stands
-_REFUSAL = re.compile("|".join(map(re.escape, REFUSALS)))
+_REFUSAL = re.compile(rf"\b(?:{'|'.join(map(re.escape, REFUSALS))})(?!\w)")
 _REPETITION = WellFormed(rules=("repeated_line", "repeated_words"))
 
 
