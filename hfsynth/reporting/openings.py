@@ -44,7 +44,7 @@ _LEADS = re.compile(
     r"|your (?:task|job|goal) is to|you (?:need|have) to|you (?:should|must|will))\s+)+"
 )
 _CLAUSE = re.compile(r"[.!?;:,\n()\u2013\u2014]+|\s-\s")
-_WORD = re.compile(r"[a-z][a-z'-]*|\d+")
+_WORD = re.compile(r"[^\W\d_][\w'-]*|\d+")
 _DETERMINERS = _listed(
     "a an the this that these those my your his her its our their some any all each every no another"
 )
@@ -58,6 +58,13 @@ _ENDS = _listed(
     whose why will with within without would containing
     """
 )
+_FOREIGN = _listed(
+    """
+    auf aus bei das dem den der des ein eine einem einen einer im ist mit nach und von zu zum zur au aux avec ces
+    cette dans du elle en est et la le les leur pour que qui sont sur un une con de del el las los mas o para por se
+    su sus una y al che da di e gli il nel uma um na os ou
+    """
+)  # without those that are English words, too: die, no, per
 _SECOND_ENDS = {"and", "or", "that"}  # which end a phrase, but can't begin one that isn't there yet
 _NOT_ADVERBS = _listed("family reply supply assembly anomaly monopoly italy july bully belly ally fly")
 _VERBS_TOLD, _NOUNS_TOLD = 20, 4  # as many as Self-Instruct's figure shows
@@ -131,6 +138,8 @@ def opening(text: str) -> tuple[str, str]:
     question = ""
     for clause in _clauses(text):
         words = _WORD.findall(clause)
+        if _is_foreign(words):
+            continue
         phrase = next((phrase for phrase in _PHRASES if clause.startswith(f"{phrase} ")), "")
         if phrase:
             return phrase, _noun(words[len(phrase.split()) :])
@@ -146,6 +155,11 @@ def _clauses(text: str) -> list[str]:
     parts = _CLAUSE.split(text[:_LOOKED_AT].lower().replace("’", "'"))
     clauses = (_LEADS.sub("", f"{part.strip()} ", count=1).strip() for part in parts)
     return [clause for clause in clauses if clause][:_CLAUSES]
+
+
+def _is_foreign(words: Sequence[str]) -> bool:
+    """Return whether a clause is of another language: by a letter that English has not, or by two small words."""
+    return not "".join(words).isascii() or sum(word in _FOREIGN for word in words) > 1
 
 
 def _noun(words: Sequence[str]) -> str:
