@@ -5,6 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import Report, report
+from hfsynth.reporting import embedded as module
 from hfsynth.reporting import measuring
 from hfsynth.reporting.embedded import Embedded
 from tests.conftest import package_folder
@@ -27,6 +28,18 @@ def test_distances_are_those_of_comparing_all_pairs():
     assert (found.rows, found.among) == (50, 80)
 
 
+def test_all_pairs_are_compared_however_many_at_once(monkeypatch):
+    vectors = unit(3, 50).astype(float)
+    whole = Embedded.of(vectors, 50, "m")
+    monkeypatch.setattr(module, "_AT_ONCE", 7)
+    assert Embedded.of(vectors, 50, "m").distance.mean == pytest.approx(whole.distance.mean)
+
+
+def test_what_is_equal_is_not_less_than_nothing_away():
+    told = Embedded.of(np.repeat(unit(4, 1).astype(float) * 1.0000004, 2, axis=0), 2, "m")
+    assert (told.distance.smallest, str(told.distance.largest)) == (0.0, "0.0")
+
+
 def test_one_text_has_no_other_one_to_be_far_from():
     assert Embedded.of(np.eye(2)[:1], 1, "m").distance is None
 
@@ -34,7 +47,7 @@ def test_one_text_has_no_other_one_to_be_far_from():
 def test_rows_are_embedded_when_that_is_asked_for_and_some_where_there_are_many(monkeypatch):
     asked = []
     monkeypatch.setattr(measuring, "embed", lambda texts, model, revision: asked.append((texts, model)) or unit(2, 5))
-    monkeypatch.setattr(measuring, "MAPPED_ROWS", 5)
+    monkeypatch.setattr(measuring, "EMBEDDED_ROWS", 5)
     rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(9)]})
     assert report(rows).embedded is None
     assert asked == []
@@ -42,6 +55,7 @@ def test_rows_are_embedded_when_that_is_asked_for_and_some_where_there_are_many(
     assert (told.embedded.rows, told.embedded.among, asked[0][1]) == (5, 9, "some/model")
     said = "5 instructions of the 9, drawn by chance, compared with each other by vectors of some/model"
     assert said in " ".join(str(told).split())
+    assert "Among all instructions, the nearest one in meaning is nearer" in str(told)
     assert Report.from_json(told.to_json()) == told
     assert (told.map.rows, told.map.among, told.map.model) == (5, 9, "some/model")
     assert "The map lays out 5 instructions of the 9, drawn by chance, by vectors of some/model" in str(told)

@@ -12,6 +12,9 @@ from hfsynth.reporting.spread import Spread
 
 NEAR = 0.05
 """Magpie's distance."""
+EMBEDDED_ROWS = 20_000
+"""The most rows that are embedded, and compared with each other."""
+_AT_ONCE = 1_000  # rows that are compared with all others at once
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,8 @@ class Embedded:
     @classmethod
     def of(cls, vectors: NDArray[np.float64], among: int, model: str) -> "Embedded":
         """Compare vectors of length 1, at least one, with each other; so many texts are in the dataset."""
-        similarity = vectors @ vectors.T
-        np.fill_diagonal(similarity, -np.inf)
         # without the last digits, which are float32's own
-        distances = (1 - similarity.max(axis=1)).round(6) if len(vectors) > 1 else np.array([])
+        distances = np.maximum(1 - _nearest(vectors), 0).round(6) if len(vectors) > 1 else np.array([])
         return cls(
             model=model,
             rows=len(vectors),
@@ -43,3 +44,14 @@ class Embedded:
             distance=Spread.of(distances),
             near=int((distances < NEAR).sum()),
         )
+
+
+def _nearest(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the highest cosine similarity of each vector with another one."""
+    highest = np.empty(len(vectors))
+    for start in range(0, len(vectors), _AT_ONCE):
+        similarity = vectors[start : start + _AT_ONCE] @ vectors.T
+        own = np.arange(len(similarity))
+        similarity[own, start + own] = -np.inf
+        highest[start : start + _AT_ONCE] = similarity.max(axis=1)
+    return highest
