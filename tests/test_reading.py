@@ -31,6 +31,7 @@ def rows(**columns):
         (["instruction", "evolved_instruction", "generation"], ("evolved_instruction", "generation")),
         (["prompt", "completion", "text"], ("prompt", "completion")),
         (["instruction"], ("instruction", "")),
+        (["prompt", "chosen", "rejected"], ("prompt", "chosen")),
     ],
 )
 def test_the_columns_are_found_by_their_names(names, found):
@@ -43,6 +44,26 @@ def test_a_column_of_conversations_has_both_instructions_and_responses():
     assert Columns.of(talks, None, None) == Columns("conversation", "conversation")
     assert list(batches_of(talks, "conversation", "instruction")) == [["Hi", "One", "", "", ""]]
     assert list(batches_of(talks, "conversation", "response")) == [["Ho", "", "", "", ""]]
+
+
+def test_of_a_preference_the_chosen_conversation_is_read():
+    both = Dataset.from_dict({"rejected": TALK, "chosen": TALK}, features=Features({"rejected": CHAT, "chosen": CHAT}))
+    assert Columns.of(both, None, None) == Columns("chosen", "chosen")
+
+
+def test_of_several_versions_the_last_one_is_read():
+    texts = {"evolved_instructions": [["a", "b"], [], None], "answers": [["x"], ["y", "z"], None]}
+    features = Features({"instruction": Value("string")} | {name: List(Value("string")) for name in texts})
+    some = Dataset.from_dict({"instruction": ["a"] * 3, **texts}, features=features)
+    assert Columns.of(some, None, None) == Columns("evolved_instructions", "answers")
+    assert list(batches_of(some, "evolved_instructions", "instruction")) == [["b", "", ""]]
+    assert list(batches_of(some, "answers", "response")) == [["x", "z", ""]]
+
+
+def test_a_column_of_nothing_but_none_is_one_of_responses_all_the_same():
+    some = rows(instruction=["a", "b"], response=[None, None])
+    assert Columns.of(some, None, None) == Columns("instruction", "response")
+    assert list(batches_of(some, "response", "response")) == [["", ""]]
 
 
 def test_a_text_that_is_none_or_blank_is_no_text():

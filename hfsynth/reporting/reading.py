@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from hfsynth.errors import ColumnError
 from hfsynth.reporting.figures import is_chat, text_columns
 
-INSTRUCTION_COLUMNS = ("evolved_instruction", "instruction", "prompt", "conversation", "messages")
+INSTRUCTION_COLUMNS = (
+    "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"
+)  # fmt: skip
 """Where instructions are looked for; what was evolved comes before what it was made of."""
-RESPONSE_COLUMNS = ("response", "generation", "answer", "completion")
+RESPONSE_COLUMNS = ("response", "generation", "answer", "answers", "completion", "chosen")
+VERSIONS = ("evolved_instructions", "answers")
+"""Lists of texts, of which the last one counts."""
 Part = Literal["instruction", "response"]
 _ROWS_AT_ONCE = 5_000
 
@@ -39,7 +43,7 @@ class Columns:
                 f"a report is about a Dataset, not about {type(dataset).__name__}; of a DatasetDict, say which split: "
                 "report(dataset['train'])."
             )
-        readable = text_columns(dataset.features)
+        readable = _readable(dataset.features)
         for name in (instruction, response):
             if name is not None and name not in readable:
                 raise ColumnError(f"there are no texts in column {name!r}; there are in {readable}.")
@@ -55,15 +59,20 @@ class Columns:
     @staticmethod
     def found(dataset: Dataset) -> str | None:
         """Find the column with the instructions by its name; None where there is no such column."""
-        readable = text_columns(dataset.features)
-        return next((name for name in INSTRUCTION_COLUMNS if name in readable), None)
+        readable = _readable(dataset.features)
+        chosen = "chosen" if is_chat(dataset.features.get("chosen")) else None
+        return next((name for name in INSTRUCTION_COLUMNS if name in readable), chosen)
 
 
 def batches_of(dataset: Dataset, column: str, part: Part) -> Iterator[list[str]]:
     """Give a column's texts in batches of rows, in order; "" where there is none, or nothing but white space."""
-    chat = is_chat(dataset.features[column])
+    kind = dataset.features[column]
     for rows in dataset.select_columns(column).with_format(None).iter(_ROWS_AT_ONCE):
-        values = (_said(messages, part) for messages in rows[column]) if chat else rows[column]
+        values = rows[column]
+        if is_chat(kind):
+            values = (_said(messages, part) for messages in values)
+        elif isinstance(kind, List):
+            values = (texts[-1] if texts else None for texts in values)
         yield [value if isinstance(value, str) and not value.isspace() else "" for value in values]
 
 
@@ -80,6 +89,13 @@ def drawn(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
     """
     places: NDArray[np.int64] = np.random.default_rng(seed).permutation(count)[:size]
     return places
+
+
+def _readable(features: Features) -> list[str]:
+    """List the columns of texts and of conversations; those with versions of a text, and those with nothing, too."""
+    versions = [name for name in VERSIONS if features.get(name) == List(Value("string"))]
+    nothing = [name for name, kind in features.items() if kind == Value("null")]
+    return [*text_columns(features), *versions, *nothing]
 
 
 def _said(messages: Iterable[Mapping[str, Any]] | None, part: Part) -> str | None:

@@ -12,14 +12,19 @@ from datasets import Dataset, Features, List, Value
 
 from hfsynth.reporting.spread import Spread
 
-SCORES = ("ifd", "reward")
+LABELS = (
+    "intent", "category", "task_category", "difficulty", "quality", "input_quality", "language", "safety",
+    "llama_guard_2", "system_prompt_key",
+)  # fmt: skip
+"""Columns of labels, by the names of `Judge`'s presets, of Magpie's datasets and of `Magpie`."""
+SCORES = ("ifd", "reward", "instruct_reward")
 """Columns of scores."""
 _ROWS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A column of labels that `Judge` made."""
+    """A column of labels, such as `Judge` makes."""
 
     column: str
     counts: Mapping[str, int]
@@ -40,18 +45,19 @@ class Scores:
 
 
 def labels_of(dataset: Dataset) -> tuple[Labels, ...]:
-    """Count the labels in the columns that stand beside their probabilities, as `Judge` writes them."""
+    """Count the labels in the columns that `label_columns` lists."""
     return tuple(_labels(dataset, column) for column in label_columns(dataset.features))
 
 
 def label_columns(features: Features) -> list[str]:
-    """List the columns of texts beside which `<column>_probabilities` stands, or of `label` `probabilities`."""
+    """List the columns of texts that are named like labels, or beside which their probabilities stand (`Judge`)."""
     beside = {name: "probabilities" if name == "label" else f"{name}_probabilities" for name in features}
-    return [name for name, other in beside.items() if _is_text(features[name]) and _is_numbers(features.get(other))]
+    texts = [name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype.endswith("string")]
+    return [name for name in texts if name in LABELS or _is_numbers(features.get(beside[name]))]
 
 
 def scores_of(dataset: Dataset) -> tuple[Scores, ...]:
-    """Work out how the scores in the columns `ifd` and `reward` are spread."""
+    """Work out how the scores in the columns of `SCORES` are spread."""
     there = [name for name in SCORES if _is_number(dataset.features.get(name))]
     return tuple(_scores(dataset, column) for column in there)
 
@@ -78,12 +84,8 @@ def _values(dataset: Dataset, column: str) -> Iterator[pa.Array]:
         yield table.column(column).combine_chunks()
 
 
-def _is_text(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
-
-
 def _is_number(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype.startswith("float")
+    return isinstance(kind, Value) and kind.dtype.startswith(("float", "int", "uint"))
 
 
 def _is_numbers(kind: Any) -> bool:
