@@ -1,24 +1,24 @@
 """A report's numbers, each worked out again from the rows by other means."""
 
 import json
+import re
 import statistics
-from collections import Counter
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from hfsynth import ColumnError, Report, report
-from hfsynth.filters.wellformed import WellFormed
-from hfsynth.likeness.words import normal_form, words_in
 from hfsynth.reporting import measuring, reading
-from hfsynth.reporting.openings import opening
-from hfsynth.reporting.reading import drawn
 from tests.test_neighbours import WORDLESS, all_pairs, earlier_ones, variants
 
 TEXTS = [*variants(5, 70), None, " "]
 ANSWERS = [f"It is {n}." if n % 3 else None for n in range(len(TEXTS))]
 ANSWERS[1:3] = ["I'm sorry, but I can't help with that.", "on and on " * 30]
+WORDS = re.compile("[a-z0-9]+|[\u0430-\u044f]+|[\u3040-\u30ff\u4e00-\u9fff]")  # English, Russian, each Japanese sign
 CHAT = List({"role": Value("string"), "content": Value("string")})
 
 
@@ -34,41 +34,54 @@ def test_every_number_is_that_of_a_plain_count_over_the_rows(rows):
     full = [text for text in TEXTS if text and text.strip()]
     scores = [score for score, text in zip(all_pairs(full), full, strict=True) if text not in WORDLESS]
     assert (told.rows, told.instructions.texts, told.instructions.empty) == (len(TEXTS), len(full), 2)
-    assert told.duplicates == len(full) - len({normal_form(text) for text in full}) > 0
+    assert told.duplicates == len(full) - len({" ".join(text.lower().split()) for text in full}) > 0
     assert told.neighbours.similarity.mean == pytest.approx(statistics.fmean(scores))
     assert told.neighbours.similarity.median == pytest.approx(sorted(scores)[(len(scores) - 1) // 2])
     assert told.neighbours.near == sum(score > 0.7 for score in scores) > 0
     assert told.neighbours.repeats == len(earlier_ones(full)) > 0
+    words = [WORDS.findall(text.lower()) for text in full]
     for found in told.distinct:
         n = found.length
-        grams = [tuple(words[at : at + n]) for words in map(words_in, full) for at in range(len(words) - n + 1)]
+        grams = [tuple(each[at : at + n]) for each in words for at in range(len(each) - n + 1)]
         assert (found.grams, found.distinct) == (len(grams), len(set(grams)))
-    assert told.openings.found == sum(bool(opening(text)[0]) for text in full)
-    assert told.instructions.words.mean == pytest.approx(statistics.fmean(len(words_in(t)) for t in full), abs=0.005)
+    assert told.instructions.words.mean == pytest.approx(statistics.fmean(map(len, words)))
+
+
+def test_lengths_in_tokens_are_those_of_the_tokenizer_that_is_given(rows):
+    letters = Tokenizer(models.BPE({sign: n for n, sign in enumerate(ByteLevel.alphabet())}, []))
+    letters.pre_tokenizer = ByteLevel(add_prefix_space=False)  # so that a token is a byte
+    told = report(rows, tokenizer=PreTrainedTokenizerFast(tokenizer_object=letters, model_max_length=3))
+    sizes = sorted(len(text.encode()) for text in TEXTS if text and text.strip())
+    assert (told.instructions.tokens.smallest, told.instructions.tokens.largest) == (sizes[0], sizes[-1])
+    assert told.instructions.tokens.mean == pytest.approx(statistics.fmean(sizes))
+    assert told.responses.tokens.mean == pytest.approx(statistics.fmean(len(text) for text in ANSWERS if text))
+    assert "response, tokens" in str(told)
+    assert "tokens.png" in told.pictures()
+    assert report(rows).instructions.tokens is None
 
 
 def test_every_number_of_the_responses_is_that_of_a_plain_count(rows):
     told = report(rows).answers
     pairs = list(zip(TEXTS, ANSWERS, strict=True))
     there = [answer for answer in ANSWERS if answer]
-    repeated = Counter(drop.rule for drop in map(WellFormed(rules=("repeated_words",)).verdict, there) if drop)
     assert told.asked == sum(bool(text and text.strip()) for text, _ in pairs)
     assert told.unanswered == sum(bool(text and text.strip()) and not answer for text, answer in pairs)
     assert (told.responses, told.looked_at, told.refusals) == (len(there), len(there), 1)
-    assert told.repetitions == {"repeated_line": 0, "repeated_words": repeated["repeated_words"]}
+    assert told.repetitions == {"repeated_line": 0, "repeated_words": 1}
 
 
 def test_the_share_on_as_many_n_grams_is_that_of_rows_drawn_by_chance():
     texts = [" ".join(str((n * 7 + k) % 400) for k in range(12)) for n in range(300)]
     (ones, _, _) = report(Dataset.from_dict({"prompt": texts})).distinct
-    words = [word for place in drawn(300, 300) for word in texts[place].split()]
+    order = np.random.default_rng(0).permutation(300)
+    words = [word for place in order for word in texts[place].split()]
     assert [(even.grams, even.share) for even in ones.even] == [(1000, len(set(words[:1000])) / 1000)]
 
 
 def test_of_a_sample_the_rows_are_compared_with_all_and_the_report_says_so():
     told = report(Dataset.from_dict({"instruction": TEXTS}), sample=20)
     full = [text for text in TEXTS if text and text.strip()]
-    places = sorted(drawn(len(full), 20).tolist())
+    places = sorted(np.random.default_rng(0).permutation(len(full))[:20].tolist())
     expected = np.array(all_pairs(full))[[place for place in places if full[place] not in WORDLESS]]
     assert told.neighbours.similarity.mean == pytest.approx(expected.mean())
     assert f"Each of 20 of the {len(full)} instructions, drawn by chance, was compared with all others" in str(told)

@@ -219,7 +219,7 @@ def _write_pictures(folder: Path, facts: ConfigFacts, maps: Mapping[str, Instruc
         (folder / "lengths.png").write_bytes(draw_lengths(lengths, "characters"))
     for number, split in enumerate(facts.splits, 1):
         if split.glance and split.glance.similarity:
-            picture = draw_similarity({"": split.glance.similarity}, NEAR)
+            picture = draw_similarity({split.glance.column: split.glance.similarity}, NEAR)
             (folder / numbered("similarity.png", number)).write_bytes(picture)
         if split.name in maps:
             (folder / numbered("map.png", number)).write_bytes(draw_map(maps[split.name]))

@@ -50,18 +50,21 @@ def _lengths(report: "Report") -> Section:
     found: dict[str, Lengths | None] = {}
     for name, wording in texts.items():
         if wording:
-            found |= {f"{name}, characters": wording.characters, f"{name}, words": wording.words}
+            kinds = {"characters": wording.characters, "words": wording.words, "tokens": wording.tokens}
+            found |= {f"{name}, {kind}": lengths for kind, lengths in kinds.items()}
     found |= {f"{step.name}, tokens written": step.written for step in report.steps}
     there = {label: lengths for label, lengths in found.items() if lengths}
     lines = tuple(Line(label, spread_cells(lengths)) for label, lengths in there.items())
     notes = ["A quartile is the least length that this share of the texts doesn't exceed."]
     if report.steps:
-        notes.append("Tokens are those of all of a row's completions in a step together, as its metadata says.")
+        notes.append("Tokens written are those of all completions of a row in a step, as its metadata says.")
     words = {label.partition(",")[0]: lengths for label, lengths in there.items() if label.endswith("words")}
-    tokens = {step.name: step.written for step in report.steps if step.written}
+    tokens = {label.partition(",")[0]: lengths for label, lengths in there.items() if label.endswith("tokens")}
+    written = {step.name: step.written for step in report.steps if step.written}
+    drawings = (("words", "words", words), ("tokens", "tokens", tokens), ("written", "tokens written", written))
     pictures = [
         Picture(name, f"Histograms of how many {unit} the texts have", partial(draw_lengths, some, unit))
-        for name, unit, some in (("words", "words", words), ("tokens", "tokens written", tokens))
+        for name, unit, some in drawings
         if some
     ]
     return Section("Lengths", tuple(notes), (Table(("", *QUARTILES), lines),), tuple(pictures))

@@ -84,6 +84,8 @@ def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
         notes.append(
             f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}."
         )
+        if some:
+            notes.append("Among all instructions, the nearest one in meaning is nearer than is told here.")
     return notes
 
 
@@ -134,7 +136,7 @@ def _pictures(near: Neighbours, laid_out: InstructionMap | None) -> list[Picture
     found = []
     if near.similarity:
         words = "Histogram of each instruction's ROUGE-L with its nearest other one"
-        found.append(Picture("similarity", words, partial(draw_similarity, {"": near.similarity}, NEAR)))
+        found.append(Picture("similarity", words, partial(draw_similarity, {"instructions": near.similarity}, NEAR)))
     if laid_out:
         likeness = "mean the same" if laid_out.model else "have the same words"
         words = f"Map of the instructions, on which those that {likeness} lie together"

@@ -25,7 +25,10 @@ _MESSAGE = {"role", "content"}
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of texts in characters; a quartile is the least length that this share of the texts doesn't exceed."""
+    """Lengths of texts, in characters, words or tokens.
+
+    A quartile is the least length that this share of the texts doesn't exceed.
+    """
 
     smallest: int
     lower: int
@@ -54,7 +57,7 @@ class Lengths:
             median=quartile[1],
             upper=quartile[2],
             largest=int(lengths[-1]),
-            mean=round(float((lengths * texts).sum() / reached[-1]), 2),
+            mean=float((lengths * texts).sum() / reached[-1]),
             edges=tuple(round(float(edge), 3) for edge in edges),
             counts=tuple(int(count) for count in counts),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from hfsynth.likeness.embeddings import embed
 from hfsynth.reporting.answers import AnswerCounts
-from hfsynth.reporting.embedded import Embedded
+from hfsynth.reporting.embedded import EMBEDDED_ROWS, Embedded
 from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import Neighbours, neighbours, sample_size
 from hfsynth.reporting.openings import OpeningCounts
@@ -19,6 +20,9 @@ from hfsynth.reporting.report import Report
 from hfsynth.reporting.steps import funnel_of, steps_of
 from hfsynth.reporting.verdicts import labels_of, scores_of
 from hfsynth.reporting.wording import Equals, GramCounts, WordingCounts, even_shares, words_of_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ANSWERS = 20_000  # responses in which repetition is looked for
 _ORDERED = 2_000  # texts that are read at once, in an order drawn by chance
@@ -30,6 +34,7 @@ def report(
     *,
     response: str | None = None,
     sample: int | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     embeddings: str | None = None,
     revision: str | None = None,
 ) -> Report:
@@ -48,8 +53,10 @@ def report(
             assistant's. Default: the first there of `response`, `generation`, `answer`, `completion`.
         sample: How many rows are compared with all others. Default: as many as that takes minutes for: of short
             instructions all up to 31,000, and a thousand of a million.
-        embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 2,000 rows at
-            most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't, and the map is by words.
+        tokenizer: Whose tokens lengths are told in, too, such as `AutoTokenizer.from_pretrained(name)`; special ones
+            aren't counted.
+        embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 20,000 rows
+            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't, and the map is by words.
         revision: Branch, tag or commit of that model on the Hub.
 
     Raises:
@@ -61,7 +68,7 @@ def report(
     if sample is not None and sample < 1:
         raise ValueError(f"sample is {sample}; at least 1 row must be compared with the others.")
     columns = Columns.of(dataset, column, response)
-    rows = _Rows(dataset, columns)
+    rows = _Rows(dataset, columns, tokenizer)
     rows.see()
     meant, mapped = rows.meaning(embeddings, revision)
     return Report(
@@ -89,6 +96,7 @@ class _Rows:
 
     dataset: Dataset
     columns: Columns
+    tokenizer: "PreTrainedTokenizerBase | None"
     instructions: WordingCounts = field(default_factory=WordingCounts)
     responses: WordingCounts = field(default_factory=WordingCounts)
     equals: Equals = field(default_factory=Equals)
@@ -105,7 +113,7 @@ class _Rows:
         there: list[bool] = []
         for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
             words, full = words_of_batch(texts), [text for text in texts if text]
-            self.instructions.see(texts, words)
+            self.instructions.see(texts, words, self.tokenizer)
             self.grams.see(words)
             self.equals.see(full)
             self.openings.see(full)
@@ -122,15 +130,18 @@ class _Rows:
 
     def meaning(self, model: str | None, revision: str | None) -> tuple[Embedded | None, InstructionMap | None]:
         """Measure some instructions by what they mean, if there is a model for that, and lay them out on a map."""
-        texts, among = self._instructions_at(drawn(len(self.places), MAPPED_ROWS)), len(self.places)
-        if not texts:
+        among = len(self.places)
+        if not among:
             return None, None
         if model is None:
+            texts = self._instructions_at(drawn(among, MAPPED_ROWS))
             return None, InstructionMap.of(texts, word_vectors(texts), among)
+        texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
         # a folder says nothing to those who read a report
         name = Path(model).resolve().name if Path(model).is_dir() else model
-        return Embedded.of(vectors, among, name), InstructionMap.of(texts, vectors, among, name)
+        mapped = InstructionMap.of(texts[:MAPPED_ROWS], vectors[:MAPPED_ROWS], among, name)
+        return Embedded.of(vectors, among, name), mapped
 
     def in_order(self) -> Iterator[str]:
         """Give the instructions in an order drawn by chance, as long as they are asked for."""
@@ -149,7 +160,7 @@ class _Rows:
         instructions = batches_of(self.dataset, self.columns.instruction, "instruction")
         responses = batches_of(self.dataset, self.columns.response, "response")
         for asked, texts in zip(instructions, responses, strict=True):
-            self.responses.see(texts, words_of_batch(texts))
+            self.responses.see(texts, words_of_batch(texts), self.tokenizer)
             self.answers.see(asked, texts)
             there += map(bool, texts)
         return there

@@ -56,7 +56,8 @@ class Neighbours:
     among: int
     """All texts."""
     similarity: Spread | None
-    """F-measure with the nearest other text, of those rows that have a word of a-z and 0-9: others have none."""
+    """F-measure with the nearest other text, of those rows that have a word of a-z and 0-9: others have none, nor has
+    one text alone."""
     near: int
     """Rows of these with one above 0.7."""
     repeats: int
@@ -88,7 +89,7 @@ def neighbours(
     return Neighbours(
         rows=len(places),
         among=texts,
-        similarity=Spread.of(scores, (0.0, 1.0)),
+        similarity=Spread.of(scores, (0.0, 1.0)) if texts > 1 else None,
         near=int((scores > NEAR).sum()),
         repeats=len(repeats),
         even=tuple(_even(some, rows) for rows in EVEN_ROWS if rows <= len(some)),

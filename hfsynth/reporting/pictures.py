@@ -75,7 +75,7 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
         axes = _plain_axes(figure)
         for number, (name, spread) in enumerate(similarity.items()):
             shares = [100 * count / spread.count for count in spread.counts]
-            label = f"{name} (median {spread.median:.2f})".strip()
+            label = f"{name} (median {spread.median:.2f})"
             style: dict[str, Any] = {"color": INK, "linewidth": 1.8} if number else {"color": _BLUE, "fill": True}
             axes.stairs(shares, spread.edges, label=label, **style)
         axes.axvline(limit, color=_ORANGE, linewidth=1.5, linestyle="--", label=f"{limit}: Self-Instruct's limit")

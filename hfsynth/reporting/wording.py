@@ -8,12 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hfsynth.likeness.words import normal_form, words_in
 from hfsynth.reporting.figures import Lengths, hash_of, letters_by_script
 from hfsynth.reporting.hashes import Hashes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GRAMS = (1, 2, 3)
 EVEN_GRAMS = (1_000, 10_000, 100_000)
@@ -33,6 +37,8 @@ class Wording:
     """None where there are no texts."""
     words: Lengths | None
     """Words as `words_in` finds them: a Chinese or Japanese sign is one."""
+    tokens: Lengths | None
+    """None where there is no tokenizer."""
     scripts: Mapping[str, int]
     """Unicode's name of a script → letters."""
 
@@ -66,15 +72,20 @@ class WordingCounts:
     empty: int = 0
     characters: Counter[int] = field(default_factory=Counter)
     words: Counter[int] = field(default_factory=Counter)
+    tokens: Counter[int] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
 
-    def see(self, texts: Sequence[str], words: Sequence[Sequence[str]]) -> None:
-        """Count rows' texts, "" for none, and the words of those that aren't empty."""
+    def see(
+        self, texts: Sequence[str], words: Sequence[Sequence[str]], tokenizer: "PreTrainedTokenizerBase | None" = None
+    ) -> None:
+        """Count rows' texts, "" for none, and the words and tokens of those that aren't empty."""
         full = [text for text in texts if text]
         self.texts += len(full)
         self.empty += len(texts) - len(full)
         self.characters.update(map(len, full))
         self.words.update(map(len, words))
+        if tokenizer is not None and full:
+            self.tokens.update(map(len, tokenizer(full, add_special_tokens=False, verbose=False)["input_ids"]))
         self.scripts += letters_by_script(full)
 
     def result(self) -> Wording:
@@ -84,6 +95,7 @@ class WordingCounts:
             self.empty,
             Lengths.of(self.characters) if self.characters else None,
             Lengths.of(self.words) if self.words else None,
+            Lengths.of(self.tokens) if self.tokens else None,
             dict(self.scripts.most_common()),
         )
 
