@@ -7,6 +7,7 @@ Exception
 ├── RuntimeError
 │   ├── RunError            a run could not be finished; what was finished is kept
 │   ├── GenerationError     an llm can't go on
+│   │   └── SplitModelError a model in several processes can't go on in any of them
 │   └── PushError           the Hub doesn't take a dataset
 └── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
 """
@@ -22,6 +23,10 @@ class ChatTemplateError(ValueError):
 
 class GenerationError(RuntimeError):
     """An llm can't go on: not one row's failure, which is data, but a failure of all that would follow."""
+
+
+class SplitModelError(GenerationError):
+    """A model that several processes hold together can't go on: what one of them computes is lost to all."""
 
 
 class RunError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -203,6 +204,13 @@ class LLM(Protocol):
                     f"{self.model_name} gave {len(completions)} completions for {len(waiting)} requests."
                 )
             yield from zip((key for key, _ in waiting), completions, strict=True)
+
+    def together(self) -> AbstractContextManager[bool]:
+        """Share a step's work among the processes of a launch: the block is run by those to which it gives True.
+
+        Here, each of them has the whole model, so each takes some of the rows.
+        """
+        return nullcontext(True)
 
     def load(self) -> object:
         """Load what `complete` needs, if it isn't yet.

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from hfsynth import GenerationError
-from hfsynth.llms import decoding
+from hfsynth.llms import decoding, memory
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.sampling import uniforms
@@ -196,7 +196,7 @@ def test_one_row_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
 
 def test_slots_are_given_up_where_free_memory_holds_fewer_longer_ones(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, bytes
-    monkeypatch.setattr(decoding, "available_memory", lambda device: int(3 * 512 * per_token / 0.4) + 1)
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(3 * 512 * per_token / 0.4) + 1)
     prompts = [prompt(300 + n, seed=n) for n in range(6)]
     loop = DecodeLoop(pair[1], letters, 6)
     assert loop._seating.slots.count == 4
@@ -207,7 +207,7 @@ def test_slots_are_given_up_where_free_memory_holds_fewer_longer_ones(pair, monk
 
 def test_slots_are_given_up_for_a_long_prompt_and_its_neighbours_wait(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(decoding, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
     prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(700, seed=4), prompt(5, seed=5)]
     loop = DecodeLoop(pair[1], letters, 4)
     made = run(loop, [job(one) for one in prompts])
@@ -217,7 +217,7 @@ def test_slots_are_given_up_for_a_long_prompt_and_its_neighbours_wait(pair, monk
 
 def test_a_row_behind_gaps_keeps_its_place_when_slots_are_given_up(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(decoding, "available_memory", lambda device: int(3 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(3 * 384 * per_token / 0.4) + 1)
     loop = DecodeLoop(pair[1], letters, 3)
     short = [job(prompt(50, seed=n), max_new_tokens=5) for n in (1, 2)]  # they end where the third needs more room
     made = run(loop, [*short, job(prompt(380), max_new_tokens=30)])

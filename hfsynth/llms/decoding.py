@@ -13,6 +13,7 @@ put back at any time: its tokens are read again, as a prompt.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,15 +23,15 @@ from torch import Tensor
 from hfsynth.errors import GenerationError
 from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward, window_of
 from hfsynth.llms.job import Decode, Job, Take, Written
-from hfsynth.llms.memory import available_memory, cache_bytes_per_token, free_memory
+from hfsynth.llms.memory import free_memory, tokens_fitting
 from hfsynth.llms.sampling import Sampler, uniforms
 from hfsynth.llms.seating import Row, Seating, common
+from hfsynth.llms.splitting import SplitModel
 
 logger = logging.getLogger(__name__)
 _PREFILL = 2048  # most tokens of prompts in one forward
 _CAPACITY = 384  # tokens that a slot has room for at first
 _SHARED = 16  # tokens that are worth copying from another slot, or waiting for
-_FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
 
 
 @dataclass
@@ -62,10 +63,11 @@ class DecodeLoop:
         self._prefill_tokens = _PREFILL
         self._parked: list[Row] = []
         # how many tokens' keys and values there is memory for, in all slots together
-        share = _FREE.get(model.device.type, _FREE["cuda"])
-        self._tokens = int(available_memory(model.device) * share) // cache_bytes_per_token(model)
+        split = isinstance(model, SplitModel)
+        self._tokens = model.tokens_fitting() if split else tokens_fitting(model)
         self._fitting = max(min(slots, self._tokens // _CAPACITY), 1)
-        self._seating = Seating(KeyValueSlots(self._fitting, _CAPACITY, model.device))
+        new_slots = model.new_slots if split else partial(KeyValueSlots, device=model.device)
+        self._seating = Seating(new_slots(self._fitting, _CAPACITY))
         self._sampler: tuple[list[Row], Sampler] | None = None
 
     @property

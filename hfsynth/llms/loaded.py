@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth.chat import ChatTemplate, split_thinking, turn_end
@@ -20,8 +21,10 @@ from hfsynth.llms.loading import chat_template, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.scoring import Comparison, score
+from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from hfsynth.running.crew import is_main_process
 
 if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
@@ -65,38 +68,28 @@ class Loaded:
         Raises:
             GenerationError: If it can't be, or its tokenizer has no chat template.
         """
+        leads = llm.is_split and is_main_process()
+        if leads:
+            Team.here().tell("load")
         source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
         if llm.gguf_file:
             source["gguf_file"] = llm.gguf_file
-        if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-            raise GenerationError(
-                f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, "
-                "each of which would take all its devices; launch one process a node (--num_processes 1)."
-            )
-        how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
-        if llm.device_map:
-            how["device_map"] = llm.device_map
         try:
             tokenizer = AutoTokenizer.from_pretrained(llm.model, **source)
-            model: Any = AutoModelForCausalLM.from_pretrained(llm.model, dtype=llm.dtype, **source, **how)
+            model = _load_model(llm, source)
         except (OSError, ValueError, ImportError) as error:
             raise GenerationError(f"{llm.model!r} (revision {llm.revision}) can't be loaded: {error}") from error
         if tokenizer.chat_template is None:
             raise GenerationError(f"the tokenizer of {llm.model!r} has no chat template; use an instruct model.")
-        if not llm.device_map:
-            model.to(llm.device or process_device())
-        model.eval()
         ends = model.generation_config.eos_token_id
         end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         # a checkpoint's own sampling defaults would work on the logits before a technique's parameters do
         model.generation_config = GenerationConfig.from_dict({})
-        pack_linears(model)
-        fault = adopt_attention(model)
-        if fault:
-            logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
+        fault = _prepare(model, llm)
         template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         overlaps = not fault and is_batch_invariant(model)
+        model = SplitModel(model, Team.here()) if leads else model
         return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlaps)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
@@ -256,6 +249,37 @@ class Loaded:
     def _added_tokens(self) -> list[tuple[str, bool]]:
         """Tokens with a meaning of their own, and whether they are no part of a text."""
         return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
+
+
+def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
+    """Load the weights onto this process's device, or as many devices or processes as they are to be spread over."""
+    if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise GenerationError(
+            f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, each "
+            "of which would take all its devices; launch one process a node (--num_processes 1), or say "
+            "tensor_parallel=True instead."
+        )
+    how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
+    if llm.device_map:
+        how["device_map"] = llm.device_map
+    if llm.is_split:
+        how["distributed_config"] = DistributedConfig(tp_size=Team.here().size)
+    model: Any = AutoModelForCausalLM.from_pretrained(llm.model, dtype=llm.dtype, **source, **how)
+    if not llm.device_map and not llm.is_split:
+        model.to(llm.device or process_device())
+    return model.eval()
+
+
+def _prepare(model: Any, llm: "TransformersLLM") -> str:
+    """Make a model ready for the decode loop; return why it can't be, if it can't."""
+    if not llm.is_split:
+        pack_linears(model)
+    fault = adopt_attention(model)
+    if fault and llm.is_split:
+        raise GenerationError(f"{llm.model_name} can't be split over processes: {fault}.")
+    if fault:
+        logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
+    return fault
 
 
 def _is_answered(request: Request) -> bool:

@@ -12,6 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from hfsynth.errors import GenerationError
 
 logger = logging.getLogger(__name__)
+_FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -23,12 +24,18 @@ def available_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def cache_bytes_per_token(model: Any) -> int:
-    """Return what the keys and values of one token take in all layers of a model, in bytes."""
+def cache_bytes_per_token(model: Any, parts: int = 1) -> int:
+    """Return what the keys and values of one token take in all layers of a model, or of one of its parts, in bytes."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
+    return int(2 * config.num_hidden_layers * max(heads // parts, 1) * width * model.dtype.itemsize)
+
+
+def tokens_fitting(model: Any, parts: int = 1) -> int:
+    """Return for how many tokens' keys and values there is memory; this process has 1 of `parts` of the model."""
+    share = _FREE.get(model.device.type, _FREE["cuda"])
+    return int(available_memory(model.device) * share) // cache_bytes_per_token(model, parts)
 
 
 def free_memory() -> None:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfsynth.configuration import Configuration
+from hfsynth.errors import GenerationError
 from hfsynth.generation import LLM, Completion, Origin, Request, Requests
 
 if TYPE_CHECKING:
@@ -51,6 +53,13 @@ class TransformersLLM(Configuration, LLM):
         kw_only=True,
         metadata={"help": "'auto' spreads the layers of a model over all devices, for one that doesn't fit on one."},
     )
+    tensor_parallel: bool = field(
+        default=False,
+        kw_only=True,
+        metadata={
+            "help": "Split every layer of the model over all processes of the launch, for one that fits on no device."
+        },
+    )
     batch_size: int | None = field(
         default=None,
         kw_only=True,
@@ -78,6 +87,27 @@ class TransformersLLM(Configuration, LLM):
         from hfsynth.llms.origin import model_origin
 
         return model_origin(self.model, self.revision, self.gguf_file)
+
+    @contextmanager
+    def together(self) -> Iterator[bool]:
+        """Of a model that is split, give True to process 0, whose computations the others join while it has any."""
+        if not self.is_split:
+            yield True
+            return
+        from hfsynth.llms.splitting import Team
+
+        team = Team.here()
+        if team.rank:
+            team.follow(lambda: self._loaded().model)
+            yield False
+            return
+        with team.led():
+            yield True
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each process has but a part of the model."""
+        return self.tensor_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def load(self) -> "TransformersLLM":
         """Load the model and its tokenizer, if an equal llm hasn't yet in this process.
@@ -135,6 +165,11 @@ class TransformersLLM(Configuration, LLM):
             ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
             GenerationError: As `complete` does.
         """
+        if self.is_split and os.environ["RANK"] != "0":
+            raise GenerationError(
+                f"{self.model_name} is split over {os.environ['WORLD_SIZE']} processes, which Dataset.map would keep "
+                "apart: each would read rows of its own. Use pipeline.run."
+            )
         return self._loaded().stream(requests, self.batch_size)
 
     def overlaps(self) -> bool:

@@ -199,8 +199,14 @@ class _Part:
         if isinstance(step, Technique) and features is not None:
             if not found:
                 self._take_over(step.llm)
-                run = StepRun(dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given)
-                self.failures.work(run)
+            with step.llm.together() as works:
+                if works and not found:
+                    run = StepRun(
+                        dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given
+                    )
+                    self.failures.work(run)
+            if not folder.finished:
+                raise RunError(f"process 0 could not finish step {number}, {step_name(step)}; it says why.")
             made = folder.load(features, key)
             failed = self.failures.add(step_failures(made))
         else:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from datasets import Dataset, Features
 
 from hfsynth.batches import Batch, Columns
-from hfsynth.errors import ChatTemplateError, RunError
+from hfsynth.errors import ChatTemplateError, RunError, SplitModelError
 from hfsynth.flow import Outcome
 from hfsynth.provenance import step_record
 from hfsynth.record import METADATA_COLUMN, StepTally
@@ -234,7 +234,8 @@ class _Recorded:
     """Keeps what a chunk raised, to be recorded.
 
     What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
-    itself (a chat template that can't serve it) is not kept: it would be the same for every chunk.
+    itself (a chat template that can't serve it, a model that has lost a part) is not kept: it would be the same for
+    every chunk.
     """
 
     def __init__(self) -> None:
@@ -246,7 +247,8 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, Exception) and not isinstance(error, ChatTemplateError) and not _is_disk_error(error):
+        fatal = isinstance(error, ChatTemplateError | SplitModelError)
+        if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None
 
