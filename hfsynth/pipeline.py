@@ -17,7 +17,7 @@ from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
 from hfsynth.running.crew import is_main_process
-from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, RowSource
+from hfsynth.running.rounds import Goal, RowSource, source_of
 from hfsynth.running.run import Run, RunOptions, default_run_dir
 from hfsynth.steps import DatasetFunction, Step, features_after, node_of, step_name
 from hfsynth.technique import Technique
@@ -103,10 +103,8 @@ class Pipeline:
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        goal = None if num_rows is None else Goal(num_rows, max_rows, max_tokens)
-        if goal is None and (max_rows or max_tokens):
-            raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} are limits of num_rows; say it too.")
-        source = _source(dataset, num_rows)
+        goal = Goal.of(num_rows, max_rows, max_tokens)
+        source = source_of(dataset, num_rows)
         self.features(source.rows(0, 0, ()).features)
         for step in self.steps:
             if isinstance(step, Filter):
@@ -141,7 +139,7 @@ class Pipeline:
         """
         if n < 1:
             raise ValueError(f"n is {n}; a preview shows at least 1 row.")
-        source = _source(dataset, n)
+        source = source_of(dataset, n)
         self.features(source.rows(0, 0, ()).features)
         there = len(dataset) if isinstance(dataset, Dataset) else None
         count = max(n, measured) if there is None else min(max(n, measured), there)
@@ -271,24 +269,6 @@ class Pipeline:
                 needed |= dict.fromkeys(column for column in read if column not in made)
                 made |= set(step.written_features)
         return list(needed)
-
-
-def _source(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowSource:
-    """Return where a run's input comes from.
-
-    Raises:
-        TypeError: If it can't be an input.
-        ValueError: If it has no end and nothing says how many rows are wanted.
-    """
-    if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
-        splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
-        raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
-    if isinstance(dataset, Dataset):
-        return DatasetRows(dataset)
-    source = dataset if dataset is not None else EmptyRows()
-    if num_rows is None and source.num_rows is None:
-        raise ValueError(f"the input {dataset!r} has no end: say how many rows are wanted, with num_rows=….")
-    return source
 
 
 def _free_name(name: str, taken: set[str]) -> str:
