@@ -5,10 +5,10 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
-from hfsynth.previewing.preview import visible
-from tests.helpers import OnlyOnce, ScriptedLLM
+from hfsynth.previewing.preview import Preview
+from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
 
-NASTY = "<b>[bold]x[/bold]</b> \x1b[2J</pre><script>"
+NASTY = "<b>[bold]x[/bold]</b> \x1b[2J \x9b2J \u202e</pre><script>"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,6 @@ def test_a_terminal_shows_prompts_completions_columns_and_failures_as_they_are(p
     text = str(preview)
     for shown in ("user: a", "<b>[bold]x[/bold]</b>", "generation", "failed", "tired", "dropped", "repeated 1 a"):
         assert shown in text
-    assert "\x1b" not in text
     assert "OnlyOnce: 16 rows in" in text
     assert "TextGeneration (scripted): " in text
 
@@ -44,8 +43,26 @@ def test_the_estimate_is_told_with_its_range(preview):
     assert "from 45 rows, by 16 that were tried" in str(preview)
 
 
-def test_control_characters_are_shown_as_signs():
-    assert visible("a\x1bb\x7fc\nd\te") == "a␛b␡c\nd\te"
+@pytest.mark.parametrize("form", [str, Preview.html])
+def test_nothing_steers_a_terminal_or_turns_the_writing_be_it_in_rows_or_names(form):
+    step = TextGeneration(
+        NamedLLM((NASTY,), model=f"m{NASTY}"), output_mappings={"generation": f"c{NASTY}"}, name=f"n{NASTY}"
+    )
+    shown = form(Pipeline((step,)).preview(Dataset.from_dict({"instruction": [NASTY]})))
+    assert not set(shown) & {"\x1b", "\x9b", "\u202e"}
+    assert "␛[2J" in shown
+    assert "<U+009B>2J <U+202E>" in unescape(shown)
+
+
+def test_a_very_long_text_is_cut_in_its_middle_and_kept_whole_in_the_result():
+    prompt = f"begin {'word ' * 50_000}end"
+    shown = Pipeline((TextGeneration(ScriptedLLM()),)).preview(Dataset.from_dict({"instruction": [prompt]}))
+    for text in (str(shown), shown.html()):
+        assert len(text) < 40_000
+        assert "begin word" in text
+        assert "word end" in text
+        assert f"{len(f'user: {prompt}') - 20_000:,} characters are not shown" in text
+    assert shown.steps[0].rows[0].calls[0].prompt == f"user: {prompt}"
 
 
 def test_rows_from_nothing_can_be_previewed():

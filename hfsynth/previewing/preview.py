@@ -1,8 +1,6 @@
 """A preview: some rows as every step read and made them, and an estimate; for a terminal and for a notebook."""
 
 import io
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
@@ -11,7 +9,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from hfsynth.previewing.estimate import Estimate, Range
-from hfsynth.previewing.trying import Call, TriedRow, TriedStep
+from hfsynth.previewing.trying import TriedRow, TriedStep
+from hfsynth.previewing.wording import pieces, title
 from hfsynth.publishing.telling import duration
 
 _WIDTH = 100  # columns of a preview that is no terminal's
@@ -23,8 +22,6 @@ _CSS = """
 .hfsynth-preview .column { background: #f2f2f2; } .hfsynth-preview .error { background: #fbe3e0; }
 .hfsynth-preview .fact { color: #555555; }
 """
-Piece = tuple[str, str, str]
-"""A kind (`read`, `written`, `column`, `error`, `fact`), what it is, and the text."""
 
 
 @dataclass(frozen=True)
@@ -77,29 +74,6 @@ class Preview:
         return self.html()
 
 
-def pieces(row: TriedRow) -> Iterator[Piece]:
-    """Give what is shown of a row, in order: what was read and written, and what became of it."""
-    for call in row.calls:
-        yield "read", "the model reads", call.prompt
-        yield "written", _how(call), call.written if not call.choices else _scored(call)
-    if row.error:
-        yield "error", "failed" if row.kept else "dropped", row.error
-    for made in row.made:
-        for name, value in made.items():
-            yield "column", name, str(value)
-    if not (row.calls or row.error or row.made):
-        yield "fact", "kept" if row.kept else "dropped", ""
-
-
-def visible(text: str) -> str:
-    r"""Show control characters, but for the ends of lines and tabs, as signs: a terminal would obey them.
-
-    >>> visible("\x1b[2J")
-    '␛[2J'
-    """
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found.group()), 0x21)), text)
-
-
 def told(estimate: Estimate) -> list[str]:
     """Say an estimate in lines."""
     return [
@@ -112,22 +86,8 @@ def told(estimate: Estimate) -> list[str]:
 
 
 def _heading(step: TriedStep) -> str:
-    model = f" ({step.model})" if step.model else ""
     facts = f"{len(step.rows)} rows in, {step.rows_out} out, {duration(step.seconds)}"
-    return f"{step.name}{model}: {facts}" + (f", {step.tokens:,} tokens" if step.tokens else "")
-
-
-def _how(call: Call) -> str:
-    done = call.completion
-    read = f"{done.prompt_tokens:,} tokens read"
-    if call.choices:
-        return f"it finds, of {len(call.choices)} choices ({read})"
-    return f"it writes ({read}, {done.completion_tokens:,} written, {done.finish_reason})"
-
-
-def _scored(call: Call) -> str:
-    pairs = zip(call.choices, call.completion.scores, strict=False)
-    return "\n".join(f"{score:9.3f}  {choice}" for choice, score in sorted(pairs, key=lambda pair: -pair[1]))
+    return f"{title(step)}: {facts}" + (f", {step.tokens:,} tokens" if step.tokens else "")
 
 
 def _lines(row: TriedRow) -> Text:
@@ -135,7 +95,7 @@ def _lines(row: TriedRow) -> Text:
     text.append(f"row {row.row}\n", style="bold underline")
     for kind, what, shown in pieces(row):
         text.append(f"{what}\n", style=_STYLES["fact"])
-        text.append(f"{visible(shown)}\n" if shown else "", style=_STYLES[kind])
+        text.append(f"{shown}\n" if shown else "", style=_STYLES[kind])
     return text
 
 
