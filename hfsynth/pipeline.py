@@ -105,29 +105,38 @@ class Pipeline:
         """
         goal = Goal.of(num_rows, max_rows, max_tokens)
         source = source_of(dataset, num_rows)
-        self.features(source.rows(0, 0, ()).features)
-        for step in self.steps:
-            if isinstance(step, Filter):
-                step.check_ready()
+        self._check(source)
         if push_target is not None and is_main_process():
             check_push_target(push_target)
-        for hint in self._hints():
-            logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
         run = Run(self.steps, RunOptions(folder, chunk_size, quiet))
         if goal is not None:
             return run.until(source, goal)
         return run.over(source.rows(0, source.num_rows or 0, ()))
 
-    def preview(self, dataset: Dataset | RowSource | None = None, n: int = 3, *, measured: int = 16) -> Preview:
+    def preview(
+        self,
+        dataset: Dataset | RowSource | None = None,
+        n: int = 3,
+        *,
+        measured: int = 16,
+        num_rows: int | None = None,
+        max_rows: int | None = None,
+        max_tokens: int | None = None,
+        chunk_size: int = 128,
+    ) -> Preview:
         """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
 
         The rows are those that a run begins with. Nothing of them is kept.
 
         Args:
-            dataset: The input, as `run` takes it.
+            dataset: The input, as `run` takes it, as it does all but the next two.
             n: Rows to show.
             measured: Rows to run, `n` at least: the more, the nearer the estimate.
+            num_rows: Accepted rows that the run is to make. Default: whatever becomes of all rows of the input.
+            max_rows: Rows of the input to try for them at most.
+            max_tokens: Tokens to spend on them.
+            chunk_size: The run's.
 
         Returns:
             The preview: print it, or let a notebook show it.
@@ -135,16 +144,18 @@ class Pipeline:
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
             GenerationError: If an llm can't be loaded.
-            ValueError: If `n` is below 1.
+            ValueError: If `n` or another number is below 1, or a limit is given without `num_rows`.
+            ImportError, ValueError: If a filter lacks a package or a file.
         """
         if n < 1:
             raise ValueError(f"n is {n}; a preview shows at least 1 row.")
-        source = source_of(dataset, n)
-        self.features(source.rows(0, 0, ()).features)
-        there = len(dataset) if isinstance(dataset, Dataset) else None
-        count = max(n, measured) if there is None else min(max(n, measured), there)
+        goal = Goal.of(num_rows, max_rows, max_tokens)
+        source = source_of(dataset, num_rows or n)
+        self._check(source)
+        limits = (max(n, measured), source.num_rows, max_rows)
+        count = min(limit for limit in limits if limit is not None)
         steps = try_steps(self.steps, source.rows(0, count, ()))
-        return Preview(tuple(steps), estimate(steps, count if there is None else there), n)
+        return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)
 
     def push_to_hub(
         self,
@@ -238,6 +249,15 @@ class Pipeline:
             nodes.append(node_of(step, seen))
             seen |= set(nodes[-1].makes or ())
         return Diagram.of(columns, nodes)
+
+    def _check(self, source: RowSource) -> None:
+        """Check all that can be known before a model is loaded, and say what may not be meant."""
+        self.features(source.rows(0, 0, ()).features)
+        for step in self.steps:
+            if isinstance(step, Filter):
+                step.check_ready()
+        for hint in self._hints():
+            logger.warning(hint)
 
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""

@@ -8,10 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from hfsynth.previewing.estimate import Estimate, Range
+from hfsynth.previewing.estimate import Estimate
 from hfsynth.previewing.trying import TriedRow, TriedStep
-from hfsynth.previewing.wording import pieces, title
-from hfsynth.publishing.telling import duration
+from hfsynth.previewing.wording import facts, pieces, title, told
 
 _WIDTH = 100  # columns of a preview that is no terminal's
 _STYLES = {"read": "cyan", "written": "green", "column": "bold", "error": "red", "fact": "dim"}
@@ -44,7 +43,7 @@ class Preview:
         """Return the preview as a piece of HTML that needs nothing else; what is in the rows is shown as text."""
         parts = [f'<div class="hfsynth-preview"><style>{_CSS}</style>']
         for step in self.steps:
-            parts.append(f"<h4>{escape(_heading(step))}</h4>")
+            parts.append(f"<h4>{escape(title(step))}: {escape(facts(step, self.shown))}</h4>")
             for row in step.rows[: self.shown]:
                 parts.append(f"<details open><summary>row {row.row}</summary>")
                 parts += [
@@ -52,7 +51,7 @@ class Preview:
                     for kind, what, text in pieces(row)
                 ]
                 parts.append("</details>")
-        lines = "".join(f"<li>{escape(line)}</li>" for line in told(self.estimate))
+        lines = "".join(f"<li>{escape(line)}</li>" for line in told(self.estimate, self.steps))
         return "\n".join([*parts, f"<h4>All of it</h4><ul>{lines}</ul></div>"])
 
     def __str__(self) -> str:
@@ -61,33 +60,20 @@ class Preview:
     def __rich__(self) -> RenderableType:
         panels = [
             Panel(
-                Group(*(_lines(row) for row in step.rows[: self.shown])),
-                title=Text(_heading(step)),
+                Group(
+                    Text(facts(step, self.shown), style=_STYLES["fact"]),
+                    *(_lines(row) for row in step.rows[: self.shown]),
+                ),
+                title=Text(title(step)),
                 title_align="left",
             )
             for step in self.steps
         ]
-        lines = Text("\n".join(told(self.estimate)))
+        lines = Text("\n".join(told(self.estimate, self.steps)))
         return Group(*panels, Panel(lines, title="All of it", title_align="left"))
 
     def _repr_html_(self) -> str:
         return self.html()
-
-
-def told(estimate: Estimate) -> list[str]:
-    """Say an estimate in lines."""
-    return [
-        f"from {estimate.rows_in:,} rows, by {estimate.measured:,} that were tried (nine in ten such tries would lie "
-        "in the range):",
-        f"rows made: {_ranged(estimate.rows)}",
-        f"tokens read and written: {_ranged(estimate.tokens)}",
-        f"time on this device, at the speed of these rows: {_times(estimate.hours)}; more rows at once may be faster",
-    ]
-
-
-def _heading(step: TriedStep) -> str:
-    facts = f"{len(step.rows)} rows in, {step.rows_out} out, {duration(step.seconds)}"
-    return f"{title(step)}: {facts}" + (f", {step.tokens:,} tokens" if step.tokens else "")
 
 
 def _lines(row: TriedRow) -> Text:
@@ -97,14 +83,3 @@ def _lines(row: TriedRow) -> Text:
         text.append(f"{what}\n", style=_STYLES["fact"])
         text.append(f"{shown}\n" if shown else "", style=_STYLES[kind])
     return text
-
-
-def _ranged(found: Range) -> str:
-    if found.low == found.high:
-        return f"{found.expected:,.0f}"
-    return f"about {found.expected:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
-
-
-def _times(hours: Range) -> str:
-    low, expected, high = (duration(value * 3600) for value in (hours.low, hours.expected, hours.high))
-    return expected if low == high else f"about {expected} ({low} to {high})"
