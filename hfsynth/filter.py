@@ -49,6 +49,8 @@ class Filter(Configuration, ABC):
 
     decides_on_none: ClassVar[bool] = False
     """Whether a row whose value is None, though no technique failed on it, is decided on too."""
+    remembers: ClassVar[bool] = False
+    """Whether it compares a row with those before it: of more rows it drops a larger share."""
 
     column: str = field(default="instruction", metadata={"help": "The column that is looked at."})
     name: str = field(default="", metadata={"help": "The step's name in records. Default: the class."})

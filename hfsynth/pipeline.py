@@ -17,7 +17,7 @@ from hfsynth.publishing.access import check_push_target
 from hfsynth.publishing.hub import push_to_hub
 from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
 from hfsynth.running.crew import is_main_process
-from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, RowSource
+from hfsynth.running.rounds import Goal, RowSource, source_of
 from hfsynth.running.run import Run, RunOptions, default_run_dir
 from hfsynth.steps import DatasetFunction, Step, features_after, node_of, step_name
 from hfsynth.technique import Technique
@@ -103,33 +103,40 @@ class Pipeline:
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        goal = None if num_rows is None else Goal(num_rows, max_rows, max_tokens)
-        if goal is None and (max_rows or max_tokens):
-            raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} are limits of num_rows; say it too.")
-        source = _source(dataset, num_rows)
-        self.features(source.rows(0, 0, ()).features)
-        for step in self.steps:
-            if isinstance(step, Filter):
-                step.check_ready()
+        goal = Goal.of(num_rows, max_rows, max_tokens)
+        source = source_of(dataset, num_rows)
+        self._check(source)
         if push_target is not None and is_main_process():
             check_push_target(push_target)
-        for hint in self._hints():
-            logger.warning(hint)
         folder = Path(run_dir) if run_dir is not None else default_run_dir()
         run = Run(self.steps, RunOptions(folder, chunk_size, quiet))
         if goal is not None:
             return run.until(source, goal)
         return run.over(source.rows(0, source.num_rows or 0, ()))
 
-    def preview(self, dataset: Dataset | RowSource | None = None, n: int = 3, *, measured: int = 16) -> Preview:
+    def preview(
+        self,
+        dataset: Dataset | RowSource | None = None,
+        n: int = 3,
+        *,
+        measured: int = 16,
+        num_rows: int | None = None,
+        max_rows: int | None = None,
+        max_tokens: int | None = None,
+        chunk_size: int = 128,
+    ) -> Preview:
         """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
 
         The rows are those that a run begins with. Nothing of them is kept.
 
         Args:
-            dataset: The input, as `run` takes it.
+            dataset: The input, as `run` takes it, as it does all but the next two.
             n: Rows to show.
             measured: Rows to run, `n` at least: the more, the nearer the estimate.
+            num_rows: Accepted rows that the run is to make. Default: whatever becomes of all rows of the input.
+            max_rows: Rows of the input to try for them at most.
+            max_tokens: Tokens to spend on them.
+            chunk_size: The run's.
 
         Returns:
             The preview: print it, or let a notebook show it.
@@ -137,16 +144,18 @@ class Pipeline:
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
             GenerationError: If an llm can't be loaded.
-            ValueError: If `n` is below 1.
+            ValueError: If `n` or another number is below 1, or a limit is given without `num_rows`.
+            ImportError, ValueError: If a filter lacks a package or a file.
         """
         if n < 1:
             raise ValueError(f"n is {n}; a preview shows at least 1 row.")
-        source = _source(dataset, n)
-        self.features(source.rows(0, 0, ()).features)
-        there = len(dataset) if isinstance(dataset, Dataset) else None
-        count = max(n, measured) if there is None else min(max(n, measured), there)
+        goal = Goal.of(num_rows, max_rows, max_tokens)
+        source = source_of(dataset, num_rows or n)
+        self._check(source)
+        limits = (max(n, measured), source.num_rows, max_rows)
+        count = min(limit for limit in limits if limit is not None)
         steps = try_steps(self.steps, source.rows(0, count, ()))
-        return Preview(tuple(steps), estimate(steps, count if there is None else there), n)
+        return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)
 
     def push_to_hub(
         self,
@@ -241,6 +250,15 @@ class Pipeline:
             seen |= set(nodes[-1].makes or ())
         return Diagram.of(columns, nodes)
 
+    def _check(self, source: RowSource) -> None:
+        """Check all that can be known before a model is loaded, and say what may not be meant."""
+        self.features(source.rows(0, 0, ()).features)
+        for step in self.steps:
+            if isinstance(step, Filter):
+                step.check_ready()
+        for hint in self._hints():
+            logger.warning(hint)
+
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""
         newer: dict[str, tuple[int, str]] = {}
@@ -271,24 +289,6 @@ class Pipeline:
                 needed |= dict.fromkeys(column for column in read if column not in made)
                 made |= set(step.written_features)
         return list(needed)
-
-
-def _source(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowSource:
-    """Return where a run's input comes from.
-
-    Raises:
-        TypeError: If it can't be an input.
-        ValueError: If it has no end and nothing says how many rows are wanted.
-    """
-    if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
-        splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
-        raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
-    if isinstance(dataset, Dataset):
-        return DatasetRows(dataset)
-    source = dataset if dataset is not None else EmptyRows()
-    if num_rows is None and source.num_rows is None:
-        raise ValueError(f"the input {dataset!r} has no end: say how many rows are wanted, with num_rows=….")
-    return source
 
 
 def _free_name(name: str, taken: set[str]) -> str:

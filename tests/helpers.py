@@ -70,6 +70,8 @@ class NamedLLM(ScriptedLLM):
 class OnlyOnce(Filter):
     """Drops a text that was there before."""
 
+    remembers = True
+
     def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
         seen = set(kept)
         for value in values:

@@ -88,3 +88,18 @@ def test_a_preview_shows_rows_and_leaves_nothing_behind(tmp_path, capsys):
     make(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
     assert "Question 0" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preview_tells_what_the_number_of_rows_asked_for_takes(capsys):
+    arguments = parse(RunArguments, "--preview", "--num-rows", "1000", "--max-rows", "1100", "--chunk-size", "100")
+    make(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
+    told = capsys.readouterr().out
+    assert "until 1,000 rows are accepted" in told
+    assert "rows tried: about 1,000 (1,000 to 1,100)" in told
+
+
+def test_of_several_processes_only_the_first_previews(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    arguments = parse(RunArguments, "--preview", "--dataset", "/nowhere/rows.jsonl")
+    make(Pipeline((TextGeneration(EchoLLM()),)), arguments, "default")
+    assert capsys.readouterr().out == ""

@@ -1,7 +1,9 @@
+from dataclasses import dataclass
+
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import EchoLLM, EvolInstruct, Judge, Pipeline, SelfInstruct, TextGeneration
+from hfsynth import EchoLLM, EvolInstruct, GenerationError, Judge, Pipeline, SelfInstruct, TextGeneration
 from hfsynth.previewing.trying import try_steps
 from tests.conftest import GGUF
 from tests.helpers import OnlyOnce, ScriptedLLM
@@ -9,8 +11,27 @@ from tests.helpers import OnlyOnce, ScriptedLLM
 GIVEN = Dataset.from_dict({"instruction": ["Make tea.", "Make tea.", None, "Sing."]})
 
 
+@dataclass(frozen=True)
+class Unloadable(ScriptedLLM):
+    def load(self):
+        raise GenerationError("it can't be loaded")
+
+
+@dataclass(frozen=True)
+class Announcing(ScriptedLLM):
+    def load(self):
+        print("load")
+
+    def unload(self):
+        print("unload")
+
+
 def longer(dataset):
     return dataset.select(range(2))
+
+
+def none(dataset):
+    return dataset.select([])
 
 
 def test_each_call_of_a_row_is_kept_with_what_was_read_and_written():
@@ -47,9 +68,40 @@ def test_columns_have_the_datasets_names_and_choices_their_scores():
 
 def test_filters_and_functions_are_steps_like_any_other():
     first, second, third = try_steps([OnlyOnce(), longer, TextGeneration(EchoLLM())], GIVEN)
-    assert [row.error for row in first.rows] == ["", "repeated 1 Make tea.", "", ""]
+    assert [row.error for row in first.rows] == ["", "repeated: 1 (Make tea.)", "", ""]
     assert [row.kept for row in first.rows] == [1, 0, 1, 1]
+    assert first.rows[1].made == ({"instruction": "Make tea."},)
     assert (first.rows_out, second.rows_out, len(third.rows)) == (3, 2, 2)
+
+
+def test_of_a_function_only_the_numbers_of_rows_are_known():
+    (step,) = try_steps([longer], GIVEN)
+    assert (step.rows, step.rows_in, step.rows_out) == ((), 4, 2)
+
+
+def test_rows_that_failed_earlier_are_told_in_later_steps():
+    answer = TextGeneration(ScriptedLLM(("!tired", "fine")))
+    _, judged, cut = try_steps([answer, Judge.quality(EchoLLM()), longer], GIVEN)
+    assert [row.sound for row in judged.rows] == [False, True, False, False]
+    assert [row.accepted for row in judged.rows] == [0, 1, 0, 0]
+    assert (judged.failed_in, judged.failed_out, cut.failed_out) == (3, 3, 1)
+
+
+def test_a_filter_that_compares_rows_is_known_as_one():
+    assert [step.remembers for step in try_steps([OnlyOnce(), longer], GIVEN)] == [True, False]
+
+
+def test_a_step_that_no_row_is_left_for_is_not_run():
+    first, second, third = try_steps([longer, none, TextGeneration(Unloadable())], GIVEN)
+    assert (second.rows_out, third.rows_in, third.rows_out, third.rows) == (0, 0, 0, ())
+    assert first.rows_out == 2
+
+
+def test_two_models_are_never_in_memory_at_once(capsys):
+    first, second = Announcing(("fine",)), Announcing(("good",))
+    again = TextGeneration(first, output_mappings={"generation": "again"})
+    try_steps([TextGeneration(first), again, Judge.quality(second)], GIVEN)
+    assert capsys.readouterr().out.split() == ["load", "load", "unload", "load"]
 
 
 def test_a_row_that_becomes_several_is_counted_so():

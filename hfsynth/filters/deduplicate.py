@@ -7,7 +7,7 @@ one, and the lowest index stays. Those by MinHash share most of their shingles (
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter
@@ -40,6 +40,8 @@ class Deduplicate(TextFilter):
     Raises:
         ValueError: If `by` isn't one of these, or a number is out of its range.
     """
+
+    remembers: ClassVar[bool] = True
 
     by: Way = field(default="exact", metadata={"help": "What is compared: exact, minhash or embeddings."})
     _: KW_ONLY

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
@@ -25,6 +26,8 @@ class Novelty(TextFilter):
     Raises:
         ValueError: If the threshold isn't between 0 and 1.
     """
+
+    remembers: ClassVar[bool] = True
 
     texts: tuple[str, ...] = field(
         default=(), metadata={"help": "Texts that are known beforehand, such as the seeds; no row may be near one."}

@@ -1,8 +1,6 @@
 """A preview: some rows as every step read and made them, and an estimate; for a terminal and for a notebook."""
 
 import io
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
@@ -10,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from hfsynth.previewing.estimate import Estimate, Range
-from hfsynth.previewing.trying import Call, TriedRow, TriedStep
-from hfsynth.publishing.telling import duration
+from hfsynth.previewing.estimate import Estimate
+from hfsynth.previewing.trying import TriedRow, TriedStep
+from hfsynth.previewing.wording import facts, pieces, title, told
 
 _WIDTH = 100  # columns of a preview that is no terminal's
 _STYLES = {"read": "cyan", "written": "green", "column": "bold", "error": "red", "fact": "dim"}
@@ -23,8 +21,6 @@ _CSS = """
 .hfsynth-preview .column { background: #f2f2f2; } .hfsynth-preview .error { background: #fbe3e0; }
 .hfsynth-preview .fact { color: #555555; }
 """
-Piece = tuple[str, str, str]
-"""A kind (`read`, `written`, `column`, `error`, `fact`), what it is, and the text."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Preview:
         """Return the preview as a piece of HTML that needs nothing else; what is in the rows is shown as text."""
         parts = [f'<div class="hfsynth-preview"><style>{_CSS}</style>']
         for step in self.steps:
-            parts.append(f"<h4>{escape(_heading(step))}</h4>")
+            parts.append(f"<h4>{escape(title(step))}: {escape(facts(step, self.shown))}</h4>")
             for row in step.rows[: self.shown]:
                 parts.append(f"<details open><summary>row {row.row}</summary>")
                 parts += [
@@ -55,7 +51,7 @@ class Preview:
                     for kind, what, text in pieces(row)
                 ]
                 parts.append("</details>")
-        lines = "".join(f"<li>{escape(line)}</li>" for line in told(self.estimate))
+        lines = "".join(f"<li>{escape(line)}</li>" for line in told(self.estimate, self.steps))
         return "\n".join([*parts, f"<h4>All of it</h4><ul>{lines}</ul></div>"])
 
     def __str__(self) -> str:
@@ -64,70 +60,20 @@ class Preview:
     def __rich__(self) -> RenderableType:
         panels = [
             Panel(
-                Group(*(_lines(row) for row in step.rows[: self.shown])),
-                title=Text(_heading(step)),
+                Group(
+                    Text(facts(step, self.shown), style=_STYLES["fact"]),
+                    *(_lines(row) for row in step.rows[: self.shown]),
+                ),
+                title=Text(title(step)),
                 title_align="left",
             )
             for step in self.steps
         ]
-        lines = Text("\n".join(told(self.estimate)))
+        lines = Text("\n".join(told(self.estimate, self.steps)))
         return Group(*panels, Panel(lines, title="All of it", title_align="left"))
 
     def _repr_html_(self) -> str:
         return self.html()
-
-
-def pieces(row: TriedRow) -> Iterator[Piece]:
-    """Give what is shown of a row, in order: what was read and written, and what became of it."""
-    for call in row.calls:
-        yield "read", "the model reads", call.prompt
-        yield "written", _how(call), call.written if not call.choices else _scored(call)
-    if row.error:
-        yield "error", "failed" if row.kept else "dropped", row.error
-    for made in row.made:
-        for name, value in made.items():
-            yield "column", name, str(value)
-    if not (row.calls or row.error or row.made):
-        yield "fact", "kept" if row.kept else "dropped", ""
-
-
-def visible(text: str) -> str:
-    r"""Show control characters, but for the ends of lines and tabs, as signs: a terminal would obey them.
-
-    >>> visible("\x1b[2J")
-    '␛[2J'
-    """
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found.group()), 0x21)), text)
-
-
-def told(estimate: Estimate) -> list[str]:
-    """Say an estimate in lines."""
-    return [
-        f"from {estimate.rows_in:,} rows, by {estimate.measured:,} that were tried (nine in ten such tries would lie "
-        "in the range):",
-        f"rows made: {_ranged(estimate.rows)}",
-        f"tokens read and written: {_ranged(estimate.tokens)}",
-        f"time on this device, at the speed of these rows: {_times(estimate.hours)}; more rows at once may be faster",
-    ]
-
-
-def _heading(step: TriedStep) -> str:
-    model = f" ({step.model})" if step.model else ""
-    facts = f"{len(step.rows)} rows in, {step.rows_out} out, {duration(step.seconds)}"
-    return f"{step.name}{model}: {facts}" + (f", {step.tokens:,} tokens" if step.tokens else "")
-
-
-def _how(call: Call) -> str:
-    done = call.completion
-    read = f"{done.prompt_tokens:,} tokens read"
-    if call.choices:
-        return f"it finds, of {len(call.choices)} choices ({read})"
-    return f"it writes ({read}, {done.completion_tokens:,} written, {done.finish_reason})"
-
-
-def _scored(call: Call) -> str:
-    pairs = zip(call.choices, call.completion.scores, strict=False)
-    return "\n".join(f"{score:9.3f}  {choice}" for choice, score in sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def _lines(row: TriedRow) -> Text:
@@ -135,16 +81,5 @@ def _lines(row: TriedRow) -> Text:
     text.append(f"row {row.row}\n", style="bold underline")
     for kind, what, shown in pieces(row):
         text.append(f"{what}\n", style=_STYLES["fact"])
-        text.append(f"{visible(shown)}\n" if shown else "", style=_STYLES[kind])
+        text.append(f"{shown}\n" if shown else "", style=_STYLES[kind])
     return text
-
-
-def _ranged(found: Range) -> str:
-    if found.low == found.high:
-        return f"{found.expected:,.0f}"
-    return f"about {found.expected:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
-
-
-def _times(hours: Range) -> str:
-    low, expected, high = (duration(value * 3600) for value in (hours.low, hours.expected, hours.high))
-    return expected if low == high else f"about {expected} ({low} to {high})"

@@ -4,7 +4,7 @@ Nothing is kept: a run afterwards makes these rows again.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,9 +14,10 @@ from hfsynth.errors import RowError
 from hfsynth.filter import Filter
 from hfsynth.flow import Flow, Outcome, Row, run_flows
 from hfsynth.generation import Completion, Request
+from hfsynth.record import failed_rows
 from hfsynth.running.progress import without_bars
 from hfsynth.running.runner import LaidOut
-from hfsynth.steps import Step, features_after, step_name
+from hfsynth.steps import DatasetFunction, Step, features_after, step_name
 from hfsynth.technique import Technique
 
 
@@ -41,11 +42,18 @@ class TriedRow:
     """Its index in that input."""
     calls: tuple[Call, ...] = ()
     made: tuple[Row, ...] = ()
-    """The columns made, of each row that it became; none where it failed."""
+    """The columns made, of each row that it became; none where it failed. Of a dropped row, what was looked at."""
     error: str = ""
-    """Why it failed, or which rule of a filter dropped it and what it met."""
+    """Why it failed, or which rule of a filter dropped it, by what, and what it met."""
     kept: int = 1
     """How many rows of the step's output come from it."""
+    sound: bool = True
+    """Whether no earlier step failed on it."""
+
+    @property
+    def accepted(self) -> int:
+        """How many of them no step has failed on."""
+        return self.kept if self.sound and not self.error else 0
 
     @property
     def tokens(self) -> int:
@@ -61,14 +69,42 @@ class TriedStep:
     model: str
     """Its llm; "" of a step that has none."""
     rows: tuple[TriedRow, ...]
+    """None of a function, which doesn't say what became of each row."""
     seconds: float
     """What it took, without loading the model."""
+    rows_in: int
     rows_out: int
+    failed_in: int = 0
+    """Rows of its input on which an earlier step failed."""
+    failed_out: int = 0
+    """Rows of its output on which a step failed, an earlier one or this."""
+    remembers: bool = False
+    """Whether it is a filter that compares a row with those before it."""
 
     @property
     def tokens(self) -> int:
         """Tokens read and written."""
         return sum(row.tokens for row in self.rows)
+
+    @property
+    def fates(self) -> list[tuple[int, int]]:
+        """What became of each sound row: accepted rows, and failed ones. Of a function, all that is known is the sum.
+
+        >>> TriedStep("function", "", (), 0.1, rows_in=3, rows_out=4).fates
+        [(2, 0), (1, 0), (1, 0)]
+        """
+        if self.rows:
+            return [(row.accepted, row.kept - row.accepted) for row in self.rows if row.sound]
+        given = self.rows_in - self.failed_in
+        whole, more = divmod(self.rows_out - self.failed_out, given) if given else (0, 0)
+        return [(whole + (place < more), 0) for place in range(given)]
+
+    @property
+    def failed_made(self) -> float:
+        """How many rows it makes of one on which an earlier step failed."""
+        if not self.failed_in:
+            return 1.0
+        return (self.failed_out - sum(failed for _, failed in self.fates)) / self.failed_in
 
 
 @dataclass
@@ -96,11 +132,12 @@ class _Watched:
                 self._note(request, completion)
                 go_on = partial(flow.send, completion)
 
-    def row(self, index: int, outcome: Outcome) -> TriedRow:
+    def row(self, index: int, outcome: Outcome, sound: bool) -> TriedRow:
         """Return the row, with the columns by the dataset's names."""
         names = self.technique.output_mappings
         made = tuple({names.get(name, name): value for name, value in row.items()} for row in outcome.rows)
-        return TriedRow(index, tuple(self.calls), made, outcome.error, max(len(made), 1))
+        kept = max(len(made), 1)
+        return TriedRow(index, tuple(self.calls), made, outcome.error, kept=kept, sound=sound)
 
     def _note(self, request: Request, completion: Completion) -> None:
         read = self.technique.llm.prompt(request)
@@ -108,7 +145,7 @@ class _Watched:
 
 
 def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
-    """Run steps over a few rows, the first of a dataset.
+    """Run steps over a few rows, the first of a dataset; a step that no row is left for is not run.
 
     Raises:
         ColumnError: If a step's columns don't fit.
@@ -116,15 +153,37 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     """
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
-        if isinstance(step, Technique):
-            found, dataset = _try_technique(step, number, dataset)
-        else:
-            found, dataset = _try_whole(step, dataset)
-        tried.append(found)
+        rows, seconds, made = list[TriedRow](), 0.0, dataset
+        if len(dataset):
+            _unload_others(step, steps[: number - 1])
+            rows, seconds, made = (
+                _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
+            )
+        tried.append(
+            TriedStep(
+                name=step_name(step),
+                model=step.llm.model_name if isinstance(step, Technique) else "",
+                rows=tuple(rows),
+                seconds=seconds,
+                rows_in=len(dataset),
+                rows_out=len(made),
+                failed_in=len(failed_rows(dataset)),
+                failed_out=len(failed_rows(made)),
+                remembers=isinstance(step, Filter) and step.remembers,
+            )
+        )
+        dataset = made
     return tried
 
 
-def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple[TriedStep, Dataset]:
+def _unload_others(step: Step, before: Sequence[Step]) -> None:
+    """Unload the llm that was used last, if this step has another: as in a run, two are never in memory at once."""
+    used = [earlier.llm for earlier in before if isinstance(earlier, Technique)]
+    if isinstance(step, Technique) and used and used[-1] != step.llm:
+        used[-1].unload()
+
+
+def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple[list[TriedRow], float, Dataset]:
     indices = range(len(dataset))
     features = features_after(technique, number, dataset.features)
     technique.llm.load()
@@ -144,21 +203,28 @@ def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple
             keep_in_memory=True,
             new_fingerprint="preview",
         )
-    rows = [one.row(index, outcome) for index, one, outcome in zip(indices, watched, outcomes, strict=True)]
-    return TriedStep(technique.name, technique.llm.model_name, tuple(rows), seconds, len(made)), made
+    failed = failed_rows(dataset)
+    told = zip(indices, watched, outcomes, strict=True)
+    return [one.row(index, outcome, index not in failed) for index, one, outcome in told], seconds, made
 
 
-def _try_whole(step: Step, dataset: Dataset) -> tuple[TriedStep, Dataset]:
+def _try_whole(step: Filter | DatasetFunction, dataset: Dataset) -> tuple[list[TriedRow], float, Dataset]:
     """Run a filter or a function."""
     began = time.monotonic()
-    dropped: dict[int, str] = {}
     with without_bars():
-        if isinstance(step, Filter):
-            made, told = step.split(dataset)
-            dropped = {one["row"]: " ".join(filter(None, (one["rule"], one["value"], one["met"]))) for one in told}
-        else:
+        if not isinstance(step, Filter):
             made = step(dataset)
-    rows = tuple(
-        TriedRow(index, error=dropped.get(index, ""), kept=int(index not in dropped)) for index in range(len(dataset))
-    )
-    return TriedStep(step_name(step), "", rows, time.monotonic() - began, len(made)), made
+            return [], time.monotonic() - began, made
+        made, told = step.split(dataset)
+    seconds = time.monotonic() - began
+    dropped = {entry["row"]: entry for entry in told}
+    failed = failed_rows(dataset)
+    rows = [_filtered(index, dropped.get(index), index not in failed) for index in range(len(dataset))]
+    return rows, seconds, made
+
+
+def _filtered(index: int, dropped: Mapping[str, str] | None, sound: bool) -> TriedRow:
+    if dropped is None:
+        return TriedRow(index, sound=sound)
+    why = f"{dropped['rule']}: {dropped['value']}" + (f" ({dropped['met']})" if dropped["met"] else "")
+    return TriedRow(index, made=({dropped["column"]: dropped["raw"]},), error=why, kept=0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Protocol, runtime_checkable
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
 _PILOT, _FASTER = 1 / 8, 4
 _TRIED_FROM_NOTHING = 10  # times the rows wanted that are tried where the input has no end of its own
@@ -80,6 +80,24 @@ class EmptyRows:
         return Dataset.from_dict({"id": list(range(first, first + count))}, Features({"id": Value("int64")}))
 
 
+def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowSource:
+    """Return where a run's input comes from.
+
+    Raises:
+        TypeError: If it can't be an input.
+        ValueError: If it has no end and nothing says how many rows are wanted.
+    """
+    if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
+        splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
+        raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
+    if isinstance(dataset, Dataset):
+        return DatasetRows(dataset)
+    source = dataset if dataset is not None else EmptyRows()
+    if num_rows is None and source.num_rows is None:
+        raise ValueError(f"the input {dataset!r} has no end: say how many rows are wanted, with num_rows=….")
+    return source
+
+
 @dataclass(frozen=True)
 class Goal:
     """How many accepted rows are wanted, and what may be spent on them.
@@ -94,6 +112,19 @@ class Goal:
     max_tokens: int | None = None
     """Tokens to read and write, in all steps together: no round is begun that is likely to pass it. The first is
     small, but begun whatever the limit."""
+
+    @classmethod
+    def of(cls, num_rows: int | None, max_rows: int | None, max_tokens: int | None) -> "Goal | None":
+        """Return the goal that a run was given, or None where it was given none.
+
+        Raises:
+            ValueError: If a number is below 1, or there are limits without `num_rows`.
+        """
+        if num_rows is not None:
+            return cls(num_rows, max_rows, max_tokens)
+        if max_rows or max_tokens:
+            raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} are limits of num_rows; say it too.")
+        return None
 
     @property
     def limits(self) -> dict[str, int]:
