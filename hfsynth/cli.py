@@ -109,15 +109,14 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSou
     check_config_name(name)
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
-    if run.preview and not is_main_process():
-        return
     given = source or run.rows()
     max_rows = run.max_rows if run.num_rows else None  # else the input has no more
     if run.preview:
         shown = pipeline.preview(
             given, num_rows=run.num_rows, max_rows=max_rows, max_tokens=run.max_tokens, chunk_size=run.chunk_size
         )
-        Console().print(shown)
+        if is_main_process():
+            Console().print(shown)
         return
     dataset = pipeline.run(
         given,

@@ -127,7 +127,7 @@ class Pipeline:
     ) -> Preview:
         """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
 
-        The rows are those that a run begins with. Nothing of them is kept.
+        The rows are those that a run begins with; process 0 runs them, any other gets none. Nothing of them is kept.
 
         Args:
             dataset: The input, as `run` takes it, as it does all but the next two.
@@ -152,8 +152,8 @@ class Pipeline:
         goal = Goal.of(num_rows, max_rows, max_tokens)
         source = source_of(dataset, num_rows or n)
         self._check(source)
-        limits = (max(n, measured), source.num_rows, max_rows)
-        count = min(limit for limit in limits if limit is not None)
+        most = max(n, measured) if is_main_process() else 0
+        count = min(limit for limit in (most, source.num_rows, max_rows) if limit is not None)
         steps = try_steps(self.steps, source.rows(0, count, ()))
         return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)
 

@@ -27,6 +27,7 @@ def main(model: str, folder: str) -> None:
     rows = Dataset.from_dict({"instruction": INSTRUCTIONS})
     if os.environ.get("ACTING_APART"):  # as a script would that doesn't know of process 0
         rows.map(answer, batched=True, with_indices=True)
+    pipeline.preview(rows, 1, measured=2)
     made = pipeline.run(rows, run_dir=Path(folder) / "run", chunk_size=4, quiet=True)
     (Path(folder) / f"rows-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(made.to_list()))
 

@@ -100,6 +100,6 @@ def test_a_preview_tells_what_the_number_of_rows_asked_for_takes(capsys):
 
 def test_of_several_processes_only_the_first_previews(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    arguments = parse(RunArguments, "--preview", "--dataset", "/nowhere/rows.jsonl")
-    make(Pipeline((TextGeneration(EchoLLM()),)), arguments, "default")
+    monkeypatch.setattr(EchoLLM, "complete", None)
+    make(Pipeline((Magpie(EchoLLM()),)), parse(RunArguments, "--preview", "--num-rows", "9"), "magpie")
     assert capsys.readouterr().out == ""

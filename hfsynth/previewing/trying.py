@@ -5,6 +5,7 @@ Nothing is kept: a run afterwards makes these rows again.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -154,11 +155,12 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
         rows, seconds, made = list[TriedRow](), 0.0, dataset
-        if len(dataset):
-            _unload_others(step, steps[: number - 1])
-            rows, seconds, made = (
-                _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
-            )
+        with step.llm.together() if isinstance(step, Technique) else nullcontext():
+            if len(dataset):
+                _unload_others(step, steps[: number - 1])
+                rows, seconds, made = (
+                    _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
+                )
         tried.append(
             TriedStep(
                 name=step_name(step),
