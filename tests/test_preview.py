@@ -52,7 +52,7 @@ def test_only_as_many_rows_are_shown_as_asked_for_and_the_heading_says_what_is_n
     assert preview.estimate.measured == 16
     for text in (flat(preview), unescape(preview.html())):
         assert re.search(r"16 rows in, 6 out, \d+\.\d s; 13 are not shown, of which 9 dropped", text)
-        assert "6 rows in, 6 out, 0.0 s, 10 tokens; 3 are not shown, of which 2 failed" in text
+        assert re.search(r"6 rows in, 6 out, \d+\.\d s, 10 tokens; 3 are not shown, of which 2 failed", text)
 
 
 def test_html_shows_the_same_and_nothing_in_rows_is_markup(preview):
