@@ -125,6 +125,24 @@ def test_an_evolved_row_is_shown_as_its_chain(page):
     assert "eliminated: unchanged" in " ".join(articles(dom(page, tab="rows")))
 
 
+@needs_browser
+def test_a_row_says_how_it_was_made_and_a_search_does_not_look_there(page, saved):
+    rows = Dataset.from_parquet(str(next((saved / "made/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
+    made = rows[0]["generation_metadata"][-1]
+    first = articles(dom(page, tab="rows"))[0]
+    cells = ["TextGeneration", "echo", str(made["seed"]), str(made["row"]), str(made["prompt_tokens"])]
+    assert re.search(r"how it was made.*" + r"\s+".join(map(re.escape, cells)), first, re.DOTALL)
+    assert status(dom(page, tab="rows", search=str(made["seed"]))) == "0 rows"
+
+
+@needs_browser
+def test_preferences_are_shown_side_by_side_and_labelled(tmp_path):
+    columns = {"prompt": ["Why?"], "chosen": ["Because."], "rejected": ["No."]}
+    file = view(Dataset.from_dict(columns), tmp_path / "page.html")
+    (row,) = articles(dom(file))
+    assert re.search(r"user\s+Why\?\s+chosen\s+assistant\s+Because\.\s+rejected\s+assistant\s+No\.", row)
+
+
 def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
     dataset = Dataset.from_dict({"instruction": ["a"], "response": ["b"]})
     one, two = (view(dataset, tmp_path / name, title="t & t").read_text() for name in ("one.html", "two.html"))

@@ -49,7 +49,7 @@ def view(
     facts = {
         "rows": len(rows),
         "piece": ROWS_IN_A_PIECE,
-        "tags": layout.values(rows),
+        "tags": layout.tags,
         "failures": len(failed),
         "steps": _steps(rows, failed),
     }
