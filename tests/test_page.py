@@ -1,5 +1,7 @@
 """The page of a dataset, opened by a browser."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from datasets import Dataset, Features, Value
 
-from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save
+from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save, split_failures
 from hfsynth.viewing.page import view
 from tests.helpers import OnlyOnce, ScriptedLLM
 
@@ -150,6 +152,16 @@ def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
     assert not re.search(r"""(?:src|href)\s*=|url\(|import\s*\(|fetch\(""", one)
     assert "default-src 'none'" in one
     assert "t &amp; t" in one
+
+
+def test_a_failure_that_is_in_the_rows_and_was_kept_apart_too_is_told_once(tmp_path):
+    made = Dataset.from_dict({"instruction": ["a", None, None]}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True
+    )
+    failures = split_failures(made)[1].select([1])
+    page = view(made, tmp_path / "page.html", failures=failures).read_text()
+    packed = re.search(r'id="facts">(.*?)</script>', page).group(1)
+    assert json.loads(gzip.decompress(base64.b64decode(packed)))["failures"] == 2
 
 
 def test_a_dataset_without_rows_has_a_page_too(tmp_path):
