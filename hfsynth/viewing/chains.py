@@ -7,10 +7,10 @@ from typing import Any
 from datasets import Dataset, List
 
 from hfsynth.provenance import records
-from hfsynth.reporting.reading import INSTRUCTION_COLUMNS
+from hfsynth.reporting.reading import INSTRUCTION_COLUMNS, VERSIONS
+from hfsynth.techniques.evol_instruct import EVOLUTION
 from hfsynth.viewing.said import first_of, maker_of
 
-_ROUND = {"operation", "instruction", "eliminated_by"}
 Version = tuple[str, str, str, str]
 """The operation that made it, "" of the first; its text; the rule that it failed; its answer."""
 
@@ -37,9 +37,9 @@ class Chain:
         step = maker_of(rounds, [step for run in records(dataset) for step in run.steps])
         recipe = step.recipe if step else {}
         read, written = recipe.get("input_mappings") or {}, recipe.get("output_mappings") or {}
-        unread = [name for name in INSTRUCTION_COLUMNS if name != "evolved_instruction"]
-        starts = [read.get("instruction", "instruction")] if recipe else unread
-        lists = [first_of([written.get(name, name)], dataset.features) for name in ("evolved_instructions", "answers")]
+        named = [name for name in INSTRUCTION_COLUMNS if not name.startswith("evolved_")]
+        starts = [read.get("instruction", "instruction")] if recipe else named
+        lists = [first_of([written.get(name, name)], dataset.features) for name in VERSIONS]
         return cls(first_of(starts, dataset.features), rounds, *lists)
 
     def shown(self, row: Mapping[str, Any]) -> list[Version]:
@@ -61,4 +61,4 @@ class Chain:
 
 
 def _is_rounds(kind: Any) -> bool:
-    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) == _ROUND
+    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) == set(EVOLUTION)

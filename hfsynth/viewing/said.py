@@ -7,7 +7,7 @@ from datasets import Dataset, List, Value
 from hfsynth.provenance import StepRecord, records
 from hfsynth.record import step_names
 from hfsynth.reporting.figures import is_chat, text_columns
-from hfsynth.reporting.reading import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS
+from hfsynth.reporting.reading import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS
 
 PAIR = ("chosen", "rejected")
 """The columns of preference data: two answers to one prompt."""
@@ -44,7 +44,8 @@ def several_in(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _answer(dataset: Dataset) -> str:
-    listed = (name for name, kind in dataset.features.items() if kind == List(Value("string")))
+    lists = (name for name, kind in dataset.features.items() if kind == List(Value("string")))
+    listed = (name for name in lists if name not in VERSIONS)  # of which each answers a version of its own
     return first_of(RESPONSE_COLUMNS, [*text_columns(dataset.features), *listed])
 
 
