@@ -114,6 +114,14 @@ def test_what_was_said_is_what_the_model_read_that_answered():
     assert parts[0]["turns"] == [("instruction", "Sing."), ("question", "Why?"), ("assistant", "La.")]
 
 
+def test_an_answer_that_was_there_before_answers_what_was_there_before():
+    rows = Dataset.from_dict({"instruction": ["Sort."], "input": ["3, 1"], "response": ["1, 3"]})
+    evolve = EvolInstruct(ScriptedLLM(("Sort, please: 3, 1.",)), input_mappings={"input": "input"})
+    (row,) = shown(ran(evolve, rows))
+    assert row["turns"] == [("user", "Sort."), ("user", "3, 1"), ("assistant", "1, 3")]
+    assert row["columns"]["evolved_instruction"] == "Sort, please: 3, 1."
+
+
 def test_a_conversation_that_was_answered_is_shown_with_its_answer():
     rows = Dataset.from_dict({"messages": [[{"role": "user", "content": "Hi"}]]})
     made = ran(TextGeneration(ScriptedLLM(("Hello",))), rows)
@@ -157,7 +165,7 @@ def test_columns_with_few_short_values_are_tags():
     dataset = Dataset.from_dict(
         {
             "instruction": [f"say {n}" for n in range(40)],
-            "kind": ["a", "b"] * 20,
+            "kind": ["a", "b", "", "b"] * 10,
             "difficulty": [10, 2, 1, None] * 10,
             "fits": [True, False] * 20,
             "score": [0.5, 1.5] * 20,
@@ -166,7 +174,7 @@ def test_columns_with_few_short_values_are_tags():
     made = mapped(dataset, Judge.quality(EchoLLM()))
     tags = Layout.of(made).tags
     assert list(tags) == ["kind", "difficulty", "fits", "quality"]
-    assert tags["kind"] == ("a", "b")
+    assert tags["kind"] == ("a", "b"), "there is nothing to choose by in an empty text"
     assert tags["difficulty"] == ("1", "2", "10"), "in the order of numbers"
     assert shown(made)[1]["tags"] == {"kind": "b", "difficulty": "2", "fits": "False", "quality": made["quality"][1]}
 

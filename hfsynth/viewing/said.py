@@ -19,18 +19,23 @@ Said = tuple[tuple[str, str], ...]
 def said_in(dataset: Dataset) -> Said:
     """Find what was said, up to the answer; that too, unless there are several (`several_in`)."""
     readable = text_columns(dataset.features)
-    steps = [step for run in records(dataset) for step in run.steps]
+    runs = records(dataset)
+    steps = [step for run in runs for step in run.steps]
     answer, several = _answer(dataset), several_in(dataset)
     if several == PAIR:
         return _said("user", first_of(INSTRUCTION_COLUMNS, readable))
     end = () if several else _said("assistant", answer)
     if answering := maker_of(answer, steps):
         return (*_told(answering, readable), *end)
+    given = {name for run in runs[:1] for name in run.source.columns if not maker_of(name, steps)}
+    if answer in given:  # it was there before the first step, and answers what was there too
+        readable = [name for name in readable if name in given]
     chat = next((name for name in readable if is_chat(dataset.features[name])), "")
     if chat not in ("", "prompt"):
         return _said("user", chat)
     asked = chat or first_of(INSTRUCTION_COLUMNS, readable)
-    data = first_of(() if _is_source(dataset, steps) else ("input",), readable)
+    is_source = answer not in given and _is_source(dataset, steps)
+    data = first_of(() if is_source else ("input",), readable)
     return (*_said("user", asked), *_said("user", data), *end)
 
 

@@ -112,7 +112,7 @@ def _tag_values(dataset: Dataset, name: str) -> tuple[str, ...]:
     kind = dataset.features[name]
     if not isinstance(kind, Value) or not kind.dtype.startswith(("string", "large_string", "bool", "int", "uint")):
         return ()
-    values = [value for value in dataset.unique(name) if value is not None]
+    values = [value for value in dataset.unique(name) if value not in (None, "")]
     few = 1 < len(values) <= min(_TAGS, max(2, len(dataset) // 2))
     told = tuple(map(str, sorted(values))) if few else ()
     return told if all(len(value) <= _TAG_LENGTH for value in told) else ()
