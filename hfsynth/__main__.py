@@ -13,8 +13,9 @@ from pathlib import Path
 
 from hfsynth.cli import RunArguments, build, make, parser, say
 from hfsynth.errors import ColumnError
-from hfsynth.inputs import load_failures, load_rows
+from hfsynth.inputs import load_failures, load_rows, load_runs
 from hfsynth.pipeline import Pipeline
+from hfsynth.provenance import attach_record
 from hfsynth.recipe import read_recipe, read_source
 from hfsynth.reporting.measuring import report
 from hfsynth.viewing.page import view
@@ -35,6 +36,7 @@ def look(flags: Sequence[str]) -> None:
     told.add_argument("--config", help="Configuration.")
     told.add_argument("--split", default="train", help="Split. Default: train.")
     told.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
+    told.add_argument("--embeddings", help="Model of sentence-transformers, for distances and a map by meaning.")
     told.add_argument("--output", default="view.html", help="The page. Default: view.html.")
     arguments = told.parse_args(flags)
     dataset = load_rows(arguments.dataset, arguments.config, arguments.split, arguments.revision)
@@ -42,7 +44,12 @@ def look(flags: Sequence[str]) -> None:
     failures = load_failures(arguments.dataset, config, arguments.split, arguments.revision)
     title = f"{arguments.dataset}, {config or 'default'}, {arguments.split}"
     try:
-        measured = report(dataset).html()
+        for run in load_runs(arguments.dataset, config, arguments.split, arguments.revision):
+            attach_record(dataset, dataset, run)
+    except ValueError as error:
+        say(f"without what its runs recorded: {error}")
+    try:
+        measured = report(dataset, embeddings=arguments.embeddings).html()
     except ColumnError as error:
         measured = ""
         say(f"without a report: {error}")

@@ -1,4 +1,4 @@
-"""Datasets by the names that a command line gives them: on the Hub, a folder, or a file."""
+"""Datasets by the names that a command line gives them: on the Hub, a folder, or a file; and what lies beside them."""
 
 from pathlib import Path
 
@@ -6,6 +6,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+
+from hfsynth.provenance import RunRecord
+from hfsynth.publishing.facts import ConfigFacts
+from hfsynth.publishing.ownership import FACTS
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 """How files end → what datasets calls them."""
@@ -27,14 +31,27 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
     """Load the failures that were saved or pushed beside a dataset's rows; None where there are none."""
-    place = f"{config or 'default'}/failures/{split}.parquet"
-    if Path(name).is_dir():
+    file = _beside(name, f"{config or 'default'}/failures/{split}.parquet", revision)
+    return Dataset(pq.read_table(file)) if file else None
+
+
+def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
+    """Load the records of the runs that made a split, saved or pushed beside its rows; () where there are none.
+
+    Raises:
+        ValueError: If another version wrote them.
+    """
+    file = _beside(name, f"{config or 'default'}/{FACTS}", revision)
+    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
+    return next((told.runs for told in splits if told.name == split), ())
+
+
+def _beside(name: str, place: str, revision: str | None) -> Path | None:
+    """Find a file of a dataset in a folder or on the Hub."""
+    if Path(name).exists():
         file = Path(name, place)
-    elif Path(name).exists():
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
         return None
-    else:
-        try:
-            file = Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
-        except EntryNotFoundError:
-            return None
-    return Dataset(pq.read_table(file)) if file.is_file() else None

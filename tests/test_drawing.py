@@ -1,7 +1,9 @@
 import re
+from itertools import combinations
+from xml.etree import ElementTree
 
-from hfsynth.diagram import Diagram, Node
-from hfsynth.publishing.drawing import draw_diagram
+from hfsynth.diagram import Arrow, Diagram, Node
+from hfsynth.publishing.drawing import draw_diagram, lanes_of
 
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 
@@ -22,3 +24,31 @@ def test_the_steps_as_svg_have_their_names_as_text_and_need_no_network():
 def test_names_in_any_script_and_with_any_signs_can_be_drawn():
     odd = Diagram.of(["$x^{"], [Node("日本$_{", "מודל", ("$x^{",), ("\\frac{",))])
     assert draw_diagram(odd).startswith(b"\x89PNG")
+
+
+def test_the_steps_as_svg_are_told_where_they_can_not_be_seen():
+    told = Diagram.of(["a"], [Node("<Answer> & more", "m", ("a",), ("b",))])
+    root = ElementTree.fromstring(draw_diagram(told, "svg"))
+    assert root.attrib["role"] == "img"
+    assert root[0].tag.endswith("title"), "a browser takes the first child alone"
+    assert root[0].text == "Steps: dataset → <Answer> & more → result"
+
+
+def test_arrows_that_pass_steps_by_never_share_a_piece_of_a_lane():
+    arrows = [Arrow(start, end, ("a",)) for start, end in combinations(range(7), 2)]
+    lanes = lanes_of(arrows)
+    assert set(lanes) == {arrow for arrow in arrows if arrow.end - arrow.start > 1}
+    places = [(lane, place) for arrow, lane in lanes.items() for place in range(arrow.start, arrow.end)]
+    assert len(places) == len(set(places))
+    assert abs(min(lanes.values()) + max(lanes.values())) <= 1, "about as many below as above"
+
+
+def test_a_name_too_long_for_a_line_is_parted_after_an_underscore():
+    made = ("difficulty", "difficulty_probabilities", "intent")
+    svg = draw_diagram(Diagram.of(["a"], [Node("Judge", "m", ("a",), made)]), "svg").decode()
+    lines = re.findall(r">([^<>]*)</text>", svg)
+    assert [line for line in lines if "difficulty" in line or "prob" in line] == [
+        "difficulty,",
+        "difficulty_",
+        "probabilities,",
+    ]

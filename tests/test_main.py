@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 from datasets import Dataset, load_dataset
 
 from hfsynth import (
@@ -16,6 +17,8 @@ from hfsynth import (
     TextGeneration,
     save,
 )
+from hfsynth.__main__ import look
+from hfsynth.reporting import measuring
 
 
 def run(*flags, **environment):
@@ -79,3 +82,21 @@ def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tm
     done = run(tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
     assert "config_name is 'a.b'" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_is_shown_with_a_map_by_meaning_where_a_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "embed", lambda texts, model, revision: np.eye(3, dtype=np.float32)[: len(texts)])
+    (tmp_path / "rows.csv").write_text("instruction\nMake tea.\nSing a song.\nGo home.\n")
+    look([str(tmp_path / "rows.csv"), "--embeddings", "some/model", "--output", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert "those that mean the same lie together" in page
+    assert "some/model" in page
+
+
+def test_a_dataset_whose_record_another_version_wrote_is_shown_without_it(tmp_path, capsys):
+    save(Dataset.from_dict({"instruction": ["Make tea."]}), tmp_path / "made", config_name="tea")
+    (tmp_path / "made/tea/hfsynth.json").write_text("[]")
+    look([str(tmp_path / "made"), "--config", "tea", "--output", str(tmp_path / "page.html")])
+    said = capsys.readouterr().out
+    assert "without what its runs recorded: a hfsynth.json there can't be read by this version" in said
+    assert "1 rows in" in said

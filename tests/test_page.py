@@ -1,5 +1,7 @@
 """The page of a dataset, opened by a browser."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from datasets import Dataset, Features, Value
 
-from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save
+from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save, split_failures
 from hfsynth.viewing.page import view
 from tests.helpers import OnlyOnce, ScriptedLLM
 
@@ -25,9 +27,12 @@ needs_browser = pytest.mark.skipif(
 
 def dom(file, /, **state):
     """What a browser makes of the page, with a part of it chosen."""
+    return dom_of(file, json.dumps(state))
+
+
+def dom_of(file, address):
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-    address = f"file://{file}#{quote(json.dumps(state))}"
-    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, f"file://{file}#{quote(address)}"], capture_output=True, text=True, timeout=120)
     return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
 
 
@@ -64,6 +69,11 @@ def page(saved):
     return saved / "view.html"
 
 
+@pytest.fixture(scope="module")
+def rows(saved):
+    return Dataset.from_parquet(str(next((saved / "made/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
+
+
 @needs_browser
 def test_rows_are_shown_a_page_at_a_time(page):
     first, second = dom(page, tab="rows"), dom(page, tab="rows", page=51)
@@ -77,7 +87,7 @@ def test_nothing_in_a_row_is_markup(page):
     shown = dom(page, tab="rows")
     assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
     assert NASTY in " ".join(articles(shown))
-    assert "<img" not in re.search(r"<main.*?</main>", shown, re.DOTALL).group()
+    assert "<img" not in re.search(r'<div id="list".*?<div id="report"', shown, re.DOTALL).group()
 
 
 @needs_browser
@@ -89,9 +99,8 @@ def test_a_search_finds_rows_in_every_piece_and_marks_what_it_found(page):
 
 
 @needs_browser
-def test_rows_are_chosen_by_a_tag(page, saved):
+def test_rows_are_chosen_by_a_tag(page, rows):
     shown = dom(page, tab="rows", tags={"quality": "good"})
-    rows = Dataset.from_parquet(str(next((saved / "made/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
     assert status(shown) == f"{rows['quality'][:].count('good')} rows"
     assert all("quality: good" in text for text in articles(shown))
 
@@ -109,9 +118,12 @@ def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
 @needs_browser
 def test_the_report_is_a_part_of_the_page_with_its_pictures(page):
     shown = dom(page, tab="report")
-    told = re.search(r'<section id="report">(.*?)</section>', shown, re.DOTALL).group(1)
+    told = re.search(r'<div id="report"[^>]*>(.*?)</main>', shown, re.DOTALL).group(1)
     assert "ROUGE-L" in told
-    assert 'src="data:image/png;base64,' in told
+    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', told)
+    for words in ("how many words", "nearest other", "Map of the instructions", "each step was given"):
+        assert any(words in alt for alt in pictures), (words, pictures)
+    assert re.search(r"OnlyOnce.*2,502.*2,501", told, re.DOTALL), "the run's record was found beside the rows"
     assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
 
 
@@ -122,6 +134,67 @@ def test_an_evolved_row_is_shown_as_its_chain(page):
     assert "eliminated: unchanged" in " ".join(articles(dom(page, tab="rows")))
 
 
+@needs_browser
+@pytest.mark.parametrize(
+    "address",
+    [
+        "null",
+        '"x"',
+        "{",
+        '{"tags": null}',
+        '{"tab": "x", "step": 3, "page": -2, "search": [], "tags": {"quality": 1}}',
+    ],
+)
+def test_an_address_that_is_not_of_this_page_shows_the_first_rows(page, rows, address):
+    shown = dom_of(page, address)
+    assert "row 0 " in articles(shown)[0]
+    assert status(shown) == f"{len(rows):,} rows"
+
+
+@needs_browser
+def test_a_page_after_the_last_is_the_last(page):
+    shown = dom(page, tab="rows", page=998)
+    number, pages = re.search(r'id="page">page (\d+) of (\d+)<', shown).groups()
+    assert number == pages
+    assert articles(shown)
+
+
+@needs_browser
+def test_the_tabs_say_which_is_chosen_and_what_they_show(page):
+    shown = dom(page, tab="failures")
+    chosen = {name: value for value, name in re.findall(r'<button role="tab"[^>]*selected="(\w+)"[^>]*>(\w+)', shown)}
+    assert chosen == {"Rows": "false", "Failures": "true", "Report": "false"}
+    assert '<div id="list" role="tabpanel" aria-labelledby="tab-failures">' in shown
+
+
+@needs_browser
+def test_a_browser_that_is_too_old_is_told_so(page, tmp_path):
+    old = tmp_path / "old.html"
+    old.write_text(page.read_text().replace('"use strict";', '"use strict"; delete window.DecompressionStream;'))
+    assert "This browser is too old for this page" in status(dom(old))
+
+
+def test_without_scripts_the_page_says_that_it_needs_them(page):
+    assert "allow it to run scripts" in re.search(r"<noscript>(.*?)</noscript>", page.read_text()).group(1)
+
+
+@needs_browser
+def test_a_row_says_how_it_was_made_and_a_search_does_not_look_there(page, rows):
+    made = rows[0]["generation_metadata"][-1]
+    first = articles(dom(page, tab="rows"))[0]
+    cells = ["TextGeneration", "echo", str(made["seed"]), str(made["row"]), str(made["prompt_tokens"])]
+    assert re.search(r"how it was made.*" + r"\s+".join(map(re.escape, cells)), first, re.DOTALL)
+    assert status(dom(page, tab="rows", search=str(made["seed"]))) == "0 rows"
+
+
+@needs_browser
+def test_preferences_are_shown_side_by_side_and_labelled(tmp_path):
+    columns = {"prompt": ["Why?"], "chosen": ["Because."], "rejected": ["No."]}
+    file = view(Dataset.from_dict(columns), tmp_path / "page.html")
+    (row,) = articles(dom(file))
+    assert re.search(r"user\s+Why\?\s+chosen\s+assistant\s+Because\.\s+rejected\s+assistant\s+No\.", row)
+
+
 def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
     dataset = Dataset.from_dict({"instruction": ["a"], "response": ["b"]})
     one, two = (view(dataset, tmp_path / name, title="t & t").read_text() for name in ("one.html", "two.html"))
@@ -129,6 +202,16 @@ def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
     assert not re.search(r"""(?:src|href)\s*=|url\(|import\s*\(|fetch\(""", one)
     assert "default-src 'none'" in one
     assert "t &amp; t" in one
+
+
+def test_a_failure_that_is_in_the_rows_and_was_kept_apart_too_is_told_once(tmp_path):
+    made = Dataset.from_dict({"instruction": ["a", None, None]}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True
+    )
+    failures = split_failures(made)[1].select([1])
+    page = view(made, tmp_path / "page.html", failures=failures).read_text()
+    packed = re.search(r'id="facts">(.*?)</script>', page).group(1)
+    assert json.loads(gzip.decompress(base64.b64decode(packed)))["failures"] == 2
 
 
 def test_a_dataset_without_rows_has_a_page_too(tmp_path):

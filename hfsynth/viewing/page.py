@@ -44,12 +44,13 @@ def view(
     rows, failed = dataset, list[Mapping[str, Any]](failures.to_list() if failures is not None else [])
     if METADATA_COLUMN in dataset.column_names:
         rows, own = split_failures(dataset)
-        failed += [one for one in own.to_list() if one not in failed]
+        known = {frozenset(one.items()) for one in failed}
+        failed += [one for one in own.to_list() if frozenset(one.items()) not in known]
     layout = Layout.of(rows)
     facts = {
         "rows": len(rows),
         "piece": ROWS_IN_A_PIECE,
-        "tags": layout.values(rows),
+        "tags": layout.tags,
         "failures": len(failed),
         "steps": _steps(rows, failed),
     }
