@@ -44,6 +44,18 @@ def test_names_in_any_script_and_with_any_signs_can_be_drawn():
     assert draw_lengths({"$x^{": Lengths.of({3: 1}), "מודל": Lengths.of({3: 1})}, "words").startswith(b"\x89PNG")
 
 
+def test_many_histograms_stand_in_rows_of_three():
+    heights, widths = zip(
+        *(
+            imread(io.BytesIO(draw_lengths(dict.fromkeys("abcdefg"[:count], Lengths.of({3: 1})), "words"))).shape[:2]
+            for count in (1, 3, 7)
+        ),
+        strict=True,
+    )
+    assert widths == (396, 1188, 1188)
+    assert heights == (286, 286, 858)
+
+
 def test_a_dark_style_of_the_users_changes_no_picture():
     import matplotlib.pyplot as plt
 

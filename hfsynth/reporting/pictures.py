@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 
 INK = "#1f2933"
 _BLUE, _GREY, _ORANGE = "#3e7cb1", "#9aa5b1", "#a8480f"
+_ACROSS = 3  # histograms side by side
 _WORDS = 24  # characters of a line of a text on the map
 Form = Literal["png", "svg"]
 
 
 def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
-    """Draw a histogram of lengths in a unit for each kind of texts, one beside the other."""
+    """Draw a histogram of lengths in a unit for each kind of texts, three side by side."""
+    across, down = min(len(lengths), _ACROSS), -(-len(lengths) // _ACROSS)
 
     def put(figure: "Figure") -> None:
         for number, (kind, found) in enumerate(lengths.items(), 1):
-            axes = _plain_axes(figure, (1, len(lengths), number))
+            axes = _plain_axes(figure, (down, across, number))
             axes.stairs(found.counts, found.edges, fill=True, color=_BLUE)
             axes.axvline(found.median, color=INK, linewidth=1, linestyle="--")
             axes.set_title(wrapped(f"{kind} (median {found.median:,})", 36), fontsize=9, parse_math=False)
             axes.set_xlabel(unit, fontsize=8)
             axes.set_ylabel("texts", fontsize=8)
 
-    return drawn(put, (3.6 * len(lengths), 2.6))
+    return drawn(put, (3.6 * across, 2.6 * down))
 
 
 def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
