@@ -38,10 +38,10 @@ def queries(number):
 
 @pytest.mark.parametrize("reach", [None, 5])
 def test_a_step_reads_each_rows_own_tokens(kept, reach):
-    lengths = torch.tensor([0, 3, 31, 32, 40, 380, 390, 600, *range(5, 17)])
+    lengths = [0, 3, 31, 32, 40, 380, 390, 600, *range(5, 17)]
     query = queries(len(lengths))
     read = Step(KeyValueSlots(20, 1024, CPU), lengths).attend(query, *kept, None, reach)
-    for row, length in enumerate(lengths.tolist()):
+    for row, length in enumerate(lengths):
         expected = by_the_book(query[0, :, row], kept[0, row], kept[1, row], length + 1, reach)
         assert torch.allclose(read[0, row], expected, atol=1e-5)
 
@@ -58,7 +58,7 @@ def test_a_prefill_reads_each_tokens_past_and_nothing_of_its_future(kept, reach)
 
 
 def test_what_lies_beyond_a_rows_end_does_not_matter(kept):
-    step = Step(KeyValueSlots(20, 1024, CPU), torch.tensor([10, 30]))
+    step = Step(KeyValueSlots(20, 1024, CPU), [10, 30])
     before = step.attend(queries(2), *kept, None, None)
     kept[:, 0, :, 11:], kept[:, 1, :, 31:] = 1e4, -1e4
     assert torch.equal(step.attend(queries(2), *kept, None, None), before)
@@ -70,7 +70,7 @@ def test_each_token_is_written_to_its_own_place():
     Prefill(slots, [Segment(2, 4, 6), Segment(0, 0, 3)], CPU).write(target, new)
     assert target[2, 0, 3:7, 0].tolist() == [0, 1, 2, 0]
     assert target[0, 1, :4, 3].tolist() == [3, 4, 5, 0]
-    Step(slots, torch.tensor([3, 0, 6])).write(target, new[:, :, :3])
+    Step(slots, [3, 0, 6]).write(target, new[:, :, :3])
     assert (target[0, 0, 3, 0], target[1, 0, 0, 0], target[2, 0, 6, 0]) == (1, 2, 3)
 
 
@@ -107,7 +107,7 @@ def test_slots_may_change_places():
 
 
 def test_a_model_that_asks_for_more_is_told():
-    step = Step(KeyValueSlots(1, 32, CPU), torch.tensor([0]))
+    step = Step(KeyValueSlots(1, 32, CPU), [0])
     with pytest.raises(UnsupportedAttention, match="Module needs softcap"):
         attend(torch.nn.Module(), *[queries(1)] * 3, None, tokens=step, softcap=30.0)
     with pytest.raises(UnsupportedAttention, match="doesn't hand on"):

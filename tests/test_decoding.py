@@ -208,11 +208,75 @@ def test_slots_are_given_up_where_free_memory_holds_fewer_longer_ones(pair, monk
 def test_slots_are_given_up_for_a_long_prompt_and_its_neighbours_wait(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
     monkeypatch.setattr(memory, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
-    prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(700, seed=4), prompt(5, seed=5)]
-    loop = DecodeLoop(pair[1], letters, 4)
+    prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(1300, seed=4), prompt(5, seed=5)]
+    counts = widths(monkeypatch)
+    made = run(DecodeLoop(pair[1], letters, 4), [job(one) for one in prompts])
+    assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    assert counts == [(4, 384), (1, 1536)]
+
+
+def widths(monkeypatch):
+    """Note how many slots of which capacity each forward has, without repetition."""
+    real, seen = decoding.forward, []
+
+    def noting(model, tokens, where, keep=0):
+        size = where.slots.count, where.slots.capacity
+        if seen[-1:] != [size]:
+            seen.append(size)
+        return real(model, tokens, where, keep)
+
+    monkeypatch.setattr(decoding, "forward", noting)
+    return seen
+
+
+def test_when_a_long_row_has_ended_the_others_have_its_room_again(pair, monkeypatch):
+    per_token = 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(8 * 384 * per_token / 0.4) + 1)
+    prompts = [prompt(1500, seed=99), *(prompt(20, seed=n) for n in range(60))]
+    counts = widths(monkeypatch)
+    loop = DecodeLoop(pair[1], letters, 8)
     made = run(loop, [job(one) for one in prompts])
     assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]
-    assert loop._seating.slots.count == 1
+    assert counts == [(2, 1536), (8, 384)]
+    assert loop.tally.stepped / loop.tally.steps > 6
+
+
+def test_a_long_row_that_waits_lets_no_more_pass_than_there_are_slots(pair, monkeypatch):
+    per_token = 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
+    jobs = [job(prompt(20, seed=n)) for n in range(40)]
+    jobs.insert(2, job(prompt(1000, seed=99)))
+    ended = [one for one, _ in DecodeLoop(pair[1], letters, 4).run(taker(jobs))]
+    assert ended.index(jobs[2]) <= 2 + 4 + 2
+
+
+def test_a_row_that_memory_does_not_hold_ends_with_an_error_and_the_others_go_on(pair, monkeypatch):
+    per_token = 2 * 2 * 2 * 16 * 4
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(2 * 384 * per_token / 0.4) + 1)
+    prompts = [prompt(20, seed=1), prompt(900, seed=2), prompt(760, seed=3), prompt(20, seed=4)]
+    made = run(DecodeLoop(pair[1], letters, 8), [job(one, max_new_tokens=30) for one in prompts])
+    assert [written.finish_reason for written in made] == ["length", "error", "error", "length"]
+    assert made[1].tokens == []
+    assert made[2].tokens == generated(pair[0], prompts[2], 30)[: len(made[2].tokens)]
+    assert len(made[2].tokens) == 9, "it began, and came to its slot's end"
+    assert [made[n].tokens for n in (0, 3)] == [generated(pair[0], prompts[n], 30) for n in (0, 3)]
+
+
+def test_a_prompt_that_takes_more_than_there_is_harms_no_other_row(pair, monkeypatch):
+    """As memory is less than it was said to be: slots of more than 512 tokens for all of them don't fit."""
+    real = decoding.KeyValueSlots._room
+
+    def room(slots, like):
+        if slots.count * slots.capacity > 8 * 512 or slots.capacity > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(slots, like)
+
+    monkeypatch.setattr(decoding.KeyValueSlots, "_room", room)
+    prompts = [*(prompt(20, seed=n) for n in range(6)), prompt(1000, seed=99), *(prompt(20, seed=n) for n in (6, 7))]
+    made = run(DecodeLoop(pair[1], letters, 8), [job(one) for one in prompts])
+    assert made[6].finish_reason == "error"
+    for n in (0, 1, 2, 3, 4, 5, 7, 8):
+        assert made[n].tokens == generated(pair[0], prompts[n], 12)
 
 
 def test_a_row_behind_gaps_keeps_its_place_when_slots_are_given_up(pair, monkeypatch):
@@ -297,8 +361,15 @@ def test_a_loop_that_is_under_way_or_short_of_memory_is_not_fresh(pair):
     next(begun)
     assert not loop.fresh
     begun.close()
+    assert not loop.fresh, "it was left in the middle"
+    run(loop, [job(prompt(9))])
     assert loop.fresh
-    loop._seating.resize(2, 384)
+
+
+def test_a_loop_whose_rows_have_all_ended_is_under_way_until_it_is_told(pair):
+    loop = DecodeLoop(pair[1], letters, 4)
+    waiting = loop.run(taker([job(prompt(9), max_new_tokens=3)]))
+    next(waiting)
     assert not loop.fresh
 
 

@@ -7,6 +7,7 @@ import torch
 from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.generation import Requests
 from hfsynth.llms import loaded
+from hfsynth.llms.job import Written
 
 pytestmark = pytest.mark.model
 
@@ -128,3 +129,11 @@ def test_a_model_spread_over_all_devices_is_refused_where_several_processes_run(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(GenerationError, match="2 processes run on this node, each of which would take all"):
         replace(smollm, device_map="auto").load()
+
+
+def test_a_row_that_memory_does_not_hold_is_a_completion_that_says_so(smollm):
+    model = smollm.load()._loaded()
+    job = model.job(REQUESTS[0], model.prompt(REQUESTS[0]))
+    made = model.completion(REQUESTS[0], "", job, Written([5, 6], "error"))
+    assert (made.text, made.finish_reason, made.prompt_tokens) == ("", "error", len(job.prompt))
+    assert made.error.startswith(f"out of memory with one row of {len(job.prompt) + 2} tokens; use a smaller")

@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from hfsynth.llms.attention import KeyValueSlots, windows
-from hfsynth.llms.seating import Row, Seating
+from hfsynth.llms.seating import Row, Seating, common
 from tests.tiny import job
 
 
@@ -82,3 +83,28 @@ def test_rows_that_lose_their_slots_keep_their_tokens_only():
     assert [row.filled for row in rows] == [2, 2, 0, 0]
     assert [stored(seats, slot, 2) for slot in (0, 1)] == [[0, 0], [1, 1]]
     assert not seats.has_room
+
+
+def test_where_memory_runs_out_among_the_layers_nothing_that_slots_hold_is_trusted():
+    seats = seating()
+    rows = [sit(seats, [n] * 4) for n in (1, 2, 3)]
+    seats.slots.layers[1] = (None, None)  # the second layer can't be copied
+    seats.free(rows[0])
+
+    def half(sources, targets, length, whole=seats.slots.copy):
+        del seats.slots.layers[1]
+        whole(sources, targets, length)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    seats.slots.copy = half
+    with pytest.raises(torch.OutOfMemoryError):
+        seats.close_ranks()
+    assert [row.filled for row in seats.rows] == [0, 0]
+    assert [seats.held(slot) for slot in range(4)] == [[]] * 4
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_the_common_beginning_ends_at_the_first_token_that_differs(length):
+    text = list(range(length))
+    assert common([*text, -1, 7], [*text, -2, 7]) == length
+    assert common(text, [*text, 5]) == length

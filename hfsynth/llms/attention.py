@@ -64,7 +64,7 @@ class KeyValueSlots:
                 for new, old in zip((keys, values), pair, strict=True):
                     new[:kept, :, :positions] = old[:kept, :, :positions]
                 self.layers[index] = keys, values
-        except BaseException:
+        except RuntimeError:  # memory ran out
             self.count, self.capacity = before
             self.layers.clear()
             raise
@@ -84,6 +84,10 @@ class Pass(Protocol):
     """Where the tokens of a forward belong."""
 
     slots: KeyValueSlots
+
+    @property
+    def count(self) -> int:
+        """How many tokens, T."""
 
     @property
     def positions(self) -> Tensor:
@@ -106,37 +110,48 @@ class Step:
 
     Args:
         slots: The slots.
-        lengths: Tokens that each row has there already, (T,).
+        lengths: Tokens that each row has there already.
     """
 
     slots: KeyValueSlots
-    lengths: Tensor
-    _rows: Tensor = field(init=False)
+    lengths: Sequence[int]
     _windows: list[tuple[slice, int]] = field(init=False)
+    _places: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     _masks: dict[tuple[int | None, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Find how far each group of rows has to read."""
-        self._rows = torch.arange(len(self.lengths), device=self.lengths.device)
-        self._windows = windows((self.lengths + 1).tolist(), self.lengths.device)
+        self._windows = windows([length + 1 for length in self.lengths], self.slots.device)
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return len(self.lengths)
 
     @property
     def positions(self) -> Tensor:
         """Position of each token in its row, (T,)."""
-        return self.lengths
+        return self._placed(self.slots.device)[1]
 
     def write(self, target: Tensor, new: Tensor) -> None:
         """Write one token a slot."""
-        rows, places = self._rows.to(target.device), self.lengths.to(target.device)
-        target[rows, :, places] = new[0].transpose(0, 1)
+        rows, lengths = self._placed(target.device)
+        target[rows, :, lengths] = new[0].transpose(0, 1)
+
+    def _placed(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the rows' slots and lengths on a device: a model's layers may be on several."""
+        if device not in self._places:
+            rows, lengths = torch.tensor([[*range(self.count)], [*self.lengths]], device=device)
+            self._places[device] = rows, lengths
+        return self._places[device]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
         """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, width)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
-        if (reach, query.device) not in self._masks:  # a model's layers may be on several devices
-            lengths = self.lengths.to(query.device)
+        if (reach, query.device) not in self._masks:
+            lengths = self._placed(query.device)[1]
             self._masks[reach, query.device] = [
                 _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
             ]
@@ -177,6 +192,11 @@ class Prefill:
                 stop = min((start // _BLOCK + 1) * _BLOCK, segment.stop)
                 self._blocks.append((slice(place, place + stop - start), segment.slot, start, window_of(stop)))
                 place, start = place + stop - start, stop
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return sum(part.stop - part.start for part in self.segments)
 
     @property
     def positions(self) -> Tensor:
@@ -261,7 +281,7 @@ def attend(
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if options.get(name) is not None:
             raise UnsupportedAttention(f"{type(module).__name__} needs {name}")
-    count = len(tokens.positions)
+    count = tokens.count
     keys, values = tokens.slots.layer(module.layer_idx, key, value)
     tokens.slots.reaches.add(options.get("sliding_window"))
     tokens.write(keys, key[:, :, :count])

@@ -7,31 +7,29 @@
 5. free     a row that has ended hands over what it wrote and frees its slot
 
 All that a row is known by is its tokens, of which the first `filled` are in its slot. So a row can be taken out and
-put back at any time: its tokens are read again, as a prompt.
+put back at any time: its tokens are read again, as a prompt. Where memory runs out, some rows wait (`room.py`).
 """
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from hfsynth.errors import GenerationError
-from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward, window_of
+from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward
 from hfsynth.llms.job import Decode, Job, Take, Written
-from hfsynth.llms.memory import free_memory, tokens_fitting
-from hfsynth.llms.sampling import Sampler, uniforms
-from hfsynth.llms.seating import Row, Seating, common
+from hfsynth.llms.memory import tokens_fitting
+from hfsynth.llms.room import CAPACITY, Room
+from hfsynth.llms.sampling import Sampler
+from hfsynth.llms.seating import Row, common
 from hfsynth.llms.splitting import SplitModel
 
-logger = logging.getLogger(__name__)
 _PREFILL = 2048  # most tokens of prompts in one forward
-_CAPACITY = 384  # tokens that a slot has room for at first
 _SHARED = 16  # tokens that are worth copying from another slot, or waiting for
+T = TypeVar("T")
 
 
 @dataclass
@@ -61,85 +59,55 @@ class DecodeLoop:
         self._model = model
         self._decode = decode
         self._prefill_tokens = _PREFILL
-        self._parked: list[Row] = []
-        # how many tokens' keys and values there is memory for, in all slots together
         split = isinstance(model, SplitModel)
-        self._tokens = model.tokens_fitting() if split else tokens_fitting(model)
-        self._fitting = max(min(slots, self._tokens // _CAPACITY), 1)
+        tokens = model.tokens_fitting() if split else tokens_fitting(model)
         new_slots = model.new_slots if split else partial(KeyValueSlots, device=model.device)
-        self._seating = Seating(new_slots(self._fitting, _CAPACITY))
+        self._room = Room(new_slots(max(min(slots, tokens // CAPACITY), 1), CAPACITY), slots, tokens)
+        self._seating = self._room.seating
         self._sampler: tuple[list[Row], Sampler] | None = None
+        self._lost: list[Row] = []
+        self._under_way = False
 
     @property
     def fresh(self) -> bool:
-        """Whether it is as it was made: nothing is under way, and no slots were given up for want of memory."""
-        whole = (self._seating.slots.count, self._prefill_tokens) == (self._fitting, _PREFILL)
-        return whole and not self._parked and not self._seating.rows
+        """Whether it is as it was made: nobody runs it or has left it in the middle, and memory hasn't run out."""
+        return self._room.is_whole and self._prefill_tokens == _PREFILL and not self._under_way
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
-        """Complete jobs until there are none left.
+        """Complete jobs until there are none left; one whose row memory doesn't hold ends with an "error".
 
         Args:
             take: Gives the next job, or None if none waits now. It is asked whenever there is room, so what becomes of
                 one job may bring another.
 
         Raises:
-            GenerationError: If one row alone runs out of memory.
+            GenerationError: If memory doesn't hold a short row either.
         """
+        self._under_way = True
         try:
             while self._refill(take):
-                yield from self._advance_or_shrink()
+                rows, chosen = self._surviving(self._advance) or ([], [])
+                yield from self._free(rows, chosen)
+            self._under_way = False
         finally:  # one who doesn't wait for the end gives up what is under way
-            self._parked = []
-            self._seating.clear()  # and forget what slots hold: how a run's rows are computed is its own affair
+            self._room.clear()  # and what slots hold is forgotten: how a run's rows are computed is its own affair
+            self._sampler = None
 
     def _refill(self, take: Take) -> bool:
-        """Seat the next jobs in the free slots; whether there is any row at all."""
-        seating = self._seating
-        while seating.has_room:
-            if self._parked:
-                seating.seat(self._parked.pop(0))
-            elif job := take():
-                seating.seat(Row(job, uniforms(job.seed, job.max_new_tokens).tolist()))
-            else:
-                break
-        return bool(seating.rows)
+        """Seat the next rows as long as there is room; whether there is anything to do."""
+        while row := self._room.next(take):
+            if self._surviving(partial(self._room.seat, row)) is False:
+                self._lost.append(row)
+        return bool(self._room.rows or self._lost)
 
-    def _advance_or_shrink(self) -> list[tuple[Job, Written]]:
-        """Go on by one forward; where memory runs out, with half of the rows from then on."""
-        try:
-            with torch.inference_mode():
-                return self._advance()
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        # outside the handler, whose traceback holds the tensors
-        self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
-        for row in self._seating.rows:  # one that was read, but didn't come to choose, reads its last token again
-            row.filled = min(row.filled, len(row.known) - 1)
-        self._shrink(len(self._seating.rows) // 2 or int(self._seating.slots.count > 1))
-        return []
+    def _advance(self) -> tuple[list[Row], list[int]]:
+        """Go on by one forward: the rows that have read all they have, and the tokens that they choose."""
+        reading = any(row.missing > 1 for row in self._room.rows)
+        rows, logits = self._prefill() if reading else self._step()
+        return rows, [] if logits is None else self._sample(rows, logits)
 
-    def _advance(self) -> list[tuple[Job, Written]]:
-        """Read the new rows' prompts, or every row's last token, and let those that are through choose their next."""
-        if any(row.missing > 1 for row in self._seating.rows):
-            return self._prefill()
-        self._seating.close_ranks()  # first: slots are given up from the last
-        self._make_room(max(row.filled for row in self._seating.rows) + 1)
-        self._seating.arrange()
-        rows = self._seating.rows
-        lengths = torch.tensor([row.filled for row in rows], device=self._model.device)
-        tokens = [row.last for row in rows]
-        logits = forward(self._model, tokens, Step(self._seating.slots, lengths))
-        self.tally.steps += 1
-        self.tally.stepped += len(rows)
-        for row in rows:
-            row.filled += 1
-        return self._choose(rows, logits)
-
-    def _prefill(self) -> list[tuple[Job, Written]]:
-        """Read as much of the prompts as one forward takes."""
-        self._make_room(max(len(row.known) for row in self._seating.rows))
+    def _prefill(self) -> tuple[list[Row], Tensor | None]:
+        """Read as much of the prompts as one forward takes; the rows that are through, and their logits."""
         segments, chosen, left = list[Segment](), list[int](), self._prefill_tokens
         for slot, row in self._seating.seated:
             if row.missing == 1:
@@ -152,20 +120,16 @@ class DecodeLoop:
             left -= count
             if not left:
                 break
-        return self._read(segments) if segments else []  # none where every row has lost its slot
-
-    def _read(self, segments: Sequence[Segment]) -> list[tuple[Job, Written]]:
-        rows = [self._seating.row(segment.slot) for segment in segments]
+        rows = [self._seating.row(slot) for slot in chosen]
         read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
         through = [row.filled + len(part) == len(row.known) for row, part in zip(rows, read, strict=True)]
-        lengths = torch.tensor([len(part) for part in read])
-        last = (lengths.cumsum(0) - 1)[torch.tensor(through)]  # on the CPU: the logits may be on another device
+        last = (torch.tensor([len(part) for part in read]).cumsum(0) - 1)[torch.tensor(through)]
         where = Prefill(self._seating.slots, segments, self._model.device)
         logits = forward(self._model, [token for part in read for token in part], where, last)
         for row, part in zip(rows, read, strict=True):
             row.filled += len(part)
             self.tally.read += len(part)
-        return self._choose([row for row, done in zip(rows, through, strict=True) if done], logits)
+        return [row for row, done in zip(rows, through, strict=True) if done], logits
 
     def _share(self, slot: int, chosen: Sequence[int]) -> bool:
         """Copy the beginning of a row's prompt from the slot that has most of it; False if one soon has more."""
@@ -180,44 +144,51 @@ class DecodeLoop:
         self.tally.copied += shared
         return True
 
-    def _choose(self, rows: list[Row], logits: Tensor) -> list[tuple[Job, Written]]:
-        """Give each row its next token, and free the slots of those that have ended."""
-        if not rows:
-            return []
+    def _step(self) -> tuple[list[Row], Tensor | None]:
+        """Read every row's last token; the rows, and their logits."""
+        self._lost += self._room.grow()
+        if not self._room.rows:
+            return [], None
+        self._seating.close_ranks()
+        self._seating.arrange()
+        rows = self._room.rows
+        where = Step(self._seating.slots, [row.filled for row in rows])
+        logits = forward(self._model, [row.last for row in rows], where)
+        self.tally.steps += 1
+        self.tally.stepped += len(rows)
+        for row in rows:
+            row.filled += 1
+        return rows, logits
+
+    def _sample(self, rows: list[Row], logits: Tensor) -> list[int]:
+        """Choose each row's next token."""
         if self._sampler is None or self._sampler[0] != rows:
             params = [row.job.sampling for row in rows]
             self._sampler = rows, Sampler.of(params, logits.shape[-1], logits.device)
         uniform = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], device=logits.device)
-        ended = []
-        chosen = self._sampler[1].choose(logits, uniform, [row.tokens for row in rows])
-        for row, token in zip(rows, chosen.tolist(), strict=True):
+        chosen: list[int] = self._sampler[1].choose(logits, uniform, [row.tokens for row in rows]).tolist()
+        return chosen
+
+    def _free(self, rows: Sequence[Row], chosen: Sequence[int]) -> list[tuple[Job, Written]]:
+        """Give the rows their tokens, and free the slots of those that have ended."""
+        ended = [(row.job, Written(row.tokens, "error")) for row in self._lost]
+        self._lost = []
+        for row, token in zip(rows, chosen, strict=True):
             row.tokens.append(token)
             if reason := row.job.ended(row.tokens, self._decode):
                 self._seating.free(row)
                 ended.append((row.job, Written(row.tokens, reason)))
         return ended
 
-    def _make_room(self, length: int) -> None:
-        """See that slots hold rows of this length, and give up as many slots as that takes."""
-        slots = self._seating.slots
-        if length <= slots.capacity:
-            return
-        capacity = window_of(max(length, slots.capacity + 128))
-        if self._tokens < slots.count * capacity:
-            self._shrink(max(self._tokens // capacity, 1))
-        self._seating.resize(self._seating.slots.count, capacity)
-
-    def _shrink(self, count: int) -> None:
-        """Go on with this many slots; rows in the others wait for one to be free.
-
-        Raises:
-            GenerationError: If there are no fewer.
-        """
-        longest = max(len(row.known) for row in self._seating.rows)
-        if count < 1:
-            raise GenerationError(
-                f"out of memory with one row of {longest} tokens; use a smaller max_new_tokens or model."
-            )
-        logger.warning("memory holds no %d rows of %d tokens: on with %d", self._seating.slots.count, longest, count)
-        self._parked = self._seating.resize(count, self._seating.slots.capacity) + self._parked
-        free_memory()
+    def _surviving(self, work: Callable[[], T]) -> T | None:
+        """Do some work; None where memory runs out, to go on with fewer rows from then on."""
+        try:
+            with torch.inference_mode():
+                return work()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        # outside the handler, whose traceback holds the tensors
+        self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
+        self._lost += self._surviving(self._room.halve) or []
+        return None

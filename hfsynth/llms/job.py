@@ -47,7 +47,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote for a job: its tokens, the one that ended it included, and why it ended."""
+    """What the model wrote for a job: its tokens, the one that ended it included, and why it ended.
+
+    An "error" is a row that memory doesn't hold.
+    """
 
     tokens: list[int]
     finish_reason: FinishReason

@@ -11,6 +11,7 @@ from hfsynth.llms.attention import KeyValueSlots, windows
 from hfsynth.llms.job import Job
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
+_COMPARED = 64  # tokens that are compared at once
 _CALL = 200  # positions that could be read in the time that one more group takes
 
 
@@ -105,9 +106,9 @@ class Seating:
     def adopt(self, slot: int, source: int, count: int) -> None:
         """Begin a row that has just sat down with `count` tokens of another slot, or of its own."""
         row = self.row(slot)
+        self._left[slot] = []
         if count and source != slot:
             self.slots.copy([source], [slot], count)
-        self._left[slot] = []
         row.filled = count
 
     def close_ranks(self) -> None:
@@ -141,10 +142,8 @@ class Seating:
         kept = self._seats[:count]
         try:
             self.slots.resize(count, capacity, max((slot + 1 for slot, row in enumerate(kept) if row), default=0))
-        except BaseException:  # nothing is left of any slot, so every row is read again
-            for row in self.rows:
-                row.filled = 0
-            self._left = [[] for _ in self._seats]
+        except RuntimeError:  # memory ran out, and nothing is left of any slot
+            self._forget()
             raise
         self._seats = kept + [None] * (count - len(kept))
         self._left = [[] for _ in self._seats]
@@ -155,12 +154,22 @@ class Seating:
         self._seats = [None] * len(self._seats)
         self._left = [[] for _ in self._seats]
 
+    def _forget(self) -> None:
+        """Trust nothing that slots hold: every row is read again."""
+        for row in self.rows:
+            row.filled = 0
+        self._left = [[] for _ in self._seats]
+
     def _move(self, sources: list[int], targets: list[int]) -> None:
         """Move the rows in `sources` to `targets`, which are free or sources themselves."""
         if not sources:
             return
         rows = [self._seats[slot] for slot in sources]
-        self.slots.copy(sources, targets, max(row.filled for row in rows if row is not None))
+        try:
+            self.slots.copy(sources, targets, max(row.filled for row in rows if row is not None))
+        except RuntimeError:  # memory ran out when some layers were copied, and others not
+            self._forget()
+            raise
         held = [self.held(slot) for slot in sources]
         for slot, tokens in zip(sources, held, strict=True):
             self._seats[slot], self._left[slot] = None, tokens
@@ -174,10 +183,12 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     >>> common([1, 2, 3], [1, 2, 4, 5])
     2
     """
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return place
-    return min(len(one), len(other))
+    end, place = min(len(one), len(other)), 0
+    while place < end and one[place : place + _COMPARED] == other[place : place + _COMPARED]:
+        place += _COMPARED  # beginnings are long, and pieces are compared faster than tokens
+    while place < end and one[place] == other[place]:
+        place += 1
+    return min(place, end)
 
 
 def _cost(groups: Sequence[tuple[slice, int]]) -> int:

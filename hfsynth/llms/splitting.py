@@ -185,7 +185,7 @@ def _described(where: Pass) -> tuple[str, Any]:
         case Prefill():
             return "prefill", where.segments
         case Step():
-            return "step", where.lengths.tolist()
+            return "step", where.lengths
     raise TypeError(f"no process but this one knows what a {type(where).__name__} is")
 
 
@@ -193,7 +193,7 @@ def _pass(kind: str, where: Any, slots: Any, device: torch.device) -> Pass:
     """Make a pass of what `_described` says."""
     if kind == "branches":
         return Branches.of(where, device)
-    return Prefill(slots, where, device) if kind == "prefill" else Step(slots, torch.tensor(where, device=device))
+    return Prefill(slots, where, device) if kind == "prefill" else Step(slots, where)
 
 
 def _give_up(error: RuntimeError) -> NoReturn:

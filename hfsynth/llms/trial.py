@@ -58,7 +58,7 @@ def _attends_invariantly(model: Any) -> bool:
     query = torch.randn(1, 6, 40, width, generator=draw).to(model.device, model.dtype)
     slots = KeyValueSlots(40, 1024, model.device)
     for length in _LENGTHS:
-        lengths = torch.tensor([length, *range(20, 1000, 26)][:40], device=model.device)
+        lengths = [length, *range(20, 1000, 26)][:40]
         among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, None, None)[:, 0]
         alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, None, None)[:, 0]
         read = Prefill(slots, [Segment(0, length, length + 20)], model.device)
@@ -108,6 +108,6 @@ def _written(model: Any, slots: KeyValueSlots) -> Tensor:
     segments = [Segment(row, 0, length) for row, length in enumerate(lengths)]
     logits = [forward(model, [t for n in lengths for t in text[:n]], Prefill(slots, segments, model.device))[-1:]]
     for place in range(half, _TOKENS - 1):
-        at = torch.tensor(lengths, device=model.device) + place - half
+        at = [length + place - half for length in lengths]
         logits.append(forward(model, [text[place]] * rows, Step(slots, at))[-1:])
     return torch.cat(logits)
