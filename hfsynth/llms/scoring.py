@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, forward, window_of
+from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, forward
 from hfsynth.llms.memory import compute_fitting
+from hfsynth.llms.windows import window_of
 
 FORWARD_TOKENS = 2048
 """Most tokens in one forward, but for a request that has more of them alone."""

@@ -7,8 +7,9 @@ the same beginning, finds it.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hfsynth.llms.attention import KeyValueSlots, windows
+from hfsynth.llms.attention import KeyValueSlots
 from hfsynth.llms.job import Job
+from hfsynth.llms.windows import windows
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
 _COMPARED = 64  # tokens that are compared at once
