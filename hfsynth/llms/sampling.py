@@ -1,7 +1,8 @@
 """Choose the next token of every row, each by its own parameters and its own random number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
@@ -15,27 +16,42 @@ _SPAN = 256  # weights that are summed first
 
 @dataclass
 class Sampler:
-    """The sampling parameters of a batch of rows, as columns. B rows, V words in the vocabulary."""
+    """The sampling parameters of a batch of rows, as columns. B rows, V words in the vocabulary.
 
-    temperature: Tensor  # (B, 1)
+    What the parameters alone decide is decided when they are laid out: asking a device would wait for it at each step.
+    """
+
+    temperature: Tensor  # (B, 1), of greedy rows 1
     top_k: Tensor  # (B, 1), V where off
     top_p: Tensor  # (B, 1)
-    min_p: Tensor  # (B, 1)
+    min_p: Tensor | None  # (B, 1), None where off in all rows
     presence_penalty: tuple[float, ...]
+    greedy: Tensor  # rows at temperature 0
+    cut: Tensor  # other rows, of which only the likeliest tokens are kept
+    widest: int  # the most tokens that top-k leaves any of these
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> "Sampler":
         """Lay out the parameters of a batch."""
 
-        def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)[:, None]
+        def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(values, dtype=dtype).to(device)[:, None]
 
+        def rows(chosen: Iterable[bool]) -> Tensor:
+            return torch.tensor([row for row, is_in in enumerate(chosen) if is_in], dtype=torch.int64).to(device)
+
+        top_k = [min(p.top_k or vocabulary, vocabulary) for p in params]
+        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
+        cut = [p.temperature > 0 and (p.top_p < 1 or k < vocabulary) for p, k in zip(params, top_k, strict=True)]
         return cls(
-            temperature=column([p.temperature for p in params]),
-            top_k=column([min(p.top_k or vocabulary, vocabulary) for p in params], torch.int64),
+            temperature=column([p.temperature or 1.0 for p in params]),
+            top_k=column(top_k, torch.int64),
             top_p=column([p.top_p for p in params]),
-            min_p=column([p.min_p for p in params]),
+            min_p=column([p.min_p for p in params]) if any(p.min_p for p in params) else None,
             presence_penalty=tuple(p.presence_penalty for p in params),
+            greedy=rows(p.temperature == 0 for p in params),
+            cut=rows(cut),
+            widest=max(compress(top_k, cut), default=0),
         )
 
     def choose(self, logits: Tensor, uniform: Tensor, written: Sequence[Sequence[int]] = ()) -> Tensor:
@@ -51,18 +67,12 @@ class Sampler:
         """
         if any(self.presence_penalty):
             logits = self._penalised(logits, written)
-        greedy = self.temperature == 0
-        if bool(greedy.all()):
+        if len(self.greedy) == len(logits):
             return logits.argmax(-1)
-        weights = (logits / torch.where(greedy, 1.0, self.temperature)).softmax(-1)  # (B, V), float32
-        if bool(self.min_p.any()):
-            weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
-        chosen = _invert(weights, uniform)
-        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
-        some = ((self.top_p < 1) | (self.top_k < logits.shape[-1]))[:, 0].nonzero()[:, 0]
-        if len(some):
-            chosen[some] = self._choose_among_likeliest(weights[some], uniform[some], some)
-        return torch.where(greedy[:, 0], logits.argmax(-1), chosen) if bool(greedy.any()) else chosen
+        chosen = self._draw(logits, uniform)
+        if len(self.greedy):
+            chosen[self.greedy] = logits.argmax(-1)[self.greedy]
+        return chosen
 
     def _penalised(self, logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
         """Take each row's penalty off the logits of the tokens that it has written. (B, V) → (B, V), float32."""
@@ -74,28 +84,49 @@ class Sampler:
         places = torch.tensor([rows, tokens], device=logits.device)
         return logits.float().index_put(tuple(places), -torch.tensor(offs, device=logits.device), accumulate=True)
 
-    def _choose_among_likeliest(self, weights: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
-        """Choose for the rows that keep the likeliest tokens only, looking at no more of them than hold what is kept.
+    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Draw a token for every row by its own random number. (B, V) → (B,)."""
+        weights = (logits / self.temperature).softmax(-1)  # (B, V), float32
+        if self.min_p is not None:
+            weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
+        every = len(self.cut) == len(weights)
+        chosen = torch.empty_like(self.cut) if every else _invert(weights, uniform)
+        if len(self.cut):
+            part = (weights, uniform) if every else (weights[self.cut], uniform[self.cut])
+            chosen[self.cut] = self._draw_among_likeliest(*part)
+        return chosen
+
+    def _draw_among_likeliest(self, weights: Tensor, uniform: Tensor) -> Tensor:
+        """Draw for the rows that are cut, looking at no more of their tokens than hold what is kept.
 
         Top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it.
         """
-        top_k, top_p = self.top_k[rows], self.top_p[rows]
-        chosen = torch.empty_like(rows)
-        left = torch.arange(len(rows), device=rows.device)
+        chosen = torch.empty_like(self.cut)
+        left, rows = torch.arange(len(chosen), device=chosen.device), self.cut
         for count in (*(few for few in _LIKELIEST if few < weights.shape[-1]), weights.shape[-1]):
-            ordered, tokens = weights[left].topk(count)
-            ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k[left], 0.0)
+            top_k, top_p = self.top_k[rows], self.top_p[rows]
+            ordered, tokens = weights.topk(count)
+            ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k, 0.0)
             cumulative = ordered.cumsum(-1)
-            within = (top_k[left] <= count)[:, 0]
-            total = torch.where(within, cumulative[:, -1], weights[left].sum(-1))[:, None]
-            done = within | (cumulative[:, -1:] >= top_p[left] * total)[:, 0] | (count == weights.shape[-1])
-            kept = ordered.masked_fill(cumulative - ordered >= top_p[left] * total, 0.0)
-            places = _invert(kept[done], uniform[left[done]])
-            chosen[left[done]] = tokens[done].gather(-1, places[:, None])[:, 0]
-            left = left[~done]
-            if not len(left):
+            total = cumulative[:, -1:]
+            if self.widest > count:
+                total = torch.where(top_k <= count, total, weights.sum(-1, True))
+            kept = ordered.masked_fill(cumulative - ordered >= top_p * total, 0.0)
+            chosen[left] = tokens.gather(-1, _invert(kept, uniform)[:, None])[:, 0]
+            if self.widest <= count:
                 break
+            again = ((top_k > count) & (cumulative[:, -1:] < top_p * total))[:, 0].nonzero()[:, 0]
+            if not len(again):
+                break
+            left, rows, weights, uniform = left[again], rows[again], weights[again], uniform[again]
         return chosen
+
+
+def _in_spans(weights: Tensor) -> Tensor:
+    """Divide rows into spans, filled up with zeros: (B, V) → (B, spans, _SPAN)."""
+    missing = -weights.shape[-1] % _SPAN
+    whole = F.pad(weights, (0, missing)) if missing else weights
+    return whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -103,11 +134,9 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
     In two levels, since summing all of V exactly is most of the cost: first the span, then the place in it.
     """
-    missing = -weights.shape[-1] % _SPAN
-    whole = F.pad(weights, (0, missing)) if missing else weights
-    spans = whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)  # (B, spans, _SPAN)
+    spans = _in_spans(weights)
     span, before = _first_past(spans.sum(-1).double(), uniform.double())
-    inside = spans[torch.arange(len(spans), device=spans.device), span].double()  # (B, _SPAN)
+    inside = spans.take_along_dim(span[:, None, None], 1)[:, 0].double()  # (B, _SPAN)
     place, _ = _first_past(inside, before / inside.sum(-1))
     return (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
 
