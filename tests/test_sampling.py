@@ -86,6 +86,23 @@ def test_weights_that_are_not_numbers_choose_a_word_of_the_vocabulary():
     assert 0 <= int(chosen) < 1000
 
 
+def test_words_that_a_model_rules_out_are_no_error():
+    logits = LOGITS.clone()
+    logits[0] = -torch.inf
+    params = [SamplingParams(temperature=temperature) for temperature in (0, 1e-40, float("inf"))]
+    chosen = Sampler.of(params, 5, CPU).choose(logits.expand(3, -1), torch.zeros(3))
+    assert chosen.tolist() == [4, 4, 1]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
+@pytest.mark.parametrize(
+    "params", [{"temperature": 1e-38}, {"temperature": 1e-50}, {"top_p": 1e-50}, {"min_p": 1.0}], ids=str
+)
+def test_the_least_values_leave_the_likeliest_token(params, uniform):
+    sampler = Sampler.of([SamplingParams(**params)], 5, CPU)
+    assert sampler.choose(10 * LOGITS[None], torch.tensor([uniform])).item() == 0
+
+
 def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
     params = [SamplingParams(presence_penalty=0.7, temperature=1.0), SamplingParams(temperature=1.0)]
     even = (torch.arange(10_000) + 0.5) / 10_000

@@ -12,6 +12,7 @@ from hfsynth.generation import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
 _SPAN = 256  # weights that are summed first
+_LEAST, _MOST = 1e-30, 1e30  # a temperature or share beyond these says no more, but vanishes or overflows in float32
 
 
 @dataclass
@@ -44,9 +45,9 @@ class Sampler:
         # a row is cut by its own parameters only: what else is in the batch must not change what it draws
         cut = [p.temperature > 0 and (p.top_p < 1 or k < vocabulary) for p, k in zip(params, top_k, strict=True)]
         return cls(
-            temperature=column([p.temperature or 1.0 for p in params]),
+            temperature=column([min(max(p.temperature, _LEAST), _MOST) if p.temperature else 1.0 for p in params]),
             top_k=column(top_k, torch.int64),
-            top_p=column([p.top_p for p in params]),
+            top_p=column([max(p.top_p, _LEAST) for p in params]),
             min_p=column([p.min_p for p in params]) if any(p.min_p for p in params) else None,
             presence_penalty=tuple(p.presence_penalty for p in params),
             greedy=rows(p.temperature == 0 for p in params),
