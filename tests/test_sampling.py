@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hfsynth import SamplingParams
+from hfsynth.errors import GenerationError
 from hfsynth.llms.sampling import Sampler, uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
@@ -79,11 +80,18 @@ def test_a_random_stream_is_the_requests_own():
     assert 0 <= stream.min() <= stream.max() < 1
 
 
-def test_weights_that_are_not_numbers_choose_a_word_of_the_vocabulary():
-    chosen = Sampler.of([SamplingParams()], 1000, torch.device("cpu")).choose(
-        torch.full((1, 1000), float("nan")), torch.tensor([0.5])
-    )
-    assert 0 <= int(chosen) < 1000
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=3), SamplingParams(top_p=0.9, min_p=0.1)],
+    ids=str,
+)
+def test_logits_that_are_not_numbers_are_an_error(params, broken):
+    logits = torch.zeros(3, 1000)
+    logits[1, 7] = broken
+    sampler = Sampler.of([SamplingParams(), params, SamplingParams(temperature=0)], 1000, CPU)
+    with pytest.raises(GenerationError, match=r"not numbers \(NaN or infinite\) for 1 of 3 rows; use another dtype"):
+        sampler.choose(logits, torch.full((3,), 0.5))
 
 
 def test_words_that_a_model_rules_out_are_no_error():

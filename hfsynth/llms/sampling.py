@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfsynth.errors import GenerationError
 from hfsynth.generation import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
@@ -64,16 +65,19 @@ class Sampler:
             written: What each row has written so far: for those with a presence penalty.
 
         Returns:
-            (B,) token ids.
+            (B,) token ids, on the CPU, where the next step's tokens are put together.
+
+        Raises:
+            GenerationError: If logits are not numbers.
         """
         if any(self.presence_penalty):
             logits = self._penalised(logits, written)
         if len(self.greedy) == len(logits):
-            return logits.argmax(-1)
+            return _on_cpu(_likeliest(logits))
         chosen = self._draw(logits, uniform)
         if len(self.greedy):
-            chosen[self.greedy] = logits.argmax(-1)[self.greedy]
-        return chosen
+            chosen[self.greedy] = _likeliest(logits)[self.greedy]
+        return _on_cpu(chosen)
 
     def _penalised(self, logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
         """Take each row's penalty off the logits of the tokens that it has written. (B, V) → (B, V), float32."""
@@ -86,7 +90,7 @@ class Sampler:
         return logits.float().index_put(tuple(places), -torch.tensor(offs, device=logits.device), accumulate=True)
 
     def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Draw a token for every row by its own random number. (B, V) → (B,)."""
+        """Draw a token for every row by its own random number; -1 where its logits are not numbers. (B, V) → (B,)."""
         weights = (logits / self.temperature).softmax(-1)  # (B, V), float32
         if self.min_p is not None:
             weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
@@ -95,7 +99,7 @@ class Sampler:
         if len(self.cut):
             part = (weights, uniform) if every else (weights[self.cut], uniform[self.cut])
             chosen[self.cut] = self._draw_among_likeliest(*part)
-        return chosen
+        return chosen.masked_fill(weights[:, 0].isnan(), -1)  # one that isn't a number makes all of them so
 
     def _draw_among_likeliest(self, weights: Tensor, uniform: Tensor) -> Tensor:
         """Draw for the rows that are cut, looking at no more of their tokens than hold what is kept.
@@ -121,6 +125,23 @@ class Sampler:
                 break
             left, rows, weights, uniform = left[again], rows[again], weights[again], uniform[again]
         return chosen
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """Return each row's likeliest token; -1 where its logits are not numbers. (B, V) → (B,)."""
+    tokens = logits.argmax(-1, keepdim=True)
+    return tokens.masked_fill(~logits.gather(-1, tokens).isfinite(), -1)[:, 0]
+
+
+def _on_cpu(chosen: Tensor) -> Tensor:
+    """Bring the tokens from the device, and see only then that there is one for every row: a device is asked once."""
+    chosen = chosen.cpu()
+    if lost := int((chosen < 0).sum()):
+        raise GenerationError(
+            f"the model's logits are not numbers (NaN or infinite) for {lost} of {len(chosen)} rows; "
+            "use another dtype, such as bfloat16 or float32."
+        )
+    return chosen
 
 
 def _in_spans(weights: Tensor) -> Tensor:
