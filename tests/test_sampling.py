@@ -111,6 +111,28 @@ def test_the_least_values_leave_the_likeliest_token(params, uniform):
     assert sampler.choose(10 * LOGITS[None], torch.tensor([uniform])).item() == 0
 
 
+@pytest.fixture
+def two_threads():
+    """As a test's own process may have it, whatever the others run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("vocabulary", [49_152, 128_256])
+def test_a_row_draws_the_same_alone_and_among_others_where_threads_share_the_work(two_threads, vocabulary):
+    logits = 2 * torch.randn(24, vocabulary, generator=torch.Generator().manual_seed(0))
+    # each row's share ends at one of its tokens, so the last rounding of its sum says whether the next one is kept
+    weights = logits.softmax(-1)
+    ends = weights.topk(60).values.cumsum(-1)[:, -1].tolist()
+    params = [SamplingParams(top_p=end) for end in ends]
+    last = torch.full((24,), 1 - 2**-24)  # draws the last token that is kept
+    among = Sampler.of(params, vocabulary, CPU).choose(logits, last)
+    alone = [Sampler.of([p], vocabulary, CPU).choose(logits[row : row + 1], last[:1]) for row, p in enumerate(params)]
+    assert among.tolist() == torch.cat(alone).tolist()
+
+
 def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
     params = [SamplingParams(presence_penalty=0.7, temperature=1.0), SamplingParams(temperature=1.0)]
     even = (torch.arange(10_000) + 0.5) / 10_000

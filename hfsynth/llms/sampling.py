@@ -115,7 +115,7 @@ class Sampler:
             cumulative = ordered.cumsum(-1)
             total = cumulative[:, -1:]
             if self.widest > count:
-                total = torch.where(top_k <= count, total, weights.sum(-1, True))
+                total = torch.where(top_k <= count, total, _in_spans(weights).sum(-1).sum(-1, True))
             kept = ordered.masked_fill(cumulative - ordered >= top_p * total, 0.0)
             chosen[left] = tokens.gather(-1, _invert(kept, uniform)[:, None])[:, 0]
             if self.widest <= count:
@@ -145,7 +145,10 @@ def _on_cpu(chosen: Tensor) -> Tensor:
 
 
 def _in_spans(weights: Tensor) -> Tensor:
-    """Divide rows into spans, filled up with zeros: (B, V) → (B, spans, _SPAN)."""
+    """Divide rows into spans, filled up with zeros: (B, V) → (B, spans, _SPAN).
+
+    What is summed over spans first is summed alike in every batch: a single long row would be shared among threads.
+    """
     missing = -weights.shape[-1] % _SPAN
     whole = F.pad(weights, (0, missing)) if missing else weights
     return whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)
