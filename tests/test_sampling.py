@@ -1,8 +1,11 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfsynth import SamplingParams
 from hfsynth.errors import GenerationError
+from hfsynth.llms import sampling
 from hfsynth.llms.sampling import Sampler, uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
@@ -149,3 +152,29 @@ def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
 def test_a_presence_penalty_changes_what_a_greedy_row_takes():
     sampler = Sampler.of([SamplingParams(temperature=0, presence_penalty=1.5)] * 2, 5, CPU)
     assert sampler.choose(LOGITS.expand(2, -1), torch.zeros(2), [[], [0]]).tolist() == [0, 4]
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """A device that has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.device.type != "cpu" and made.dtype == torch.float64:
+            raise TypeError(f"{function}: the device has no float64")
+        return made
+
+
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(), SamplingParams(min_p=0.1), SamplingParams(top_k=20, top_p=0.9), SamplingParams(temperature=0)],
+    ids=str,
+)
+def test_a_device_is_asked_for_nothing_before_the_tokens_and_needs_no_float64(monkeypatch, params):
+    monkeypatch.setattr(sampling, "_WITHOUT_FLOAT64", {"meta"})
+    monkeypatch.setattr(sampling, "_on_cpu", lambda chosen: chosen)
+    with FakeTensorMode(), WithoutFloat64():  # tensors without values, which raise where one is asked for
+        device = torch.device("meta")
+        for batch in ([params, params], [params, SamplingParams()]):
+            logits, uniform = torch.rand(2, 1000, device=device), torch.rand(2, device=device)
+            chosen = Sampler.of(batch, 1000, device).choose(logits, uniform)
+            assert chosen.device.type == "meta"

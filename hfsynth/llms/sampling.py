@@ -13,6 +13,7 @@ from hfsynth.generation import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
 _SPAN = 256  # weights that are summed first
+_WITHOUT_FLOAT64 = {"mps"}
 _LEAST, _MOST = 1e-30, 1e30  # a temperature or share beyond these says no more, but vanishes or overflows in float32
 
 
@@ -160,10 +161,16 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     In two levels, since summing all of V exactly is most of the cost: first the span, then the place in it.
     """
     spans = _in_spans(weights)
-    span, before = _first_past(spans.sum(-1).double(), uniform.double())
-    inside = spans.take_along_dim(span[:, None, None], 1)[:, 0].double()  # (B, _SPAN)
+    span, before = _first_past(_exact(spans.sum(-1)), _exact(uniform))
+    inside = _exact(spans.take_along_dim(span.to(spans.device)[:, None, None], 1)[:, 0])  # (B, _SPAN)
     place, _ = _first_past(inside, before / inside.sum(-1))
-    return (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
+    chosen = (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
+    return chosen.to(weights.device)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return numbers as float64, on the CPU where their device has none of these."""
+    return (values.cpu() if values.device.type in _WITHOUT_FLOAT64 else values).double()
 
 
 def _first_past(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
