@@ -158,9 +158,10 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
         speed, last = statistics.median(speeds), runs[-1]
         times = f"{speed / beside:.2f}" if beside else ""
         spread = f"{speed:.0f} ({min(speeds):.0f}–{max(speeds):.0f})"
-        processor = statistics.median(sum(run["rows"]) / run["cpu_seconds"] for run in runs if "cpu_seconds" in run)
+        told = [sum(run["rows"]) / run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
+        processor = f"{statistics.median(told):.0f}" if told else ""
         memory = f"{last['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in last else ""
-        lines.append(f"| {name} | {spread} | {times} | {processor:.0f} | {memory} | {notes(last)} |")
+        lines.append(f"| {name} | {spread} | {times} | {processor} | {memory} | {notes(last)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +15,44 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def benchmark(*flags):
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def script(name, monkeypatch):
+    """A script as a module, with those beside it."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """The table's cells, of a way's runs that took so long and wrote so many tokens."""
+    benchmark = script("benchmark", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--model", "folder"])
+
+    def table(**ways):
+        for run in (run for runs in ways.values() for run in runs):
+            run["tokens_per_second"] = sum(run["rows"]) / run["seconds"]
+        made = benchmark.markdown(ways, benchmark.parsed())
+        head, _, *rows = [line.strip("| ").split(" | ") for line in made.splitlines() if line.startswith("|")]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+    return table
+
+
+def test_the_table_tells_the_median_round_and_between_what_they_lie(cells):
+    runs = [{"seconds": seconds, "rows": [40, 60], "cpu_seconds": 2 * seconds} for seconds in (1.0, 5.0, 2.0)]
+    (row,) = cells(engine=runs)
+    assert row["tokens/s"] == "50 (20–100)"
+    assert row["tokens per processor-second"] == "25"
+
+
+def test_an_engine_need_not_tell_more_than_seconds_and_rows(cells):
+    (row,) = cells(engine=[{"seconds": 2.0, "rows": [3, 5]}])
+    assert row["tokens/s"] == "4 (4–4)"
+    assert row["tokens per processor-second"] == ""
 
 
 def test_a_model_or_random_weights_have_to_be_given():

@@ -1,7 +1,11 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfsynth import SamplingParams
+from hfsynth.errors import GenerationError
+from hfsynth.llms import sampling
 from hfsynth.llms.sampling import Sampler, uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
@@ -79,11 +83,57 @@ def test_a_random_stream_is_the_requests_own():
     assert 0 <= stream.min() <= stream.max() < 1
 
 
-def test_weights_that_are_not_numbers_choose_a_word_of_the_vocabulary():
-    chosen = Sampler.of([SamplingParams()], 1000, torch.device("cpu")).choose(
-        torch.full((1, 1000), float("nan")), torch.tensor([0.5])
-    )
-    assert 0 <= int(chosen) < 1000
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=3), SamplingParams(top_p=0.9, min_p=0.1)],
+    ids=str,
+)
+def test_logits_that_are_not_numbers_are_an_error(params, broken):
+    logits = torch.zeros(3, 1000)
+    logits[1, 7] = broken
+    sampler = Sampler.of([SamplingParams(), params, SamplingParams(temperature=0)], 1000, CPU)
+    with pytest.raises(GenerationError, match=r"not numbers \(NaN or infinite\) for 1 of 3 rows; use another dtype"):
+        sampler.choose(logits, torch.full((3,), 0.5))
+
+
+def test_words_that_a_model_rules_out_are_no_error():
+    logits = LOGITS.clone()
+    logits[0] = -torch.inf
+    params = [SamplingParams(temperature=temperature) for temperature in (0, 1e-40, float("inf"))]
+    chosen = Sampler.of(params, 5, CPU).choose(logits.expand(3, -1), torch.zeros(3))
+    assert chosen.tolist() == [4, 4, 1]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
+@pytest.mark.parametrize(
+    "params", [{"temperature": 1e-38}, {"temperature": 1e-50}, {"top_p": 1e-50}, {"min_p": 1.0}], ids=str
+)
+def test_the_least_values_leave_the_likeliest_token(params, uniform):
+    sampler = Sampler.of([SamplingParams(**params)], 5, CPU)
+    assert sampler.choose(10 * LOGITS[None], torch.tensor([uniform])).item() == 0
+
+
+@pytest.fixture
+def two_threads():
+    """As a test's own process may have it, whatever the others run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("vocabulary", [49_152, 128_256])
+def test_a_row_draws_the_same_alone_and_among_others_where_threads_share_the_work(two_threads, vocabulary):
+    logits = 2 * torch.randn(24, vocabulary, generator=torch.Generator().manual_seed(0))
+    # each row's share ends at one of its tokens, so the last rounding of its sum says whether the next one is kept
+    weights = logits.softmax(-1)
+    ends = weights.topk(60).values.cumsum(-1)[:, -1].tolist()
+    params = [SamplingParams(top_p=end) for end in ends]
+    last = torch.full((24,), 1 - 2**-24)  # draws the last token that is kept
+    among = Sampler.of(params, vocabulary, CPU).choose(logits, last)
+    alone = [Sampler.of([p], vocabulary, CPU).choose(logits[row : row + 1], last[:1]) for row, p in enumerate(params)]
+    assert among.tolist() == torch.cat(alone).tolist()
 
 
 def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
@@ -102,3 +152,29 @@ def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
 def test_a_presence_penalty_changes_what_a_greedy_row_takes():
     sampler = Sampler.of([SamplingParams(temperature=0, presence_penalty=1.5)] * 2, 5, CPU)
     assert sampler.choose(LOGITS.expand(2, -1), torch.zeros(2), [[], [0]]).tolist() == [0, 4]
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """A device that has no float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.device.type != "cpu" and made.dtype == torch.float64:
+            raise TypeError(f"{function}: the device has no float64")
+        return made
+
+
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(), SamplingParams(min_p=0.1), SamplingParams(top_k=20, top_p=0.9), SamplingParams(temperature=0)],
+    ids=str,
+)
+def test_a_device_is_asked_for_nothing_before_the_tokens_and_needs_no_float64(monkeypatch, params):
+    monkeypatch.setattr(sampling, "_WITHOUT_FLOAT64", {"meta"})
+    monkeypatch.setattr(sampling, "_on_cpu", lambda chosen: chosen)
+    with FakeTensorMode(), WithoutFloat64():  # tensors without values, which raise where one is asked for
+        device = torch.device("meta")
+        for batch in ([params, params], [params, SamplingParams()]):
+            logits, uniform = torch.rand(2, 1000, device=device), torch.rand(2, device=device)
+            chosen = Sampler.of(batch, 1000, device).choose(logits, uniform)
+            assert chosen.device.type == "meta"

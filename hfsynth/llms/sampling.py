@@ -1,41 +1,60 @@
 """Choose the next token of every row, each by its own parameters and its own random number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfsynth.errors import GenerationError
 from hfsynth.generation import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
 _SPAN = 256  # weights that are summed first
+_WITHOUT_FLOAT64 = {"mps"}
+_LEAST, _MOST = 1e-30, 1e30  # a temperature or share beyond these says no more, but vanishes or overflows in float32
 
 
 @dataclass
 class Sampler:
-    """The sampling parameters of a batch of rows, as columns. B rows, V words in the vocabulary."""
+    """The sampling parameters of a batch of rows, as columns. B rows, V words in the vocabulary.
 
-    temperature: Tensor  # (B, 1)
+    What the parameters alone decide is decided when they are laid out: asking a device would wait for it at each step.
+    """
+
+    temperature: Tensor  # (B, 1), of greedy rows 1
     top_k: Tensor  # (B, 1), V where off
     top_p: Tensor  # (B, 1)
-    min_p: Tensor  # (B, 1)
+    min_p: Tensor | None  # (B, 1), None where off in all rows
     presence_penalty: tuple[float, ...]
+    greedy: Tensor  # rows at temperature 0
+    cut: Tensor  # other rows, of which only the likeliest tokens are kept
+    widest: int  # the most tokens that top-k leaves any of these
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> "Sampler":
         """Lay out the parameters of a batch."""
 
-        def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)[:, None]
+        def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(values, dtype=dtype).to(device)[:, None]
 
+        def rows(chosen: Iterable[bool]) -> Tensor:
+            return torch.tensor([row for row, is_in in enumerate(chosen) if is_in], dtype=torch.int64).to(device)
+
+        top_k = [min(p.top_k or vocabulary, vocabulary) for p in params]
+        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
+        cut = [p.temperature > 0 and (p.top_p < 1 or k < vocabulary) for p, k in zip(params, top_k, strict=True)]
         return cls(
-            temperature=column([p.temperature for p in params]),
-            top_k=column([min(p.top_k or vocabulary, vocabulary) for p in params], torch.int64),
-            top_p=column([p.top_p for p in params]),
-            min_p=column([p.min_p for p in params]),
+            temperature=column([min(max(p.temperature, _LEAST), _MOST) if p.temperature else 1.0 for p in params]),
+            top_k=column(top_k, torch.int64),
+            top_p=column([max(p.top_p, _LEAST) for p in params]),
+            min_p=column([p.min_p for p in params]) if any(p.min_p for p in params) else None,
             presence_penalty=tuple(p.presence_penalty for p in params),
+            greedy=rows(p.temperature == 0 for p in params),
+            cut=rows(cut),
+            widest=max(compress(top_k, cut), default=0),
         )
 
     def choose(self, logits: Tensor, uniform: Tensor, written: Sequence[Sequence[int]] = ()) -> Tensor:
@@ -47,22 +66,19 @@ class Sampler:
             written: What each row has written so far: for those with a presence penalty.
 
         Returns:
-            (B,) token ids.
+            (B,) token ids, on the CPU, where the next step's tokens are put together.
+
+        Raises:
+            GenerationError: If logits are not numbers.
         """
         if any(self.presence_penalty):
             logits = self._penalised(logits, written)
-        greedy = self.temperature == 0
-        if bool(greedy.all()):
-            return logits.argmax(-1)
-        weights = (logits / torch.where(greedy, 1.0, self.temperature)).softmax(-1)  # (B, V), float32
-        if bool(self.min_p.any()):
-            weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
-        chosen = _invert(weights, uniform)
-        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
-        some = ((self.top_p < 1) | (self.top_k < logits.shape[-1]))[:, 0].nonzero()[:, 0]
-        if len(some):
-            chosen[some] = self._choose_among_likeliest(weights[some], uniform[some], some)
-        return torch.where(greedy[:, 0], logits.argmax(-1), chosen) if bool(greedy.any()) else chosen
+        if len(self.greedy) == len(logits):
+            return _on_cpu(_likeliest(logits))
+        chosen = self._draw(logits, uniform)
+        if len(self.greedy):
+            chosen[self.greedy] = _likeliest(logits)[self.greedy]
+        return _on_cpu(chosen)
 
     def _penalised(self, logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
         """Take each row's penalty off the logits of the tokens that it has written. (B, V) → (B, V), float32."""
@@ -74,28 +90,69 @@ class Sampler:
         places = torch.tensor([rows, tokens], device=logits.device)
         return logits.float().index_put(tuple(places), -torch.tensor(offs, device=logits.device), accumulate=True)
 
-    def _choose_among_likeliest(self, weights: Tensor, uniform: Tensor, rows: Tensor) -> Tensor:
-        """Choose for the rows that keep the likeliest tokens only, looking at no more of them than hold what is kept.
+    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Draw a token for every row by its own random number; -1 where its logits are not numbers. (B, V) → (B,)."""
+        weights = (logits / self.temperature).softmax(-1)  # (B, V), float32
+        if self.min_p is not None:
+            weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
+        every = len(self.cut) == len(weights)
+        chosen = torch.empty_like(self.cut) if every else _invert(weights, uniform)
+        if len(self.cut):
+            part = (weights, uniform) if every else (weights[self.cut], uniform[self.cut])
+            chosen[self.cut] = self._draw_among_likeliest(*part)
+        return chosen.masked_fill(weights[:, 0].isnan(), -1)  # one that isn't a number makes all of them so
+
+    def _draw_among_likeliest(self, weights: Tensor, uniform: Tensor) -> Tensor:
+        """Draw for the rows that are cut, looking at no more of their tokens than hold what is kept.
 
         Top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it.
         """
-        top_k, top_p = self.top_k[rows], self.top_p[rows]
-        chosen = torch.empty_like(rows)
-        left = torch.arange(len(rows), device=rows.device)
+        chosen = torch.empty_like(self.cut)
+        left, rows = torch.arange(len(chosen), device=chosen.device), self.cut
         for count in (*(few for few in _LIKELIEST if few < weights.shape[-1]), weights.shape[-1]):
-            ordered, tokens = weights[left].topk(count)
-            ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k[left], 0.0)
+            top_k, top_p = self.top_k[rows], self.top_p[rows]
+            ordered, tokens = weights.topk(count)
+            ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k, 0.0)
             cumulative = ordered.cumsum(-1)
-            within = (top_k[left] <= count)[:, 0]
-            total = torch.where(within, cumulative[:, -1], weights[left].sum(-1))[:, None]
-            done = within | (cumulative[:, -1:] >= top_p[left] * total)[:, 0] | (count == weights.shape[-1])
-            kept = ordered.masked_fill(cumulative - ordered >= top_p[left] * total, 0.0)
-            places = _invert(kept[done], uniform[left[done]])
-            chosen[left[done]] = tokens[done].gather(-1, places[:, None])[:, 0]
-            left = left[~done]
-            if not len(left):
+            total = cumulative[:, -1:]
+            if self.widest > count:
+                total = torch.where(top_k <= count, total, _in_spans(weights).sum(-1).sum(-1, True))
+            kept = ordered.masked_fill(cumulative - ordered >= top_p * total, 0.0)
+            chosen[left] = tokens.gather(-1, _invert(kept, uniform)[:, None])[:, 0]
+            if self.widest <= count:
                 break
+            again = ((top_k > count) & (cumulative[:, -1:] < top_p * total))[:, 0].nonzero()[:, 0]
+            if not len(again):
+                break
+            left, rows, weights, uniform = left[again], rows[again], weights[again], uniform[again]
         return chosen
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """Return each row's likeliest token; -1 where its logits are not numbers. (B, V) → (B,)."""
+    tokens = logits.argmax(-1, keepdim=True)
+    return tokens.masked_fill(~logits.gather(-1, tokens).isfinite(), -1)[:, 0]
+
+
+def _on_cpu(chosen: Tensor) -> Tensor:
+    """Bring the tokens from the device, and see only then that there is one for every row: a device is asked once."""
+    chosen = chosen.cpu()
+    if lost := int((chosen < 0).sum()):
+        raise GenerationError(
+            f"the model's logits are not numbers (NaN or infinite) for {lost} of {len(chosen)} rows; "
+            "use another dtype, such as bfloat16 or float32."
+        )
+    return chosen
+
+
+def _in_spans(weights: Tensor) -> Tensor:
+    """Divide rows into spans, filled up with zeros: (B, V) → (B, spans, _SPAN).
+
+    What is summed over spans first is summed alike in every batch: a single long row would be shared among threads.
+    """
+    missing = -weights.shape[-1] % _SPAN
+    whole = F.pad(weights, (0, missing)) if missing else weights
+    return whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -103,13 +160,17 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
     In two levels, since summing all of V exactly is most of the cost: first the span, then the place in it.
     """
-    missing = -weights.shape[-1] % _SPAN
-    whole = F.pad(weights, (0, missing)) if missing else weights
-    spans = whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)  # (B, spans, _SPAN)
-    span, before = _first_past(spans.sum(-1).double(), uniform.double())
-    inside = spans[torch.arange(len(spans), device=spans.device), span].double()  # (B, _SPAN)
+    spans = _in_spans(weights)
+    span, before = _first_past(_exact(spans.sum(-1)), _exact(uniform))
+    inside = _exact(spans.take_along_dim(span.to(spans.device)[:, None, None], 1)[:, 0])  # (B, _SPAN)
     place, _ = _first_past(inside, before / inside.sum(-1))
-    return (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
+    chosen = (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
+    return chosen.to(weights.device)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return numbers as float64, on the CPU where their device has none of these."""
+    return (values.cpu() if values.device.type in _WITHOUT_FLOAT64 else values).double()
 
 
 def _first_past(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,7 @@ class _Choosing(LogitsProcessor):
             self._sampler = Sampler.of([job.sampling for job in self._jobs], scores.shape[-1], scores.device)
         written = input_ids[:, self._prompt_length :]
         chosen = self._sampler.choose(scores, self._uniforms[:, written.shape[1]], written.tolist())
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None].to(scores.device), 0.0)
 
 
 class _Stopping(StoppingCriteria):
