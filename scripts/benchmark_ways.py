@@ -12,18 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.llms import decoding
 from hfsynth.llms.attention import Prefill, Step
-from hfsynth.llms.decoding import DecodeLoop
+from hfsynth.llms.decoding import DecodeLoop, Tally
 from hfsynth.llms.job import Job
 from hfsynth.llms.packing import PackedLinear, pack_linears
 from hfsynth.llms.sampling import Sampler
@@ -31,10 +32,12 @@ from hfsynth.llms.trial import adopt_attention
 from hfsynth.pipeline import Pipeline
 
 Result = dict[str, Any]
+Work = list[tuple[Any, int]]  # prompts, most of them as tokens, and how many tokens each may get
 
 
-def load(job: Result) -> tuple[Any, list[list[int]], list[int], list[int]]:
-    """Return the model as transformers loads it, the prompts' tokens, their limits and the end tokens."""
+def load(job: Result) -> tuple[Any, Work, list[int]]:
+    """Return the model as transformers loads it, the work and the end tokens."""
+    limits = [prompt["limit"] for prompt in job["prompts"]]
     if job["random_weights"]:
         config = AutoConfig.from_pretrained(job["random_weights"])
         torch.set_default_device(job["device"])  # made where it runs, or a large model takes the host's memory
@@ -43,94 +46,104 @@ def load(job: Result) -> tuple[Any, list[list[int]], list[int], list[int]]:
         draw = torch.Generator().manual_seed(0)
         lengths = [max(len(prompt["text"]) // 4, 1) for prompt in job["prompts"]]
         prompts = [torch.randint(0, config.vocab_size, (length,), generator=draw).tolist() for length in lengths]
-        return model.eval(), prompts, [prompt["limit"] for prompt in job["prompts"]], []
+        return model.eval(), list(zip(prompts, limits, strict=True)), []
     source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
     how = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
     tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **how)
     model.to(job["device"]).eval()
     prompts = [tokenizer(prompt["text"], add_special_tokens=False).input_ids for prompt in job["prompts"]]
-    return model, prompts, [prompt["limit"] for prompt in job["prompts"]], [tokenizer.eos_token_id]
+    return model, list(zip(prompts, limits, strict=True)), [tokenizer.eos_token_id]
 
 
 def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
     """`model.generate` in static batches, longest prompts first; of the first `rows` prompts, where all take long."""
-    model, prompts, limits, ends = load(job)
+    model, all_work, ends = load(job)
     model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=0)
-    order = sorted(range(len(prompts))[:rows], key=lambda row: -len(prompts[row]))
 
-    def run() -> list[int]:
+    def run(work: Work) -> list[int]:
         written = []
+        order = sorted(work, key=lambda one: -len(one[0]))
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
-            longest = max(len(prompts[row]) for row in batch)
-            ids = torch.tensor([[0] * (longest - len(prompts[row])) + prompts[row] for row in batch])
-            mask = torch.tensor([[0] * (longest - len(prompts[row])) + [1] * len(prompts[row]) for row in batch])
+            longest = len(batch[0][0])
+            ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt, _ in batch])
+            mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, _ in batch])
             made = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=max(limits[row] for row in batch),
+                max_new_tokens=max(limit for _, limit in batch),
                 do_sample=job["temperature"] > 0,
                 **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
             )
-            for row, tokens in zip(batch, made[:, longest:].tolist(), strict=True):
+            for (_, limit), tokens in zip(batch, made[:, longest:].tolist(), strict=True):
                 end = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
-                written.append(min(end, limits[row]))
+                written.append(min(end, limit))
         return written
 
-    return timed(job, run)
+    return timed(job, run, all_work[:rows])
 
 
 def continuous(job: Result) -> Result:
-    """Continuous batching by transformers."""
-    model, prompts, limits, ends = load(job)
+    """Continuous batching by transformers: not `generate_batch`, which has one limit for all, but what that calls."""
+    model, all_work, ends = load(job)
+    longest = max(limit for _, limit in all_work)
     settings = GenerationConfig(
-        max_new_tokens=max(limits),
+        max_new_tokens=longest,
         eos_token_id=ends[0] if ends else -1,
         pad_token_id=0,
         do_sample=job["temperature"] > 0,
         **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
     )
     sizes = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=512) if job["device"] == "cpu" else None
+    hints = WorkloadHints(max(len(prompt) for prompt, _ in all_work), longest, len(all_work))
 
-    def run() -> list[int]:
-        more = {"continuous_batching_config": sizes} if sizes else {}
-        made = model.generate_batch(inputs=prompts, generation_config=settings, progress_bar=False, **more)
-        return [len(made[key].generated_tokens) for key in made]
+    def run(work: Work) -> list[int]:
+        # in the order in which it puts them itself, so that beginnings that are shared come one after the other
+        asked = [manager.add_request(prompt, max_new_tokens=limit) for prompt, limit in sorted(work, reverse=True)]
+        written: dict[str, int] = {}
+        while len(written) < len(asked):
+            made = manager.get_result(timeout=1)
+            if made and made.is_finished():
+                written[made.request_id] = len(made.generated_tokens)
+            elif not made and not manager.is_running():
+                raise SystemExit(f"continuous batching ended after {len(written)} of {len(asked)} rows")
+        return [written[name] for name in asked]
 
-    return timed(job, run)
+    with (
+        torch.no_grad(),
+        model.continuous_batching_context_manager(
+            settings, continuous_batching_config=sizes, workload_hints=hints
+        ) as manager,
+    ):
+        return timed(job, run, all_work)
 
 
 def loop(job: Result, sharing: bool = True) -> Result:
     """The decode loop; without sharing, every prompt is computed whole."""
-    model, prompts, limits, ends = load(job)
+    model, all_work, ends = load(job)
     pack_linears(model)
     if fault := adopt_attention(model):
         raise SystemExit(fault)
     decoding._SHARED = decoding._SHARED if sharing else sys.maxsize
-    jobs = [
-        Job(
-            prompt,
-            SamplingParams(temperature=job["temperature"], max_new_tokens=limit),
-            row,
-            limit,
-            frozenset(ends),
-            (),
-        )
-        for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
-    ]
     engine = DecodeLoop(model, str, job["slots"])
 
-    def run() -> list[int]:
+    def run(work: Work) -> list[int]:
+        engine.tally = Tally()
+        sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
+        jobs = [Job(prompt, sampling, row, limit, frozenset(ends), ()) for row, (prompt, limit) in enumerate(work)]
         waiting = list(reversed(jobs))
-        return [len(written.tokens) for _, written in engine.run(lambda: waiting.pop() if waiting else None)]
+        written = dict(engine.run(lambda: waiting.pop() if waiting else None))
+        return [len(written[one].tokens) for one in jobs]
 
-    with shares() as spent:
-        made = timed(job, run)
+    spent: dict[str, float] = {}
+    made = watched = timed(job, run, all_work, shares(job["device"], spent))
+    if job["device"] != "cpu":  # waiting for the device to learn what took how long costs time of its own
+        made = timed(job, run, all_work)
     tally = engine.tally
     made["occupancy"] = tally.stepped / max(tally.steps * job["slots"], 1)
     made["prompt_tokens_computed"], made["prompt_tokens_copied"] = tally.read, tally.copied
-    made["shares"] = {name: seconds / made["seconds"] for name, seconds in spent.items()}
+    made["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
     made["gemm_limit"] = gemm_limit(model, job["slots"], sum(made["rows"]), tally.read)
     return made
 
@@ -138,47 +151,67 @@ def loop(job: Result, sharing: bool = True) -> Result:
 def runner(job: Result) -> Result:
     """The whole pipeline: TextGeneration over a dataset, in chunks, saved."""
     llm = TransformersLLM(
-        job["model"], gguf_file=job["gguf_file"] or None, dtype=job["dtype"], batch_size=job["slots"]
+        job["model"],
+        gguf_file=job["gguf_file"] or None,
+        dtype=job["dtype"],
+        device=job["device"],
+        batch_size=job["slots"],
     ).load()
-    sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
-    dataset = Dataset.from_dict({"instruction": [prompt["instruction"] for prompt in job["prompts"]]})
-    pipeline = Pipeline((TextGeneration(llm, sampling=sampling),))
 
-    def run() -> list[int]:
+    def run(work: Work) -> list[int]:
+        sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=max(limit for _, limit in work))
+        dataset = Dataset.from_dict({"instruction": [text for text, _ in work]})
+        pipeline = Pipeline((TextGeneration(llm, sampling=sampling),))
         with tempfile.TemporaryDirectory() as folder:
             made = pipeline.run(dataset, run_dir=folder, chunk_size=32, quiet=True)
             return [entries[-1]["completion_tokens"] for entries in made["generation_metadata"]]
 
-    return timed(job, run)
+    return timed(job, run, [(prompt["instruction"], prompt["limit"]) for prompt in job["prompts"]])
 
 
-def timed(job: Result, run: Callable[[], list[int]]) -> Result:
-    """Run once and measure."""
+def timed(
+    job: Result, run: Callable[[Work], list[int]], work: Work, watch: AbstractContextManager[None] | None = None
+) -> Result:
+    """Run once and measure, after a few prompts that warm up what is slow the first time."""
+    run([(prompt[::-1], min(limit, 4)) for prompt, limit in work[:8]])  # others, or they would be known already
+    on_cuda = job["device"].startswith("cuda")
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(job["device"])
+    settle(job["device"])
     began, processor = time.perf_counter(), time.process_time()
-    rows = run()
-    if job["device"] != "cpu":
-        torch.cuda.synchronize()
+    with watch or nullcontext():
+        rows = run(work)
+    settle(job["device"])
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - processor,
         "rows": rows,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": torch.cuda.max_memory_allocated(job["device"]) if on_cuda else resident,
     }
 
 
+def settle(device: str) -> None:
+    """Wait for what a device has still to do, so that it is counted where it was asked for."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 @contextmanager
-def shares() -> Iterator[dict[str, float]]:
-    """Measure what is spent on forwards, on attention inside them, and on choosing tokens. On a CPU only."""
-    spent = {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
+def shares(device: str, spent: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds spent on forwards, on attention inside them, and on choosing tokens."""
+    spent |= {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
 
     def watch(owner: Any, name: str, what: str) -> Callable[[], None]:
         real = getattr(owner, name)
 
         def watched(*args: Any) -> Any:
+            settle(device)
             began = time.perf_counter()
             try:
                 return real(*args)
             finally:
+                settle(device)
                 spent[what] += time.perf_counter() - began
 
         setattr(owner, name, watched)
@@ -188,7 +221,7 @@ def shares() -> Iterator[dict[str, float]]:
     places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:
-        yield spent
+        yield
     finally:
         for restore in undo:
             restore()

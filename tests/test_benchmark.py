@@ -1,7 +1,8 @@
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,17 @@ def benchmark(*flags):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def script(name, monkeypatch):
-    """A script as a module, with those beside it."""
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script by its name."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module
 
 
 @pytest.fixture
-def cells(monkeypatch):
+def cells(script, monkeypatch):
     """The table's cells, of a way's runs that took so long and wrote so many tokens."""
-    benchmark = script("benchmark", monkeypatch)
+    benchmark = script("benchmark")
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--model", "folder"])
 
     def table(**ways):
@@ -65,20 +64,28 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES})
     )
-    flags = ["--random-weights", tmp_path, "--num-requests", 10, "--max-new-tokens", 24, "--slots", 4, "--repeats", 2]
-    engine = (
-        f"""echo={sys.executable} -c 'print("{{\\"seconds\\": 2.0, \\"rows\\": [3, 5], \\"cpu_seconds\\": 1}}")'"""
-    )
-    told = benchmark(
-        *flags, "--output-dir", tmp_path / "out", "--engine", engine, "--ways", "generate, batch 32", "hfsynth"
-    )
+    flags = ["--random-weights", tmp_path, "--num-requests", 10, "--max-new-tokens", 60, "--slots", 4, "--repeats", 1]
+    ways = ["generate, batch 32", "continuous batching", "hfsynth"]
+    told = benchmark(*flags, "--output-dir", tmp_path / "out", "--ways", *ways)
     assert told.returncode == 0, told.stderr
     made = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
-    assert {name: len(runs) for name, runs in made.items()} == {"generate, batch 32": 2, "hfsynth": 2, "echo": 2}
-    assert sum(made["hfsynth"][0]["rows"]) == sum(made["generate, batch 32"][0]["rows"])
-    assert made["echo"][0]["tokens_per_second"] == 4.0
-    assert 0 < made["hfsynth"][0]["occupancy"] <= 1
+    assert list(made) == ways, told.stderr
+    static, continuous, own = (made[way][0] for way in ways)
+    wanted = sorted(own["rows"])
+    assert wanted[0] < wanted[-1] == 60
+    assert sorted(static["rows"]) == sorted(continuous["rows"]) == wanted  # what no request asked for is no work
+    assert 0 < own["occupancy"] <= 1
+    assert 0 < own["shares"]["forward"] + own["shares"]["sampling"] < 1
     assert told.stdout.strip() == (tmp_path / "out" / "benchmark.md").read_text().strip()
+
+
+def test_another_engine_is_measured_in_every_round(tmp_path):
+    engine = f"""echo={sys.executable} -c 'print("{{\\"seconds\\": 2.0, \\"rows\\": [3, 5]}}")'"""
+    flags = ["--random-weights", tmp_path, "--num-requests", 10, "--repeats", 2, "--output-dir", tmp_path, "--ways"]
+    told = benchmark(*flags, "--engine", engine)
+    assert told.returncode == 0, told.stderr
+    made = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert [run["tokens_per_second"] for run in made["echo"]] == [4.0, 4.0]
 
 
 @pytest.mark.model
@@ -89,3 +96,30 @@ def test_the_whole_run_and_continuous_batching_are_measured_on_a_real_model(tmp_
     assert told.returncode == 0, told.stderr
     made = json.loads((tmp_path / "benchmark.json").read_text())["results"]
     assert set(made) == set(ways), told.stderr
+
+
+def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(script, monkeypatch):
+    ways = script("benchmark_ways")
+    monkeypatch.setattr(ways.torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
+    monkeypatch.setattr(ways.decoding, "forward", lambda: None)
+    spent, none = {}, {}
+    with ways.shares("cuda", spent):
+        ways.decoding.forward()
+    with ways.shares("cpu", none):
+        ways.decoding.forward()
+    assert spent["forward"] >= 0.05 > none["forward"]
+
+
+def test_what_is_slow_the_first_time_is_not_measured(script):
+    calls = []
+
+    def run(work):
+        calls.append(work)
+        time.sleep(0.1 if len(calls) == 1 else 0)
+        return [limit for _, limit in work]
+
+    work = [([row, 1], 9) for row in range(20)]
+    made = script("benchmark_ways").timed({"device": "cpu"}, run, work)
+    assert made["rows"] == [9] * 20
+    assert made["seconds"] < 0.1
+    assert not set(map(str, calls[0])) & set(map(str, work))  # what it has read already would be no work
