@@ -7,6 +7,7 @@
 Every way runs in a process of its own on the same prompts. An engine's command is given a file with {"prompts",
 "max_new_tokens", "temperature", "top_p", "threads"} and prints {"seconds", "rows": tokens of each row} last.
 The table tells medians, and the slowest and fastest run in brackets; only ratios mean something on another machine.
+The roofline is what matrix products and the memory, as measured there, would allow: see benchmark_roofline.py.
 """
 
 import argparse
@@ -150,8 +151,8 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
         f"{arguments.num_requests} prompts, at most {arguments.max_new_tokens} new tokens, "
         f"temperature {arguments.temperature}, {arguments.repeats} rounds",
         "",
-        "| way | tokens/s | × batch 32 | tokens per processor-second | peak memory | notes |",
-        "|---|---|---|---|---|---|",
+        "| way | tokens/s | × batch 32 | of the roofline | tokens per processor-second | peak memory | notes |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
         speeds = [run["tokens_per_second"] for run in runs]
@@ -161,7 +162,9 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
         told = [sum(run["rows"]) / run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
         processor = f"{statistics.median(told):.0f}" if told else ""
         memory = f"{last['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in last else ""
-        lines.append(f"| {name} | {spread} | {times} | {processor} | {memory} | {notes(last)} |")
+        limits = [run["tokens_per_second"] / run["roofline"]["tokens_per_second"] for run in runs if "roofline" in run]
+        share = f"{statistics.median(limits):.0%}" if limits else ""
+        lines.append(f"| {name} | {spread} | {times} | {share} | {processor} | {memory} | {notes(last)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -178,7 +181,11 @@ def notes(run: Result) -> str:
             f"{1 - spent['forward'] - sampling:.0%} else"
         )
         told.append(f"prompt tokens: {run['prompt_tokens_computed']} computed, {run['prompt_tokens_copied']} copied")
-        told.append(f"matrix products alone: {run['gemm_limit']:.0f} tokens/s")
+        limit = run["roofline"]
+        told.append(
+            f"roofline: {limit['tokens_per_second']:.0f} tokens/s (matrix products alone {limit['products']:.0f}; "
+            f"memory alone {limit['reading']:.0f}, at {limit['bytes_per_second'] / 1e9:.1f} GB/s)"
+        )
     return "; ".join(told)
 
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from benchmark_roofline import roofline, settle
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
@@ -26,7 +27,7 @@ from hfsynth.llms import decoding
 from hfsynth.llms.attention import Prefill, Step
 from hfsynth.llms.decoding import DecodeLoop, Tally
 from hfsynth.llms.job import Job
-from hfsynth.llms.packing import PackedLinear, pack_linears
+from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.sampling import Sampler
 from hfsynth.llms.trial import adopt_attention
 from hfsynth.pipeline import Pipeline
@@ -137,14 +138,15 @@ def loop(job: Result, sharing: bool = True) -> Result:
         return [len(written[one].tokens) for one in jobs]
 
     spent: dict[str, float] = {}
-    made = watched = timed(job, run, all_work, shares(job["device"], spent))
+    made = watched = timed(job, run, all_work, shares(model.device, spent))
     if job["device"] != "cpu":  # waiting for the device to learn what took how long costs time of its own
         made = timed(job, run, all_work)
     tally = engine.tally
     made["occupancy"] = tally.stepped / max(tally.steps * job["slots"], 1)
     made["prompt_tokens_computed"], made["prompt_tokens_copied"] = tally.read, tally.copied
     made["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
-    made["gemm_limit"] = gemm_limit(model, job["slots"], sum(made["rows"]), tally.read)
+    rows = [(len(prompt), count) for (prompt, _), count in zip(all_work, made["rows"], strict=True)]
+    made["roofline"] = roofline(model, job["slots"], rows, tally.read)
     return made
 
 
@@ -174,31 +176,26 @@ def timed(
 ) -> Result:
     """Run once and measure, after a few prompts that warm up what is slow the first time."""
     run([(prompt[::-1], min(limit, 4)) for prompt, limit in work[:8]])  # others, or they would be known already
-    on_cuda = job["device"].startswith("cuda")
+    device = torch.device(job["device"])
+    on_cuda = device.type == "cuda"
     if on_cuda:
-        torch.cuda.reset_peak_memory_stats(job["device"])
-    settle(job["device"])
+        torch.cuda.reset_peak_memory_stats(device)
+    settle(device)
     began, processor = time.perf_counter(), time.process_time()
     with watch or nullcontext():
         rows = run(work)
-    settle(job["device"])
+    settle(device)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - processor,
         "rows": rows,
-        "peak_bytes": torch.cuda.max_memory_allocated(job["device"]) if on_cuda else resident,
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else resident,
     }
 
 
-def settle(device: str) -> None:
-    """Wait for what a device has still to do, so that it is counted where it was asked for."""
-    if device != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 @contextmanager
-def shares(device: str, spent: dict[str, float]) -> Iterator[None]:
+def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds spent on forwards, on attention inside them, and on choosing tokens."""
     spent |= {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
 
@@ -225,30 +222,6 @@ def shares(device: str, spent: dict[str, float]) -> Iterator[None]:
     finally:
         for restore in undo:
             restore()
-
-
-def gemm_limit(model: Any, rows: int, written: int, read: int) -> float:
-    """Return the tokens written per second if nothing but this model's matrix products took time, measured here."""
-    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear | torch.nn.Linear)]
-    head = model.get_output_embeddings()
-
-    def seconds(count: int, chosen: list[Any]) -> float:
-        widths = {layer.in_features for layer in chosen}
-        like = {"device": model.device, "dtype": model.dtype}
-        inputs = {width: torch.randn(1, count, width, **like) for width in widths}
-        best = []
-        with torch.inference_mode():
-            for _ in range(3):
-                began = time.perf_counter()
-                for layer in chosen:
-                    layer(inputs[layer.in_features])
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                best.append(time.perf_counter() - began)
-        return min(best) / count
-
-    body = [layer for layer in layers if layer is not head]
-    return written / (written * seconds(rows, layers) + read * seconds(1024, body))
 
 
 WAYS: dict[str, Callable[[Result], Result]] = {

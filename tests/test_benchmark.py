@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import GGUF
-from tests.tiny import SIZES
+from tests.tiny import SIZES, tiny
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -48,6 +49,15 @@ def test_the_table_tells_the_median_round_and_between_what_they_lie(cells):
     assert row["tokens per processor-second"] == "25"
 
 
+def test_the_table_tells_what_share_of_the_roofline_a_way_reaches(cells):
+    roofline = {"tokens_per_second": 200.0, "products": 250.0, "reading": 300.0, "bytes_per_second": 2e10}
+    told = {"occupancy": 0.9, "shares": dict.fromkeys(("forward", "attention", "sampling"), 0.2)}
+    told |= {"prompt_tokens_computed": 5, "prompt_tokens_copied": 6, "roofline": roofline}
+    own, other = cells(own=[{"seconds": 2.0, "rows": [30, 70], **told}], other=[{"seconds": 2.0, "rows": [30, 70]}])
+    assert (own["of the roofline"], other["of the roofline"]) == ("25%", "")
+    assert "roofline: 200 tokens/s (matrix products alone 250; memory alone 300, at 20.0 GB/s)" in own["notes"]
+
+
 def test_an_engine_need_not_tell_more_than_seconds_and_rows(cells):
     (row,) = cells(engine=[{"seconds": 2.0, "rows": [3, 5]}])
     assert row["tokens/s"] == "4 (4–4)"
@@ -76,6 +86,8 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
     assert sorted(static["rows"]) == sorted(continuous["rows"]) == wanted  # what no request asked for is no work
     assert 0 < own["occupancy"] <= 1
     assert 0 < own["shares"]["forward"] + own["shares"]["sampling"] < 1
+    limit = own["roofline"]
+    assert 0 < limit["tokens_per_second"] <= min(limit["products"], limit["reading"])
     assert told.stdout.strip() == (tmp_path / "out" / "benchmark.md").read_text().strip()
 
 
@@ -100,12 +112,12 @@ def test_the_whole_run_and_continuous_batching_are_measured_on_a_real_model(tmp_
 
 def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(script, monkeypatch):
     ways = script("benchmark_ways")
-    monkeypatch.setattr(ways.torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
     monkeypatch.setattr(ways.decoding, "forward", lambda: None)
     spent, none = {}, {}
-    with ways.shares("cuda", spent):
+    with ways.shares(torch.device("cuda"), spent):
         ways.decoding.forward()
-    with ways.shares("cpu", none):
+    with ways.shares(torch.device("cpu"), none):
         ways.decoding.forward()
     assert spent["forward"] >= 0.05 > none["forward"]
 
@@ -123,3 +135,36 @@ def test_what_is_slow_the_first_time_is_not_measured(script):
     assert made["rows"] == [9] * 20
     assert made["seconds"] < 0.1
     assert not set(map(str, calls[0])) & set(map(str, work))  # what it has read already would be no work
+
+
+def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch):
+    module = script("benchmark_roofline")
+    model = tiny()
+    layers = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 64) * 4  # bytes of 2 layers, in float32
+    head, cached = 64 * 64 * 4, 2 * 2 * 2 * 16 * 4  # bytes of the head, and of one token's keys and values
+
+    def limits(speed, step=0.5, forward=2.0):
+        monkeypatch.setattr(module, "bandwidth", lambda *_: speed)
+        taken = {2: step, 1024: forward}
+        monkeypatch.setattr(module, "seconds_of_products", lambda model, layers, count: taken[count])
+        # 2 rows write 12 tokens in 6 steps, each after its prompt and, on average, half of what it writes
+        return module.roofline(model, 5, [(10, 4), (20, 8)], 512)
+
+    kept = cached * (4 * (10 + 2) + 8 * (20 + 4))
+    slow = limits(speed=1000.0)
+    assert slow["products"] == pytest.approx(12 / (6 * 0.5 + 2.0 / 2))
+    assert slow["reading"] == pytest.approx(12 / ((6 * (layers + head) + kept + layers / 2) / 1000))
+    assert slow["tokens_per_second"] == slow["reading"]
+    fast = limits(speed=1e15)
+    assert fast["tokens_per_second"] == fast["products"] < fast["reading"]
+    mixed = limits(speed=1000.0, step=0.0, forward=1e6)
+    assert mixed["tokens_per_second"] < min(mixed["products"], mixed["reading"])
+
+
+def test_memory_and_products_are_measured_on_the_device(script):
+    module = script("benchmark_roofline")
+    model = tiny()
+    found = module.roofline(model, 2, [(10, 4), (20, 8)], 30, size=2**16)
+    assert 1e6 < found["bytes_per_second"] < 1e14
+    head = [model.get_output_embeddings()]
+    assert module.seconds_of_products(model, head * 100, 64) > module.seconds_of_products(model, head, 64) > 0
