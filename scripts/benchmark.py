@@ -8,6 +8,21 @@ Every way runs in a process of its own on the same prompts. An engine's command 
 "max_new_tokens", "temperature", "top_p", "threads"} and prints {"seconds", "rows": tokens of each row} last.
 The table tells medians, and the slowest and fastest run in brackets; only ratios mean something on another machine.
 The roofline is what matrix products and the memory, as measured there, would allow: see benchmark_roofline.py.
+
+distilabel, for one, as `--engine 'distilabel=/env/bin/python run_distilabel.py FOLDER'`, by a run_distilabel.py of:
+
+    import json, sys, time
+    from distilabel.models import TransformersLLM
+
+    job = json.load(open(sys.argv[2]))
+    llm = TransformersLLM(model=sys.argv[1], chat_template="{{ messages[0].content }}")  # it is in the prompts already
+    llm.load()
+    asked = [[{"role": "user", "content": text}] for text in job["prompts"]]
+    how = {"max_new_tokens": job["max_new_tokens"], "temperature": job["temperature"], "repetition_penalty": 1.0}
+    began = time.perf_counter()
+    made = llm.generate_outputs(inputs=asked, **how)
+    rows = [one["statistics"]["output_tokens"][0] for one in made]
+    print(json.dumps({"seconds": time.perf_counter() - began, "rows": rows}))
 """
 
 import argparse
