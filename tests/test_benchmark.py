@@ -122,6 +122,19 @@ def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(sc
     assert spent["forward"] >= 0.05 > none["forward"]
 
 
+def test_the_peak_of_a_gpu_is_its_own_memorys_since_the_warm_up(script, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: told.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if told == ["run", "reset", "run"] else 0)
+
+    def run(work):
+        told.append("run")
+        return [1]
+
+    assert script("benchmark_ways").timed({"device": "cuda"}, run, [([1], 1)])["peak_bytes"] == 7
+
+
 def test_what_is_slow_the_first_time_is_not_measured(script):
     calls = []
 
