@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LongcatFlashConfig
 
 from hfsynth.llms.packing import PackedLinear, pack_linears
 from tests.tiny import prompt, tiny
@@ -24,6 +25,23 @@ def test_a_bias_is_kept():
     layer, x = nn.Linear(32, 16), torch.randn(2, 3, 32)
     with torch.inference_mode():
         assert torch.allclose(PackedLinear(layer)(x), layer(x), atol=1e-5)
+
+
+LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 24}
+ROUTED = {"n_routed_experts": 4, "expert_ffn_hidden_size": 32, "moe_topk": 2, "zero_expert_num": 2}
+
+
+def test_a_model_may_use_the_weight_of_a_layer_by_itself():
+    model = tiny(LongcatFlashConfig, num_layers=2, num_key_value_heads=4, head_dim=16, **LATENT, **ROUTED)
+    expected = logits(model, prompt(20))
+    pack_linears(model)
+    assert torch.allclose(logits(model, prompt(20)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_weight_is_given_back_as_it_was(dtype):
+    layer = nn.Linear(33, 77, dtype=dtype)
+    assert torch.equal(PackedLinear(layer).weight, layer.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

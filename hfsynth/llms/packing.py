@@ -14,21 +14,27 @@ _DTYPES = (torch.bfloat16, torch.float32)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight only the CPU's kernels can read."""
+    """A linear layer whose weight is kept as only the CPU's kernels can read it."""
 
-    weight: Tensor
+    packed: Tensor
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self.register_buffer("weight", packed, persistent=False)
+        self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, laid out anew as it was: some models compute with a layer's weight themselves."""
+        dense: Tensor = self.packed.to_dense()
+        return dense
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x · weightᵀ + bias, (…, in) → (…, out)."""
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return made
 
 
