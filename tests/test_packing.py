@@ -1,8 +1,11 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
 from transformers import LongcatFlashConfig
 
+from hfsynth.llms import packing
 from hfsynth.llms.packing import PackedLinear, pack_linears
 from tests.tiny import prompt, tiny
 
@@ -52,6 +55,20 @@ def test_a_rows_product_is_the_same_to_the_bit_in_any_company(dtype):
         whole = layer(x)
         for count in (2, 3, 16, 33, 64, 100):
             assert torch.equal(layer(x[50 : 50 + count]), whole[50 : 50 + count])
+
+
+def test_only_one_layer_at_a_time_is_there_twice(monkeypatch):
+    model = tiny()
+    layers = weakref.WeakSet(layer for layer in model.modules() if type(layer) is nn.Linear)
+    left = []
+
+    def packed(layer):
+        left.append(len(layers))
+        return PackedLinear(layer)
+
+    monkeypatch.setattr(packing, "PackedLinear", packed)
+    assert pack_linears(model) == 15
+    assert left == list(range(15, 0, -1))
 
 
 def test_a_dtype_that_can_not_be_packed_is_left_alone():

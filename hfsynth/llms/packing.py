@@ -46,15 +46,15 @@ def pack_linears(model: Any) -> int:
     """
     if model.device.type != "cpu" or model.dtype not in _DTYPES or not _can_pack(model.dtype):
         return 0
-    found = [
-        (parent, name, child)
+    found = [  # without the layers: each is gone as soon as it is replaced, so only one is there twice
+        (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child.weight.dtype in _DTYPES
     ]
     with torch.inference_mode(False), torch.no_grad():
-        for parent, name, child in found:
-            setattr(parent, name, PackedLinear(child))
+        for parent, name in found:
+            setattr(parent, name, PackedLinear(getattr(parent, name)))
     return len(found)
 
 
