@@ -13,8 +13,17 @@ from hfsynth.errors import GenerationError
 
 logger = logging.getLogger(__name__)
 _FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
+# memory that ran out in words that accelerate doesn't know: of a library that CUDA calls, of CUDA itself
+_TOLD = ("_STATUS_ALLOC_FAILED", "error: out of memory")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, so that less of it may go well."""
+    if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOLD)
 
 
 def available_memory(device: torch.device) -> int:
@@ -61,7 +70,7 @@ def compute_fitting(
     try:
         return compute(items)
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         if len(items) == 1:
             raise GenerationError(f"out of memory with {name(items[0])} alone; use a smaller model.") from error
