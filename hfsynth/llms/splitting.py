@@ -100,7 +100,7 @@ class Team:
     def fitting(self, model: Any) -> int:
         """Return for how many tokens' keys and values all of them have memory."""
         every: list[int] = [0] * self.size
-        dist.all_gather_object(every, tokens_fitting(model, self.size), group=self.group)
+        dist.all_gather_object(every, tokens_fitting(model), group=self.group)
         return min(every)
 
     def _hear(self) -> tuple[Any, ...]:
