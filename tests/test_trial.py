@@ -7,8 +7,11 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MixtralConfig,
+    OlmoeConfig,
     PhimoeConfig,
     Qwen2MoeConfig,
+    Qwen3MoeConfig,
 )
 
 from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, forward
@@ -94,6 +97,17 @@ def test_a_model_that_looks_at_other_rows_is_found_out(looks):
     model.model.embed_tokens.register_forward_hook(
         lambda module, inputs, output: output * 1.1 if looks(inputs[0]) else output
     )
+    assert not is_batch_invariant(model)
+
+
+ROUTED = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize("config", [MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig])
+def test_nothing_is_claimed_of_a_model_whose_tokens_choose_their_weights(config):
+    model = tiny(config, dtype=torch.bfloat16, **ROUTED, shared_expert_intermediate_size=32)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
     assert not is_batch_invariant(model)
 
 

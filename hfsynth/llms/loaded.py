@@ -59,7 +59,10 @@ class Loaded:
     fault: str
     """Why the model can't be run by the decode loop; empty where it can."""
     overlaps: bool
-    """Whether what is written for a request is the same, to the bit, whatever else is in flight."""
+    """Whether what is written for a request is the same, to the bit, whatever else is in flight.
+
+    Found by trying, and never claimed of a model with experts.
+    """
     _engine: tuple[int, Engine] | None = None
 
     @classmethod
