@@ -63,6 +63,16 @@ def test_learned_positions_are_no_obstacle():
     assert adopt_attention(model) == ""
 
 
+def test_a_model_that_does_not_give_the_logits_of_some_places_alone_is_noticed():
+    def some(module, inputs, options):
+        if not isinstance(options.get("logits_to_keep", 0), int):
+            raise RuntimeError("indices should be on the same device")
+
+    model = tiny()
+    model.register_forward_pre_hook(some, with_kwargs=True)
+    assert "indices should be on the same device" in adopt_attention(model)
+
+
 def test_another_result_is_noticed():
 
     model = tiny()

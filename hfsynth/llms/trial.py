@@ -140,7 +140,8 @@ def _written(model: Any, slots: KeyValueSlots) -> Tensor:
     lengths = [1 + (row * 5) % half for row in range(rows - 1)] + [half]
     segments = [Segment(row, 0, length) for row, length in enumerate(lengths)]
     prompts = [token for text, length in zip(texts, lengths, strict=True) for token in text[:length]]
-    logits = [forward(model, prompts, Prefill(slots, segments, model.device))[-1:]]
+    lasts = torch.tensor(lengths).cumsum(0) - 1
+    logits = [forward(model, prompts, Prefill(slots, segments, model.device), lasts)[-1:]]
     for _ in range(half, _TOKENS - 1):
         tokens = [text[length] for text, length in zip(texts, lengths, strict=True)]
         logits.append(forward(model, tokens, Step(slots, lengths))[-1:])
