@@ -8,6 +8,7 @@ from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.generation import Requests
 from hfsynth.llms import loaded
 from hfsynth.llms.job import Written
+from hfsynth.llms.packing import PackedLinear
 
 pytestmark = pytest.mark.model
 
@@ -28,6 +29,16 @@ def test_a_model_that_the_loop_can_not_run_is_run_in_static_batches_and_says_so_
         assert other.complete(REQUESTS) == expected
         assert not other.overlaps()
     assert caplog.text.count("is run in static batches, which are slower: it has states") == 1
+
+
+def test_the_layers_of_a_model_are_packed_for_the_loop_alone(smollm, monkeypatch):
+    def packed(llm):
+        return any(isinstance(layer, PackedLinear) for layer in llm._loaded().model.modules())
+
+    assert packed(smollm)
+    monkeypatch.setattr(loaded, "adopt_attention", lambda model: "it has states")
+    with replace(smollm, chat_template_kwargs={"d": 1}) as other:
+        assert not packed(other)
 
 
 def test_in_bfloat16_too_a_row_is_the_same_whatever_else_is_in_flight(smollm):

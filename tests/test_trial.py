@@ -7,11 +7,14 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MixtralConfig,
+    OlmoeConfig,
     PhimoeConfig,
     Qwen2MoeConfig,
+    Qwen3MoeConfig,
 )
 
-from hfsynth.llms.attention import NAME
+from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, forward
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from tests.tiny import generated, prompt, tiny
@@ -60,6 +63,16 @@ def test_learned_positions_are_no_obstacle():
     assert adopt_attention(model) == ""
 
 
+def test_a_model_that_does_not_give_the_logits_of_some_places_alone_is_noticed():
+    def some(module, inputs, options):
+        if not isinstance(options.get("logits_to_keep", 0), int):
+            raise RuntimeError("indices should be on the same device")
+
+    model = tiny()
+    model.register_forward_pre_hook(some, with_kwargs=True)
+    assert "indices should be on the same device" in adopt_attention(model)
+
+
 def test_another_result_is_noticed():
 
     model = tiny()
@@ -73,15 +86,46 @@ def test_another_result_is_noticed():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype):
-    model = tiny(dtype=dtype, head_dim=64)
+    model = tiny(dtype=dtype, head_dim=64, num_key_value_heads=1)
     pack_linears(model)
     assert adopt_attention(model) == ""
     assert is_batch_invariant(model)
 
 
-def test_a_model_that_looks_at_the_whole_forward_is_found_out():
-    model = tiny()
+LOOKS = {
+    "at how many there are": lambda tokens: tokens.shape[1] == 7,
+    "at texts": lambda tokens: tokens.shape[1] == 40 and len(tokens.unique()) > 1,
+}
+
+
+@pytest.mark.parametrize("looks", LOOKS.values(), ids=LOOKS)
+def test_a_model_that_looks_at_other_rows_is_found_out(looks):
+    model = tiny(num_key_value_heads=1)
     pack_linears(model)
     assert adopt_attention(model) == ""
-    model.model.norm.register_forward_hook(lambda module, inputs, output: output * (1 + output.shape[1] / 1000))
+    assert is_batch_invariant(model)
+    model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: output * 1.1 if looks(inputs[0]) else output
+    )
     assert not is_batch_invariant(model)
+
+
+ROUTED = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize("config", [MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig])
+def test_nothing_is_claimed_of_a_model_whose_tokens_choose_their_weights(config):
+    model = tiny(config, dtype=torch.bfloat16, **ROUTED, shared_expert_intermediate_size=32)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    assert not is_batch_invariant(model)
+
+
+def test_what_is_claimed_of_attention_is_tried_with_the_heads_of_the_model():
+    model = tiny(num_key_value_heads=4, head_dim=64)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    tokens, slots = prompt(20), KeyValueSlots(1, 32, model.device)
+    read = forward(model, tokens, Prefill(slots, [Segment(0, 0, 20)], model.device))[-1]
+    written = forward(model, tokens[-1:], Step(slots, [19]))[-1]
+    assert torch.equal(read, written) or not is_batch_invariant(model)

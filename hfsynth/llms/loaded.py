@@ -59,7 +59,10 @@ class Loaded:
     fault: str
     """Why the model can't be run by the decode loop; empty where it can."""
     overlaps: bool
-    """Whether what is written for a request is the same, to the bit, whatever else is in flight."""
+    """Whether what is written for a request is the same, to the bit, whatever else is in flight.
+
+    Found by trying, and never claimed of a model with experts.
+    """
     _engine: tuple[int, Engine] | None = None
 
     @classmethod
@@ -276,13 +279,13 @@ def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
 
 def _prepare(model: Any, llm: "TransformersLLM") -> str:
     """Make a model ready for the decode loop; return why it can't be, if it can't."""
-    if not llm.is_split:
-        pack_linears(model)
     fault = adopt_attention(model)
     if fault and llm.is_split:
         raise GenerationError(f"{llm.model_name} can't be split over processes: {fault}.")
     if fault:
         logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
+    elif not llm.is_split:
+        pack_linears(model)
     return fault
 
 

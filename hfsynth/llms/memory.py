@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import psutil
@@ -10,11 +11,22 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hfsynth.errors import GenerationError
+from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, forward
+from hfsynth.llms.windows import window_of
 
 logger = logging.getLogger(__name__)
 _FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
+# memory that ran out in words that accelerate doesn't know: of a library that CUDA calls, of CUDA itself
+_TOLD = ("_STATUS_ALLOC_FAILED", "error: out of memory")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, so that less of it may go well."""
+    if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TOLD)
 
 
 def available_memory(device: torch.device) -> int:
@@ -24,18 +36,29 @@ def available_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def cache_bytes_per_token(model: Any, parts: int = 1) -> int:
-    """Return what the keys and values of one token take in all layers of a model, or of one of its parts, in bytes."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * max(heads // parts, 1) * width * model.dtype.itemsize)
+def cache_bytes_per_token(model: Any) -> dict[torch.device, int]:
+    """Return what the keys and values of one token take on each device that has layers of a model, in bytes.
+
+    Two tokens are read to see: layers may differ, and what they keep isn't always what a configuration speaks of.
+
+    Args:
+        model: A transformers causal language model whose attention function is `attention.attend`.
+    """
+    slots = KeyValueSlots(1, window_of(2), model.device)
+    with torch.inference_mode():
+        forward(model, [0, 0], Prefill(slots, [Segment(0, 0, 2)], model.device))
+    taken = dict[torch.device, int]()
+    for tensor in chain.from_iterable(slots.layers.values()):
+        taken[tensor.device] = taken.get(tensor.device, 0) + tensor.nbytes // slots.capacity
+    return taken
 
 
-def tokens_fitting(model: Any, parts: int = 1) -> int:
-    """Return for how many tokens' keys and values there is memory; this process has 1 of `parts` of the model."""
-    share = _FREE.get(model.device.type, _FREE["cuda"])
-    return int(available_memory(model.device) * share) // cache_bytes_per_token(model, parts)
+def tokens_fitting(model: Any) -> int:
+    """Return for how many tokens' keys and values there is memory, on every device that has layers of a model."""
+    return min(
+        int(available_memory(device) * _FREE.get(device.type, _FREE["cuda"])) // taken
+        for device, taken in cache_bytes_per_token(model).items()
+    )
 
 
 def free_memory() -> None:
@@ -61,7 +84,7 @@ def compute_fitting(
     try:
         return compute(items)
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         if len(items) == 1:
             raise GenerationError(f"out of memory with {name(items[0])} alone; use a smaller model.") from error

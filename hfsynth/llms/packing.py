@@ -14,21 +14,27 @@ _DTYPES = (torch.bfloat16, torch.float32)
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight only the CPU's kernels can read."""
+    """A linear layer whose weight is kept as only the CPU's kernels can read it."""
 
-    weight: Tensor
+    packed: Tensor
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self.register_buffer("weight", packed, persistent=False)
+        self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, laid out anew as it was: some models compute with a layer's weight themselves."""
+        dense: Tensor = self.packed.to_dense()
+        return dense
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x · weightᵀ + bias, (…, in) → (…, out)."""
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return made
 
 
@@ -40,15 +46,15 @@ def pack_linears(model: Any) -> int:
     """
     if model.device.type != "cpu" or model.dtype not in _DTYPES or not _can_pack(model.dtype):
         return 0
-    found = [
-        (parent, name, child)
+    found = [  # without the layers: each is gone as soon as it is replaced, so only one is there twice
+        (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child.weight.dtype in _DTYPES
     ]
     with torch.inference_mode(False), torch.no_grad():
-        for parent, name, child in found:
-            setattr(parent, name, PackedLinear(child))
+        for parent, name in found:
+            setattr(parent, name, PackedLinear(getattr(parent, name)))
     return len(found)
 
 

@@ -21,13 +21,12 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from hfsynth.errors import SplitModelError
 from hfsynth.llms.attention import KeyValueSlots, Pass, Prefill, Step
 from hfsynth.llms.loading import process_device
-from hfsynth.llms.memory import free_memory, tokens_fitting
+from hfsynth.llms.memory import free_memory, is_out_of_memory, tokens_fitting
 from hfsynth.llms.scoring import Branches
 
 _PATIENCE = timedelta(days=7)  # that a process waits for the next word: process 0 may be at other work
@@ -101,7 +100,7 @@ class Team:
     def fitting(self, model: Any) -> int:
         """Return for how many tokens' keys and values all of them have memory."""
         every: list[int] = [0] * self.size
-        dist.all_gather_object(every, tokens_fitting(model, self.size), group=self.group)
+        dist.all_gather_object(every, tokens_fitting(model), group=self.group)
         return min(every)
 
     def _hear(self) -> tuple[Any, ...]:
@@ -197,7 +196,7 @@ def _pass(kind: str, where: Any, slots: Any, device: torch.device) -> Pass:
 
 
 def _give_up(error: RuntimeError) -> NoReturn:
-    if not should_reduce_batch_size(error):
+    if not is_out_of_memory(error):
         raise error
     raise SplitModelError(
         f"memory ran out in one of the {world_size()} processes that hold a model together; use a smaller batch_size."

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 from hfsynth.errors import GenerationError
 from hfsynth.generation import FinishReason
 from hfsynth.llms.job import Decode, Job, Take, Written
-from hfsynth.llms.memory import free_memory
+from hfsynth.llms.memory import free_memory, is_out_of_memory
 from hfsynth.llms.sampling import Sampler, uniforms
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class StaticBatches:
             try:
                 written = generate_batch(self._model, batch, self._decode)
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise GenerationError(

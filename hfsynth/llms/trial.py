@@ -4,6 +4,7 @@ Many models ask their attention for more than reading a row's earlier tokens (st
 scores, sinks). Rather than listing them, a short text is read both ways and the logits compared.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, 
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
+_ROWS = (1, 7, 40)  # that are read together
 _LENGTHS = (100, 290, 380, 440, 600, 950)  # of rows that are read alone and among others
 _LAYERS = {"full_attention", "sliding_attention"}
 _ROTARY = ("dynamic", "longrope")  # rotations that depend on the longest row of a forward
@@ -43,19 +45,49 @@ def adopt_attention(model: Any) -> str:
 
 
 def is_batch_invariant(model: Any) -> bool:
-    """Whether a row's logits are the same, to the bit, alone and among many others of other lengths."""
+    """Whether a row's logits are the same, to the bit, alone and among others of other texts and lengths.
+
+    Not claimed of a model with experts: how many tokens each is given with a row's depends on the texts of all rows,
+    and no trial shows every number.
+    """
+    if _has_experts(model):
+        return False
     with torch.inference_mode():
-        alone, among = (_written(model, KeyValueSlots(rows, 64, model.device)) for rows in (1, 40))
-        return torch.equal(alone, among) and _attends_invariantly(model)
+        alone, *among = (_written(model, KeyValueSlots(rows, 64, model.device)) for rows in _ROWS)
+        return all(torch.equal(alone, other) for other in among) and _attends_invariantly(model)
+
+
+def _has_experts(model: Any) -> bool:
+    """Whether tokens choose which weights they meet: those of experts lie one behind the other, or say their name."""
+    return any(parameter.dim() > 2 or "expert" in name for name, parameter in model.named_parameters())
+
+
+@dataclass
+class _Watched(Prefill):
+    """A pass that notes what layers give their attention."""
+
+    given: set[tuple[int, int, int]] = field(default_factory=set)
+    """Query heads that share a key head, width of the keys, width of the values."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
+        self.given.add((query.shape[1] // keys.shape[1], keys.shape[-1], values.shape[-1]))
+        return super().attend(query, keys, values, scaling, reach)
 
 
 def _attends_invariantly(model: Any) -> bool:
     """Whether attention to a long row is the same alone, among rows of other lengths, and as a prompt is read."""
+    watched = _Watched(KeyValueSlots(1, 64, model.device), [Segment(0, 0, 2)], model.device)
+    forward(model, [0, 0], watched)
+    return all(_is_invariant(model, *given) for given in watched.given)
+
+
+def _is_invariant(model: Any, shared: int, width: int, value_width: int) -> bool:
+    """Whether attention is, with this many query heads for each of two key heads, and heads of these widths."""
     draw = torch.Generator().manual_seed(0)
-    config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    keys, values = torch.randn(2, 40, 2, 1024, width, generator=draw).to(model.device, model.dtype)
-    query = torch.randn(1, 6, 40, width, generator=draw).to(model.device, model.dtype)
+    query, keys, values = (
+        torch.randn(shape, generator=draw).to(model.device, model.dtype)
+        for shape in ((1, 2 * shared, 40, width), (40, 2, 1024, width), (40, 2, 1024, value_width))
+    )
     slots = KeyValueSlots(40, 1024, model.device)
     for length in _LENGTHS:
         lengths = [length, *range(20, 1000, 26)][:40]
@@ -68,10 +100,10 @@ def _attends_invariantly(model: Any) -> bool:
     return True
 
 
-def _text(model: Any) -> Tensor:
-    """Return tokens from all over the vocabulary, none of them special by design: (_TOKENS,)."""
+def _text(model: Any, number: int = 0) -> Tensor:
+    """Return tokens from all over the vocabulary, none of them special by design: (_TOKENS,). Numbers give others."""
     size = model.get_input_embeddings().num_embeddings
-    text: Tensor = (torch.arange(1, _TOKENS + 1, device=model.device) * 7919) % size
+    text: Tensor = (torch.arange(1, _TOKENS + 1, device=model.device) * 7919 + number * 104729) % size
     return text
 
 
@@ -103,11 +135,15 @@ def _has_window(model: Any) -> bool:
 
 def _written(model: Any, slots: KeyValueSlots) -> Tensor:
     """Read half of the text as a prompt and half token by token, in the last of some rows: the logits of that half."""
-    rows, text, half = slots.count, _text(model).tolist(), _TOKENS // 2
+    rows, half = slots.count, _TOKENS // 2
+    texts = [_text(model, rows - 1 - row).tolist() for row in range(rows)]
     lengths = [1 + (row * 5) % half for row in range(rows - 1)] + [half]
     segments = [Segment(row, 0, length) for row, length in enumerate(lengths)]
-    logits = [forward(model, [t for n in lengths for t in text[:n]], Prefill(slots, segments, model.device))[-1:]]
-    for place in range(half, _TOKENS - 1):
-        at = [length + place - half for length in lengths]
-        logits.append(forward(model, [text[place]] * rows, Step(slots, at))[-1:])
+    prompts = [token for text, length in zip(texts, lengths, strict=True) for token in text[:length]]
+    lasts = torch.tensor(lengths).cumsum(0) - 1
+    logits = [forward(model, prompts, Prefill(slots, segments, model.device), lasts)[-1:]]
+    for _ in range(half, _TOKENS - 1):
+        tokens = [text[length] for text, length in zip(texts, lengths, strict=True)]
+        logits.append(forward(model, tokens, Step(slots, lengths))[-1:])
+        lengths = [length + 1 for length in lengths]
     return torch.cat(logits)
