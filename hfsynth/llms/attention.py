@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from hfsynth.llms.rounding import scaled_dot_product
 from hfsynth.llms.windows import window_of, windows
 
 NAME = "hfsynth"
@@ -154,9 +155,7 @@ class Step:
                 _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
             ]
         read = [
-            F.scaled_dot_product_attention(
-                grouped[part], keys[part, :, :window], values[part, :, :window], mask, scale=scaling
-            )
+            scaled_dot_product(grouped[part], keys[part, :, :window], values[part, :, :window], mask, scaling)
             for (part, window), mask in zip(self._windows, self._masks[reach, query.device], strict=True)
         ]
         return torch.cat(read).flatten(1, 2)[None]
@@ -214,8 +213,8 @@ class Prefill:
         out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
         for (place, slot, _, window), mask in zip(self._blocks, self._masks[key], strict=True):
             grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
-            read = F.scaled_dot_product_attention(
-                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scale=scaling
+            read = scaled_dot_product(
+                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scaling
             )
             # reshape: some kernels on a GPU return other strides than they were given
             out[0, place] = read.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
