@@ -85,8 +85,9 @@ def test_another_result_is_noticed():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype):
-    model = tiny(dtype=dtype, head_dim=64, num_key_value_heads=1)
+@pytest.mark.parametrize(("heads", "width"), [(4, 64), (2, 64), (1, 64), (2, 128), (1, 256)])
+def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype, heads, width):
+    model = tiny(dtype=dtype, num_key_value_heads=heads, head_dim=width)
     pack_linears(model)
     assert adopt_attention(model) == ""
     assert is_batch_invariant(model)
