@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook
 from transformers import (
     Gemma2Config,
     GPT2Config,
@@ -130,3 +131,19 @@ def test_what_is_claimed_of_attention_is_tried_with_the_heads_of_the_model():
     read = forward(model, tokens, Prefill(slots, [Segment(0, 0, 20)], model.device))[-1]
     written = forward(model, tokens[-1:], Step(slots, [19]))[-1]
     assert torch.equal(read, written) or not is_batch_invariant(model)
+
+
+def test_places_stay_where_they_are_in_a_model_on_several_devices():
+    model, seen = tiny(), []
+    hook = AlignDevicesHook(execution_device="meta", io_same_device=True)
+
+    def moved(module, inputs, options):
+        seen.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
+
+    assert adopt_attention(model) == ""
+    model.register_forward_pre_hook(moved, with_kwargs=True)
+    slots = KeyValueSlots(1, 32, model.device)
+    kept = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device), [2, 7])
+    whole = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device))
+    assert torch.allclose(kept, whole[[2, 7]], atol=1e-4)
+    assert seen == [[2, 7], 0]

@@ -264,14 +264,15 @@ def attend(
     return F.pad(read, (0, 0, 0, 0, 0, query.shape[2] - count)), None
 
 
-def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Tensor | int = 0) -> Tensor:
+def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] | int = 0) -> Tensor:
     """Read tokens with a model whose attention is `attend`.
 
     Args:
         model: A transformers causal language model.
         tokens: The tokens, T of them.
         where: Their slots and positions.
-        keep: Places among the tokens after which logits are wanted; 0 for all.
+        keep: Places among the tokens after which logits are wanted; 0 for all. No tensor: where a model is on several
+            devices, that would be moved to the first of them, and the logits may be on another.
 
     Returns:
         Logits, (kept, vocabulary).

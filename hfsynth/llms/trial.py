@@ -5,6 +5,7 @@ scores, sinks). Rather than listing them, a short text is read both ways and the
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ def _written(model: Any, slots: KeyValueSlots) -> Tensor:
     lengths = [1 + (row * 5) % half for row in range(rows - 1)] + [half]
     segments = [Segment(row, 0, length) for row, length in enumerate(lengths)]
     prompts = [token for text, length in zip(texts, lengths, strict=True) for token in text[:length]]
-    lasts = torch.tensor(lengths).cumsum(0) - 1
+    lasts = [end - 1 for end in accumulate(lengths)]
     logits = [forward(model, prompts, Prefill(slots, segments, model.device), lasts)[-1:]]
     for _ in range(half, _TOKENS - 1):
         tokens = [text[length] for text, length in zip(texts, lengths, strict=True)]
