@@ -94,6 +94,13 @@ def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype, head
     assert is_batch_invariant(model)
 
 
+def test_the_logits_of_a_single_place_are_the_same_to_the_bit_as_among_others():
+    model = tiny(hidden_size=2048)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    assert is_batch_invariant(model)
+
+
 LOOKS = {
     "at how many there are": lambda tokens: tokens.shape[1] == 7,
     "at texts": lambda tokens: tokens.shape[1] == 40 and len(tokens.unique()) > 1,

@@ -278,12 +278,15 @@ def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] 
         Logits, (kept, vocabulary).
     """
     ids, positions = torch.tensor([tokens], device=model.device), where.positions[None]
-    alone = len(tokens) == 1
-    if alone:  # kernels for a single token round otherwise than those for many, so there are never less than two
+    # kernels for a single token or logit round otherwise than those for many, so there are never less than two
+    if len(tokens) == 1:
         ids, positions = ids.expand(1, 2), positions.expand(1, 2)
+    count = len(tokens) if isinstance(keep, int) else len(keep)
+    if not isinstance(keep, int) and count == 1:
+        keep = [*keep, *keep]
     output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, tokens=where)
-    logits: Tensor = output.logits[0]
-    return logits[:1] if alone else logits
+    logits: Tensor = output.logits[0, :count]
+    return logits
 
 
 AttentionInterface.register(NAME, attend)
