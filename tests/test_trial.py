@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.hooks import AlignDevicesHook
 from transformers import (
     Gemma2Config,
     GPT2Config,
@@ -85,8 +86,16 @@ def test_another_result_is_noticed():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype):
-    model = tiny(dtype=dtype, head_dim=64, num_key_value_heads=1)
+@pytest.mark.parametrize(("heads", "width"), [(4, 64), (2, 64), (1, 64), (2, 128), (1, 256)])
+def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype, heads, width):
+    model = tiny(dtype=dtype, num_key_value_heads=heads, head_dim=width)
+    pack_linears(model)
+    assert adopt_attention(model) == ""
+    assert is_batch_invariant(model)
+
+
+def test_the_logits_of_a_single_place_are_the_same_to_the_bit_as_among_others():
+    model = tiny(hidden_size=2048)
     pack_linears(model)
     assert adopt_attention(model) == ""
     assert is_batch_invariant(model)
@@ -129,3 +138,19 @@ def test_what_is_claimed_of_attention_is_tried_with_the_heads_of_the_model():
     read = forward(model, tokens, Prefill(slots, [Segment(0, 0, 20)], model.device))[-1]
     written = forward(model, tokens[-1:], Step(slots, [19]))[-1]
     assert torch.equal(read, written) or not is_batch_invariant(model)
+
+
+def test_places_stay_where_they_are_in_a_model_on_several_devices():
+    model, seen = tiny(), []
+    hook = AlignDevicesHook(execution_device="meta", io_same_device=True)
+
+    def moved(module, inputs, options):
+        seen.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
+
+    assert adopt_attention(model) == ""
+    model.register_forward_pre_hook(moved, with_kwargs=True)
+    slots = KeyValueSlots(1, 32, model.device)
+    kept = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device), [2, 7])
+    whole = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device))
+    assert torch.allclose(kept, whole[[2, 7]], atol=1e-4)
+    assert seen == [[2, 7], 0]

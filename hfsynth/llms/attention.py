@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from hfsynth.llms.rounding import scaled_dot_product
 from hfsynth.llms.windows import window_of, windows
 
 NAME = "hfsynth"
@@ -154,9 +155,7 @@ class Step:
                 _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
             ]
         read = [
-            F.scaled_dot_product_attention(
-                grouped[part], keys[part, :, :window], values[part, :, :window], mask, scale=scaling
-            )
+            scaled_dot_product(grouped[part], keys[part, :, :window], values[part, :, :window], mask, scaling)
             for (part, window), mask in zip(self._windows, self._masks[reach, query.device], strict=True)
         ]
         return torch.cat(read).flatten(1, 2)[None]
@@ -214,8 +213,8 @@ class Prefill:
         out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
         for (place, slot, _, window), mask in zip(self._blocks, self._masks[key], strict=True):
             grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
-            read = F.scaled_dot_product_attention(
-                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scale=scaling
+            read = scaled_dot_product(
+                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scaling
             )
             # reshape: some kernels on a GPU return other strides than they were given
             out[0, place] = read.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
@@ -265,25 +264,29 @@ def attend(
     return F.pad(read, (0, 0, 0, 0, 0, query.shape[2] - count)), None
 
 
-def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Tensor | int = 0) -> Tensor:
+def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] | int = 0) -> Tensor:
     """Read tokens with a model whose attention is `attend`.
 
     Args:
         model: A transformers causal language model.
         tokens: The tokens, T of them.
         where: Their slots and positions.
-        keep: Places among the tokens after which logits are wanted; 0 for all.
+        keep: Places among the tokens after which logits are wanted; 0 for all. No tensor: where a model is on several
+            devices, that would be moved to the first of them, and the logits may be on another.
 
     Returns:
         Logits, (kept, vocabulary).
     """
     ids, positions = torch.tensor([tokens], device=model.device), where.positions[None]
-    alone = len(tokens) == 1
-    if alone:  # kernels for a single token round otherwise than those for many, so there are never less than two
+    # kernels for a single token or logit round otherwise than those for many, so there are never less than two
+    if len(tokens) == 1:
         ids, positions = ids.expand(1, 2), positions.expand(1, 2)
+    count = len(tokens) if isinstance(keep, int) else len(keep)
+    if not isinstance(keep, int) and count == 1:
+        keep = [*keep, *keep]
     output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, tokens=where)
-    logits: Tensor = output.logits[0]
-    return logits[:1] if alone else logits
+    logits: Tensor = output.logits[0, :count]
+    return logits
 
 
 AttentionInterface.register(NAME, attend)

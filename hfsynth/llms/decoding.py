@@ -13,6 +13,7 @@ put back at any time: its tokens are read again, as a prompt. Where memory runs 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -123,7 +124,8 @@ class DecodeLoop:
         rows = [self._seating.row(slot) for slot in chosen]
         read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
         through = [row.filled + len(part) == len(row.known) for row, part in zip(rows, read, strict=True)]
-        last = (torch.tensor([len(part) for part in read]).cumsum(0) - 1)[torch.tensor(through)]
+        ends = accumulate(map(len, read))
+        last = [end - 1 for end, done in zip(ends, through, strict=True) if done]
         where = Prefill(self._seating.slots, segments, self._model.device)
         logits = forward(self._model, [token for part in read for token in part], where, last)
         for row, part in zip(rows, read, strict=True):

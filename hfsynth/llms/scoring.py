@@ -152,8 +152,7 @@ def _branching(model: Any, compared: Sequence[Comparison]) -> list[tuple[float, 
         first += len(one.tokens)
     with torch.inference_mode():
         tokens = [token for one in compared for token in one.tokens]
-        # the places on the CPU: the logits may be on another device
-        logits = forward(model, tokens, Branches.of(compared, model.device), torch.tensor(keep))
+        logits = forward(model, tokens, Branches.of(compared, model.device), keep)
         scores, first = list[tuple[float, ...]](), 0
         for one in compared:
             count = len(one.tokens) - len(one.prompt) + 1

@@ -12,7 +12,7 @@ others, and they do the same with their parts; transformers adds up what the par
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -93,7 +93,7 @@ class Team:
                 input_ids=torch.tensor(tokens, device=model.device),
                 position_ids=torch.tensor(positions, device=model.device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(keep) if isinstance(keep, list) else keep,
+                logits_to_keep=keep,
                 tokens=_pass(kind, where, self._slots, model.device),
             )
 
@@ -121,15 +121,19 @@ class SplitModel:
         return getattr(self._model, name)
 
     def __call__(
-        self, input_ids: Tensor, position_ids: Tensor, use_cache: bool, logits_to_keep: Tensor | int, tokens: Pass
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        use_cache: bool,
+        logits_to_keep: Sequence[int] | int,
+        tokens: Pass,
     ) -> Any:
         """Read tokens; `use_cache` is off.
 
         Raises:
             SplitModelError: If memory runs out: the parts would not be at the same place any more.
         """
-        keep = logits_to_keep.tolist() if isinstance(logits_to_keep, Tensor) else logits_to_keep
-        self._team.tell("read", input_ids.tolist(), position_ids.tolist(), keep, *_described(tokens))
+        self._team.tell("read", input_ids.tolist(), position_ids.tolist(), logits_to_keep, *_described(tokens))
         try:
             return self._model(
                 input_ids=input_ids,
