@@ -17,12 +17,11 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward
 from hfsynth.llms.job import Decode, Job, Take, Written
-from hfsynth.llms.memory import tokens_fitting
+from hfsynth.llms.memory import is_out_of_memory, tokens_fitting
 from hfsynth.llms.room import CAPACITY, Room
 from hfsynth.llms.sampling import Sampler
 from hfsynth.llms.seating import Row, common
@@ -105,7 +104,7 @@ class DecodeLoop:
         """Go on by one forward: the rows that have read all they have, and the tokens that they choose."""
         reading = any(row.missing > 1 for row in self._room.rows)
         rows, logits = self._prefill() if reading else self._step()
-        return rows, [] if logits is None else self._sample(rows, logits)
+        return rows, [] if logits is None or not rows else self._sample(rows, logits)
 
     def _prefill(self) -> tuple[list[Row], Tensor | None]:
         """Read as much of the prompts as one forward takes; the rows that are through, and their logits."""
@@ -188,7 +187,7 @@ class DecodeLoop:
             with torch.inference_mode():
                 return work()
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
         # outside the handler, whose traceback holds the tensors
         self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
