@@ -44,6 +44,16 @@ def test_one_that_waits_sits_down_as_soon_as_there_is_room():
     assert (made.seating.slots.count, made.seating.slots.capacity) == (1, 1536)
 
 
+@pytest.mark.parametrize(("most", "after"), [(40, (40, CAPACITY)), (30, (28, 544))])
+def test_slots_are_made_shorter_for_many_more_rows_and_not_for_a_few(most, after):
+    made, take = room(most, 40 * CAPACITY), lengths(400, *[20] * 60)
+    fill(made, take)
+    assert (made.seating.slots.count, made.seating.slots.capacity) == (28, 544)
+    made.seating.free(max(made.rows, key=lambda row: len(row.known)))
+    fill(made, take)
+    assert (made.seating.slots.count, made.seating.slots.capacity) == after
+
+
 def test_a_row_too_long_for_all_of_memory_gets_no_slot():
     made = room()
     assert not made.seat(made.next(lengths(1600)))

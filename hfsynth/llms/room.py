@@ -19,6 +19,7 @@ from hfsynth.llms.windows import window_of
 logger = logging.getLogger(__name__)
 CAPACITY = 384
 """Tokens that a slot has room for at first, and at least."""
+_WORTH = 1.25  # times as many slots are worth making them shorter
 _GROWTH = 128  # tokens that it is made longer than it need be, not to be made longer again at once
 
 
@@ -137,8 +138,14 @@ class Room:
 
     def _fits(self, row: Row) -> bool:
         """Whether memory holds a row beside those that sit."""
-        rows = [*self.rows, row]
-        return len(rows) * max(CAPACITY, window_of(_longest(rows))) <= self._tokens
+        rows, slots = [*self.rows, row], self.seating.slots
+        length = _longest(rows)
+        if len(rows) * max(CAPACITY, window_of(length)) > self._tokens:
+            return False
+        if length > slots.capacity or len(rows) <= slots.count:
+            return True
+        # shorter slots would be more, but all that they hold has to be copied
+        return min(self._most, self._tokens // max(CAPACITY, window_of(length + _GROWTH))) > _WORTH * slots.count
 
     def _arrange(self, rows: Sequence[Row]) -> bool:
         """See that there is a slot for each of these rows, and as many more as memory holds; False if it can't be."""
