@@ -101,3 +101,14 @@ def test_one_long_row_is_given_up_and_one_short_row_is_an_error():
     assert other.halve() == []
     with pytest.raises(GenerationError, match="out of memory with one row of 20 tokens"):
         other.halve()
+
+
+def test_slots_grow_by_half_where_memory_has_that_for_all_of_them():
+    made, sizes = room(4, 100 * CAPACITY), []
+    fill(made, lengths(20))
+    (row,) = made.rows
+    for _ in range(2000):
+        row.tokens.append(5)
+        assert made.grow() == []
+        sizes += [made.seating.slots.capacity] * (made.seating.slots.capacity not in sizes)
+    assert sizes == [384, 576, 864, 1312, 2048]

@@ -155,6 +155,8 @@ class Room:
         capacity = CAPACITY if length <= CAPACITY else window_of(length + _GROWTH)
         if len(rows) * capacity > self._tokens:
             capacity = window_of(length)
+        elif length > slots.capacity and self._most * (ample := window_of(slots.capacity * 3 // 2)) <= self._tokens:
+            capacity = max(capacity, ample)  # so that rows are copied few times, however long they become
         count = min(self._most, self._tokens // capacity)
         if count < len(rows):
             return False
