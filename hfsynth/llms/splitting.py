@@ -172,7 +172,10 @@ class _LeadingSlots(KeyValueSlots):
 
     def copy(self, sources: Any, targets: Any, length: int) -> None:
         self.team.tell("copy", sources, targets, length)
-        super().copy(sources, targets, length)
+        try:
+            super().copy(sources, targets, length)
+        except RuntimeError as error:
+            _give_up(error)
 
 
 def world_size() -> int:
