@@ -37,7 +37,7 @@ def roofline(model: Any, slots: int, rows: list[tuple[int, int]], read: int, siz
     written, slots = sum(count for _, count in rows), min(slots, len(rows))
     steps, forwards = written / slots, read / _PREFILL
     # a row's n-th step reads the keys and values of its prompt and of the n tokens before
-    kept = cache_bytes_per_token(model) * sum(count * (prompt + count / 2) for prompt, count in rows)
+    kept = sum(cache_bytes_per_token(model).values()) * sum(count * (prompt + count / 2) for prompt, count in rows)
     speed = bandwidth(model.device, size)
     products = seconds_of_products(model, layers, slots), seconds_of_products(model, body, _PREFILL)
     reading = (weight_bytes(model, layers) + kept / steps) / speed, weight_bytes(model, body) / speed
