@@ -8,8 +8,6 @@ from hfsynth.llms.attention import (
     Step,
     UnsupportedAttention,
     attend,
-    window_of,
-    windows,
 )
 
 CPU = torch.device("cpu")
@@ -72,17 +70,6 @@ def test_each_token_is_written_to_its_own_place():
     assert target[0, 1, :4, 3].tolist() == [3, 4, 5, 0]
     Step(slots, [3, 0, 6]).write(target, new[:, :, :3])
     assert (target[0, 0, 3, 0], target[1, 0, 0, 0], target[2, 0, 6, 0]) == (1, 2, 3)
-
-
-def test_rows_share_a_window_only_where_their_keys_are_summed_in_one_order():
-    assert windows([10, 40, 380, 390, 500, 600, 900], CPU) == [
-        (slice(0, 3), 384),
-        (slice(3, 5), 512),
-        (slice(5, 6), 608),
-        (slice(6, 7), 1024),
-    ]
-    assert [part for part, _ in windows([20] * 40, CPU)] == [slice(0, 16), slice(16, 32), slice(32, 40)]
-    assert all(length <= window_of(length) < length + 512 for length in range(1, 2000))
 
 
 def test_slots_grow_without_losing_what_they_hold():

@@ -11,13 +11,12 @@ others, and they do the same with their parts; transformers adds up what the par
     dismiss            that was all of this step
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,14 +52,32 @@ class Team:
     @contextmanager
     def led(self) -> Iterator[None]:
         """Lead the others, who follow: at the end of the block they are dismissed."""
+        lost = False
         try:
             yield
         except (SplitModelError, KeyboardInterrupt):
-            raise  # where the others are nobody knows, nor whether they hear; the launcher ends them
-        except BaseException:
-            self.tell("dismiss")
+            lost = True  # where the others are nobody knows, nor whether they hear; the launcher ends them
             raise
-        self.tell("dismiss")
+        finally:
+            if not lost:
+                self.tell("dismiss")
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Do what the others do, too.
+
+        Raises:
+            SplitModelError: If memory runs out: the parts would not be at the same place any more.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SplitModelError(
+                f"memory ran out in one of the {self.size} processes that hold a model together; use a smaller "
+                "batch_size."
+            ) from error
 
     def tell(self, *words: Any) -> None:
         """Say something to all others."""
@@ -134,7 +151,7 @@ class SplitModel:
             SplitModelError: If memory runs out: the parts would not be at the same place any more.
         """
         self._team.tell("read", input_ids.tolist(), position_ids.tolist(), logits_to_keep, *_described(tokens))
-        try:
+        with self._team.in_step():
             return self._model(
                 input_ids=input_ids,
                 position_ids=position_ids,
@@ -142,8 +159,6 @@ class SplitModel:
                 logits_to_keep=logits_to_keep,
                 tokens=tokens,
             )
-        except RuntimeError as error:
-            _give_up(error)
 
     def tokens_fitting(self) -> int:
         """Return for how many tokens' keys and values there is memory in every process."""
@@ -165,22 +180,13 @@ class _LeadingSlots(KeyValueSlots):
 
     def resize(self, count: int, capacity: int, kept: int) -> None:
         self.team.tell("resize", count, capacity, kept)
-        try:
+        with self.team.in_step():
             super().resize(count, capacity, kept)
-        except RuntimeError as error:
-            _give_up(error)
 
     def copy(self, sources: Any, targets: Any, length: int) -> None:
         self.team.tell("copy", sources, targets, length)
-        try:
+        with self.team.in_step():
             super().copy(sources, targets, length)
-        except RuntimeError as error:
-            _give_up(error)
-
-
-def world_size() -> int:
-    """Return how many processes `accelerate launch` has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _described(where: Pass) -> tuple[str, Any]:
@@ -200,11 +206,3 @@ def _pass(kind: str, where: Any, slots: Any, device: torch.device) -> Pass:
     if kind == "branches":
         return Branches.of(where, device)
     return Prefill(slots, where, device) if kind == "prefill" else Step(slots, where)
-
-
-def _give_up(error: RuntimeError) -> NoReturn:
-    if not is_out_of_memory(error):
-        raise error
-    raise SplitModelError(
-        f"memory ran out in one of the {world_size()} processes that hold a model together; use a smaller batch_size."
-    ) from error
