@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from hfsynth.llms.attention import (
-    KeyValueSlots,
     Prefill,
     Segment,
     Step,
     UnsupportedAttention,
     attend,
 )
+from hfsynth.llms.slots import KeyValueSlots
 
 CPU = torch.device("cpu")
 WIDTH, HEADS, SHARED = 8, 2, 3
@@ -70,27 +70,6 @@ def test_each_token_is_written_to_its_own_place():
     assert target[0, 1, :4, 3].tolist() == [3, 4, 5, 0]
     Step(slots, [3, 0, 6]).write(target, new[:, :, :3])
     assert (target[0, 0, 3, 0], target[1, 0, 0, 0], target[2, 0, 6, 0]) == (1, 2, 3)
-
-
-def test_slots_grow_without_losing_what_they_hold():
-    slots = KeyValueSlots(2, 32, CPU)
-    keys, _ = slots.layer(0, torch.zeros(1, HEADS, 1, WIDTH), torch.zeros(1, HEADS, 1, 2 * WIDTH))
-    keys[1] = 7.0
-    slots.resize(4, 64, kept=2)
-    keys, values = slots.layers[0]
-    assert keys.shape == (4, HEADS, 64, WIDTH)
-    assert values.shape == (4, HEADS, 64, 2 * WIDTH)
-    assert (keys[1, :, :32] == 7).all()
-    assert not keys[:, :, 32:].any()
-
-
-def test_slots_may_change_places():
-    slots = KeyValueSlots(3, 32, CPU)
-    keys, _ = slots.layer(0, torch.zeros(1, HEADS, 1, WIDTH), torch.zeros(1, HEADS, 1, WIDTH))
-    keys[:] = torch.arange(3.0)[:, None, None, None]
-    slots.copy([0, 1, 2], [1, 2, 0], 4)
-    assert keys[:, 0, 0, 0].tolist() == [2, 0, 1]
-    assert keys[:, 0, 4, 0].tolist() == [0, 1, 2]
 
 
 def test_a_model_that_asks_for_more_is_told():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hfsynth import GenerationError
-from hfsynth.llms.attention import KeyValueSlots
 from hfsynth.llms.room import CAPACITY, Room
+from hfsynth.llms.slots import KeyValueSlots
 from tests.tiny import job, taker
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hfsynth.llms.attention import KeyValueSlots
 from hfsynth.llms.seating import Row, Seating, common
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import windows
 from tests.tiny import job
 

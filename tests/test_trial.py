@@ -15,8 +15,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, forward
+from hfsynth.llms.attention import NAME, Prefill, Segment, Step, forward
 from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from tests.tiny import generated, prompt, tiny
 

@@ -3,7 +3,7 @@
 A forward reads one flat list of tokens, (1, T), and everything in a model but attention treats each token by itself.
 So tokens of many rows, at any positions, are computed together without padding; only attention knows whose they are:
 
-    slots    keys and values of every layer, (slots, heads, capacity, width): a row's own are at its slot, from 0
+    slots    keys and values of every layer, (slots, heads, capacity, width): a row's own are at its slot (`slots.py`)
     pass     which slots and positions the T tokens of a forward belong to: `Step` or `Prefill`
     attend   registered with transformers under `NAME`: writes the tokens' keys and values, reads each row's own
 
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from hfsynth.llms.rounding import scaled_dot_product
+from hfsynth.llms.rounding import filled_up, scaled_dot_product
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of, windows
 
 NAME = "hfsynth"
@@ -29,54 +30,6 @@ _BLOCK = 128  # tokens of a prompt that share a window: a divisor of the spans o
 
 class UnsupportedAttention(ValueError):
     """A model asks for more than attention over a row's earlier tokens."""
-
-
-@dataclass
-class KeyValueSlots:
-    """Keys and values of `count` rows of at most `capacity` tokens, for each layer as soon as it is first written."""
-
-    count: int
-    capacity: int
-    device: torch.device
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Number of the layer → keys and values, each (count, heads, capacity, width)."""
-    reaches: set[int | None] = field(default_factory=set)
-    """How far back layers have asked to attend."""
-
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a layer's keys and values; the first tokens, (1, heads, T, width), show what it needs."""
-        if index not in self.layers:
-            self.layers[index] = (self._room(key), self._room(value))
-        return self.layers[index]
-
-    def resize(self, count: int, capacity: int, kept: int) -> None:
-        """Change the room, keeping what the first `kept` slots hold; layer by layer: only one is there twice.
-
-        Where something is raised in between (memory runs out), the slots are as they were, and empty.
-        """
-        positions = min(self.capacity, capacity)
-        before = self.count, self.capacity
-        self.count, self.capacity = count, capacity
-        try:
-            for index, pair in self.layers.items():
-                keys, values = self._room(pair[0]), self._room(pair[1])
-                for new, old in zip((keys, values), pair, strict=True):
-                    new[:kept, :, :positions] = old[:kept, :, :positions]
-                self.layers[index] = keys, values
-        except RuntimeError:  # memory ran out
-            self.count, self.capacity = before
-            self.layers.clear()
-            raise
-
-    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` positions of slots to others, all at once: slots may change places."""
-        for pair in self.layers.values():
-            for tensor in pair:
-                tensor[targets, :, :length] = tensor[sources, :, :length]
-
-    def _room(self, like: Tensor) -> Tensor:
-        # zeros: what is masked still passes through a product, and memory never written may hold NaN
-        return like.new_zeros(self.count, like.shape[1], self.capacity, like.shape[3])
 
 
 class Pass(Protocol):
@@ -149,16 +102,17 @@ class Step:
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, width)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
+        whole = filled_up(grouped, keys, values)  # once for all groups
         if (reach, query.device) not in self._masks:
             lengths = self._placed(query.device)[1]
             self._masks[reach, query.device] = [
                 _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
             ]
         read = [
-            scaled_dot_product(grouped[part], keys[part, :, :window], values[part, :, :window], mask, scaling)
+            scaled_dot_product(whole[part], keys[part, :, :window], values[part, :, :window], mask, scaling)
             for (part, window), mask in zip(self._windows, self._masks[reach, query.device], strict=True)
         ]
-        return torch.cat(read).flatten(1, 2)[None]
+        return torch.cat([part[:, :, : grouped.shape[2]] for part in read]).flatten(1, 2)[None]
 
 
 @dataclass(frozen=True)
@@ -261,7 +215,8 @@ def attend(
     tokens.write(keys, key[:, :, :count])
     tokens.write(values, value[:, :, :count])
     read = tokens.attend(query[:, :, :count], keys, values, scaling, options.get("sliding_window"))
-    return F.pad(read, (0, 0, 0, 0, 0, query.shape[2] - count)), None
+    missing = query.shape[2] - count
+    return F.pad(read, (0, 0, 0, 0, 0, missing)) if missing else read, None
 
 
 def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] | int = 0) -> Tensor:

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, Step, forward
+from hfsynth.llms.attention import Prefill, Segment, Step, forward
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import is_out_of_memory, tokens_fitting
 from hfsynth.llms.room import CAPACITY, Room
 from hfsynth.llms.sampling import Sampler
 from hfsynth.llms.seating import Row, common
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.splitting import SplitModel
 
 _PREFILL = 2048  # most tokens of prompts in one forward

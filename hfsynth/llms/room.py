@@ -9,11 +9,11 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from hfsynth.errors import GenerationError
-from hfsynth.llms.attention import KeyValueSlots
 from hfsynth.llms.job import Take
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.sampling import uniforms
 from hfsynth.llms.seating import Row, Seating
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of
 
 logger = logging.getLogger(__name__)

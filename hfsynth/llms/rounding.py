@@ -12,11 +12,16 @@ from torch import Tensor
 
 def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
     """Return `F.scaled_dot_product_attention`; of the mask's rows there are as many as of the query's, or one."""
-    rows = query.shape[-2]
-    if missing := -rows % _multiple(keys, values):
-        query = F.pad(query, (0, 0, 0, missing))
-        mask = mask if mask.shape[-2] == 1 else F.pad(mask, (0, 0, 0, missing))
-    return F.scaled_dot_product_attention(query, keys, values, mask, scale=scale)[..., :rows, :]
+    rows, whole = query.shape[-2], filled_up(query, keys, values)
+    if (missing := whole.shape[-2] - rows) and mask.shape[-2] > 1:
+        mask = F.pad(mask, (0, 0, 0, missing))
+    return F.scaled_dot_product_attention(whole, keys, values, mask, scale=scale)[..., :rows, :]
+
+
+def filled_up(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return a query with rows of zeros at its end, to as many as are read in one order."""
+    missing = -query.shape[-2] % _multiple(keys, values)
+    return F.pad(query, (0, 0, 0, missing)) if missing else query
 
 
 def _multiple(keys: Tensor, values: Tensor) -> int:

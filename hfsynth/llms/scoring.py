@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import KeyValueSlots, Prefill, Segment, forward
+from hfsynth.llms.attention import Prefill, Segment, forward
 from hfsynth.llms.memory import compute_fitting
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of
 
 FORWARD_TOKENS = 2048

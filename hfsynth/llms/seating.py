@@ -7,8 +7,8 @@ the same beginning, finds it.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hfsynth.llms.attention import KeyValueSlots
 from hfsynth.llms.job import Job
+from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import windows
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
@@ -109,7 +109,7 @@ class Seating:
         row = self.row(slot)
         self._left[slot] = []
         if count and source != slot:
-            self.slots.copy([source], [slot], count)
+            self.slots.copy([source], [slot], [count])
         row.filled = count
 
     def close_ranks(self) -> None:
@@ -142,7 +142,7 @@ class Seating:
             row.filled = 0
         kept = self._seats[:count]
         try:
-            self.slots.resize(count, capacity, max((slot + 1 for slot, row in enumerate(kept) if row), default=0))
+            self.slots.resize(count, capacity, [row.filled if row else 0 for row in kept])
         except RuntimeError:  # memory ran out, and nothing is left of any slot
             self._forget()
             raise
@@ -167,7 +167,7 @@ class Seating:
             return
         rows = [self._seats[slot] for slot in sources]
         try:
-            self.slots.copy(sources, targets, max(row.filled for row in rows if row is not None))
+            self.slots.copy(sources, targets, [row.filled if row else 0 for row in rows])
         except RuntimeError:  # memory ran out when some layers were copied, and others not
             self._forget()
             raise

@@ -23,10 +23,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hfsynth.errors import SplitModelError
-from hfsynth.llms.attention import KeyValueSlots, Pass, Prefill, Step
+from hfsynth.llms.attention import Pass, Prefill, Step
 from hfsynth.llms.loading import process_device
 from hfsynth.llms.memory import free_memory, is_out_of_memory, tokens_fitting
 from hfsynth.llms.scoring import Branches
+from hfsynth.llms.slots import KeyValueSlots
 
 _PATIENCE = timedelta(days=7)  # that a process waits for the next word: process 0 may be at other work
 
@@ -178,15 +179,15 @@ class _LeadingSlots(KeyValueSlots):
 
     team: Team
 
-    def resize(self, count: int, capacity: int, kept: int) -> None:
-        self.team.tell("resize", count, capacity, kept)
+    def resize(self, count: int, capacity: int, lengths: Sequence[int]) -> None:
+        self.team.tell("resize", count, capacity, lengths)
         with self.team.in_step():
-            super().resize(count, capacity, kept)
+            super().resize(count, capacity, lengths)
 
-    def copy(self, sources: Any, targets: Any, length: int) -> None:
-        self.team.tell("copy", sources, targets, length)
+    def copy(self, sources: Any, targets: Any, lengths: Any) -> None:
+        self.team.tell("copy", sources, targets, lengths)
         with self.team.in_step():
-            super().copy(sources, targets, length)
+            super().copy(sources, targets, lengths)
 
 
 def _described(where: Pass) -> tuple[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import NAME, KeyValueSlots, Prefill, Segment, Step, forward
+from hfsynth.llms.attention import NAME, Prefill, Segment, Step, forward
+from hfsynth.llms.slots import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
