@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 from hfsynth.llms.job import Job
 from hfsynth.llms.slots import KeyValueSlots
-from hfsynth.llms.windows import windows
+from hfsynth.llms.windows import cost, windows
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
 _COMPARED = 64  # tokens that are compared at once
-_CALL = 200  # positions that could be read in the time that one more group takes
 
 
 @dataclass(eq=False)
@@ -119,11 +118,12 @@ class Seating:
         self._move([slot for slot in range(count, len(self._seats)) if self._seats[slot] is not None], gaps)
 
     def arrange(self) -> None:
-        """Seat rows of near lengths together, where windows are shared by few."""
+        """Seat rows of near lengths together, where that saves reading."""
         lengths = [row.filled for row in self.rows]
         order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
-        wanted = windows([lengths[slot] + 1 for slot in order], self.slots.device)
-        if _cost(windows([length + 1 for length in lengths], self.slots.device)) <= _GAIN * _cost(wanted):
+        device = self.slots.device
+        wanted = windows([lengths[slot] + 1 for slot in order], device)
+        if cost(windows([length + 1 for length in lengths], device), device) <= _GAIN * cost(wanted, device):
             return
         # rows that are in a place of their group already stay there
         places = [set(range(part.start, part.stop)) for part, _ in wanted]
@@ -190,8 +190,3 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     while place < end and one[place] == other[place]:
         place += 1
     return min(place, end)
-
-
-def _cost(groups: Sequence[tuple[slice, int]]) -> int:
-    """Return what a step reads, in positions: each group's rows as far as its window, and something for the group."""
-    return sum(_CALL + (part.stop - part.start) * window for part, window in groups)

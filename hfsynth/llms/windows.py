@@ -11,7 +11,8 @@ import torch
 
 _ROUND = 32  # windows grow by this many positions, a multiple of what kernels read at once
 _SPAN, _SHORT = 512, 384  # positions that CPU kernels sum together, and of which they sum no more in the plain order
-_GROUP = 16  # rows of a step that share a window on a CPU: the shorter ones then don't read as far as the longest
+# positions of a row that could be read in the time that one more group takes: on a CPU as measured, elsewhere a guess
+_CALL = {"cpu": 200, "cuda": 1 << 15}
 
 
 def window_of(length: int) -> int:
@@ -20,18 +21,41 @@ def window_of(length: int) -> int:
     >>> [window_of(length) for length in (1, 384, 385, 513)]
     [32, 384, 512, 544]
     """
-    step = _ROUND if (length - 1) % _SPAN < _SHORT else _SPAN
+    step = _ROUND if _kind(length)[1] else _SPAN
     return -(-length // step) * step
 
 
 def windows(lengths: Sequence[int], device: torch.device) -> list[tuple[slice, int]]:
-    """Group neighbouring rows of these lengths: (their slots, how many positions are read for them)."""
-    if device.type != "cpu":
-        return [(slice(0, len(lengths)), window_of(max(lengths)))]
-    kinds = [((length - 1) // _SPAN, (length - 1) % _SPAN < _SHORT) for length in lengths]
-    firsts = [0]
-    for row, kind in enumerate(kinds):
-        if kind != kinds[firsts[-1]] or row - firsts[-1] == _GROUP:
-            firsts.append(row)
-    parts = [slice(first, last) for first, last in zip(firsts, [*firsts[1:], len(lengths)], strict=True)]
-    return [(part, window_of(max(lengths[part]))) for part in parts]
+    """Group neighbouring rows of these lengths: (their slots, how many positions are read for them).
+
+    A group ends where reading all its rows as far as the longest would cost as much as one more group.
+    """
+    groups: list[tuple[slice, int]] = []
+    own, first = [window_of(length) for length in lengths], 0
+    widest = needed = 0
+    for row, window in enumerate(own):
+        wider = max(widest, window)
+        vain = wider * (row + 1 - first) - needed - window
+        if row > first and (vain > _call(device) or _parted(lengths[first], lengths[row], device)):
+            groups.append((slice(first, row), widest))
+            first, needed, wider = row, 0, window
+        widest, needed = wider, needed + window
+    return [*groups, (slice(first, len(own)), widest)]
+
+
+def cost(groups: Sequence[tuple[slice, int]], device: torch.device) -> int:
+    """Return what a step reads, in positions: each group's rows as far as its window, and something for the group."""
+    return sum(_call(device) + (part.stop - part.start) * window for part, window in groups)
+
+
+def _call(device: torch.device) -> int:
+    return _CALL.get(device.type, _CALL["cuda"])
+
+
+def _parted(one: int, other: int, device: torch.device) -> bool:
+    """Whether rows of these lengths can't share a window, since their last spans are of two kinds."""
+    return device.type == "cpu" and _kind(one) != _kind(other)
+
+
+def _kind(length: int) -> tuple[int, bool]:
+    return (length - 1) // _SPAN, (length - 1) % _SPAN < _SHORT
