@@ -79,7 +79,8 @@ class Completion:
     text: str
     """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
     finish_reason: FinishReason
-    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": nothing was written."""
+    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it came to no
+    end, and what is there may be nothing."""
     prompt_tokens: int = 0
     """Tokens that the model read."""
     completion_tokens: int = 0
@@ -89,7 +90,7 @@ class Completion:
     thinking: str | None = None
     """What the model thought before it answered; None for a model that doesn't."""
     error: str = ""
-    """Why nothing was written, where `finish_reason` is "error"."""
+    """Why it couldn't be written, or not to its end, where `finish_reason` is "error"."""
     scores: tuple[float, ...] = ()
     """Natural logarithm of each choice's likelihood, the end of its turn included; of a reward model, its logits."""
     scored_tokens: tuple[int, ...] = ()

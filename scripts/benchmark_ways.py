@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+from hfsynth.flow import derive_seed
 from hfsynth.llms import decoding
 from hfsynth.llms.attention import Prefill, Step
 from hfsynth.llms.decoding import DecodeLoop, Tally
@@ -132,7 +133,9 @@ def loop(job: Result, sharing: bool = True) -> Result:
     def run(work: Work) -> list[int]:
         engine.tally = Tally()
         sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
-        jobs = [Job(prompt, sampling, row, limit, frozenset(ends), ()) for row, (prompt, limit) in enumerate(work)]
+        seeds = [derive_seed(0, TextGeneration.__name__, row, 0) for row in range(len(work))]  # as the whole run's
+        rows = zip(work, seeds, strict=True)
+        jobs = [Job(prompt, sampling, seed, limit, frozenset(ends), ()) for (prompt, limit), seed in rows]
         waiting = list(reversed(jobs))
         written = dict(engine.run(lambda: waiting.pop() if waiting else None))
         return [len(written[one].tokens) for one in jobs]

@@ -7,8 +7,9 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from hfsynth import GenerationError
 from hfsynth.llms import decoding, memory
 from hfsynth.llms.decoding import DecodeLoop
+from hfsynth.llms.job import Written
 from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.sampling import uniforms
+from hfsynth.llms.sampling import NOT_NUMBERS, uniforms
 from hfsynth.llms.trial import adopt_attention
 from tests.tiny import WORDS, generated, job, letters, prompt, taker, tiny
 
@@ -386,3 +387,39 @@ def test_a_presence_penalty_counts_what_the_row_itself_has_written(pair):
             tokens.append(int(logits.argmax()))
         assert written.tokens == tokens[len(one) :]
     assert made[-1].tokens == generated(pair[0], prompts[0], 20) != made[0].tokens
+
+
+def spoiled(token):
+    """A model to which one word of its vocabulary is not a number."""
+    model = ready(tiny())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8])
+def test_a_row_whose_logits_are_not_numbers_fails_and_spoils_no_other(pair, slots):
+    prompts = [prompt(2, seed=n) for n in range(5)]
+    expected = [generated(pair[0], one, 6) for one in prompts]
+    seen = {token for one in [*prompts, *expected] for token in one}
+    bad = next(token for token in range(WORDS) if token not in seen)
+    jobs = [job(one, max_new_tokens=6) for one in prompts]
+    jobs[2:2] = [job([bad, *prompt(40)])]
+    made = run(DecodeLoop(spoiled(bad), letters, slots), jobs)
+    assert made.pop(2) == Written([], "error", NOT_NUMBERS)
+    assert [written.tokens for written in made] == expected
+
+
+def test_a_row_keeps_what_it_wrote_before_its_logits_were_no_numbers(pair):
+    wrote = next(made for n in range(99) if len(set(made := generated(pair[0], prompt(1, seed=n), 3))) == 3)
+    (first,) = next([n] for n in range(99) if generated(pair[0], prompt(1, seed=n), 3) == wrote)
+    made = run(DecodeLoop(spoiled(wrote[1]), letters, 2), [job(prompt(1, seed=first))])
+    assert made == [Written(wrote[:2], "error", NOT_NUMBERS)]
+
+
+def test_a_model_whose_logits_are_no_numbers_for_any_row_is_an_error(pair):
+    model = ready(tiny())
+    with torch.no_grad():
+        model.model.norm.weight[:] = torch.nan
+    with pytest.raises(GenerationError, match=r"for each of 3 rows, the model's logits are not numbers"):
+        run(DecodeLoop(model, letters, 4), [job(prompt(5, seed=n)) for n in range(3)])

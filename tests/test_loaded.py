@@ -9,6 +9,7 @@ from hfsynth.generation import Requests
 from hfsynth.llms import loaded
 from hfsynth.llms.job import Written
 from hfsynth.llms.packing import PackedLinear
+from hfsynth.llms.room import told
 
 pytestmark = pytest.mark.model
 
@@ -142,9 +143,11 @@ def test_a_model_spread_over_all_devices_is_refused_where_several_processes_run(
         replace(smollm, device_map="auto").load()
 
 
-def test_a_row_that_memory_does_not_hold_is_a_completion_that_says_so(smollm):
+def test_a_row_that_can_not_go_on_is_a_completion_that_says_why_and_keeps_what_was_written(smollm):
     model = smollm.load()._loaded()
     job = model.job(REQUESTS[0], model.prompt(REQUESTS[0]))
-    made = model.completion(REQUESTS[0], "", job, Written([5, 6], "error"))
-    assert (made.text, made.finish_reason, made.prompt_tokens) == ("", "error", len(job.prompt))
-    assert made.error.startswith(f"out of memory with one row of {len(job.prompt) + 2} tokens; use a smaller")
+    tokens = model.tokenizer("The capital of", add_special_tokens=False).input_ids
+    made = model.completion(REQUESTS[0], "", job, Written(tokens, "error", told(35)))
+    assert (made.text, made.finish_reason, made.prompt_tokens) == ("The capital of", "error", len(job.prompt))
+    assert made.completion_tokens == len(tokens)
+    assert made.error.startswith("out of memory with one row of 35 tokens; use a smaller")

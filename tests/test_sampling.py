@@ -89,12 +89,15 @@ def test_a_random_stream_is_the_requests_own():
     [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=3), SamplingParams(top_p=0.9, min_p=0.1)],
     ids=str,
 )
-def test_logits_that_are_not_numbers_are_an_error(params, broken):
+def test_no_word_is_chosen_for_a_row_whose_logits_are_not_numbers(params, broken):
     logits = torch.zeros(3, 1000)
     logits[1, 7] = broken
     sampler = Sampler.of([SamplingParams(), params, SamplingParams(temperature=0)], 1000, CPU)
-    with pytest.raises(GenerationError, match=r"not numbers \(NaN or infinite\) for 1 of 3 rows; use another dtype"):
-        sampler.choose(logits, torch.full((3,), 0.5))
+    chosen = sampler.choose(logits, torch.full((3,), 0.5))
+    assert chosen[1] == -1
+    assert (chosen[[0, 2]] >= 0).all()
+    with pytest.raises(GenerationError, match=r"for each of 3 rows, .* not numbers \(NaN or infinite\); use another"):
+        sampler.choose(torch.full((3, 1000), broken), torch.full((3,), 0.5))
 
 
 def test_words_that_a_model_rules_out_are_no_error():

@@ -63,6 +63,15 @@ def test_slots_that_hold_much_and_little_change_places():
             assert (tensor[target, :, 2 * lengths[source] :] == target).all()
 
 
+def test_a_slot_that_is_made_blank_holds_nothing():
+    slots = made(3, 32)
+    for tensor in slots.layers[0]:
+        tensor[:] = torch.nan
+    slots.blank(1)
+    assert not slots.layers[0][0][1].any()
+    assert slots.layers[0][1][[0, 2]].isnan().all()
+
+
 def test_positions_that_nobody_wrote_take_no_memory():
     process = psutil.Process()
     before = process.memory_info().rss

@@ -1,9 +1,13 @@
+import copy
+
 import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from hfsynth import GenerationError
 from hfsynth.llms import static
+from hfsynth.llms.job import Written
+from hfsynth.llms.sampling import NOT_NUMBERS
 from hfsynth.llms.static import StaticBatches, generate_batch
 from tests.tiny import job, letters, prompt, taker, tiny
 
@@ -122,3 +126,17 @@ def test_a_row_that_has_ended_is_not_read_on_beyond_the_context():
     jobs = [job(prompt(60), max_new_tokens=4), job(prompt(5), max_new_tokens=30), job(prompt(50), max_new_tokens=4)]
     made = dict(StaticBatches(model, letters, 4).run(taker(jobs)))
     assert [len(made[one].tokens) for one in jobs] == [4, 30, 4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_row_whose_logits_are_not_numbers_fails_alone(model, temperature):
+    prompts = [[1, 2, 3], [9], [4, 4]]
+    expected = [row.tokens for row in run(model, *(job(one, temperature=temperature) for one in prompts))]
+    seen = {token for one in [*prompts, *expected] for token in one}
+    bad = next(token for token in range(1, WORDS) if token not in seen)  # 0 pads
+    spoiled = copy.deepcopy(model)
+    with torch.no_grad():
+        spoiled.get_input_embeddings().weight[bad] = torch.nan
+    made = run(spoiled, *(job(one, temperature=temperature) for one in [prompts[0], [bad, 5], *prompts[1:]]))
+    assert made.pop(1) == Written([], "error", NOT_NUMBERS)
+    assert [row.tokens for row in made] == expected

@@ -22,8 +22,8 @@ from torch import Tensor
 from hfsynth.llms.attention import Prefill, Segment, Step, forward
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import is_out_of_memory, tokens_fitting
-from hfsynth.llms.room import CAPACITY, Room
-from hfsynth.llms.sampling import Sampler
+from hfsynth.llms.room import CAPACITY, Room, told
+from hfsynth.llms.sampling import NOT_NUMBERS, Sampler
 from hfsynth.llms.seating import Row, common
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.splitting import SplitModel
@@ -75,14 +75,14 @@ class DecodeLoop:
         return self._room.is_whole and self._prefill_tokens == _PREFILL and not self._under_way
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
-        """Complete jobs until there are none left; one whose row memory doesn't hold ends with an "error".
+        """Complete jobs until there are none left; one whose row can't go on ends with an "error".
 
         Args:
             take: Gives the next job, or None if none waits now. It is asked whenever there is room, so what becomes of
                 one job may bring another.
 
         Raises:
-            GenerationError: If memory doesn't hold a short row either.
+            GenerationError: If memory doesn't hold a short row either, or a model's logits are no numbers for any row.
         """
         self._under_way = True
         try:
@@ -173,9 +173,13 @@ class DecodeLoop:
 
     def _free(self, rows: Sequence[Row], chosen: Sequence[int]) -> list[tuple[Job, Written]]:
         """Give the rows their tokens, and free the slots of those that have ended."""
-        ended = [(row.job, Written(row.tokens, "error")) for row in self._lost]
+        ended = [(row.job, Written(row.tokens, "error", told(len(row.known)))) for row in self._lost]
         self._lost = []
         for row, token in zip(rows, chosen, strict=True):
+            if token < 0:
+                self._seating.discard(row)
+                ended.append((row.job, Written(row.tokens, "error", NOT_NUMBERS)))
+                continue
             row.tokens.append(token)
             if reason := row.job.ended(row.tokens, self._decode):
                 self._seating.free(row)

@@ -47,13 +47,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote for a job: its tokens, the one that ended it included, and why it ended.
-
-    An "error" is a row that memory doesn't hold.
-    """
+    """What the model wrote for a job: its tokens, the one that ended it included, and why it ended."""
 
     tokens: list[int]
     finish_reason: FinishReason
+    error: str = ""
+    """Why it couldn't go on, where that ended it."""
 
 
 Take = Callable[[], Job | None]

@@ -20,7 +20,6 @@ from hfsynth.llms.job import Job, PromptTooLongError, Take, Written
 from hfsynth.llms.loading import chat_template, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.room import told
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
@@ -199,9 +198,6 @@ class Loaded:
     def completion(self, request: Request, prompt: str, job: Job, written: Written) -> Completion:
         """Read what was written as text: without end tokens, stop texts, thinking and special tokens."""
         tokens = written.tokens
-        if written.finish_reason == "error":
-            why = told(len(job.prompt) + len(tokens))
-            return Completion(text="", finish_reason="error", prompt_tokens=len(job.prompt), error=why)
         ended = bool(tokens) and tokens[-1] in job.end_tokens
         text = self._decode(tokens[:-1] if ended else tokens)
         if cuts := [text.index(stop) for stop in job.stop if stop in text]:
@@ -216,6 +212,7 @@ class Loaded:
             completion_tokens=len(tokens),
             thinking=thinking and self._without_special(thinking),
             written=self._decode(tokens),
+            error=written.error,
         )
 
     def _engine_of(self, batch_size: int | None) -> Engine:

@@ -14,6 +14,8 @@ from hfsynth.generation import SamplingParams
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
 _SPAN = 256  # weights that are summed first
 _WITHOUT_FLOAT64 = {"mps"}
+NOT_NUMBERS = "the model's logits are not numbers (NaN or infinite); use another dtype, such as bfloat16 or float32"
+"""Why a row for which none can be chosen can't go on."""
 _LEAST, _MOST = 1e-30, 1e30  # a temperature or share beyond these says no more, but vanishes or overflows in float32
 
 
@@ -66,10 +68,11 @@ class Sampler:
             written: What each row has written so far: for those with a presence penalty.
 
         Returns:
-            (B,) token ids, on the CPU, where the next step's tokens are put together.
+            (B,) token ids, on the CPU, where the next step's tokens are put together; -1 for a row whose logits are
+            not numbers.
 
         Raises:
-            GenerationError: If logits are not numbers.
+            GenerationError: If those of no row are, and there are several: that is no fault of a row.
         """
         if any(self.presence_penalty):
             logits = self._penalised(logits, written)
@@ -135,13 +138,10 @@ def _likeliest(logits: Tensor) -> Tensor:
 
 
 def _on_cpu(chosen: Tensor) -> Tensor:
-    """Bring the tokens from the device, and see only then that there is one for every row: a device is asked once."""
+    """Bring the tokens from the device, and see only then whether there are any: a device is asked once."""
     chosen = chosen.cpu()
-    if lost := int((chosen < 0).sum()):
-        raise GenerationError(
-            f"the model's logits are not numbers (NaN or infinite) for {lost} of {len(chosen)} rows; "
-            "use another dtype, such as bfloat16 or float32."
-        )
+    if len(chosen) > 1 and int(chosen.max()) < 0:
+        raise GenerationError(f"for each of {len(chosen)} rows, {NOT_NUMBERS}.")
     return chosen
 
 

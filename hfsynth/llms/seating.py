@@ -88,6 +88,12 @@ class Seating:
         self._left[slot] = self.held(slot)
         self._seats[slot] = None
 
+    def discard(self, row: Row) -> None:
+        """Take out a row of which nothing may be left: what isn't a number would spoil what is read beside it."""
+        slot = self._seats.index(row)
+        self.slots.blank(slot)
+        self._seats[slot], self._left[slot] = None, []
+
     def held(self, slot: int) -> list[int]:
         """Return the tokens whose keys and values are in a slot."""
         row = self._seats[slot]

@@ -71,6 +71,13 @@ class KeyValueSlots:
                 for piece, (_, there, length) in zip(pieces, alike, strict=True):
                     tensor[there, :, :length] = piece
 
+    def blank(self, slot: int) -> None:
+        """Make a slot as it was at first."""
+        with torch.inference_mode():  # as they were made
+            for pair in self.layers.values():
+                for tensor in pair:
+                    tensor[slot] = 0
+
     def _room(self, like: Tensor) -> Tensor:
         """Return zeros: what is masked still passes through a product, and memory never written may hold NaN."""
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])

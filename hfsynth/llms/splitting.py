@@ -6,7 +6,7 @@ others, and they do the same with their parts; transformers adds up what the par
     load               load the model, each process its part
     memory             say for how many tokens there is memory
     slots              make the slots of a decode loop
-    resize, copy       change these
+    resize, copy, blank  change these
     read               one forward
     dismiss            that was all of this step
 """
@@ -103,7 +103,7 @@ class Team:
         elif word == "slots":
             count, capacity = how
             self._slots = KeyValueSlots(count, capacity, model.device)
-        elif word in ("resize", "copy"):
+        elif word in ("resize", "copy", "blank"):
             getattr(self._slots, word)(*how)
         elif word == "read":
             tokens, positions, keep, kind, where = how
@@ -188,6 +188,10 @@ class _LeadingSlots(KeyValueSlots):
         self.team.tell("copy", sources, targets, lengths)
         with self.team.in_step():
             super().copy(sources, targets, lengths)
+
+    def blank(self, slot: int) -> None:
+        self.team.tell("blank", slot)
+        super().blank(slot)
 
 
 def _described(where: Pass) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ and the decision to stop are handed to `generate` as a logits processor and a st
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from hfsynth.errors import GenerationError
 from hfsynth.generation import FinishReason
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import free_memory, is_out_of_memory
-from hfsynth.llms.sampling import Sampler, uniforms
+from hfsynth.llms.sampling import NOT_NUMBERS, Sampler, uniforms
 
 logger = logging.getLogger(__name__)
 
@@ -94,18 +94,20 @@ def generate_batch(model: Any, jobs: Sequence[Job], decode: Decode) -> list[Writ
     # any token can pad, since the attention mask hides it
     input_ids = torch.tensor([[0] * (longest - len(job.prompt)) + job.prompt for job in jobs], device=device)
     mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in jobs], device=device)
-    stopping = _Stopping(jobs, longest, decode)
+    choosing = _Choosing(jobs, longest, device)
+    stopping = _Stopping(jobs, longest, decode, choosing.lost)
     with torch.inference_mode():
         output = model.generate(
             input_ids=input_ids,
             attention_mask=mask,
             max_new_tokens=max(job.max_new_tokens for job in jobs),
             pad_token_id=0,
-            logits_processor=[_Choosing(jobs, longest, device)],
+            logits_processor=[choosing],
             stopping_criteria=[stopping],
         )
     rows = output[:, longest:].tolist()
-    return [Written(row[:n], why) for row, n, why in zip(rows, stopping.lengths, stopping.reasons, strict=True)]
+    ends = zip(rows, stopping.lengths, stopping.reasons, strict=True)
+    return [Written(row[:n], why, NOT_NUMBERS if why == "error" else "") for row, n, why in ends]
 
 
 class _Choosing(LogitsProcessor):
@@ -114,26 +116,27 @@ class _Choosing(LogitsProcessor):
     def __init__(self, jobs: Sequence[Job], prompt_length: int, device: torch.device) -> None:
         self._prompt_length = prompt_length
         steps = max(job.max_new_tokens for job in jobs)
-        self._greedy = all(job.sampling.temperature == job.sampling.presence_penalty == 0 for job in jobs)
         self._jobs = jobs
         self._sampler: Sampler | None = None
-        self._uniforms = None if self._greedy else torch.stack([uniforms(job.seed, steps) for job in jobs]).to(device)
+        self._uniforms = torch.stack([uniforms(job.seed, steps) for job in jobs]).to(device)
+        self.lost: set[int] = set()
+        """Rows for which nothing could be chosen."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._uniforms is None:
-            return scores
         if self._sampler is None:
             self._sampler = Sampler.of([job.sampling for job in self._jobs], scores.shape[-1], scores.device)
         written = input_ids[:, self._prompt_length :]
         chosen = self._sampler.choose(scores, self._uniforms[:, written.shape[1]], written.tolist())
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None].to(scores.device), 0.0)
+        self.lost.update((chosen < 0).nonzero()[:, 0].tolist())
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen.clamp(min=0)[:, None].to(scores.device), 0.0)
 
 
 class _Stopping(StoppingCriteria):
     """Ends each row by its own end tokens, stop texts and length, and notes where and why."""
 
-    def __init__(self, jobs: Sequence[Job], prompt_length: int, decode: Decode) -> None:
+    def __init__(self, jobs: Sequence[Job], prompt_length: int, decode: Decode, lost: Set[int]) -> None:
         self._jobs = jobs
+        self._lost = lost
         self._prompt_length = prompt_length
         self._decode = decode
         self.lengths = [0] * len(jobs)
@@ -144,6 +147,9 @@ class _Stopping(StoppingCriteria):
         rows = input_ids[:, self._prompt_length :].tolist()
         for index, (job, row) in enumerate(zip(self._jobs, rows, strict=True)):
             if self._done[index]:
+                continue
+            if index in self._lost:
+                self.reasons[index], self._done[index] = "error", True
                 continue
             self.lengths[index] += 1
             if reason := job.ended(row, self._decode):
