@@ -1,3 +1,4 @@
+import gguf
 import pytest
 from huggingface_hub import constants
 
@@ -33,3 +34,10 @@ def test_a_model_in_the_cache_has_a_commit(tmp_path, monkeypatch):
 @pytest.mark.model
 def test_a_gguf_file_tells_of_itself(smollm_folder):
     assert model_origin(smollm_folder, None, GGUF) == Origin(licence="apache-2.0", languages=("en",))
+
+
+@pytest.mark.model
+def test_a_gguf_file_is_read_once(smollm_folder, monkeypatch):
+    origin = model_origin(smollm_folder, None, GGUF)
+    monkeypatch.setattr(gguf, "GGUFReader", None)
+    assert model_origin(smollm_folder, None, GGUF) == origin

@@ -1,5 +1,6 @@
 """Where a model comes from: what its folder, GGUF file or place in the cache of the Hub say. Nothing is downloaded."""
 
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -39,7 +40,9 @@ def _told_by(folder: Path, gguf_file: str | None, commit: str) -> Origin:
     return _told_by_gguf(folder / gguf_file, commit) if gguf_file else Origin(commit)
 
 
+@cache
 def _told_by_gguf(file: Path, commit: str) -> Origin:
+    """Read a GGUF file, once in a process: its vocabulary takes seconds, and every step asks."""
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
