@@ -79,8 +79,8 @@ class Completion:
     text: str
     """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
     finish_reason: FinishReason
-    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it came to no
-    end, and what is there may be nothing."""
+    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it failed,
+    and the text is what there was until then."""
     prompt_tokens: int = 0
     """Tokens that the model read."""
     completion_tokens: int = 0

@@ -33,6 +33,8 @@ def test_every_row_is_in_one_group_that_reads_far_enough():
             assert [row for part, _ in groups for row in range(part.start, part.stop)] == list(range(len(lengths)))
             assert all(max(lengths[part]) <= window for part, window in groups)
             assert all(window == window_of(max(lengths[part])) for part, window in groups)
+            spans = [{((n - 1) // 512, (n - 1) % 512 < 384) for n in lengths[part]} for part, _ in groups]
+            assert device == CUDA or all(len(kinds) == 1 for kinds in spans), "summed in one order"
 
 
 def test_rows_in_order_of_length_cost_less():

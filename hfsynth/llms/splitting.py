@@ -3,12 +3,12 @@
 Process 0 leads: it alone has requests, runs the decode loop and writes. What it does with the model it tells the
 others, and they do the same with their parts; transformers adds up what the parts compute.
 
-    load               load the model, each process its part
-    memory             say for how many tokens there is memory
-    slots              make the slots of a decode loop
+    load                 load the model, each process its part
+    memory               say for how many tokens there is memory
+    slots                make the slots of a decode loop
     resize, copy, blank  change these
-    read               one forward
-    dismiss            that was all of this step
+    read                 one forward
+    dismiss              that was all of this step
 """
 
 from collections.abc import Callable, Iterator, Sequence
