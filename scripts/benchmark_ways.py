@@ -25,10 +25,10 @@ from transformers.utils.quantization_config import GgufConfig
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.flow import derive_seed
 from hfsynth.llms import decoding
-from hfsynth.llms.attention import Prefill, Step
 from hfsynth.llms.decoding import DecodeLoop, Tally
 from hfsynth.llms.job import Job
 from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.passes import Prefill, Step
 from hfsynth.llms.sampling import Sampler
 from hfsynth.llms.trial import adopt_attention
 from hfsynth.pipeline import Pipeline

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig
 
 from hfsynth.errors import SplitModelError
-from hfsynth.llms.attention import Prefill, Segment, forward
+from hfsynth.llms.attention import forward
+from hfsynth.llms.passes import Prefill, Segment
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.splitting import SplitModel, Team
 from tests.conftest import GGUF

@@ -15,8 +15,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from hfsynth.llms.attention import NAME, Prefill, Segment, Step, forward
+from hfsynth.llms.attention import NAME, forward
 from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from tests.tiny import generated, prompt, tiny

@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import Prefill, Segment, Step, forward
+from hfsynth.llms import varlen
+from hfsynth.llms.attention import forward
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import is_out_of_memory, tokens_fitting
+from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.room import CAPACITY, Room, told
 from hfsynth.llms.sampling import NOT_NUMBERS, Sampler
 from hfsynth.llms.seating import Row, common
@@ -65,6 +67,7 @@ class DecodeLoop:
         new_slots = model.new_slots if split else partial(KeyValueSlots, device=model.device)
         self._room = Room(new_slots(max(min(slots, tokens // CAPACITY), 1), CAPACITY), slots, tokens)
         self._seating = self._room.seating
+        self._by_varlen = varlen.is_used(model)
         self._sampler: tuple[list[Row], Sampler] | None = None
         self._lost: list[Row] = []
         self._under_way = False
@@ -152,7 +155,8 @@ class DecodeLoop:
         if not self._room.rows:
             return [], None
         self._seating.close_ranks()
-        self._seating.arrange()
+        if not self._by_varlen:  # by windows
+            self._seating.arrange()
         rows = self._room.rows
         where = Step(self._seating.slots, [row.filled for row in rows])
         logits = forward(self._model, [row.last for row in rows], where)

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from hfsynth.errors import GenerationError
-from hfsynth.llms.attention import Prefill, Segment, forward
+from hfsynth.llms.attention import forward
+from hfsynth.llms.passes import Prefill, Segment
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of
 

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import Prefill, Segment, forward
+from hfsynth.llms.attention import forward
 from hfsynth.llms.memory import compute_fitting
+from hfsynth.llms.passes import Prefill, Segment
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of
 
@@ -97,6 +98,11 @@ class Branches(Prefill):
     def positions(self) -> Tensor:
         """Position of each token in its text, (T,)."""
         return torch.tensor([place for one in self.compared for place in one.positions], device=self.device)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, *how: Any) -> Tensor:
+        """Attend by masks: to the kernel that reads rows of any lengths, all choices would be one text."""
+        scaling, reach = how[:2]
+        return super().attend(query, keys, values, scaling, reach)
 
     def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, slot, start, window = block

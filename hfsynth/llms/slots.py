@@ -80,8 +80,10 @@ class KeyValueSlots:
 
     def _room(self, like: Tensor) -> Tensor:
         """Return zeros: what is masked still passes through a product, and memory never written may hold NaN."""
+        if like.device.type != "cpu":  # token by token, as kernels there read it
+            return like.new_zeros(self.count, self.capacity, like.shape[1], like.shape[3]).transpose(1, 2)
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])
-        if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
+        if not hasattr(mmap, "MAP_ANONYMOUS"):
             return like.new_zeros(shape)
         try:  # what the system maps is zero, and takes no memory as long as nobody has written to it
             size = math.prod(shape) * like.dtype.itemsize

@@ -23,9 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hfsynth.errors import SplitModelError
-from hfsynth.llms.attention import Pass, Prefill, Step
 from hfsynth.llms.loading import process_device
 from hfsynth.llms.memory import free_memory, is_out_of_memory, tokens_fitting
+from hfsynth.llms.passes import Pass, Prefill, Step
 from hfsynth.llms.scoring import Branches
 from hfsynth.llms.slots import KeyValueSlots
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfsynth.llms.attention import NAME, Prefill, Segment, Step, forward
+from hfsynth.llms import varlen
+from hfsynth.llms.attention import NAME, forward
+from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.slots import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
@@ -39,10 +41,11 @@ def adopt_attention(model: Any) -> str:
     own = model.config._attn_implementation
     with torch.inference_mode():
         expected = _reference(model)
-        model.set_attn_implementation(NAME)
-        fault = _differs(model, expected)
-    if fault:
-        model.set_attn_implementation(own)
+        for name in (varlen.NAME, NAME) if varlen.can_read(model) else (NAME,):
+            model.set_attn_implementation(name)
+            if not (fault := _differs(model, expected)):
+                return ""
+    model.set_attn_implementation(own)
     return fault
 
 
@@ -71,9 +74,9 @@ class _Watched(Prefill):
     given: set[tuple[int, int, int]] = field(default_factory=set)
     """Query heads that share a key head, width of the keys, width of the values."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, reach: int | None) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, *how: Any) -> Tensor:
         self.given.add((query.shape[1] // keys.shape[1], keys.shape[-1], values.shape[-1]))
-        return super().attend(query, keys, values, scaling, reach)
+        return super().attend(query, keys, values, *how)
 
 
 def _attends_invariantly(model: Any) -> bool:
@@ -91,13 +94,16 @@ def _is_invariant(model: Any, shared: int, width: int, value_width: int) -> bool
         for shape in ((1, 2 * shared, 40, width), (40, 2, 1024, width), (40, 2, 1024, value_width))
     )
     slots = KeyValueSlots(40, 1024, model.device)
+    for kept, drawn in zip(slots.layer(0, keys, values), (keys, values), strict=True):
+        kept.copy_(drawn)
+    how = (*slots.layers[0], None, None, varlen.is_used(model))
     for count in range(1, 33):  # tokens of a prompt: kernels may read the last few of 32 rows in another way
         length = _LENGTHS[count % len(_LENGTHS)]
         lengths = [length, *range(20, 1000, 26)][:40]
-        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, None, None)[:, 0]
-        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, None, None)[:, 0]
+        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], *how)[:, 0]
+        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], *how)[:, 0]
         read = Prefill(slots, [Segment(0, length + 1 - count, length + 1)], model.device)
-        prompt = read.attend(query[:, :, :count].flip(2), keys, values, None, None)[:, -1]
+        prompt = read.attend(query[:, :, :count].flip(2), *how)[:, -1]
         if not torch.equal(among, alone) or not torch.equal(alone, prompt):
             return False
     return True
