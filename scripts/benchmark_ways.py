@@ -29,6 +29,7 @@ from hfsynth.llms.decoding import DecodeLoop, Tally
 from hfsynth.llms.job import Job
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.passes import Prefill, Step
+from hfsynth.llms.recording import RecordedSteps
 from hfsynth.llms.sampling import Sampler
 from hfsynth.llms.trial import adopt_attention
 from hfsynth.pipeline import Pipeline
@@ -199,7 +200,7 @@ def timed(
 
 @contextmanager
 def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
-    """Add up the seconds spent on forwards, on attention inside them, and on choosing tokens."""
+    """Add up the seconds spent on forwards, on attention where Python sees it, and on choosing tokens."""
     spent |= {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
 
     def watch(owner: Any, name: str, what: str) -> Callable[[], None]:
@@ -217,7 +218,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
-    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places = [(decoding, "forward", "forward"), (RecordedSteps, "forward", "forward"), (Sampler, "choose", "sampling")]
     places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:

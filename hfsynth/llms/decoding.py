@@ -24,6 +24,7 @@ from hfsynth.llms.attention import forward
 from hfsynth.llms.job import Decode, Job, Take, Written
 from hfsynth.llms.memory import is_out_of_memory, tokens_fitting
 from hfsynth.llms.passes import Prefill, Segment, Step
+from hfsynth.llms.recording import RecordedSteps, can_record
 from hfsynth.llms.room import CAPACITY, Room, told
 from hfsynth.llms.sampling import NOT_NUMBERS, Sampler
 from hfsynth.llms.seating import Row, common
@@ -68,6 +69,7 @@ class DecodeLoop:
         self._room = Room(new_slots(max(min(slots, tokens // CAPACITY), 1), CAPACITY), slots, tokens)
         self._seating = self._room.seating
         self._by_varlen = varlen.is_used(model)
+        self._recorded = RecordedSteps(model, self._seating.slots) if not split and can_record(model) else None
         self._sampler: tuple[list[Row], Sampler] | None = None
         self._lost: list[Row] = []
         self._under_way = False
@@ -158,13 +160,19 @@ class DecodeLoop:
         if not self._by_varlen:  # by windows
             self._seating.arrange()
         rows = self._room.rows
-        where = Step(self._seating.slots, [row.filled for row in rows])
-        logits = forward(self._model, [row.last for row in rows], where)
+        logits = self._next_logits(rows)
         self.tally.steps += 1
         self.tally.stepped += len(rows)
         for row in rows:
             row.filled += 1
         return rows, logits
+
+    def _next_logits(self, rows: Sequence[Row]) -> Tensor:
+        """Read the last tokens of the rows in the first slots."""
+        lasts = [row.last for row in rows]
+        if self._recorded and (most := self._recorded.rounded(len(rows))) > 1:
+            return self._recorded.forward(lasts, self._seating.next_places(most))
+        return forward(self._model, lasts, Step(self._seating.slots, [row.filled for row in rows]))
 
     def _sample(self, rows: list[Row], logits: Tensor) -> list[int]:
         """Choose each row's next token."""
@@ -200,5 +208,7 @@ class DecodeLoop:
                 raise
         # outside the handler, whose traceback holds the tensors
         self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
+        if self._recorded:
+            self._recorded.forget()
         self._lost += self._surviving(self._room.halve) or []
         return None

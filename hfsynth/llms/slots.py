@@ -22,6 +22,8 @@ class KeyValueSlots:
     device: torch.device
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Number of the layer → keys and values, each (count, heads, capacity, width)."""
+    moved: int = 0
+    """How many times the tensors of all layers have been replaced by others."""
     reaches: set[int | None] = field(default_factory=set)
     """How far back layers have asked to attend."""
 
@@ -43,6 +45,7 @@ class KeyValueSlots:
         """
         before = self.count, self.capacity
         self.count, self.capacity = count, capacity
+        self.moved += 1
         slots = range(len(lengths))
         try:
             for index, pair in self.layers.items():
