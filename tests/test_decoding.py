@@ -121,7 +121,7 @@ def test_a_rows_next_turn_finds_its_first_in_the_slot_it_left(pair):
 
 
 def test_a_long_prompt_is_read_in_pieces(pair, monkeypatch):
-    monkeypatch.setattr(decoding, "_PREFILL", 50)
+    monkeypatch.setattr(decoding, "_PREFILL", {"cpu": 50})
     prompts = [prompt(220, seed=1), prompt(30, seed=2), prompt(7, seed=3)]
     made = run(DecodeLoop(pair[1], letters, 3), [job(one) for one in prompts])
     assert [written.tokens for written in made] == [generated(pair[0], one, 12) for one in prompts]

@@ -85,6 +85,18 @@ def test_a_recorded_step_asks_for_few_kernels_and_waits_once(gpu):
     assert gpu.calls.total() < 20 * steps
 
 
+def test_prompts_are_read_together_on_a_gpu_and_at_once_on_a_cpu(gpu, monkeypatch):
+    near = tiny()
+    assert adopt_attention(near) == ""
+    prefill, made = DecodeLoop._prefill, []
+    monkeypatch.setattr(DecodeLoop, "_prefill", lambda loop: made.append(loop) or prefill(loop))
+    loops = loop_of(16), DecodeLoop(near, letters, 16)
+    jobs = [job(prompt(5, seed=row), max_new_tokens=20 + row) for row in range(48)]
+    there, here = (run(loop, jobs) for loop in loops)
+    assert there == here
+    assert made.count(loops[0]) < 0.6 * made.count(loops[1])
+
+
 def test_a_free_slots_token_spoils_nothing_that_a_row_shares(gpu):
     loop = loop_of(4)
     shared, long = prompt(40, seed=1), job(prompt(9, seed=2), max_new_tokens=60)

@@ -45,6 +45,11 @@ class Room:
         return self.seating.rows
 
     @property
+    def free(self) -> float:
+        """Share of the slots that no row sits in."""
+        return 1 - len(self.rows) / self.seating.slots.count
+
+    @property
     def is_whole(self) -> bool:
         """Whether it is as it was made: nobody is here, and memory held what it promised."""
         return not self._parked and not self.rows and self._whole == (self._most, self._tokens)
