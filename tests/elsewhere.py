@@ -8,7 +8,7 @@ written here by its documentation.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -64,7 +64,8 @@ class Elsewhere(TorchFunctionMode):
         super().__init__()
         self.calls = Counter()
         self.waits = Counter()
-        self.uploads = 0
+        self.busy = False
+        self.stream = "the usual stream"
         self._recorded: list[Callable[[], None]] | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -80,12 +81,20 @@ class Elsewhere(TorchFunctionMode):
             return self._moved(name, func, args, kwargs)
         return self.computed(name, func, args, kwargs)
 
+    @property
+    def is_recording(self):
+        """Whether what is called is kept, to be run again."""
+        return self._recorded is not None
+
     @contextmanager
-    def recording(self, graph, pool=None, capture_error_mode="global"):
-        """Stand for torch.cuda.graph."""
+    def recording(self, graph, pool, stream, capture_error_mode):
+        """Stand for torch.cuda.graph: while it is entered, its stream is the current one, even after an error."""
+        assert stream == "a stream of cuda:0"
+        self.stream = stream
         self._recorded = graph.steps
         try:
             yield
+            self.stream = "the usual stream"
         finally:
             self._recorded = None
 
@@ -97,10 +106,11 @@ class Elsewhere(TorchFunctionMode):
         on_gpu = devices[0].type == "cuda" if devices else True
         if name == "tensor" or (name == "to" and on_gpu and not isinstance(args[0], Far)):
             self._from_outside(f"{name} from outside")
-            self.uploads += 1
+            if not kwargs.get("non_blocking"):
+                self._wait(name)  # as torch does unless it is told not to
         if name == "to" and not on_gpu:
             self._from_outside("to the CPU")
-            self.waits[name] += 1
+            self._wait(name)
         if name == "to" and near is getattr(args[0], "near", None):
             return args[0]
         return self._kept(name, func, args, kwargs, near) if on_gpu else near
@@ -110,7 +120,7 @@ class Elsewhere(TorchFunctionMode):
             if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Far) and leaf.dim():
                 if name in ("copy_", "__setitem__") and leaf is args[-1]:
                     self._from_outside(name)
-                    self.uploads += 1
+                    self._wait(name)
                 else:
                     raise RuntimeError(f"{name}: expected all tensors to be on the same device, found one on the CPU")
         masks = name in ("__getitem__", "__setitem__") and any(
@@ -118,7 +128,7 @@ class Elsewhere(TorchFunctionMode):
         )
         if name in _WAITS or masks:
             self._from_outside(f"waiting ({name})")
-            self.waits[name] += 1
+            self._wait(name)
         made = self._on_the_cpu(func, args, kwargs)
         return made if name in ("tolist", "item", "cpu") else self._kept(name, func, args, kwargs, made)
 
@@ -135,6 +145,7 @@ class Elsewhere(TorchFunctionMode):
         """Wrap what was computed, and remember how where it is recorded."""
         if name not in _FREE:
             self.calls[name] += 1
+            self.busy |= name != "tensor"
         if self._recorded is not None:
 
             def again():
@@ -149,6 +160,11 @@ class Elsewhere(TorchFunctionMode):
             if isinstance(leaf, Far) and leaf.near is made:
                 return leaf
         return tree_map(lambda leaf: Far(leaf) if isinstance(leaf, torch.Tensor) else leaf, made)
+
+    def _wait(self, what):
+        """Wait for what is asked for already: where that is nothing, it is no wait."""
+        self.waits[what] += self.busy
+        self.busy = False
 
     def _from_outside(self, what):
         if self._recorded is not None:
@@ -165,6 +181,7 @@ class Graph:
     def replay(self):
         """Run again what was recorded."""
         self.replays += 1
+        Elsewhere.entered.busy = True
         with torch._C.DisableTorchFunction():
             for step in self.steps:
                 step()
@@ -202,7 +219,9 @@ def elsewhere(monkeypatch) -> Iterator[Elsewhere]:
         "CUDAGraph": Graph,
         "graph": mode.recording,
         "graph_pool_handle": object,
-        "device": nullcontext,
+        "Stream": lambda device: f"a stream of {device}",
+        "current_stream": lambda device: mode.stream,
+        "set_stream": lambda stream: setattr(mode, "stream", stream),
         "get_device_capability": lambda device: (9, 0),
         "mem_get_info": lambda device: (1 << 26, 1 << 26),
     }.items():

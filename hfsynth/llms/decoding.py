@@ -28,13 +28,13 @@ from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.recording import RecordedSteps, can_record
 from hfsynth.llms.room import CAPACITY, Room, told
 from hfsynth.llms.sampling import NOT_NUMBERS, Sampler
-from hfsynth.llms.seating import Row, common
+from hfsynth.llms.seating import Row
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.splitting import SplitModel
 
 # A CPU takes half the time for half the tokens; a GPU that waits to be asked for each kernel takes as long for one
 # prompt as for many. Its two numbers are worked out for an H100, not measured.
-_PREFILL = {"cpu": 2048, "cuda": 8192}  # most tokens of prompts in one forward
+_PREFILL = {"cpu": 2048, "cuda": 4096}  # most tokens of prompts in one forward
 _GATHERED = {"cpu": 0.0, "cuda": 0.125}  # share of the slots that is free before more prompts are read
 _SHARED = 16  # tokens that are worth copying from another slot, or waiting for
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class DecodeLoop:
         self.tally = Tally()
         self._model = model
         self._decode = decode
-        kind = "cpu" if model.device.type == "cpu" else "cuda"
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
         self._prefill_tokens = self._most_tokens = _PREFILL[kind]
         self._gathered = _GATHERED[kind]
         split = isinstance(model, SplitModel)
@@ -74,7 +74,6 @@ class DecodeLoop:
         new_slots = model.new_slots if split else partial(KeyValueSlots, device=model.device)
         self._room = Room(new_slots(max(min(slots, tokens // CAPACITY), 1), CAPACITY), slots, tokens)
         self._seating = self._room.seating
-        self._by_varlen = varlen.is_used(model)
         self._recorded = RecordedSteps(model, self._seating.slots) if not split and can_record(model) else None
         self._sampler: tuple[list[Row], Sampler] | None = None
         self._lost: list[Row] = []
@@ -135,7 +134,7 @@ class DecodeLoop:
                 break
         rows = [self._seating.row(slot) for slot in chosen]
         read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
-        through = [row.filled + len(part) == len(row.known) for row, part in zip(rows, read, strict=True)]
+        through = [row.filled + len(part) == row.length for row, part in zip(rows, read, strict=True)]
         ends = accumulate(map(len, read))
         last = [end - 1 for end, done in zip(ends, through, strict=True) if done]
         where = Prefill(self._seating.slots, segments, self._model.device)
@@ -148,9 +147,9 @@ class DecodeLoop:
     def _share(self, slot: int, chosen: Sequence[int]) -> bool:
         """Copy the beginning of a row's prompt from the slot that has most of it; False if one soon has more."""
         seating = self._seating
-        prompt = seating.row(slot).known
-        source, shared = seating.longest_beginning(prompt[:-1], slot)
-        if any(common(seating.row(other).known, prompt[:-1]) >= shared + _SHARED for other in chosen):
+        beginning = seating.row(slot).known[:-1]
+        source, shared = seating.longest_beginning(beginning, slot)
+        if any(seating.row(other).common(beginning) >= shared + _SHARED for other in chosen):
             return False
         if shared < _SHARED and source != slot:
             shared = 0
@@ -163,36 +162,41 @@ class DecodeLoop:
         self._lost += self._room.grow()
         if not self._room.rows:
             return [], None
-        self._seating.close_ranks()
-        if not self._by_varlen:  # by windows
-            self._seating.arrange()
+        logits = self._next_logits()
         rows = self._room.rows
-        logits = self._next_logits(rows)
         self.tally.steps += 1
         self.tally.stepped += len(rows)
         for row in rows:
             row.filled += 1
         return rows, logits
 
-    def _next_logits(self, rows: Sequence[Row]) -> Tensor:
-        """Read the last tokens of the rows in the first slots."""
-        lasts = [row.last for row in rows]
-        if self._recorded and (most := self._recorded.rounded(len(rows))) > 1:
-            return self._recorded.forward(lasts, self._seating.next_places(most))
-        return forward(self._model, lasts, Step(self._seating.slots, [row.filled for row in rows]))
+    def _next_logits(self) -> Tensor:
+        """Read every row's last token, once the rows are where that is fastest: the logits, in their order then."""
+        seating = self._seating
+        most = self._recorded.rounded(len(seating.rows)) if self._recorded else 0
+        if seating.seated[-1][0] >= most:
+            seating.close_ranks()
+        if self._recorded:
+            return self._recorded.forward({slot: row.last for slot, row in seating.seated}, seating.next_places(most))
+        if not varlen.is_used(self._model):
+            seating.arrange()
+        return forward(
+            self._model, [row.last for row in seating.rows], Step(seating.slots, [row.filled for row in seating.rows])
+        )
 
     def _sample(self, rows: list[Row], logits: Tensor) -> list[int]:
         """Choose each row's next token."""
         if self._sampler is None or self._sampler[0] != rows:
             params = [row.job.sampling for row in rows]
             self._sampler = rows, Sampler.of(params, logits.shape[-1], logits.device)
-        uniform = torch.tensor([row.uniforms[len(row.tokens)] for row in rows], device=logits.device)
+        # without waiting for the forward, so that the device finds the next kernels when it has done that
+        uniform = torch.tensor([row.uniforms[len(row.tokens)] for row in rows]).to(logits.device, non_blocking=True)
         chosen: list[int] = self._sampler[1].choose(logits, uniform, [row.tokens for row in rows]).tolist()
         return chosen
 
     def _free(self, rows: Sequence[Row], chosen: Sequence[int]) -> list[tuple[Job, Written]]:
         """Give the rows their tokens, and free the slots of those that have ended."""
-        ended = [(row.job, Written(row.tokens, "error", told(len(row.known)))) for row in self._lost]
+        ended = [(row.job, Written(row.tokens, "error", told(row.length))) for row in self._lost]
         self._lost = []
         for row, token in zip(rows, chosen, strict=True):
             if token < 0:

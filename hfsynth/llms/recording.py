@@ -4,25 +4,29 @@ A step of a small model is hundreds of kernels, each of which takes less time th
 all of them at once, but always for the same ones in the same memory: so there is one for each number of rows, rounded
 up to a power of two, and what differs between steps is written to a tensor that the recording reads.
 
-    rows      first the rows under way, then slots that are free
+    rows      the first slots, as many as are recorded: those of the rows under way, and free ones among and after them
     told      (3, rows): the token of each, its position, how many positions are read for it
 
 A free slot's token is written where the slot holds nothing, and what comes of it is never looked at.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from hfsynth.llms import varlen
+from hfsynth.llms.memory import is_out_of_memory
 from hfsynth.llms.slots import KeyValueSlots
 
 logger = logging.getLogger(__name__)
+_TOLERANCE = 0.01  # of the logits' size, by which a recorded step may differ from the step: kernels are the same
+_UNRECORDED: "WeakSet[Any]" = WeakSet()  # models whose steps can't be recorded, found by trying
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Recording:
     """A step that can be run again."""
 
     graph: Any
-    told: Tensor
+    step: ToldStep
+    """All that it reads from, which must stay where it is."""
     logits: Tensor
     """(rows, vocabulary), of the last time it was run."""
 
@@ -92,29 +97,31 @@ class RecordedSteps:
         self._recordings: dict[int, Recording] = {}
         self._moved = slots.moved
         self._pool: Any = None  # memory that all of them share, since one runs at a time
-        self._fault = ""
 
-    def forward(self, tokens: Sequence[int], held: Sequence[int]) -> Tensor:
+    def forward(self, tokens: Mapping[int, int], next_places: Sequence[int]) -> Tensor:
         """Read the next token of each row.
 
         Args:
-            tokens: Of the rows in the first slots, T of them.
-            held: How many positions are filled of these slots and of those after them, up to `rounded(T)` in all.
+            tokens: Slot → token, in the order of the slots; T of them, in some of the first `rounded(T)` slots.
+            next_places: Where the next token of each of these slots goes, or would go if a row sat there.
 
         Returns:
-            Logits, (T, vocabulary), which the next step overwrites.
+            Logits, (T, vocabulary).
         """
-        spare = len(held) - len(tokens)
-        reads = [*(count + 1 for count in held[: len(tokens)]), *[1] * spare]
-        told = torch.tensor([[*tokens, *[0] * spare], held, reads], device=self._model.device)
+        count, device = len(next_places), self._model.device
+        own = [tokens.get(slot, 0) for slot in range(count)]
+        reads = [place + 1 if slot in tokens else 1 for slot, place in enumerate(next_places)]
+        told = torch.tensor([own, next_places, reads], device=device)
+        rows = torch.tensor([*tokens], device=device)
         if self._moved != self._slots.moved:  # recordings speak of memory that is gone
             self.forget()
-        recording = self._recordings.get(len(held))
-        if recording is None:
-            return self._first(told)[: len(tokens)]
-        recording.told.copy_(told)
-        recording.graph.replay()
-        return recording.logits[: len(tokens)]
+        if recording := self._recordings.get(count):
+            recording.step.told.copy_(told)
+            recording.graph.replay()
+            return recording.logits[rows]
+        logits = self._read(ToldStep(self._slots, told))  # this also makes what kernels keep
+        self._begin(told, logits)
+        return logits[rows]
 
     def rounded(self, count: int) -> int:
         """Return how many rows a step of `count` rows is recorded for: 2, 4, 8, …, or as many as there are slots."""
@@ -125,27 +132,37 @@ class RecordedSteps:
         self._recordings, self._pool = {}, None
         self._moved = self._slots.moved
 
-    def _first(self, told: Tensor) -> Tensor:
-        """Run a step of a new kind, which also makes what kernels keep, and record it for those to come."""
-        logits = self._read(ToldStep(self._slots, told))
-        if not self._fault:
-            try:
-                self._recordings[told.shape[1]] = self._record(ToldStep(self._slots, told))
-            except RuntimeError as error:
-                self._fault = str(error)
-                self.forget()
-                logger.warning("steps are not recorded, which is slower on a GPU: %s", self._fault)
-        return logits
+    def _begin(self, told: Tensor, logits: Tensor) -> None:
+        """Record steps of this number of rows, unless it has turned out that the model's can't be."""
+        if self._model in _UNRECORDED:
+            return
+        try:
+            recording = self._record(told)
+            recording.graph.replay()  # once more, to the same places
+            if float((recording.logits - logits).norm()) > _TOLERANCE * float(logits.norm()):
+                raise RuntimeError("a recorded step computes something else than the step")
+            self._recordings[told.shape[1]] = recording
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                logger.warning("steps are not recorded, which is slower on a GPU: %s", error)
+                _UNRECORDED.add(self._model)
+        self.forget()  # outside the handler, whose traceback holds the tensors
 
-    def _record(self, step: ToldStep) -> Recording:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(step.told.device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            # of this thread alone: another may be reading a dataset to the GPU
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+    def _record(self, told: Tensor) -> Recording:
+        graph, step = torch.cuda.CUDAGraph(), ToldStep(self._slots, told)
+        before = torch.cuda.current_stream(told.device)
+        stream = torch.cuda.Stream(told.device)  # type: ignore[no-untyped-call] # or that of the first GPU recorded on
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            # what another thread does at the time is no part of it
+            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
                 logits = self._read(step)
-        return Recording(graph, step.told, logits)
+        except RuntimeError:
+            torch.cuda.set_stream(before)  # which torch does only where nothing is raised
+            raise
+        return Recording(graph, step, logits)
 
     def _read(self, step: ToldStep) -> Tensor:
         logits: Tensor = self._model(

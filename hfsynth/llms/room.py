@@ -111,7 +111,7 @@ class Room:
         """
         rows, slots = sorted(self.rows, key=_length), self.seating.slots
         for row in rows:  # one that was read, but didn't come to choose, reads its last token again
-            row.filled = min(row.filled, len(row.known) - 1)
+            row.filled = min(row.filled, row.length - 1)
         if len(rows) == 1 and self._tokens <= window_of(_length(rows[0])):  # no other slot takes any of it
             if _length(rows[0]) <= CAPACITY:
                 raise GenerationError(told(_length(rows[0])))
@@ -177,7 +177,7 @@ def told(length: int) -> str:
 
 def _length(row: Row) -> int:
     """Return how many tokens a row's slot must hold for it to write one more."""
-    return len(row.known)
+    return row.length
 
 
 def _longest(rows: Iterable[Row]) -> int:

@@ -40,10 +40,11 @@ class Sampler:
         """Lay out the parameters of a batch."""
 
         def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype).to(device)[:, None]
+            return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)[:, None]
 
         def rows(chosen: Iterable[bool]) -> Tensor:
-            return torch.tensor([row for row, is_in in enumerate(chosen) if is_in], dtype=torch.int64).to(device)
+            found = torch.tensor([row for row, is_in in enumerate(chosen) if is_in], dtype=torch.int64)
+            return found.to(device, non_blocking=True)
 
         top_k = [min(p.top_k or vocabulary, vocabulary) for p in params]
         # a row is cut by its own parameters only: what else is in the batch must not change what it draws

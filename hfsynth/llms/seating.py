@@ -33,6 +33,11 @@ class Row:
         return self.job.prompt + self.tokens
 
     @property
+    def length(self) -> int:
+        """How many tokens these are."""
+        return len(self.job.prompt) + len(self.tokens)
+
+    @property
     def last(self) -> int:
         """The last token it has written, or of its prompt."""
         return (self.tokens or self.job.prompt)[-1]
@@ -40,7 +45,12 @@ class Row:
     @property
     def missing(self) -> int:
         """How many tokens are not in its slot yet; 1 is a row that writes."""
-        return len(self.job.prompt) + len(self.tokens) - self.filled
+        return self.length - self.filled
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """Return with how many of a text's first tokens it begins."""
+        count = common(self.job.prompt, tokens)
+        return count if count < len(self.job.prompt) else count + common(self.tokens, tokens[count:])
 
 
 class Seating:
@@ -53,7 +63,7 @@ class Seating:
 
     @property
     def seated(self) -> list[tuple[int, Row]]:
-        """The slots that are taken, and their rows."""
+        """The slots that are taken, and their rows, in order."""
         return [(slot, row) for slot, row in enumerate(self._seats) if row is not None]
 
     @property
@@ -114,9 +124,14 @@ class Seating:
         Returns:
             The slot, and how many tokens.
         """
-        shared = {other: common(self.held(other), tokens) for other in range(self.slots.count)}
+        shared = {other: self._common(other, tokens) for other in range(self.slots.count)}
         best = max(shared, key=lambda other: (shared[other], other == slot))
         return best, shared[best]
+
+    def _common(self, slot: int, tokens: Sequence[int]) -> int:
+        """Return how many of a text's first tokens a slot holds."""
+        row = self._seats[slot]
+        return min(row.common(tokens), row.filled) if row and row.filled else common(self._left[slot], tokens)
 
     def adopt(self, slot: int, source: int, count: int) -> None:
         """Begin a row that has just sat down with `count` tokens of another slot, or of its own."""

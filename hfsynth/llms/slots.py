@@ -6,8 +6,9 @@ has, and a CPU takes memory for a position only when it is written.
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -47,11 +48,12 @@ class KeyValueSlots:
         self.count, self.capacity = count, capacity
         self.moved += 1
         slots = range(len(lengths))
+        groups = cache(partial(_alike, slots, slots, lengths))
         try:
             for index, pair in self.layers.items():
                 keys, values = self._room(pair[0]), self._room(pair[1])
                 for new, old in zip((keys, values), pair, strict=True):
-                    for here, _, length in _alike(slots, slots, lengths):
+                    for here, _, length in groups(new.device):
                         new[here, :, :length] = old[here, :, :length]
                 self.layers[index] = keys, values
         except RuntimeError:  # memory ran out
@@ -67,11 +69,11 @@ class KeyValueSlots:
             targets: Those that they are copied to.
             lengths: How many positions of each.
         """
-        alike = list(_alike(sources, targets, lengths))
+        groups = cache(partial(_alike, sources, targets, lengths))  # on each device once for all layers
         for pair in self.layers.values():
             for tensor in pair:
-                pieces = [tensor[here, :, :length] for here, _, length in alike]
-                for piece, (_, there, length) in zip(pieces, alike, strict=True):
+                pieces = [tensor[here, :, :length] for here, _, length in groups(tensor.device)]
+                for piece, (_, there, length) in zip(pieces, groups(tensor.device), strict=True):
                     tensor[there, :, :length] = piece
 
     def blank(self, slot: int) -> None:
@@ -83,10 +85,10 @@ class KeyValueSlots:
 
     def _room(self, like: Tensor) -> Tensor:
         """Return zeros: what is masked still passes through a product, and memory never written may hold NaN."""
-        if like.device.type != "cpu":  # token by token, as kernels there read it
+        if like.device.type == "cuda":  # token by token, as the kernel of `varlen.py` reads them
             return like.new_zeros(self.count, self.capacity, like.shape[1], like.shape[3]).transpose(1, 2)
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])
-        if not hasattr(mmap, "MAP_ANONYMOUS"):
+        if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
             return like.new_zeros(shape)
         try:  # what the system maps is zero, and takes no memory as long as nobody has written to it
             size = math.prod(shape) * like.dtype.itemsize
@@ -97,13 +99,15 @@ class KeyValueSlots:
 
 
 def _alike(
-    sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int]
-) -> Iterator[tuple[list[int], list[int], int]]:
+    sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int], device: torch.device
+) -> list[tuple[Tensor, Tensor, int]]:
     """Put slots together that are copied at once: those of which no more than twice as much is kept as of another."""
     kinds: dict[int, list[int]] = {}
     for place, length in enumerate(lengths):
         if length:
             kinds.setdefault(length.bit_length(), []).append(place)
+    groups = []
     for places in kinds.values():
-        longest = max(lengths[place] for place in places)
-        yield [sources[place] for place in places], [targets[place] for place in places], longest
+        here, there = torch.tensor([[slots[place] for place in places] for slots in (sources, targets)], device=device)
+        groups.append((here, there, max(lengths[place] for place in places)))
+    return groups

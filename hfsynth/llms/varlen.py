@@ -38,7 +38,7 @@ class Spans:
     @classmethod
     def of(cls, counts: Sequence[int], used: Sequence[int], capacity: int, device: torch.device) -> "Spans":
         """Lay out how many tokens each slot has in a forward, and how many positions are read for them."""
-        begins = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device)
+        begins = _int32([0, *accumulate(counts)], device)
         most = 1 if set(counts) == {1} else max(2, *counts)
         return cls(begins, _starts(len(counts), capacity, device), _int32(used, device), most, capacity)
 
@@ -112,4 +112,4 @@ def _starts(count: int, capacity: int, device: torch.device) -> Tensor:
 
 
 def _int32(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device=device)
+    return torch.tensor(values, dtype=torch.int32).to(device, non_blocking=True)  # in the middle of a forward
