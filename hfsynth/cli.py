@@ -62,7 +62,11 @@ class RunArguments:
         default=None, metadata={"help": "Folder that keeps finished chunks; default: in the cache of datasets."}
     )
     chunk_size: int = field(
-        default=128, metadata={"help": "Rows that are computed, saved and, where a process is killed, lost together."}
+        default=128,
+        metadata={
+            "help": "Rows that are computed, saved and, where a process is killed, lost together. On a GPU one chunk "
+            "is done before the next begins: make it several times the batch size, or places stay empty at its end."
+        },
     )
     push_to_hub: str | None = field(
         default=None,

@@ -168,8 +168,9 @@ def runner(job: Result) -> Result:
         sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=max(limit for _, limit in work))
         dataset = Dataset.from_dict({"instruction": [text for text, _ in work]})
         pipeline = Pipeline((TextGeneration(llm, sampling=sampling),))
+        chunk_size = 32 if job["device"] == "cpu" else 4 * job["slots"]  # where chunks don't overlap
         with tempfile.TemporaryDirectory() as folder:
-            made = pipeline.run(dataset, run_dir=folder, chunk_size=32, quiet=True)
+            made = pipeline.run(dataset, run_dir=folder, chunk_size=chunk_size, quiet=True)
             return [entries[-1]["completion_tokens"] for entries in made["generation_metadata"]]
 
     return timed(job, run, [(prompt["instruction"], prompt["limit"]) for prompt in job["prompts"]])
