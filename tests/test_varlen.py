@@ -7,6 +7,7 @@ from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.slots import KeyValueSlots
+from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from hfsynth.llms.varlen import Spans
 from tests.elsewhere import GPU, by_the_book, elsewhere, moved
@@ -69,13 +70,22 @@ def test_windows_on_a_gpu_write_what_generate_writes_and_wait_once_a_forward(gpu
 
 
 def test_sampled_rows_are_the_same_on_a_gpu(gpu, exact):
-    jobs = [job(prompt(20, seed=n), seed=n, temperature=1.0, top_p=0.9, max_new_tokens=30) for n in range(4)]
+    ways = [{"top_p": 0.9}, {"top_k": 5, "presence_penalty": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}, {}]
+    jobs = [
+        job(prompt(20, seed=n), seed=n, max_new_tokens=30, **{"temperature": 1.0, **way}) for n, way in enumerate(ways)
+    ]
     far, near = moved(tiny()), tiny()
     loops = []
     for model in (far, near):
         assert adopt_attention(model) == ""
         loops.append(DecodeLoop(model, letters, 3))
     there, here = (dict(loop.run(taker(jobs))) for loop in loops)
+    assert [there[one].tokens for one in jobs] == [here[one].tokens for one in jobs]
+
+
+def test_static_batches_are_the_same_on_a_gpu(gpu):
+    jobs = [job(prompt(5 + n, seed=n), seed=n, temperature=n / 3, max_new_tokens=8 + n) for n in range(4)]
+    there, here = (dict(StaticBatches(model, letters, 3).run(taker(jobs))) for model in (moved(tiny()), tiny()))
     assert [there[one].tokens for one in jobs] == [here[one].tokens for one in jobs]
 
 

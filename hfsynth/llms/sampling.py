@@ -91,8 +91,9 @@ class Sampler:
         if not found:
             return logits
         rows, tokens, offs = zip(*found, strict=True)
-        places = torch.tensor([rows, tokens], device=logits.device)
-        return logits.float().index_put(tuple(places), -torch.tensor(offs, device=logits.device), accumulate=True)
+        places = torch.tensor([rows, tokens]).to(logits.device, non_blocking=True)
+        penalties = -torch.tensor(offs).to(logits.device, non_blocking=True)
+        return logits.float().index_put(tuple(places), penalties, accumulate=True)
 
     def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Draw a token for every row by its own random number; -1 where its logits are not numbers. (B, V) → (B,)."""
