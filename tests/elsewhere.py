@@ -8,7 +8,7 @@ written here by its documentation.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import Any
 
@@ -65,7 +65,9 @@ class Elsewhere(TorchFunctionMode):
         self.calls = Counter()
         self.waits = Counter()
         self.busy = False
-        self.stream = "the usual stream"
+        self.stream: object = None  # the usual one
+        self.strict: Any = False  # whether waiting is an error
+        self._streams: dict[object, object] = {}
         self._recorded: list[Callable[[], None]] | None = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -89,12 +91,12 @@ class Elsewhere(TorchFunctionMode):
     @contextmanager
     def recording(self, graph, pool, stream, capture_error_mode):
         """Stand for torch.cuda.graph: while it is entered, its stream is the current one, even after an error."""
-        assert stream == "a stream of cuda:0"
+        assert self._streams.setdefault(pool, stream) is stream  # what shares memory is in one order
         self.stream = stream
         self._recorded = graph.steps
         try:
             yield
-            self.stream = "the usual stream"
+            self.stream = None
         finally:
             self._recorded = None
 
@@ -126,7 +128,7 @@ class Elsewhere(TorchFunctionMode):
         masks = name in ("__getitem__", "__setitem__") and any(
             isinstance(leaf, torch.Tensor) and leaf.dtype is torch.bool for leaf in tree_leaves(args[1])
         )
-        if name in _WAITS or masks:
+        if name in _WAITS or masks or (name in ("__getitem__", "__setitem__") and isinstance(args[1], list)):
             self._from_outside(f"waiting ({name})")
             self._wait(name)
         made = self._on_the_cpu(func, args, kwargs)
@@ -163,6 +165,8 @@ class Elsewhere(TorchFunctionMode):
 
     def _wait(self, what):
         """Wait for what is asked for already: where that is nothing, it is no wait."""
+        if self.strict:
+            raise RuntimeError(f"called a synchronizing CUDA operation ({what})")
         self.waits[what] += self.busy
         self.busy = False
 
@@ -219,8 +223,11 @@ def elsewhere(monkeypatch) -> Iterator[Elsewhere]:
         "CUDAGraph": Graph,
         "graph": mode.recording,
         "graph_pool_handle": object,
-        "Stream": lambda device: f"a stream of {device}",
-        "current_stream": lambda device: mode.stream,
+        "Stream": object,
+        "device": lambda device: nullcontext(),
+        "get_sync_debug_mode": lambda: mode.strict,
+        "set_sync_debug_mode": lambda strict: setattr(mode, "strict", strict),
+        "current_stream": lambda: mode.stream,
         "set_stream": lambda stream: setattr(mode, "stream", stream),
         "get_device_capability": lambda device: (9, 0),
         "mem_get_info": lambda device: (1 << 26, 1 << 26),

@@ -11,7 +11,9 @@ A free slot's token is written where the slot holds nothing, and what comes of i
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,6 +99,8 @@ class RecordedSteps:
         self._recordings: dict[int, Recording] = {}
         self._moved = slots.moved
         self._pool: Any = None  # memory that all of them share, since one runs at a time
+        self._stream: Any = None
+        self._too_many = sys.maxsize  # rows for whose recording memory ran out
 
     def forward(self, tokens: Mapping[int, int], next_places: Sequence[int]) -> Tensor:
         """Read the next token of each row.
@@ -115,6 +119,7 @@ class RecordedSteps:
         rows = torch.tensor([*tokens], device=device)
         if self._moved != self._slots.moved:  # recordings speak of memory that is gone
             self.forget()
+            self._moved, self._too_many = self._slots.moved, sys.maxsize
         if recording := self._recordings.get(count):
             recording.step.told.copy_(told)
             recording.graph.replay()
@@ -129,40 +134,49 @@ class RecordedSteps:
 
     def forget(self) -> None:
         """Give back the memory of the recordings."""
-        self._recordings, self._pool = {}, None
-        self._moved = self._slots.moved
+        self._recordings, self._pool, self._stream = {}, None, None
 
     def _begin(self, told: Tensor, logits: Tensor) -> None:
-        """Record steps of this number of rows, unless it has turned out that the model's can't be."""
-        if self._model in _UNRECORDED:
+        """Record steps of this number of rows, unless it has turned out that they can't be."""
+        count = told.shape[1]
+        if self._model in _UNRECORDED or count >= self._too_many:
             return
         try:
-            recording = self._record(told)
-            recording.graph.replay()  # once more, to the same places
-            if float((recording.logits - logits).norm()) > _TOLERANCE * float(logits.norm()):
-                raise RuntimeError("a recorded step computes something else than the step")
-            self._recordings[told.shape[1]] = recording
+            with torch.cuda.device(told.device):
+                self._recordings[count] = self._record(told, logits)
             return
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                self._too_many = count
+            else:
                 logger.warning("steps are not recorded, which is slower on a GPU: %s", error)
                 _UNRECORDED.add(self._model)
         self.forget()  # outside the handler, whose traceback holds the tensors
 
-    def _record(self, told: Tensor) -> Recording:
-        graph, step = torch.cuda.CUDAGraph(), ToldStep(self._slots, told)
-        before = torch.cuda.current_stream(told.device)
-        stream = torch.cuda.Stream(told.device)  # type: ignore[no-untyped-call] # or that of the first GPU recorded on
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+    def _record(self, told: Tensor, logits: Tensor) -> Recording:
+        """Record a step and see that it gives the logits of the step as it is.
+
+        Raises:
+            RuntimeError: If it can't be recorded, or gives others.
+        """
+        with _without_waiting():  # what waits for the device can't be recorded, and trying leaves memory behind
+            self._read(ToldStep(self._slots, told))
+        if self._stream is None:  # one for all, as they share the memory
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        graph, step, before = torch.cuda.CUDAGraph(), ToldStep(self._slots, told), torch.cuda.current_stream()
         try:
             # what another thread does at the time is no part of it
-            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
-                logits = self._read(step)
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                recorded = self._read(step)
         except RuntimeError:
             torch.cuda.set_stream(before)  # which torch does only where nothing is raised
             raise
-        return Recording(graph, step, logits)
+        graph.replay()  # once more, to the same places
+        known = logits.isfinite()
+        off, size = (_norm(values.where(known, 0.0)) for values in (recorded - logits, logits))
+        if not off <= _TOLERANCE * size:
+            raise RuntimeError("a recorded step computes something else than the step")
+        return Recording(graph, step, recorded)
 
     def _read(self, step: ToldStep) -> Tensor:
         logits: Tensor = self._model(
@@ -175,3 +189,18 @@ def can_record(model: Any) -> bool:
     """Whether a model's steps can be recorded: all of it is on one GPU, and its rows are read without windows."""
     on = {parameter.device for parameter in model.parameters()}
     return len(on) == 1 and model.device.type == "cuda" and varlen.is_used(model)
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Have torch raise where something waits for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _norm(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float32))
