@@ -5,7 +5,7 @@ So tokens of many rows, at any positions, are computed together without padding;
 
     slots    keys and values of every layer, (slots, heads, capacity, width): a row's own are at its slot (`slots.py`)
     pass     which slots and positions the T tokens of a forward belong to (`passes.py`)
-    attend   registered with transformers under `NAMES`: writes the tokens' keys and values, reads each row's own
+    attend   registered with transformers under two names: writes the tokens' keys and values, reads each row's own
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ A free slot's token is written where the slot holds nothing, and what comes of i
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +196,9 @@ def can_record(model: Any) -> bool:
 def _without_waiting() -> Iterator[None]:
     """Have torch raise where something waits for the device."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it doesn't find everything
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
