@@ -6,6 +6,7 @@ each process writes the rows it was returned to ACTING_FOLDER.
 
 import json
 import os
+import signal
 import sys
 
 from datasets import Dataset
@@ -35,4 +36,6 @@ def main(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    # what a shell starts in the background ignores Ctrl-C, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(*sys.argv[1:])

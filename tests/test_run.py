@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,6 @@ class Launched:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # what a shell starts in the background ignores Ctrl-C, and so would all that it starts
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, processes=2, **options):
@@ -191,7 +188,8 @@ def test_of_two_nodes_the_survivor_completes_the_dataset(launched, expected, vic
     finally:
         for node in nodes:  # a launcher waits five minutes for the other node's, with nothing left to do
             node.kill()
-            node.communicate()
+        outputs = [node.communicate()[0] for node in nodes]
+    assert survivor.exists(), "\n\n".join(outputs)
     assert not (launched.folder / f"rows-{victim}.json").exists()
     assert launched.rows() == expected
 
