@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hfsynth.llms.passes import Prefill, Segment, Step
+from hfsynth.llms.passes import Asked, Prefill, Segment, Step
 from hfsynth.llms.slots import KeyValueSlots
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def queries(number):
 def test_a_step_reads_each_rows_own_tokens(kept, reach):
     lengths = [0, 3, 31, 32, 40, 380, 390, 600, *range(5, 17)]
     query = queries(len(lengths))
-    read = Step(KeyValueSlots(20, 1024, CPU), lengths).attend(query, *kept, None, reach)
+    read = Step(KeyValueSlots(20, 1024, CPU), lengths).attend(query, *kept, Asked(reach=reach))
     for row, length in enumerate(lengths):
         expected = by_the_book(query[0, :, row], kept[0, row], kept[1, row], length + 1, reach)
         assert torch.allclose(read[0, row], expected, atol=1e-5)
@@ -42,7 +42,7 @@ def test_a_step_reads_each_rows_own_tokens(kept, reach):
 def test_a_prefill_reads_each_tokens_past_and_nothing_of_its_future(kept, reach):
     segments = [Segment(4, 0, 7), Segment(1, 100, 300), Segment(9, 383, 386)]
     query = queries(210)
-    read = Prefill(KeyValueSlots(20, 1024, CPU), segments, CPU).attend(query, *kept, None, reach)
+    read = Prefill(KeyValueSlots(20, 1024, CPU), segments, CPU).attend(query, *kept, Asked(reach=reach))
     places = [(part.slot, position) for part in segments for position in range(part.start, part.stop)]
     for token, (slot, position) in enumerate(places):
         expected = by_the_book(query[0, :, token], kept[0, slot], kept[1, slot], position + 1, reach)
@@ -51,9 +51,9 @@ def test_a_prefill_reads_each_tokens_past_and_nothing_of_its_future(kept, reach)
 
 def test_what_lies_beyond_a_rows_end_does_not_matter(kept):
     step = Step(KeyValueSlots(20, 1024, CPU), [10, 30])
-    before = step.attend(queries(2), *kept, None, None)
+    before = step.attend(queries(2), *kept, Asked())
     kept[:, 0, :, 11:], kept[:, 1, :, 31:] = 1e4, -1e4
-    assert torch.equal(step.attend(queries(2), *kept, None, None), before)
+    assert torch.equal(step.attend(queries(2), *kept, Asked()), before)
 
 
 def test_each_token_is_written_to_its_own_place():

@@ -4,7 +4,7 @@ import torch
 from hfsynth.llms import attention, varlen
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.passes import Prefill, Segment, Step
+from hfsynth.llms.passes import Asked, Prefill, Segment, Step
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.static import StaticBatches
@@ -125,7 +125,7 @@ def test_pieces_are_read_in_the_order_of_their_slots(gpu):
     new = torch.zeros(1, 2, 5, 8, device=GPU)
     kept = slots.layer(0, new, new)
     with pytest.raises(ValueError, match=r"in the order of their slots, one of each, not \[2, 0\]"):
-        where.attend(new, *kept, None, None, True)
+        where.attend(new, *kept, Asked(by_varlen=True))
 
 
 def test_a_step_reads_no_slots_but_those_of_its_rows(gpu):
@@ -134,7 +134,7 @@ def test_a_step_reads_no_slots_but_those_of_its_rows(gpu):
     keys, values = slots.layer(0, new, new)
     where = Step(slots, [0, 4, 9])
     where.write(keys, new), where.write(values, new)
-    read = where.attend(new.repeat(1, 2, 1, 1), keys, values, None, None, True)
+    read = where.attend(new.repeat(1, 2, 1, 1), keys, values, Asked(by_varlen=True))
     assert read.shape == (1, 3, 4, 8)
     assert read[0, 0].cpu().eq(1).all()
     assert not keys[3:].cpu().any()

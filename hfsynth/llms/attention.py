@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from hfsynth.llms import varlen
-from hfsynth.llms.passes import Pass
+from hfsynth.llms.passes import Asked, Pass
 
 NAME = "hfsynth"
 """Under which transformers knows attention by windows; that by `varlen.py` has a name of its own."""
@@ -52,8 +52,8 @@ def attend(
     tokens.slots.reaches.add(options.get("sliding_window"))
     tokens.write(keys, key[:, :, :count])
     tokens.write(values, value[:, :, :count])
-    how = scaling, options.get("sliding_window"), varlen.is_used(module)
-    read = tokens.attend(query[:, :, :count], keys, values, *how)
+    asked = Asked(scaling, options.get("sliding_window"), varlen.is_used(module))
+    read = tokens.attend(query[:, :, :count], keys, values, asked)
     missing = query.shape[2] - count
     return F.pad(read, (0, 0, 0, 0, 0, missing)) if missing else read, None
 

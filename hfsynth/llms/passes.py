@@ -23,6 +23,18 @@ from hfsynth.llms.windows import window_of, windows
 _BLOCK = 128  # tokens of a prompt that share a window: a divisor of the spans of `windows.py`
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a layer asks of its attention."""
+
+    scaling: float | None = None
+    """Of the scores; None for the usual."""
+    reach: int | None = None
+    """How many positions back is attended; None for all."""
+    by_varlen: bool = False
+    """Whether the kernel that reads rows of any lengths is wanted, rather than windows."""
+
+
 class Pass(Protocol):
     """Where the tokens of a forward belong."""
 
@@ -39,24 +51,14 @@ class Pass(Protocol):
     def write(self, target: Tensor, new: Tensor) -> None:
         """Write the keys or values of the tokens, (1, heads, T, width), to a layer's slots."""
 
-    def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        scaling: float | None,
-        reach: int | None,
-        by_varlen: bool = False,
-    ) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend from the tokens, (1, query heads, T, width), to their rows.
 
         Args:
             query: Theirs.
             keys: Of a layer, with those of the tokens.
             values: Likewise.
-            scaling: Of the scores; None for the usual.
-            reach: How many positions back is attended; None for all.
-            by_varlen: Whether the kernel that reads rows of any lengths is wanted, rather than windows.
+            asked: How.
 
         Returns:
             (1, T, query heads, width of the values).
@@ -105,33 +107,26 @@ class Step:
             self._places[device] = rows, lengths
         return self._places[device]
 
-    def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        scaling: float | None,
-        reach: int | None,
-        by_varlen: bool = False,
-    ) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
-        if by_varlen:
+        if asked.by_varlen:
             if query.device not in self._spans:
                 used = self._placed(query.device)[1] + 1
                 self._spans[query.device] = varlen.Spans.of_step(used, self.slots.capacity)
-            return varlen.read(query, keys, values, self._spans[query.device], scaling, reach)
+            return varlen.read(query, keys, values, self._spans[query.device], asked.scaling, asked.reach)
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, width)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
         whole = filled_up(grouped, keys, values)  # once for all groups
-        if (reach, query.device) not in self._masks:
+        if (key := (asked.reach, query.device)) not in self._masks:
             lengths = self._placed(query.device)[1]
-            self._masks[reach, query.device] = [
-                _mask(lengths[part, None], window, reach, query.dtype)[:, None, None] for part, window in self._windows
+            self._masks[key] = [
+                _mask(lengths[part, None], window, asked.reach, query.dtype)[:, None, None]
+                for part, window in self._windows
             ]
         read = [
-            scaled_dot_product(whole[part], keys[part, :, :window], values[part, :, :window], mask, scaling)
-            for (part, window), mask in zip(self._windows, self._masks[reach, query.device], strict=True)
+            scaled_dot_product(whole[part], keys[part, :, :window], values[part, :, :window], mask, asked.scaling)
+            for (part, window), mask in zip(self._windows, self._masks[key], strict=True)
         ]
         return torch.cat([part[:, :, : grouped.shape[2]] for part in read]).flatten(1, 2)[None]
 
@@ -186,26 +181,18 @@ class Prefill:
         for place, slot, start, _ in self._blocks:
             target[slot, :, start : start + place.stop - place.start] = new[0, :, place]
 
-    def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        scaling: float | None,
-        reach: int | None,
-        by_varlen: bool = False,
-    ) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend block by block, the query heads that share a key head as if they were tokens."""
-        if by_varlen:
-            return varlen.read(query, keys, values, self._spanned(query.device), scaling, reach)
+        if asked.by_varlen:
+            return varlen.read(query, keys, values, self._spanned(query.device), asked.scaling, asked.reach)
         heads, shared = keys.shape[1], query.shape[1] // keys.shape[1]
-        if (key := (reach, shared, query.device)) not in self._masks:
-            self._masks[key] = [self._mask(block, reach, query, shared) for block in self._blocks]
+        if (key := (asked.reach, shared, query.device)) not in self._masks:
+            self._masks[key] = [self._mask(block, asked.reach, query, shared) for block in self._blocks]
         out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
         for (place, slot, _, window), mask in zip(self._blocks, self._masks[key], strict=True):
             grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
             read = scaled_dot_product(
-                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, scaling
+                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, asked.scaling
             )
             # reshape: some kernels on a GPU return other strides than they were given
             out[0, place] = read.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)

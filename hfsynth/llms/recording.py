@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hfsynth.llms import varlen
 from hfsynth.llms.memory import is_out_of_memory
+from hfsynth.llms.passes import Asked
 from hfsynth.llms.slots import KeyValueSlots
 
 logger = logging.getLogger(__name__)
@@ -54,17 +55,9 @@ class ToldStep:
         """Write one token a slot."""
         target[self._rows, :, self.told[1]] = new[0].transpose(0, 1)
 
-    def attend(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        scaling: float | None,
-        reach: int | None,
-        by_varlen: bool = True,  # noqa: ARG002 - there is no other way, since windows are known only when it runs
-    ) -> Tensor:
-        """Attend by the kernel that reads rows of any lengths."""
-        return varlen.read(query, keys, values, self._spans, scaling, reach)
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
+        """Attend by the kernel that reads rows of any lengths: windows aren't known before it is run."""
+        return varlen.read(query, keys, values, self._spans, asked.scaling, asked.reach)
 
     @cached_property
     def _rows(self) -> Tensor:

@@ -14,7 +14,7 @@ A model whose attention can't be replaced reads prompt and choice together, a pa
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hfsynth.llms.attention import forward
 from hfsynth.llms.memory import compute_fitting
-from hfsynth.llms.passes import Prefill, Segment
+from hfsynth.llms.passes import Asked, Prefill, Segment
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.windows import window_of
 
@@ -99,10 +99,9 @@ class Branches(Prefill):
         """Position of each token in its text, (T,)."""
         return torch.tensor([place for one in self.compared for place in one.positions], device=self.device)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, *how: Any) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend by masks: to the kernel that reads rows of any lengths, all choices would be one text."""
-        scaling, reach = how[:2]
-        return super().attend(query, keys, values, scaling, reach)
+        return super().attend(query, keys, values, replace(asked, by_varlen=False))
 
     def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, slot, start, window = block

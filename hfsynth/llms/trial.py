@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hfsynth.llms import varlen
 from hfsynth.llms.attention import NAME, forward
-from hfsynth.llms.passes import Prefill, Segment, Step
+from hfsynth.llms.passes import Asked, Prefill, Segment, Step
 from hfsynth.llms.slots import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
@@ -75,9 +75,9 @@ class _Watched(Prefill):
     given: set[tuple[int, int, int]] = field(default_factory=set)
     """Query heads that share a key head, width of the keys, width of the values."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, *how: Any) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         self.given.add((query.shape[1] // keys.shape[1], keys.shape[-1], values.shape[-1]))
-        return super().attend(query, keys, values, *how)
+        return super().attend(query, keys, values, asked)
 
 
 def _attends_invariantly(model: Any) -> bool:
@@ -98,10 +98,10 @@ def _is_invariant(model: Any, shared: int, width: int, value_width: int) -> bool
     for count in range(1, 33):  # tokens of a prompt: kernels may read the last few of 32 rows in another way
         length = _LENGTHS[count % len(_LENGTHS)]
         lengths = [length, *range(20, 1000, 26)][:40]
-        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, None, None)[:, 0]
-        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, None, None)[:, 0]
+        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, Asked())[:, 0]
+        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, Asked())[:, 0]
         read = Prefill(slots, [Segment(0, length + 1 - count, length + 1)], model.device)
-        prompt = read.attend(query[:, :, :count].flip(2), keys, values, None, None)[:, -1]
+        prompt = read.attend(query[:, :, :count].flip(2), keys, values, Asked())[:, -1]
         if not torch.equal(among, alone) or not torch.equal(alone, prompt):
             return False
     return True
