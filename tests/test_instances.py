@@ -40,23 +40,67 @@ def test_the_paper_s_sampling_is_the_default():
     assert (first.sampling.max_new_tokens, second.sampling.max_new_tokens) == (350, 300)
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("Output: The Nile.", [Instance("", "The Nile.")]),
-        ("The Nile.\nThe Congo.", [Instance("", "The Nile.\nThe Congo.")]),
-        ("Input: None\nOutput: The Nile.", [Instance("", "The Nile.")]),
-        ("Output: a\nOutput: b", [Instance("", "a"), Instance("", "b")]),
-        ("**Input:** a\n**Output:** b\nc", [Instance("a", "b\nc")]),
-        ("Example 1:\nInput: a\nOutput: b\n\nExample 2:\nOutput: c", [Instance("a", "b"), Instance("", "c")]),
-        ("Class label: Good\nInput: x y\nz", [Instance("x y\nz", "Good")]),
-        ("Label: a\nInput: 1\nInput: 2", [Instance("1", "a"), Instance("2", "")]),
-        ("Input: the output: of it\nOutput: b", [Instance("the output: of it", "b")]),
-        (" \n", []),
-    ],
-)
-def test_instances_are_read_however_they_are_written(text, found):
-    assert list(parse_instances(text)) == found
+READ = {  # completion → its instances, as (input, response)
+    "no input": ("Output: The Nile.", [("", "The Nile.")]),
+    "prose": ("The Nile.\nThe Congo.", []),
+    "prose under a heading": ("Example 1\nThe Nile.", [("", "The Nile.")]),
+    "blank": (" \n", []),
+    "heading and input on one line": ("Example 1: Input: x\nOutput: y", [("x", "y")]),
+    "heading with a title": ("Example 1 - simple\nInput: a\nOutput: b", [("a", "b")]),
+    "heading with a colon and a title": ("### Example 1: Easy\nInput: a\nOutput: b", [("a", "b")]),
+    "announcement": ("Here are some:\nExample 1:\nInput: a\nOutput: b", [("a", "b")]),
+    "announcement without heading": ("Here is one:\nOutput: b", [("", "b")]),
+    "no output twice": ("Output: a\nOutput: b", [("", "a"), ("", "b")]),
+    "two outputs of one input": ("Example 1\nInput: x\nOutput 1: a\nOutput 2: b", [("x", "a")]),
+    "bold names": ("**Input:** a\n**Output:** b\nc", [("a", "b\nc")]),
+    "bold headings": (
+        "**Example 1:**\n**Input:** a\n**Output:** b\n\n**Example 2:**\n**Output:** c",
+        [("a", "b"), ("", "c")],
+    ),
+    "numbered items": ("1. Input: a\n   Output: b\n2. Input: c\n   Output: d", [("a", "b"), ("c", "d")]),
+    "bullets": ("- Label: a\n  Input: b\n- Label: c\n  Input: d", [("b", "a"), ("d", "c")]),
+    "numbered parts": ("Input 1: a\nOutput 1: b\nInput 2: c\nOutput 2: d", [("a", "b"), ("c", "d")]),
+    "two inputs of one output": ("Input 1: a\nInput 2: b\nOutput: c", [("a\nInput 2: b", "c")]),
+    "numbered labels": ("Class label 1: a\nText: b\nClass label 2: c\nText: d", [("Text: b", "a"), ("Text: d", "c")]),
+    "input under its own name": ("Paragraph: Cats sleep.\nOutput: Dogs.", [("Paragraph: Cats sleep.", "Dogs.")]),
+    "own name twice": ("Fact: a\nOutput: b\n\nFact: c\nOutput: d", [("Fact: a", "b"), ("Fact: c", "d")]),
+    "own name under headings": (
+        "Example 1\nFact: a\nOutput: b\nExample 2\nFact: c\nOutput: d",
+        [("Fact: a", "b"), ("Fact: c", "d")],
+    ),
+    "label, own name": (
+        "Class label: Good\nReview: x y\nz\nClass label: Bad\nReview: q",
+        [("Review: x y\nz", "Good"), ("Review: q", "Bad")],
+    ),
+    "label, input": ("Class label: Good\nInput: x y\nz", [("x y\nz", "Good")]),
+    "label on its own line": ("Label:\nGood\nInput: x", [("x", "Good")]),
+    "label and input on one line": (
+        "Label: Good, Input: Great.\nLabel: Bad, Input: Dull.",
+        [("Great.", "Good"), ("Dull.", "Bad")],
+    ),
+    "label alone": ("Label: Good", [("", "Good")]),
+    "label after its input": ("Input: x\nLabel: Good\nInput: y\nLabel: Bad", [("x", "Good"), ("y", "Bad")]),
+    "output before its input": ("Output: Good\nInput: x\nOutput: Bad\nInput: y", [("x", "Good"), ("y", "Bad")]),
+    "parts on one line": ("Input: 2 + 2 Output: 4", [("2 + 2", "4")]),
+    "a part's name inside": ("Input: the output: of it\nOutput: b", [("the output: of it", "b")]),
+    "an example inside": ("Output: Use it.\nExample: like so", [("", "Use it.\nExample: like so")]),
+    "code": (
+        "Input: f\nOutput:\n```python\ndef f():\n    return 1\n```",
+        [("f", "```python\ndef f():\n    return 1\n```")],
+    ),
+    "an answer": ("Question: a?\nAnswer: b", [("Question: a?", "b")]),
+    "no input, in words": ("Input: None\nOutput: a\nInput: <noinput>\nOutput: b", [("", "a"), ("", "b")]),
+    "input without output": ("Input: a", [("a", "")]),
+    "Korean": ("예시 1\n입력: 하나\n출력: 1", [("하나", "1")]),
+    "Chinese": ("示例1：\n输入：一\n输出：1\n示例2：\n输入：二\n输出：2", [("一", "1"), ("二", "2")]),
+    "Spanish": ("Ejemplo 1:\nEntrada: uno\nSalida: 1", [("uno", "1")]),
+    "JSON": ('```json\n[{"input": "a", "output": "b"}, {"label": "d"}]\n```', [("a", "b"), ("", "d")]),
+}
+
+
+@pytest.mark.parametrize(("text", "found"), READ.values(), ids=READ)
+def test_parse_instances_reads_what_models_write(text, found):
+    assert [(one.input, one.response) for one in parse_instances(text)] == found
 
 
 @pytest.mark.parametrize(

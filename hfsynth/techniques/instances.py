@@ -4,6 +4,7 @@ A task that is a classification gets its labels first and then an input for each
 label; any other task gets its inputs first. What is no instance is cleaned away.
 """
 
+import json
 import random
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -85,9 +86,25 @@ Input: The probe measured how strongly the planet's field bends.
 
 Task: {{ instruction }}
 """
-_EXAMPLE = re.compile(r"^\W*example\b[^\n]*$", re.IGNORECASE | re.MULTILINE)
-_PART = re.compile(r"^[ \t*#-]*(input|output|(?:class )?label)[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
-_EMPTY = {"", "none", "n/a", "none.", "no input", "no input needed"}
+_NUMBER = r"(?:\s*[#№(\[]?\s*\d{1,3}[)\]]?)"
+_INPUT = r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट"
+_OUTPUT = r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
+_ANSWER = r"answer|response|solution"  # an output's other names, where none has its own
+_LABEL = r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल"
+_HEADING = r"example|ejemplo|exemplo|exemple|beispiel|пример|例子|示例|例|예시|예제|예|مثال|उदाहरण"
+_LINE_START = r"^[ \t>*#_•–-]*(?:\d{1,3}[.)][ \t]+)?[*_]*"
+_PART_END = rf"{_NUMBER}?[ \t*_]*[:：][ \t*_]*"
+_EXAMPLE = re.compile(
+    rf"{_LINE_START}(?:{_HEADING})(?:{_NUMBER}[ \t*_]*[.:：)]*|[ \t]+[A-Z](?=[.:：)])[.:：)]+|[ \t*_]*[:：])[ \t*_]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
+_INLINE_PART = re.compile(r"(?<=\s)(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
+_OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
+_NO_INPUT = {
+    "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
+    "not applicable",
+}  # fmt: skip
 
 
 DROPPED = {"input": Value("string"), "response": Value("string"), "rule": Value("string")}
@@ -114,6 +131,7 @@ class SelfInstructInstances(Technique):
     ['input', 'response', 'is_classification', 'dropped_instances']
     """
 
+    version: ClassVar[int] = 2
     citation: ClassVar[str] = CITATION
     rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
@@ -167,7 +185,7 @@ class SelfInstructInstances(Technique):
         sampling = self.output_first_sampling if is_classification else self.input_first_sampling
         prompt = render_prompt(template, given)
         completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
-        found = list(parse_instances(completion.text))
+        found = parse_instances(completion.text)
         kept, dropped = clean_instances(found, self.num_instances, completion.finish_reason == "length")
         if not kept:
             rules = ", ".join(dict.fromkeys(rule for _, rule in dropped))
@@ -186,30 +204,159 @@ class SelfInstructInstances(Technique):
         ]
 
 
-def parse_instances(text: str) -> Iterator[Instance]:
-    r"""Read instances, whichever of input and output comes first, and whatever they are called.
+def parse_instances(text: str) -> list[Instance]:
+    r"""Read the instances of a completion, as the parser of Self-Instruct's authors does, and where it reads less.
 
-    A text without any of the words that name the parts is a response alone.
+    An instance begins at a heading ("Example 1") or, without headings, where an input follows a response. What stands
+    before "Output:" is the input, under whatever name. Of a classification the line after "Label:" is the response,
+    and the rest the input. A text without any of these words has no instance.
 
-    >>> list(parse_instances("Example 1\nInput: 2 + 2\nOutput: 4\nExample 2\nInput: 1 + 1\nOutput: 2"))
+    >>> parse_instances("Example 1: Input: 2 + 2\nOutput: 4\nExample 2\nInput: 1 + 1\nOutput: 2")
     [Instance(input='2 + 2', response='4'), Instance(input='1 + 1', response='2')]
-    >>> list(parse_instances("Label: Positive\nInput: Lovely!\nLabel: Negative\nInput: Dull."))
-    [Instance(input='Lovely!', response='Positive'), Instance(input='Dull.', response='Negative')]
+    >>> parse_instances("Label: Positive\nReview: Lovely!\nLabel: Negative\nReview: Dull.")
+    [Instance(input='Review: Lovely!', response='Positive'), Instance(input='Review: Dull.', response='Negative')]
     """
-    parts = _PART.split(_EXAMPLE.sub("", text))
-    if len(parts) == 1:
-        if text.strip():
-            yield Instance("", text.strip())
-        return
-    named = [("input" if name.lower() == "input" else "response", value.strip()) for name, value in _pairs(parts[1:])]
-    one: dict[str, str] = {}
-    for name, value in named:
-        # an instance ends where a part comes again, or where, after a response alone, an input opens the next one
-        if name in one or (name == named[0][0] and one):
-            yield _instance(one)
-            one = {}
-        one[name] = value
-    yield _instance(one)
+    text = text.strip()
+    if (listed := _json_instances(text)) is not None:
+        return listed
+    headings = _headings(text)
+    ends = [*(heading.start() for heading in headings[1:]), len(text)]
+    chunks = [text[heading.end() : end].strip() for heading, end in zip(headings, ends, strict=False)]
+    if headings and _response_marks(text[: headings[0].start()]):
+        chunks.insert(0, text[: headings[0].start()].strip())
+    if headings:
+        return [one for chunk in chunks if chunk for one in _read_parts(chunk) or [Instance("", chunk)]]
+    return _read_parts(text)
+
+
+def _headings(text: str) -> list[re.Match[str]]:
+    """Return the headings of examples: the numbered ones or, without any, those that parts of an example follow."""
+    found = list(_EXAMPLE.finditer(text))
+    numbered = [heading for heading in found if any(character.isdigit() for character in heading[0])]
+    if numbered:
+        return numbered
+    return [heading for heading in found if not heading.start() or _PART.match(text[heading.end() :].lstrip("\n"))]
+
+
+def _read_parts(text: str) -> list[Instance]:
+    """Read the instances of a text by the names of their parts; none where no part is named."""
+    marks = _marks(text)
+    ends = [*(start for _, start, _ in marks[1:]), len(text)]
+    parts = [(name, text[begin:end].strip()) for (name, _, begin), end in zip(marks, ends, strict=False)]
+    if not parts:
+        return []
+    if parts[0][0] == "label":
+        return list(_label_first(parts))
+    before = text[: marks[0][1]].strip()
+    if parts[0][0] == "output" and before and before[-1] not in ":：":
+        parts = list(_under_own_name(before, parts))  # the input has a name of its own
+    if parts[0][0] == "output" and parts[-1][0] == "input":
+        return list(_label_first(parts))
+    return list(_input_first(parts))
+
+
+def _marks(text: str) -> list[tuple[str, int, int]]:
+    """Find the names of parts: (part, where the name starts, where the part's text starts).
+
+    The names begin lines. Where a part has none that does, "Input:" and "Output:" inside a line count too. Of several
+    inputs in a row the first one counts: together they are one instance's input.
+    """
+    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _PART.finditer(text)]
+    if any(name in ("output", "label") for name, *_ in found):
+        found = [mark for mark in found if mark[0] != "answer"]
+    wanted = {"input"} if any(name == "label" for name, *_ in found[:1]) else set()
+    wanted |= {"output", "label"} if not any(name != "input" for name, *_ in found) else set()
+    inline = [(_part_name(mark), mark.start(), mark.end()) for mark in _INLINE_PART.finditer(text)]
+    present = {name for name, *_ in found}
+    found += [mark for mark in inline if mark[0] in wanted - present]
+    marks: list[tuple[str, int, int]] = []
+    for name, start, begin in sorted(found, key=lambda mark: mark[1]):
+        if not (marks and marks[-1][0] == name == "input"):
+            marks.append(("output" if name == "answer" else name, start, begin))
+    return marks
+
+
+def _response_marks(text: str) -> bool:
+    return any(_part_name(mark) != "input" for mark in _PART.finditer(text))
+
+
+def _part_name(mark: re.Match[str]) -> str:
+    """Return which part a name stands for: "input", "output", "label", or "answer", an output's other names."""
+    name = mark[1].casefold()
+    for part, names in (("input", _INPUT), ("output", _OUTPUT), ("label", _LABEL)):
+        if re.fullmatch(names, name, re.IGNORECASE):
+            return part
+    return "answer"
+
+
+def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Put the inputs that have another name ("Sentence: …") among the parts, their name kept."""
+    yield "input", before
+    name = _OTHER_NAME.match(before)
+    mark = re.compile(rf"^{re.escape(name[0])}", re.MULTILINE) if name else None
+    for part, value in parts:
+        following = mark.search(value) if mark and part == "output" else None
+        yield part, value[: following.start()].strip() if following else value
+        if following:
+            yield "input", value[following.start() :]
+
+
+def _label_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
+    """Pair each response with what comes after it."""
+    for place, (part, value) in enumerate(parts):
+        if part == "input":
+            continue
+        if place + 1 < len(parts) and parts[place + 1][0] == "input":
+            yield Instance(_plain_input(parts[place + 1][1]), value.rstrip(" \t,;|-–—*_"))
+        elif part == "label":
+            label, _, rest = value.partition("\n")
+            yield Instance(_plain_input(rest.strip()), label.strip().rstrip("*_").strip())
+        else:
+            yield Instance("", value)
+
+
+def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
+    """Pair each response with the input before it; of several responses to one input the first one counts."""
+    given, answered = None, False
+    for part, value in parts:
+        if part == "input":
+            if given is not None and not answered:
+                yield Instance(given, "")
+            given, answered = _plain_input(value), False
+        elif given is None or not answered:
+            yield Instance(given or "", value)
+            answered = given is not None
+    if given is not None and not answered:
+        yield Instance(given, "")
+
+
+def _json_instances(text: str) -> list[Instance] | None:
+    """Read a JSON list of objects, or one object, with an input and a response; None where the text is none."""
+    fenced = re.fullmatch(r"```\w*\n(.*?)\n?```", text, re.DOTALL)
+    body = fenced[1].strip() if fenced else text
+    if not body.startswith(("[", "{")):
+        return None
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    records = found if isinstance(found, list) else [found]
+    if not records or not all(isinstance(record, dict) for record in records):
+        return None
+    parts = [{_key_part(str(key)): str(value) for key, value in record.items()} for record in records]
+    if not all("response" in part for part in parts):
+        return None
+    return [Instance(_plain_input(part.get("input", "").strip()), part["response"].strip()) for part in parts]
+
+
+def _key_part(key: str) -> str:
+    mark = _PART.match(f"{key}:")
+    return "" if mark is None else "input" if _part_name(mark) == "input" else "response"
+
+
+def _plain_input(text: str) -> str:
+    """Return an input; "" for a text that says that there is none."""
+    return "" if text.strip(" .()[]<>*_-–—").casefold() in _NO_INPUT else text
 
 
 def clean_instances(
@@ -247,12 +394,3 @@ def _broken(one: Instance, before: Sequence[Instance]) -> str:
     if one.input.endswith(":") or one.response.endswith(":"):
         return "colon"
     return "repeated" if one in before else ""
-
-
-def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
-    return zip(parts[::2], parts[1::2], strict=True)
-
-
-def _instance(parts: dict[str, str]) -> Instance:
-    given = parts.get("input", "")
-    return Instance("" if given.casefold() in _EMPTY else given, parts.get("response", ""))
