@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.reward import Reward as Reward
+    from hfsynth.techniques.reward import RewardDifference as RewardDifference
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
 
@@ -77,6 +78,7 @@ _HOMES = {
     "Report": "reporting.report",
     "Request": "generation",
     "Reward": "techniques.reward",
+    "RewardDifference": "techniques.reward",
     "RewardModel": "llms.reward",
     "RowError": "errors",
     "RunError": "errors",
@@ -119,6 +121,7 @@ __all__ = [
     "Report",
     "Request",
     "Reward",
+    "RewardDifference",
     "RewardModel",
     "RowError",
     "RunError",

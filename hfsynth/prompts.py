@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hfsynth.errors import RowError
@@ -50,6 +50,16 @@ def prompt_variables(template: str) -> tuple[str, ...]:
         return tuple(sorted(meta.find_undeclared_variables(_ENVIRONMENT.parse(template))))
     except TemplateSyntaxError as error:
         raise ValueError(f"{template!r} is not a Jinja2 template: {error.message} (line {error.lineno}).") from error
+
+
+def optional_variables(template: str) -> frozenset[str]:
+    """Return the names that a prompt tests with `is defined`, so that it can do without them.
+
+    >>> sorted(optional_variables("{{ a }}{% if b is defined and b %}{{ b }}{% endif %}"))
+    ['b']
+    """
+    tests = _ENVIRONMENT.parse(template).find_all(nodes.Test)
+    return frozenset(test.node.name for test in tests if test.name == "defined" and isinstance(test.node, nodes.Name))
 
 
 def check_prompt(owner: str, template: str, allowed: tuple[str, ...]) -> None:

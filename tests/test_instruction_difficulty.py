@@ -33,6 +33,22 @@ def test_an_instruction_that_misleads_is_above_one():
     assert drive(technique().flow(ROW, RNG), scored(-8.0, 4), scored(-4.0, 4))[1][0]["ifd"] == pytest.approx(math.e)
 
 
+def test_ifd_of_losses_divides_mean_losses():
+    """The definition of the paper's own code: mean loss 1 after the instruction over mean loss 2 alone."""
+    _, rows = drive(technique(ratio="loss").flow(ROW, RNG), scored(-3.0, 3), scored(-6.0, 3))
+    assert rows[0]["ifd"] == pytest.approx(0.5)
+
+
+def test_ifd_of_losses_without_loss_alone_fails_its_row():
+    with pytest.raises(RowError, match=r"scores -3.0 and 0.0"):
+        drive(technique(ratio="loss").flow(ROW, RNG), scored(-3.0, 3), scored(0.0, 3))
+
+
+def test_ifd_ratio_of_another_name_is_an_error():
+    with pytest.raises(ValueError, match=r"ratio must be one of \['perplexity', 'loss'\], got 'mean'"):
+        technique(ratio="mean")
+
+
 def test_a_row_without_a_response_fails():
     dataset = Dataset.from_dict({"instruction": ["a", "b"], "response": ["", None]})
     made = dataset.map(technique(), batched=True, with_indices=True)
@@ -56,8 +72,8 @@ def test_an_llm_that_scores_nothing_is_an_error():
         Dataset.from_list([ROW]).map(unable, batched=True, with_indices=True)
 
 
-def test_the_card_names_its_paper():
-    assert "2308.12032" in InstructionFollowingDifficulty.citation
+def test_the_citation_names_both_papers():
+    assert all(paper in InstructionFollowingDifficulty.citation for paper in ("2308.12032", "2402.00530"))
 
 
 @pytest.mark.model

@@ -8,7 +8,7 @@ from datasets.fingerprint import Hasher
 
 from hfsynth import EchoLLM, GenerationError, Judge, Pipeline, RowError, SamplingParams
 from hfsynth.generation import Completion
-from hfsynth.techniques.judge import CATEGORIES, HAZARDS
+from hfsynth.techniques.judge import CATEGORIES, HAZARDS, QUALITY
 from tests.helpers import ScriptedLLM, drive, say
 
 LLM = EchoLLM()
@@ -74,6 +74,35 @@ def test_a_preset_labels_every_row_with_one_of_its_choices(name):
         best = max(range(len(judge.choices)), key=lambda place: row[f"{name}_probabilities"][place])
         assert row[name] == judge.choices[best]
         assert not row["generation_metadata"][0]["error"]
+
+
+@pytest.mark.parametrize("name", ["quality", "safety"])
+def test_judge_preset_reads_a_response_where_there_is_one(name):
+    judge = PRESETS[name](LLM)
+    assert set(judge.input_features(["instruction", "response"])) == {"instruction", "response"}
+    assert set(judge.input_features(["instruction"])) == {"instruction"}
+    (pair,), _ = drive(judge.flow({"instruction": "Hi", "response": "Ho"}, RNG), scored("good", -1.0, -2.0))
+    (alone,), _ = drive(judge.flow({"instruction": "Hi"}, RNG), scored("good", -1.0, -2.0))
+    (none,), _ = drive(judge.flow({"instruction": "Hi", "response": None}, RNG), scored("good", -1.0, -2.0))
+    assert "<response>\nHo\n</response>\n\n" in pair.messages[0]["content"]
+    assert "<response>" not in alone.messages[0]["content"]
+    assert none == alone
+
+
+@pytest.mark.parametrize("name", ["difficulty", "category", "language"])
+def test_judge_preset_of_the_instruction_ignores_responses(name):
+    assert set(PRESETS[name](LLM).input_features(["instruction", "response"])) == {"instruction"}
+
+
+def test_judge_quality_defines_its_levels_in_the_prompt():
+    (request,), _ = drive(Judge.quality(LLM).flow({"instruction": "Hi"}, RNG), scored("good", -1.0, -2.0))
+    assert all(f"\n- {level}: {meaning}" in request.messages[0]["content"] for level, meaning in QUALITY.items())
+
+
+def test_judge_optional_column_may_be_mapped():
+    judge = replace(Judge.quality(LLM), input_mappings={"response": "generation"})
+    dataset = Dataset.from_dict({"instruction": ["Say a colour."], "generation": ["Blue."]})
+    assert judge.wire(dataset.column_names) == {"instruction": "instruction", "response": "generation"}
 
 
 def test_the_presets_are_magpies_tags():

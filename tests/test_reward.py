@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
-from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardModel, RowError
+from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
 from hfsynth.generation import Completion
 from hfsynth.llms import classifier
 from hfsynth.llms.reward import _LOADED
@@ -129,7 +129,7 @@ def test_which_of_several_outputs_is_the_reward_must_be_said():
     row = {"instruction": "a", "response": "b"}
     three = Completion(text="", finish_reason="stop", scores=(1.0, 2.0, 3.0))
     assert drive(Reward(EchoLLM(), output=2).flow(row, RNG), three)[1] == [{"reward": 3.0}]
-    for fields, message in (({}, "has 3 outputs; say which"), ({"output": 3}, "output is 3; echo has outputs 0 to 2")):
+    for fields, message in (({}, "has 3 outputs; name one"), ({"output": 3}, "output is 3; echo has outputs 0 to 2")):
         with pytest.raises(GenerationError, match=message):
             drive(Reward(EchoLLM(), **fields).flow(row, RNG), three)
     with pytest.raises(ValueError, match="output is -1"):
@@ -209,3 +209,23 @@ def test_no_requests_need_no_model(tmp_path):
 def test_an_empty_answer_fails_its_row():
     with pytest.raises(RowError):
         next(Reward(EchoLLM()).flow({"conversation": []}, RNG))
+
+
+def test_reward_difference_scores_both_answers():
+    row = {"instruction": "Say a colour.", "response": "Blue.", "base_response": "No."}
+    technique = RewardDifference(RewardModel("some/reward-model"))
+    scored = [Completion(text="", finish_reason="stop", scores=(score,)) for score in (2.5, -1.0)]
+    requests, rows = drive(technique.flow(row, RNG), *scored)
+    assert [request.messages for request in requests] == [pair("Say a colour.", "Blue."), pair("Say a colour.", "No.")]
+    assert rows == [{"reward": 2.5, "base_reward": -1.0, "reward_difference": 3.5}]
+
+
+def test_reward_difference_on_a_model_equals_two_rewards(loaded):
+    columns = {name: values[:3] for name, values in ROWS.items()}
+    dataset = Dataset.from_dict({**columns, "base_response": ["Red.", "I don't know.", ""]})
+    both = dataset.map(RewardDifference(loaded), batched=True, with_indices=True)
+    renamed = {"response": "base_response"}
+    alone = dataset.map(Reward(loaded, input_mappings=renamed), batched=True, with_indices=True)
+    assert both["base_reward"][:2] == pytest.approx(alone["reward"][:2], abs=1e-5)
+    assert both[0]["reward_difference"] == both[0]["reward"] - both[0]["base_reward"]
+    assert both[2]["generation_metadata"][0]["error"] == "base_response is empty"

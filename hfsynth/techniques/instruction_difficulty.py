@@ -1,14 +1,15 @@
 """IFD, instruction-following difficulty (arXiv 2308.12032): how little an instruction helps to foresee its response.
 
-The perplexity of the response after the instruction, over that of the response after nothing, both by the same model.
-Near 1 the instruction hardly helps, so it is hard to follow; above 1 it misleads: the pair doesn't fit together. The
-paper's own code divides the mean losses instead, the logarithms of these perplexities: its thresholds are other ones.
+How hard the response is to predict after the instruction, over how hard it is after nothing, both by the same model.
+Near 1 the instruction hardly helps, so it is hard to follow; above 1 it misleads: the pair doesn't fit together.
+Two definitions are in use, and their thresholds differ: the paper's own code divides mean losses, Superfiltering
+(arXiv 2402.00530) divides perplexities, which are the exponentials of mean losses.
 """
 
 import math
 import random
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from datasets import Features, Value
@@ -27,7 +28,16 @@ _CITATION = """\
                Linguistics},
   year = {2024},
   eprint = {2308.12032}
+}
+@inproceedings{li2024superfiltering,
+  title = {Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning},
+  author = {Li, Ming and Zhang, Yong and He, Shwai and Li, Zhitao and Zhao, Hongyu and Wang, Jianzong and
+            Cheng, Ning and Zhou, Tianyi},
+  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
+  year = {2024},
+  eprint = {2402.00530}
 }"""
+RATIOS = ("perplexity", "loss")
 _LARGEST = 700.0  # whose exponential is still a number
 
 
@@ -35,8 +45,11 @@ _LARGEST = 700.0  # whose exponential is still a number
 class InstructionFollowingDifficulty(Technique):
     """Measure how hard an instruction is to follow: `instruction` and `response` → `ifd`.
 
-    `ifd` is the response's perplexity for each scored token (its tokens and its end) after the instruction over that
-    after nothing but what the chat template puts before an answer.
+    `ifd` is the response's perplexity, or with `ratio="loss"` its mean loss, after the instruction over that after
+    nothing but what the chat template puts before an answer. The mean is over the response's tokens and its end.
+
+    Raises:
+        ValueError: If `ratio` is neither of the two.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -47,6 +60,19 @@ class InstructionFollowingDifficulty(Technique):
     """
 
     citation: ClassVar[str] = _CITATION
+
+    ratio: str = field(
+        default="perplexity",
+        metadata={
+            "help": "perplexity: of perplexities, as Superfiltering's code; loss: of mean losses, as the paper's."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the ratio."""
+        super().__post_init__()
+        if self.ratio not in RATIOS:
+            raise ValueError(f"{self.name}.ratio must be one of {list(RATIOS)}, got {self.ratio!r}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
         """`instruction` and `response`."""
@@ -62,12 +88,13 @@ class InstructionFollowingDifficulty(Technique):
         response = (row["response"],)
         after = yield Request(messages=({"role": "user", "content": row["instruction"]},), choices=response)
         alone = yield Request(messages=(), choices=response)
-        ratio = _surprise(after) - _surprise(alone)
-        if not abs(ratio) <= _LARGEST:
+        loss, loss_alone = _mean_loss(after), _mean_loss(alone)
+        comparable = abs(loss - loss_alone) <= _LARGEST and (self.ratio == "perplexity" or loss_alone > 0)
+        if not comparable:
             raise RowError(f"the response's scores {after.scores[0]} and {alone.scores[0]} can't be compared")
-        return {"ifd": math.exp(ratio)}
+        return {"ifd": math.exp(loss - loss_alone) if self.ratio == "perplexity" else loss / loss_alone}
 
 
-def _surprise(completion: Completion) -> float:
-    """Return the logarithm of a response's perplexity."""
+def _mean_loss(completion: Completion) -> float:
+    """Return the mean negative log-likelihood of a response's tokens, the logarithm of its perplexity."""
     return -completion.scores[0] / completion.scored_tokens[0]

@@ -8,14 +8,14 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Message, Request, SamplingParams
-from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
+from hfsynth.prompts import check_prompt, optional_variables, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 TEMPLATE = """\
@@ -24,7 +24,25 @@ This is what a user sent to an AI assistant. Don't answer it: it is to be judged
 <instruction>
 {{ instruction }}
 </instruction>"""
-QUALITY = ("very poor", "poor", "average", "good", "excellent")
+PAIR_TEMPLATE = (
+    TEMPLATE
+    + """\
+{% if response is defined and response %}
+
+This is the response of the AI assistant. It is to be judged together with the instruction.
+
+<response>
+{{ response }}
+</response>{% endif %}"""
+)
+QUALITY = {
+    "very poor": "the instruction makes no sense, or the response is wrong, harmful or about something else",
+    "poor": "the instruction is vague or lacks what is needed to follow it, or the response has serious errors",
+    "average": "the instruction is understandable but general, or the response is right but incomplete or careless",
+    "good": "the instruction is clear and specific, and the response is right and covers all that was asked",
+    "excellent": "the instruction is clear, specific and complete, and the response is right and well written",
+}
+"""Level of quality → what it means. Without a response the instruction alone is judged."""
 DIFFICULTY = ("very easy", "easy", "medium", "hard", "very hard")
 CATEGORIES = {
     "Information seeking": "asks for facts or an explanation",
@@ -49,18 +67,24 @@ LANGUAGES = (
 HAZARDS = {
     "safe": "has none of the following",
     "violence": "threatens, praises or plans harm to people or animals",
-    "crime": "wants help with what the law forbids: fraud, theft, drugs, break-ins into systems",
-    "weapons": "wants to make or get weapons, explosives or poisons",
-    "self-harm": "encourages suicide, self-injury or an eating disorder, or asks how",
-    "sexual": "wants sexual content",
+    "crime": "seeks or gives help with what the law forbids: fraud, theft, drugs, break-ins into systems",
+    "weapons": "seeks or gives help to make or get weapons, explosives or poisons",
+    "self-harm": "encourages suicide, self-injury or an eating disorder, or seeks or gives methods",
+    "sexual": "seeks or has sexual content",
     "hate": "demeans people for what they are",
-    "privacy": "wants what is private about somebody, or to watch them",
+    "privacy": "seeks or gives what is private about somebody, or helps to watch them",
 }
-"""Magpie's question whether an instruction is safe, as one class for safe and one for each hazard → what it is."""
+"""Magpie's question whether a row is safe, as one class for safe and one for each hazard → what it is."""
 _QUESTION = "{question} Answer with one of these, and nothing else: {{{{ choices | join(', ') }}}}."
-_QUALITY_QUESTION = _QUESTION.format(
-    question="How good is the instruction: is it clear, specific, free of errors and complete enough to be followed?"
-)
+
+
+def _defined(question: str, meanings: Mapping[str, str], subject: str = "it ") -> str:
+    """Return a question with the meanings of its choices."""
+    listed = "\n".join(f"- {name}: {subject}{meaning}" for name, meaning in meanings.items())
+    return f"{question} Answer with one of these names, and nothing else:\n{listed}"
+
+
+_QUALITY_QUESTION = _defined("How good is this example for training an AI assistant?", QUALITY, subject="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +92,11 @@ class Judge(Technique):
     """Label each row: the columns of `template` → `label`, one of `choices`, and the `probabilities` of all.
 
     The model reads the template, is asked for every note and writes it, and is asked the question last, all in one
-    conversation. A row fails if a column of the template is None, if all are blank, or if a note stays empty.
+    conversation. A column that the template tests with `is defined` is optional. A row fails if another column of the
+    template is None, if all are blank, or if a note stays empty.
 
-    `difficulty`, `quality`, `category`, `language` and `safety` make the judges of Magpie's tags;
+    `difficulty`, `quality`, `category`, `language` and `safety` make the judges of Magpie's tags: `quality` and
+    `safety` of `instruction` and, where there is one, `response`; the others of `instruction`.
     `dataclasses.replace` changes a field of one.
 
     >>> from hfsynth import EchoLLM
@@ -78,12 +104,14 @@ class Judge(Technique):
     ['difficulty', 'difficulty_probabilities', 'intent', 'knowledge']
     """
 
-    template: str = field(default=TEMPLATE, metadata={"help": "Jinja2 text over columns: what is judged."})
+    version: ClassVar[int] = 2
+
+    template: str = field(default=PAIR_TEMPLATE, metadata={"help": "Jinja2 text over columns: what is judged."})
     question: str = field(
         default=_QUALITY_QUESTION,
         metadata={"help": "Jinja2 text over `choices`: what is asked last, and answered by the label."},
     )
-    choices: tuple[str, ...] = field(default=QUALITY, metadata={"help": "The labels, of which one is chosen."})
+    choices: tuple[str, ...] = field(default=tuple(QUALITY), metadata={"help": "The labels, of which one is chosen."})
     notes: Mapping[str, str] = field(
         default_factory=dict,
         metadata={"help": "Name → question that is answered in writing before the label is; each is a column."},
@@ -111,7 +139,7 @@ class Judge(Technique):
 
     @classmethod
     def quality(cls, llm: LLM) -> "Judge":
-        """How good an instruction is: `quality`, of five levels (`QUALITY`), and `quality_probabilities`."""
+        """How good `instruction` and, where there is one, `response` are: `quality` (`QUALITY`), its probabilities."""
         return cls(llm, name="JudgeQuality", output_mappings=_renamed("quality"))
 
     @classmethod
@@ -124,6 +152,7 @@ class Judge(Technique):
             llm,
             name="JudgeDifficulty",
             output_mappings=_renamed("difficulty"),
+            template=TEMPLATE,
             question=_QUESTION.format(question="How difficult is it to answer the instruction well?"),
             choices=DIFFICULTY,
             notes={
@@ -139,6 +168,7 @@ class Judge(Technique):
             llm,
             name="JudgeCategory",
             output_mappings=_renamed("category"),
+            template=TEMPLATE,
             question=_defined("Which kind of task is the instruction, in the main?", CATEGORIES),
             choices=tuple(CATEGORIES),
         )
@@ -150,24 +180,27 @@ class Judge(Technique):
             llm,
             name="JudgeLanguage",
             output_mappings=_renamed("language"),
+            template=TEMPLATE,
             question=_QUESTION.format(question="In which language is the instruction written?"),
             choices=tuple(languages),
         )
 
     @classmethod
     def safety(cls, llm: LLM) -> "Judge":
-        """Whether an instruction is safe: `safety`, "safe" or the hazard (`HAZARDS`), `safety_probabilities`."""
+        """Whether `instruction` and, where there is one, `response` are safe: `safety`, a key of `HAZARDS`."""
         return cls(
             llm,
             name="JudgeSafety",
             output_mappings=_renamed("safety"),
-            question=_defined("Is the instruction safe, or which hazard is there?", HAZARDS),
+            question=_defined("Is this safe, or which hazard is there?", HAZARDS),
             choices=tuple(HAZARDS),
         )
 
-    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - the template's, always
-        """Return the template's columns."""
-        return dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
+    def input_features(self, available: Collection[str]) -> Inputs:
+        """Return the template's columns, of the optional ones those that are available."""
+        optional = optional_variables(self.template)
+        columns = [name for name in prompt_variables(self.template) if name not in optional or name in available]
+        return dict.fromkeys(columns, Input.ANYTHING)
 
     @property
     def output_features(self) -> Features:
@@ -177,7 +210,8 @@ class Judge(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Have every note written, then the labels scored."""
-        _check_row(row)
+        optional = optional_variables(self.template)
+        _check_row({name: value for name, value in row.items() if name not in optional})
         said = render_prompt(self.template, row)
         turns: list[Message] = []
         notes: dict[str, str] = {}
@@ -231,9 +265,3 @@ def _joined(said: str, question: str) -> str:
 
 def _renamed(tag: str) -> dict[str, str]:
     return {"label": tag, "probabilities": f"{tag}_probabilities"}
-
-
-def _defined(question: str, meanings: Mapping[str, str]) -> str:
-    """Return a question with what its choices mean."""
-    listed = "\n".join(f"- {name}: it {meaning}" for name, meaning in meanings.items())
-    return f"{question} Answer with one of these names, and nothing else:\n{listed}"

@@ -1,4 +1,4 @@
-"""Reward: a conversation → what a reward model thinks of its last answer, as one number."""
+"""Reward: a conversation → a reward model's score of its last answer; RewardDifference: two answers → their scores."""
 
 import random
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from datasets import Features, Value
 from hfsynth.conversations import checked_messages
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.generation import Message, Request
+from hfsynth.generation import Completion, Message, Request
 from hfsynth.technique import Input, Inputs, Technique
 
 
@@ -48,27 +48,65 @@ class Reward(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Have the conversation scored."""
-        completion = yield Request(messages=_conversation(row))
-        scores = completion.scores
+        return {"reward": self._score((yield Request(messages=_conversation(row))))}
+
+    def _score(self, completion: Completion) -> float:
+        """Return the reward among a completion's scores.
+
+        Raises:
+            GenerationError: If the llm is no reward model, or has no such output.
+        """
+        scores, owner = completion.scores, type(self).__name__
         if not scores:
             raise GenerationError(
-                f"{self.llm.model_name} gave no scores; Reward needs a reward model: Reward(RewardModel(...))."
+                f"{self.llm.model_name} gave no scores; {owner} needs a reward model: {owner}(RewardModel(...))."
             )
         if len(scores) > 1 and self.output is None:
-            raise GenerationError(f"{self.llm.model_name} has {len(scores)} outputs; say which by Reward(output=...).")
+            raise GenerationError(
+                f"{self.llm.model_name} has {len(scores)} outputs; name one by {owner}(output=...), from 0."
+            )
         if self.output is not None and self.output >= len(scores):
             raise GenerationError(
-                f"Reward.output is {self.output}; {self.llm.model_name} has outputs 0 to {len(scores) - 1}."
+                f"{owner}.output is {self.output}; {self.llm.model_name} has outputs 0 to {len(scores) - 1}."
             )
-        return {"reward": scores[self.output or 0]}
+        return scores[self.output or 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardDifference(Reward):
+    """Score two answers to an instruction: `response` and `base_response` → both rewards and their difference.
+
+    In Magpie (arXiv 2406.08464) `base_response` is the answer of the base model: a response that a base model gives
+    as well teaches little. `Where("reward_difference", at_least=0)` keeps the rows whose response is the better one.
+
+    >>> from hfsynth import RewardModel
+    >>> list(RewardDifference(RewardModel("some/reward-model")).output_features)
+    ['reward', 'base_reward', 'reward_difference']
+    """
+
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
+        """Return `instruction`, `response` and `base_response`."""
+        return {"instruction": Input.TEXT, "response": Input.TEXT, "base_response": Input.TEXT}
+
+    @property
+    def output_features(self) -> Features:
+        """`reward` of `response`, `base_reward` of `base_response`, and the first less the second."""
+        return Features(dict.fromkeys(("reward", "base_reward", "reward_difference"), Value("float64")))
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
+        """Have both answers scored."""
+        reward = self._score((yield Request(messages=_turns(row["instruction"], row["response"]))))
+        base_reward = self._score((yield Request(messages=_turns(row["instruction"], row["base_response"]))))
+        return {"reward": reward, "base_reward": base_reward, "reward_difference": reward - base_reward}
+
+
+def _turns(instruction: str, response: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": instruction}, {"role": "assistant", "content": response})
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
     if "conversation" not in row:
-        return (
-            {"role": "user", "content": row["instruction"]},
-            {"role": "assistant", "content": row["response"]},
-        )
+        return _turns(row["instruction"], row["response"])
     messages = checked_messages("conversation", row["conversation"])
     if messages[-1]["role"] != "assistant":
         raise RowError(f"conversation ends with a turn of {messages[-1]['role']!r}: there is no answer to score")
