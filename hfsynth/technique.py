@@ -1,10 +1,12 @@
 """A technique: the recipe for one row, and the batched function for `Dataset.map` that it makes."""
 
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Features
@@ -19,6 +21,8 @@ from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
     from hfsynth.steps import Step
+
+logger = logging.getLogger(__name__)
 
 
 class Input(Enum):
@@ -72,6 +76,8 @@ class Technique(Configuration, ABC):
     """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
+    input_advice: ClassVar[str] = "join the two columns in `instruction` first"
+    """How a user has `input` read beside `instruction` where the technique reads only the latter: for a hint."""
 
     def __post_init__(self) -> None:
         """Check the fields that all techniques have."""
@@ -142,7 +148,11 @@ class Technique(Configuration, ABC):
                     f"{self.name} would replace column {name!r}; the dataset has {sorted(columns)}. Write another "
                     f"with output_mappings={{{name!r}: 'new_{name}'}}, or replace it with {{{name!r}: {name!r}}}."
                 )
-        return {name: self.input_mappings.get(name, name) for name in wanted}
+        wiring = {name: self.input_mappings.get(name, name) for name in wanted}
+        reads_half = "instruction" in wiring.values() and "input" in set(columns) - set(wiring.values())
+        if reads_half and METADATA_COLUMN not in columns:
+            _hint_at_unread_input(self.name, self.input_advice)
+        return wiring
 
     def check_features(self, features: Features) -> Features:
         """Return the features of the dataset that the technique makes of one with these.
@@ -247,3 +257,11 @@ class Technique(Configuration, ABC):
             f"{self.name} needs column {column!r}; the dataset has [{advice}]. "
             f"Rename one with input_mappings={{{name!r}: '<column>'}}."
         )
+
+
+@lru_cache(maxsize=256)
+def _hint_at_unread_input(name: str, advice: str) -> None:
+    """Log, once a process and step, that a dataset laid out as Alpaca's is read without its `input` column."""
+    logger.warning(
+        "%s reads column 'instruction' and leaves out column 'input'. If the instructions need it, %s.", name, advice
+    )

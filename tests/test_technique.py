@@ -217,3 +217,22 @@ def test_the_same_map_in_a_new_process_generates_nothing_and_any_change_generate
     assert requests_after("Be kind.", "0.5", "yes") == 6
     assert requests_after("Be kind.", "1", "no") == 8
     assert requests_after("Be kind.", "1", "yes") == 8
+
+
+@pytest.mark.parametrize(
+    ("columns", "mappings", "hinted"),
+    [
+        (("instruction", "input", "output"), {}, True),
+        (("instruction", "output"), {}, False),
+        (("instruction", "input", "generation_metadata"), {}, False),
+        (("task", "input"), {"instruction": "task"}, False),
+    ],
+)
+def test_wire_with_unread_input_column_hints_once(columns, mappings, hinted, caplog):
+    technique = TextGeneration(EchoLLM(), name=f"Step{len(columns)}{hinted}", input_mappings=mappings)
+    for _ in range(2):
+        technique.wire(columns)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * hinted
+    assert [r"template='{{ instruction }}\n\n{{ input }}'" in message for message in caplog.messages] == [
+        True
+    ] * hinted

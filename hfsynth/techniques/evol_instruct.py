@@ -93,6 +93,7 @@ class EvolInstruct(Technique):
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
     rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
+    input_advice: ClassVar[str] = "use input_mappings={'input': 'input'}"
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
     store_evolutions: bool = field(default=False, metadata={"help": "Keep every version, not only the last."})

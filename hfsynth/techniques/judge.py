@@ -105,6 +105,7 @@ class Judge(Technique):
     """
 
     version: ClassVar[int] = 2
+    input_advice: ClassVar[str] = "use a template that shows {{ input }} too"
 
     template: str = field(default=PAIR_TEMPLATE, metadata={"help": "Jinja2 text over columns: what is judged."})
     question: str = field(
