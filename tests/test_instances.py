@@ -91,6 +91,7 @@ READ = {  # completion → its instances, as (input, response)
     "an answer": ("Question: a?\nAnswer: b", [("Question: a?", "b")]),
     "no input, in words": ("Input: None\nOutput: a\nInput: <noinput>\nOutput: b", [("", "a"), ("", "b")]),
     "input without output": ("Input: a", [("a", "")]),
+    "fenced": ("```\nInput: a\nOutput: b\n```", [("a", "b")]),
     "Korean": ("예시 1\n입력: 하나\n출력: 1", [("하나", "1")]),
     "Chinese": ("示例1：\n输入：一\n输出：1\n示例2：\n输入：二\n输出：2", [("一", "1"), ("二", "2")]),
     "Spanish": ("Ejemplo 1:\nEntrada: uno\nSalida: 1", [("uno", "1")]),

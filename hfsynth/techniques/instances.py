@@ -101,6 +101,7 @@ _EXAMPLE = re.compile(
 _PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
 _INLINE_PART = re.compile(r"(?<=\s)(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
 _OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
+_FENCED = re.compile(r"```\w*\n((?:(?!```).)*)```", re.DOTALL)
 _NO_INPUT = {
     "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
     "not applicable",
@@ -216,7 +217,8 @@ def parse_instances(text: str) -> list[Instance]:
     >>> parse_instances("Label: Positive\nReview: Lovely!\nLabel: Negative\nReview: Dull.")
     [Instance(input='Review: Lovely!', response='Positive'), Instance(input='Review: Dull.', response='Negative')]
     """
-    text = text.strip()
+    fenced = _FENCED.fullmatch(text.strip())
+    text = (fenced[1] if fenced else text).strip()
     if (listed := _json_instances(text)) is not None:
         return listed
     headings = _headings(text)
@@ -332,12 +334,10 @@ def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
 
 def _json_instances(text: str) -> list[Instance] | None:
     """Read a JSON list of objects, or one object, with an input and a response; None where the text is none."""
-    fenced = re.fullmatch(r"```\w*\n(.*?)\n?```", text, re.DOTALL)
-    body = fenced[1].strip() if fenced else text
-    if not body.startswith(("[", "{")):
+    if not text.startswith(("[", "{")):
         return None
     try:
-        found = json.loads(body)
+        found = json.loads(text)
     except ValueError:
         return None
     records = found if isinstance(found, list) else [found]
