@@ -17,6 +17,9 @@ from hfsynth.technique import Technique
 Description = dict[str, Any]
 """A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""
 _BREAKS = "\x85\u2028\u2029"
+_MOST_CHARACTERS = 500_000  # of a recipe: PyYAML reads that in seconds
+_MOST_VALUES = 20_000  # a pipeline of ten steps has some 400
+_DEEPEST = 50
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
 
@@ -46,8 +49,7 @@ def make_step(description: Description, known: Mapping[str, Any]) -> Step:
         ValueError: If a class or function isn't known, is of another version, or has no such field.
     """
     if "function" in description:
-        function: Step = _find(description["function"], known, "a function")
-        return function
+        return _function(_find(description["function"], known, "a function"), description)
     made = _make(description, known)
     if not isinstance(made, Technique | Filter):
         raise ValueError(f"a recipe's step is a technique, a filter or a function, not {description!r}.")
@@ -83,7 +85,7 @@ def read_source(text: str) -> Any:
     Raises:
         ValueError: If its class isn't known, or is of another version.
     """
-    described = yaml.safe_load(text).get("source")
+    described = _load(text).get("source")
     return None if described is None else _make(described, known_names(()))
 
 
@@ -93,14 +95,75 @@ def read_recipe(text: str) -> tuple[list[Description], int | None]:
     Raises:
         ValueError: If it isn't a recipe.
     """
+    recipe = _load(text)
+    steps = recipe.get("steps")
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
+        raise ValueError(
+            f"a recipe needs 'steps', a list of techniques, filters and functions that is not empty; got {steps!r}."
+        )
+    chunk_size = recipe.get("chunk_size")
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
+        raise ValueError(f"chunk_size of a recipe must be a whole number, got {chunk_size!r}.")
+    return steps, chunk_size
+
+
+def _load(text: str) -> dict[str, Any]:
+    """Read YAML that has one mapping, within the limits of size, nesting and repetition that recipes need.
+
+    Raises:
+        ValueError: If it is no YAML, no mapping, or beyond a limit.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"a recipe has at most {_MOST_CHARACTERS:,} characters, got {len(text):,}.")
     try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(node)
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"the recipe is not YAML: {error}") from None
-    steps = recipe.get("steps") if isinstance(recipe, dict) else None
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
-    return steps, recipe.get("chunk_size")
+    except RecursionError:
+        raise ValueError(f"the recipe is nested deeper than {_DEEPEST} levels.") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"a recipe is a mapping with 'steps', as pipeline.to_yaml() writes it; got {text[:80]!r}.")
+    return recipe
+
+
+def _check_size(node: yaml.Node | None) -> None:
+    """Count the values of YAML, each as often as its anchor is used.
+
+    Raises:
+        ValueError: If there are too many, or they are nested too deep.
+    """
+    waiting = [(node, 1)] if node else []
+    count = 0
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError(
+                f"a recipe has at most {_MOST_VALUES:,} values, those behind anchors counted at each use, and "
+                f"{_DEEPEST} levels; this one has more."
+            )
+        if isinstance(one, yaml.MappingNode):
+            waiting += [(child, depth + 1) for pair in one.value for child in pair]
+        elif isinstance(one, yaml.SequenceNode):
+            waiting += [(child, depth + 1) for child in one.value]
+
+
+def _function(found: Any, description: Mapping[str, Any]) -> Step:
+    """Return what a recipe names as a function, if it is one of the user's.
+
+    Raises:
+        ValueError: If it is a class or a value, or one of the library's own functions.
+    """
+    is_own = str(getattr(found, "__module__", "")).partition(".")[0] == "hfsynth"
+    if is_own or isinstance(found, type) or not callable(found):
+        raise ValueError(
+            f"function {description['function']!r} of a recipe must be a function of a dataset that is your own; "
+            f"that name is {'hfsynth' if is_own else 'a class or value'}. Classes are named by {_CLASS!r}."
+        )
+    function: Step = found
+    return function
 
 
 def replace_model(description: Description, model: str) -> Description:

@@ -108,3 +108,33 @@ def test_a_recipe_can_make_nothing_but_steps(name):
 def test_a_field_that_the_class_does_not_have_is_an_error():
     with pytest.raises(ValueError, match="EchoLLM has no field 'shout'"):
         make_step({"__class__": "EchoLLM", "shout": 1}, known_names(()))
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "", "null", "3", "steps", "- a\n- b", "steps:", "steps: []", "steps: [1]", "steps: [[]]", "{a: 1}",
+        "steps: [{function: f}]\nchunk_size: many", "a: [", "&a [*a]", "a: &a {b: *a}", "!!python/name:os.system",
+        BOMB, "[" * 5_000, "{a: " * 60 + "1" + "}" * 60, "a: " + "x" * 1_000_001,
+    ],
+    ids=lambda text: repr(text[:20]),
+)  # fmt: skip
+def test_read_recipe_of_no_recipe_is_a_value_error(text):
+    with pytest.raises(ValueError, match="recipe"):
+        read_recipe(text)
+
+
+def test_read_recipe_takes_anchors_that_share_a_model():
+    text = "steps:\n- {__class__: TextGeneration, llm: &llm {__class__: EchoLLM}}\n- {__class__: Magpie, llm: *llm}"
+    assert [step["llm"] for step in read_recipe(text)[0]] == [{"__class__": "EchoLLM"}] * 2
+
+
+@pytest.mark.parametrize("name", ["push_to_hub", "save", "report", "split_failures", "EchoLLM", "Hasher"])
+def test_recipe_function_must_be_one_of_the_users(name):
+    with pytest.raises(ValueError, match=f"function '{name}' of a recipe"):
+        make_step({"function": name}, {**known_names(()), "Hasher": yaml.SafeLoader})
