@@ -20,6 +20,10 @@ _BREAKS = "\x85\u2028\u2029"
 _MOST_CHARACTERS = 500_000  # of a recipe: PyYAML reads that in seconds
 _MOST_VALUES = 20_000  # a pipeline of ten steps has some 400
 _DEEPEST = 50
+_TOO_LARGE = (
+    f"a recipe has at most {_MOST_VALUES:,} values, those behind anchors counted at each use, and {_DEEPEST} levels; "
+    "this one has more."
+)
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
 
@@ -116,8 +120,9 @@ def _load(text: str) -> dict[str, Any]:
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(f"a recipe has at most {_MOST_CHARACTERS:,} characters, got {len(text):,}.")
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_size(node)
+        if any(place > 2 * _MOST_VALUES for place, _ in enumerate(yaml.parse(text, Loader=yaml.SafeLoader))):
+            raise ValueError(_TOO_LARGE)
+        _check_size(yaml.compose(text, Loader=yaml.SafeLoader))
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"the recipe is not YAML: {error}") from None
@@ -140,10 +145,7 @@ def _check_size(node: yaml.Node | None) -> None:
         one, depth = waiting.pop()
         count += 1
         if count > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError(
-                f"a recipe has at most {_MOST_VALUES:,} values, those behind anchors counted at each use, and "
-                f"{_DEEPEST} levels; this one has more."
-            )
+            raise ValueError(_TOO_LARGE)
         if isinstance(one, yaml.MappingNode):
             waiting += [(child, depth + 1) for pair in one.value for child in pair]
         elif isinstance(one, yaml.SequenceNode):
