@@ -1,7 +1,7 @@
 """A small Hub on loopback, for the unmodified clients: repositories, uploads by LFS and by Xet, commits, files.
 
 Faults are asked for by the number of the request: a status, or a connection that is dropped before the request is
-handled or after. Everything else is as the real one answers, as far as the clients look.
+handled or after, or silence. Everything else is as the real one answers, as far as the clients look.
 """
 
 import base64
@@ -70,6 +70,7 @@ class Repository:
 
 class HubServer(ThreadingHTTPServer):
     daemon_threads = True
+    silence = 20.0  # seconds without an answer, before the connection is dropped
 
     def __init__(self, folder: Path, port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)
@@ -79,7 +80,7 @@ class HubServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def reset(self, state=({}, {}), faults=None):
-        """Go back to what there was; faults are number of a request → a status, "before" or "after"."""
+        """Go back to what there was; faults are number of a request → a status, "before", "after" or "silence"."""
         with self.lock:
             self.repositories, self.blobs = copy.deepcopy(state[0]), dict(state[1])
             self.watch(faults)
@@ -135,6 +136,10 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             fault = self.server.faults.get(len(self.server.log))
             self.server.log.append(f"{self.command} {path}")
+        if fault == "silence":
+            threading.Event().wait(self.server.silence)
+            return self.drop()
+        with self.server.lock:
             if fault == "before":
                 return self.drop()
             if isinstance(fault, int):

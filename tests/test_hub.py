@@ -8,10 +8,11 @@ import time
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
-from huggingface_hub import constants
+from httpx2 import Timeout
+from huggingface_hub import constants, get_session
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
-from hfsynth.publishing import drawing, files
+from hfsynth.publishing import drawing, files, retrying
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
 
@@ -235,6 +236,17 @@ def test_a_fault_at_any_request_costs_neither_rows_nor_a_second_commit(hub, path
         pushing.again(number, fault)
         assert pushing.files() == pushing.pushed
         assert len(hub.dataset(NAME).commits) == 3, f"{fault} at {hub.log[number]}"
+
+
+@pytest.mark.usefixtures("plain_pictures")
+def test_push_with_a_silent_hub_at_any_request_ends(hub, path, no_waiting, monkeypatch):
+    monkeypatch.setattr(retrying, "ANSWER_SECONDS", 0.5)
+    pushing = Pushing(hub)
+    for number in range(pushing.requests):
+        pushing.again(number, "silence")
+        assert pushing.files() == pushing.pushed
+        assert len(hub.dataset(NAME).commits) == 3, f"silence at {hub.log[number]}"
+    assert get_session().timeout == Timeout(None)  # as the client of the Hub has it for everybody else
 
 
 @pytest.mark.usefixtures("plain_pictures")

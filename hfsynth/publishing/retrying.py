@@ -5,9 +5,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from httpx2 import TransportError
+from httpx2 import Timeout, TransportError
+from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
@@ -17,6 +19,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _TRIES = 8
 _LONGEST = 30.0  # seconds between two tries
+ANSWER_SECONDS = 300.0
+"""Longest silence of the Hub within one request, in seconds; then the request is made again."""
+_CONNECT_SECONDS = 30.0
 # taken meanwhile, changed meanwhile, too many requests; what is wrong with the server is 500 and above
 _AGAIN = (408, 409, 412, 429)
 
@@ -29,13 +34,15 @@ def persistently(what: str, call: Callable[[], T]) -> T:
         call: May be made any number of times.
 
     Raises:
-        PushError: If it isn't answered in eight tries. What else the call raises is raised at once.
+        PushError: If it isn't answered in eight tries, each of which may be silent for `ANSWER_SECONDS`. What else the
+            call raises is raised at once.
     """
     attempt = 0
     while True:
         attempt += 1
         try:
-            return call()
+            with _time_limit():
+                return call()
         except (OSError, ValueError, RuntimeError, TransportError) as error:
             if not is_passing(error):
                 raise
@@ -44,6 +51,18 @@ def persistently(what: str, call: Callable[[], T]) -> T:
             wait = _wait(error, attempt)
             logger.warning("%s failed: %s; again in %.0f seconds", what, told(error), wait)
         time.sleep(wait)
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Limit the silence of requests by the Hub's client, which by itself waits for an answer without end."""
+    session = get_session()
+    before = session.timeout
+    session.timeout = Timeout(ANSWER_SECONDS, connect=_CONNECT_SECONDS, pool=None)
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 def is_passing(error: BaseException) -> bool:
