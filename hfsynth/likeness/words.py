@@ -14,6 +14,10 @@ from typing import Literal, get_args
 
 Tokenizer = Literal["unicode", "rouge_score"]
 """What ROUGE-L compares: words of any script, or those of the package rouge_score."""
+SPACED_ENDS = ".!?؟۔।॥։።"
+"""Marks that end a sentence where white space follows."""
+UNSPACED_ENDS = "。｡．！？។៕။"
+"""Marks that end a sentence, whatever follows."""
 
 _EAST = (  # Chinese and Japanese, without the middle dot and the double hyphen of katakana
     "\u3005-\u3007\u3021-\u3029\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
@@ -137,6 +141,26 @@ def has_no_spaces(word: str) -> bool:
     [False, True, False, True]
     """
     return _east().match(word) is not None or _south().match(word) is not None
+
+
+def find_word(word: str, text: str) -> str:
+    """Return a word, or several, as it first stands in a text, in upper or lower case; "" where it doesn't.
+
+    It is there as a whole word. In a script without spaces it may stand anywhere, and Korean words have endings.
+
+    >>> find_word("map", "Draw a MAP."), find_word("map", "Draw maps."), find_word("画", "请画一只猫")
+    ('MAP', '', '画')
+    """
+    found = _whole_word(word).search(unicodedata.normalize("NFKC", text))
+    return found.group() if found else ""
+
+
+@cache
+def _whole_word(word: str) -> re.Pattern[str]:
+    form, marks = unicodedata.normalize("NFKC", word), _class_of("Mn", "Mc", "Me")
+    before = "" if has_no_spaces(form[:1]) else rf"(?<![^\W{_EAST}{_SOUTH}])(?<![{marks}])"
+    after = "" if has_no_spaces(form[-1:]) else rf"(?![^\W{_EAST}{_SOUTH}{_SYLLABLES}]|[{marks}])"
+    return re.compile(f"{before}{re.escape(form)}{after}", re.IGNORECASE)
 
 
 @cache
