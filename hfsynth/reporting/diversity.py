@@ -82,7 +82,9 @@ def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
     if meant:
         some = "" if meant.rows == meant.among else f" of the {meant.among:,}, drawn by chance"
         notes.append(
-            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}."
+            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}. The "
+            f"distance is one less the cosine similarity, and {NEAR_IN_MEANING} is Magpie's squared distance of "
+            f"{2 * NEAR_IN_MEANING}."
         )
         if some:
             notes.append("Among all instructions, the nearest one in meaning is nearer than is told here.")
