@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hfsynth.filters.rules import Found, RuleFilter
 from hfsynth.filters.texts import texts_of_field
-from hfsynth.likeness.words import SPACED_ENDS, UNSPACED_ENDS, word_bounds, words_in
+from hfsynth.likeness.words import SPACED_ENDS, UNSPACED_ENDS, signs_of_words, word_bounds, words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>
@@ -116,7 +116,7 @@ class WellFormed(RuleFilter):
 
     def _repeated_words(self, text: str) -> Found | None:
         words = words_in(text)
-        length = round(self.ngram * len(words) / max(word_bounds(words)[0], 1))  # a word may be several signs
+        length = signs_of_words(self.ngram, words)
         starts: dict[tuple[str, ...], list[int]] = {}
         for start in range(len(words) - length + 1):
             starts.setdefault(tuple(words[start : start + length]), []).append(start)

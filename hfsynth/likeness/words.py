@@ -18,6 +18,8 @@ SPACED_ENDS = ".!?؟۔।॥։።"
 """Marks that end a sentence where white space follows."""
 UNSPACED_ENDS = "。｡．！？។៕။"
 """Marks that end a sentence, whatever follows."""
+UNSPACED_SCRIPTS = frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR"})
+"""Scripts without spaces between words, by the first word of their letters' Unicode names."""
 
 _EAST = (  # Chinese and Japanese, without the middle dot and the double hyphen of katakana
     "\u3005-\u3007\u3021-\u3029\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
@@ -119,6 +121,15 @@ def word_bounds(words: Sequence[str]) -> tuple[int, int]:
     south = sum(_south().match(word) is not None for word in words)
     signs = -(-east // _EAST_SIGNS) - (-south // _SOUTH_SIGNS)
     return len(words) - east - south + signs, len(words)
+
+
+def signs_of_words(number: int, words: Sequence[str]) -> int:
+    """Return how long so many words are in a text, in words and signs as `words_in` found them.
+
+    >>> signs_of_words(4, words_in("Go on and on")), signs_of_words(4, words_in("我们继续走下去吧"))
+    (4, 8)
+    """
+    return round(number * len(words) / max(word_bounds(words)[0], 1))
 
 
 def spaced_word_bounds(text: str) -> tuple[int, int]:
