@@ -61,7 +61,8 @@ def test_instructions_in_any_language_are_kept(language):
         ("กา" * 451, "too_long"),
         ("한국어 " * 150, None),
         ("한국어 " * 151, "too_long"),
-        ("안녕하세요 여러분", "too_short"),
+        ("안녕하세요!", "too_short"),
+        ("이순신 장군은 누구인가요?", None),
     ],
 )
 def test_rules_hold_for_scripts_without_spaces(text, expected):

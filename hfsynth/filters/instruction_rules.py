@@ -35,7 +35,7 @@ class InstructionRules(RuleFilter):
 
     - `too_short`, `too_long`: it has fewer or more words than the limits, counted by the spaces. Chinese, Japanese,
       Thai, Lao, Khmer and Burmese have none: each sign counts as a word where a text may be too short, and where it
-      may be too long, two signs do, or three of the last four;
+      may be too long, two signs do, or three of the last four. Korean may be too short by every two syllables;
     - `unsuitable`: it has one of `words` as a whole word, in upper or lower case. The default ones are English. A word
       without spaces around it is found anywhere, and a Korean one with any ending;
     - `beginning`: it begins with one of `beginnings`; the default one is English;

@@ -43,7 +43,8 @@ class WellFormed(RuleFilter):
     - `too_short`, `too_long`: it has fewer or more words than the limits.
 
     All rules hold for any language. Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words: two
-    of their signs count as a word, or three of the last four; where a text may be too short, each sign does.
+    of their signs count as a word, or three of the last four; where a text may be too short, each sign does,
+    and every two Korean syllables.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"instruction": ["Name a fruit.", "Translate this:", "Hi<|im_end|>"]})

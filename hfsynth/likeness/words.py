@@ -29,6 +29,7 @@ _SOUTH = (  # Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf"
 )
 _SYLLABLES = "\uac00-\ud7a3"  # Korean
+_SYLLABLE = re.compile(f"[{_SYLLABLES}]")
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
 _AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # and after it, without being marks
 _STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
@@ -112,15 +113,17 @@ def word_bounds(words: Sequence[str]) -> tuple[int, int]:
     """Return how many words a text has at least and at most, from what `words_in` found in it.
 
     A sign of a script without spaces may be a word; on average, two of Chinese or Japanese make one, and three of the
-    others. Where there are no such signs, both numbers are that of the words.
+    others. A Korean word has its particles and endings with it: two syllables may be a word. Of other scripts, both
+    numbers are that of the words.
 
-    >>> word_bounds(words_in("Write a poem")), word_bounds(words_in("写一首诗"))
-    ((3, 3), (2, 4))
+    >>> word_bounds(words_in("Write a poem")), word_bounds(words_in("写一首诗")), word_bounds(words_in("시를 써 줘"))
+    ((3, 3), (2, 4), (3, 3))
     """
     east = sum(_east().match(word) is not None for word in words)
     south = sum(_south().match(word) is not None for word in words)
     signs = -(-east // _EAST_SIGNS) - (-south // _SOUTH_SIGNS)
-    return len(words) - east - south + signs, len(words)
+    endings = sum((len(word) - 1) // 2 for word in words if _SYLLABLE.match(word))
+    return len(words) - east - south + signs, len(words) + endings
 
 
 def signs_of_words(number: int, words: Sequence[str]) -> int:
