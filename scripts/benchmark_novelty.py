@@ -51,7 +51,7 @@ def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, floa
     Raises:
         ValueError: If the words are too few for a pool of the largest size.
     """
-    pool, pairs, made, dropped, seconds = NoveltyPool(), 0, 0, 0, 0.0
+    pool, pairs, made, dropped, seconds = NoveltyPool(tokenizer="rouge_score"), 0, 0, 0, 0.0
     for text in multiplied(texts):
         began = time.perf_counter()
         is_new = pool.too_near(text) is None

@@ -5,22 +5,41 @@
 The input has a column `instruction`, with at least eight seeds; --max-rows limits the prompts that are tried.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from hfsynth import BootstrapInstructions, InstructionRules, Novelty, SeedPool, TransformersLLM
+from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool, TransformersLLM
 from hfsynth.cli import RunArguments, build, make, parser
+
+
+@dataclass(frozen=True)
+class FilterArguments:
+    """Which instructions stay."""
+
+    paper_filters: bool = field(
+        default=False,
+        metadata={
+            "help": "Filter as the paper does, for English: ROUGE-L of words of a-z and 0-9 alone, and no instruction "
+            "that begins with a character other than ASCII. Without it, any script and first character will do."
+        },
+    )
+
+    def filters(self, seeds: tuple[str, ...]) -> Pipeline:
+        """Return the rules, and the novelty filter."""
+        if self.paper_filters:
+            return InstructionRules(rules=InstructionRules.all_rules) >> Novelty(texts=seeds, tokenizer="rouge_score")
+        return InstructionRules() >> Novelty(texts=seeds)
 
 
 def main() -> None:
     """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions).parse_args()
+    arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments).parse_args()
     run = build(RunArguments, arguments)
     given = replace(run, max_rows=None).rows()
     if run.num_rows is None or given is None:
         raise ValueError("a pool grows from --dataset, the seeds, up to --num-rows instructions; say both.")
     seeds = tuple(given["instruction"])
     made = build(BootstrapInstructions, arguments, build(TransformersLLM, arguments))
-    make(made >> InstructionRules() >> Novelty(texts=seeds), run, "bootstrap", SeedPool(seeds=seeds))
+    make(made >> build(FilterArguments, arguments).filters(seeds), run, "bootstrap", SeedPool(seeds=seeds))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,17 @@ def test_a_shorter_text_of_a_benchmark_counts_as_a_whole():
     assert index("red green blue").find("red green") is None
 
 
+def test_passages_of_scripts_without_spaces_need_several_signs_a_word(tmp_path):
+    (tmp_path / "a.txt").write_text("联合国安全理事会\nกรุงเทพมหานคร\n光合作用是怎样在植物体内进行的呢\n")
+    assert [passage.place for passage in passages(str(tmp_path / "a.txt"), 8)] == ["a.txt row 2 text"]
+
+
+def test_index_of_chinese_finds_as_many_signs_as_make_the_words():
+    found = index_passages([Passage(list("光合作用是怎样在植物体内"), "place")], 4)
+    assert found.find("请问合作用是怎样在植吗").ngram == "合 作 用 是 怎 样 在 植"
+    assert found.find("合作用是怎样在") is None
+
+
 def test_of_texts_with_the_same_run_the_first_is_told():
     assert index(RHYME, RHYME).find(RHYME).place == "place 0"
 

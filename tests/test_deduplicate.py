@@ -67,7 +67,7 @@ def test_the_default_threshold_is_part_of_the_configuration():
     assert Deduplicate("minhash") == Deduplicate("minhash", threshold=0.8)
     assert Hasher.hash(Deduplicate("minhash")) == Hasher.hash(Deduplicate("minhash", threshold=0.8))
     assert Hasher.hash(Deduplicate("minhash")) != Hasher.hash(Deduplicate("embeddings"))
-    assert pickle.loads(pickle.dumps(Deduplicate("embeddings"))) == Deduplicate("embeddings", threshold=0.95)
+    assert pickle.loads(pickle.dumps(Deduplicate("embeddings"))) == Deduplicate("embeddings", threshold=0.975)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,11 @@ from hfsynth.techniques.elimination import elimination, elimination_by_answer
         ("a", "b", "length", "cut_off"),
         ("Make tea.", "make TEA", "stop", "unchanged"),
         ("Explain pointers in C", "Explain pointers in C++", "stop", ""),
+        ("写一首诗", "写一首诗。", "stop", "unchanged"),
+        ("यह समझाइए", "यह समझाइए।", "stop", "unchanged"),
+        ("ما هذا", "ما هذا؟", "stop", "unchanged"),
+        ("Qué es", "¿Qué es?", "stop", "unchanged"),
+        ("写一首诗", "写一首短诗。", "stop", ""),
         ("🙂", "🎉", "stop", ""),
         ("a", "The given prompt asks for b", "stop", "leaked_prompt"),
         ("a", "#Rewritten Prompt#", "stop", "leaked_prompt"),
@@ -34,6 +39,12 @@ def test_an_evolution_is_eliminated_by_the_rule_it_breaks(before, evolved, finis
         ("It is water.", ""),
         ("42", ""),
         ("Да.", ""),
+        ("好。", ""),
+        ("हाँ।", ""),
+        ("👍", ""),
+        ("。！？", "no_content"),
+        ("“抱歉”的英文是 sorry。" + "这个词很常用" * 30, ""),  # 192 signs
+        ("英文是 sorry。", "sorry"),
     ],
 )
 def test_an_evolution_is_eliminated_by_its_answer(answer, rule):

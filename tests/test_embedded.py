@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth import Report, report
+from hfsynth import Deduplicate, Report, report
 from hfsynth.reporting import embedded as module
 from hfsynth.reporting import measuring
 from hfsynth.reporting.embedded import Embedded
@@ -24,8 +24,17 @@ def test_distances_are_those_of_comparing_all_pairs():
     nearest = [1 - max(c for m, c in enumerate(row) if m != n) for n, row in enumerate(cosine)]
     assert found.distance.mean == pytest.approx(np.mean(nearest), abs=1e-5)
     assert found.distance.smallest == 0
-    assert found.near == sum(distance < 0.05 for distance in nearest) >= 2
+    assert found.near == sum(distance < 0.025 for distance in nearest) >= 2
     assert (found.rows, found.among) == (50, 80)
+
+
+@pytest.mark.parametrize(("cosine", "near"), [(0.96, 0), (0.9749, 0), (0.9751, 2)])
+def test_near_in_meaning_is_magpies_squared_distance(cosine, near):
+    """By faiss.IndexFlatL2, which measures squared distances."""
+    vectors = np.array([[1.0, 0.0], [cosine, np.sqrt(1 - cosine**2)]])
+    assert (((vectors[0] - vectors[1]) ** 2).sum() < 0.05) == bool(near)
+    assert Embedded.of(vectors, 2, "m").near == near
+    assert (cosine >= Deduplicate("embeddings").threshold) == bool(near)
 
 
 def test_all_pairs_are_compared_however_many_at_once(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
+from hfsynth import Deduplicate, report
 from hfsynth.reporting import figures
 from hfsynth.reporting.figures import ColumnFigures, column_figures, script_of, text_columns
 
@@ -45,6 +46,22 @@ def test_every_figure_is_that_of_a_plain_count_over_the_texts(seed):
     assert found.scripts == {"LATIN": sum(lengths)}
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Name it.", "name  IT.", "Ｎame it.", " ", "\n\t", "\u3000", None, "Name it!"],
+        ["안녕", "\u110b\u1161\u11ab\u1102\u1167\u11bc", "안녕\u200b", "ﬁne", "FINE", ""],
+        ["a"],
+    ],
+)
+def test_column_figures_count_duplicates_as_the_report_does(texts):
+    found = of(texts)
+    measured = report(Dataset.from_dict({"text": texts}), "text")
+    assert (found.duplicates, found.empty) == (measured.duplicates, measured.instructions.empty)
+    dataset = Dataset.from_dict({"text": [text for text in texts if text and text.strip()]})
+    assert found.duplicates == len(dataset) - len(Deduplicate(column="text")(dataset))
+
+
 @pytest.mark.usefixtures("batch")
 def test_letters_are_counted_by_script_and_nothing_else_is():
     texts = ["Grüße, 12!", "Привет", "漢字 kana かな", "🙂"]
@@ -60,7 +77,7 @@ def test_of_a_conversation_all_that_is_said_counts():
 
 
 def test_where_no_text_is_there_are_no_lengths():
-    assert of([None, ""]) == ColumnFigures(empty=2, duplicates=0, lengths=None, scripts={})
+    assert of([None, " "]) == ColumnFigures(empty=2, duplicates=0, lengths=None, scripts={})
     assert of([]) == ColumnFigures(empty=0, duplicates=0, lengths=None, scripts={})
 
 

@@ -45,7 +45,7 @@ def test_texts_that_are_no_instructions_are_not_looked_at():
     assert glance_at(Dataset.from_dict({"text": ["a", "b"]})) is None
 
 
-def test_instructions_without_a_word_of_a_to_z_have_a_map_and_no_rouge():
-    found, laid_out = glance_at(Dataset.from_dict({"prompt": ["你好", "再见"]}))
-    assert found.similarity is None
-    assert laid_out.rows == 2
+def test_glance_at_chinese_instructions_compares_their_signs():
+    found, laid_out = glance_at(Dataset.from_dict({"prompt": ["你好", "再见", "你好！"]}))
+    assert (found.similarity.count, found.near) == (3, 2)
+    assert laid_out.rows == 3

@@ -4,6 +4,8 @@ import pytest
 from datasets.fingerprint import Hasher
 
 from hfsynth import InstructionRules
+from hfsynth.likeness.words import has_no_spaces
+from tests.languages import NEAR, UNLIKE
 
 
 def rule(text, filter=None):
@@ -33,7 +35,59 @@ def rule(text, filter=None):
     ],
 )
 def test_each_rule_drops_what_it_says(text, expected):
+    assert rule(text, InstructionRules(rules=InstructionRules.all_rules)) == expected
+
+
+@pytest.mark.parametrize("language", UNLIKE)
+def test_instructions_in_any_language_are_kept(language):
+    texts = [text for pair in (*NEAR[language], *UNLIKE[language]) for text in pair]
+    dropped = [text for text in texts if len(text.split()) > 3 or has_no_spaces(text[-2])]
+    assert len(dropped) >= 16
+    assert [rule(text) for text in dropped] == [None] * len(dropped)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("写诗。", "too_short"),
+        ("什么是光合作用？", None),
+        ("《红楼梦》的作者是谁？", None),
+        ("「桜」という題の詩を書いてください。", None),
+        ("¿Cuál es la capital de Francia?", None),
+        ("🎉 Write a short poem.", None),
+        ("写" * 300, None),
+        ("写" * 301, "too_long"),
+        ("กา" * 450, None),
+        ("กา" * 451, "too_long"),
+        ("한국어 " * 150, None),
+        ("한국어 " * 151, "too_long"),
+        ("안녕하세요!", "too_short"),
+        ("이순신 장군은 누구인가요?", None),
+    ],
+)
+def test_rules_hold_for_scripts_without_spaces(text, expected):
     assert rule(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "expected"),
+    [
+        ("画", "请你画一只猫。", "unsuitable"),
+        ("描い", "猫の絵を描いてください。", "unsuitable"),
+        ("วาด", "ช่วยวาดรูปแมวหน่อย", "unsuitable"),
+        ("이미지", "고양이 이미지를 만들어 주세요.", "unsuitable"),
+        ("그림", "이 밑그림을 설명해 주세요.", None),
+        ("चित्र", "बिल्ली का चित्र बनाइए ज़रा", "unsuitable"),
+        ("चित्र", "चित्रा नाम का अर्थ बताइए", None),
+        ("im\u00e1genes", "Describe las ima\u0301genes de ayer.", "unsuitable"),
+        ("карта", "Объясни, что такое карта мира.", "unsuitable"),
+        ("image", "请描述这张image的内容。", "unsuitable"),
+        ("image", "이 image를 설명해 주세요.", "unsuitable"),
+        ("карта", "Зачем нужна картавость в речи?", None),
+    ],
+)
+def test_unsuitable_words_are_found_in_any_script(word, text, expected):
+    assert rule(text, InstructionRules(words=[word])) == expected
 
 
 def test_what_was_found_is_told():
@@ -67,4 +121,4 @@ def test_limits_that_leave_nothing_are_an_error():
 def test_the_rules_are_their_configuration():
     rules = InstructionRules(min_words=2)
     assert pickle.loads(pickle.dumps(rules)) == rules
-    assert Hasher.hash(InstructionRules(rules=InstructionRules.all_rules)) == Hasher.hash(InstructionRules())
+    assert Hasher.hash(InstructionRules(rules=InstructionRules.default_rules)) == Hasher.hash(InstructionRules())

@@ -7,26 +7,35 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth.likeness.near_duplicates import repeating_texts
+from hfsynth.likeness.words import compared_words
 from hfsynth.reporting import neighbours as module
 from hfsynth.reporting.neighbours import nearest_scores, neighbours, sample_size
 from hfsynth.reporting.reading import drawn
 
-SCORER = RougeScorer(["rougeL"], use_stemmer=False)
+
+class WordsOfAnyScript:
+    """The tokenizer for rouge_score."""
+
+    def tokenize(self, text):
+        return compared_words(text)
+
+
+SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
 SEEDS = [json.loads(line)["input"] for line in SEED_FILE.read_text().splitlines()]
 
-WORDLESS = ("今日は", "?!", "одна")
+OTHER_SCRIPTS = ("今日は", "?!", "одна", "今日は晴れ", "одна!")
 
 
 def variants(seed, count=60):
-    """Texts, many of which are another one with a word changed; some without a word that ROUGE-L reads."""
+    """Texts, many of which are another one with a word changed; some in other scripts."""
     draw = random.Random(seed)
     made = [text.split(". ")[0] for text in SEEDS[:12]]
     while len(made) < count:
         words = draw.choice(made).split()
         words[draw.randrange(len(words))] = draw.choice(("tea", "Tea!", "42", words[0]))
         made.append(" ".join(words))
-    return [*made, *WORDLESS, made[3]]
+    return [*made, *OTHER_SCRIPTS, made[3]]
 
 
 def batched(items, size):
@@ -34,7 +43,7 @@ def batched(items, size):
 
 
 def all_pairs(items):
-    """The highest F-measure of each text with every other one, by `rouge_score`; 0 of those without words."""
+    """The highest F-measure of each text with every other one, by `rouge_score`."""
     score = lambda one, other: SCORER.score(other, one)["rougeL"].fmeasure  # noqa: E731
     return np.array(
         [max(score(text, o) for n, o in enumerate(items) if n != place) for place, text in enumerate(items)]
@@ -53,15 +62,15 @@ def test_the_nearest_neighbours_are_those_of_rouge_score_on_all_pairs(batch, cel
     monkeypatch.setattr(module, "_CELLS", cells)
     items = variants(1, 40)
     places = np.arange(len(items))
-    expected = [score for score, text in zip(all_pairs(items), items, strict=True) if text not in WORDLESS]
-    assert nearest_scores(items, places, batched(items, batch)).tolist() == pytest.approx(expected)
+    expected = all_pairs(items)
+    assert nearest_scores(items, places, batched(items, batch)).tolist() == pytest.approx(expected.tolist())
     assert expected[3] == 1.0, "it is there twice"
 
 
-def test_words_may_be_more_than_there_are_signs(monkeypatch):
+def test_nearest_scores_of_more_words_than_code_points_are_equal(monkeypatch):
     items = variants(4, 20)
     expected = nearest_scores(items, np.arange(len(items)), [items]).tolist()
-    monkeypatch.setattr(module, "_SIGNS", 3)
+    monkeypatch.setattr(module, "_FIRST_NUMBER", 0x110000 - 3)
     assert nearest_scores(items, np.arange(len(items)), [items]).tolist() == expected
 
 
@@ -69,11 +78,10 @@ def test_of_drawn_rows_the_nearest_neighbour_is_searched_among_all():
     items = variants(2, 80)
     places = np.sort(drawn(len(items), 20))
     scores = all_pairs(items)[places]
-    words = np.array([items[place] not in WORDLESS for place in places])
     found = measure(items, 20)
-    assert (found.rows, found.among, found.similarity.count) == (20, len(items), words.sum())
-    assert found.similarity.mean == pytest.approx(scores[words].mean())
-    assert found.near == (scores[words] > 0.7).sum() > 0
+    assert (found.rows, found.among, found.similarity.count) == (20, len(items), 20)
+    assert found.similarity.mean == pytest.approx(scores.mean())
+    assert found.near == (scores > 0.7).sum() > 0
 
 
 def earlier_ones(items, threshold=0.8):
@@ -104,7 +112,7 @@ def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
     monkeypatch.setattr(module, "_EVEN_DRAWS", 2)
     items = variants(3, 60)
     (ten, thirty) = measure(items, 5).even
-    order = [items[place] for place in drawn(len(items), 2000) if items[place] not in WORDLESS]
+    order = [items[place] for place in drawn(len(items), 2000)]
     assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 2, 30, 2)
     for even in (ten, thirty):
         draws = [[order[place] for place in drawn(len(order), even.rows, seed)] for seed in (0, 1)]
@@ -113,11 +121,20 @@ def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
         assert even.near == pytest.approx((scores > 0.7).mean())
 
 
-@pytest.mark.parametrize("items", [[], ["a"], ["今"], ["今", "日"]])
-def test_texts_without_neighbours_have_no_distance_or_none_in_common(items):
+@pytest.mark.parametrize("items", [[], ["a"], ["今"]])
+def test_texts_without_neighbours_have_no_similarity(items):
     found = measure(items, len(items))
     assert (found.rows, found.near, found.repeats, found.even) == (len(items), 0, 0, ())
     assert found.similarity is None
+
+
+def test_texts_with_nothing_in_common_have_a_similarity_of_0():
+    assert (found := measure(["今", "日"], 2)).near == 0
+    assert (found.similarity.count, found.similarity.largest) == (2, 0.0)
+
+
+def test_neighbours_of_other_scripts_are_near_where_they_are_alike():
+    assert measure(["서울에 대해 알려 줘.", "서울에 대해서 알려 줘.", "🙂", "🙂", "?!", "3"], 6).near == 4
 
 
 def test_the_longer_the_texts_the_fewer_are_drawn_and_never_too_few():

@@ -7,7 +7,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from hfsynth.likeness.novelty import NoveltyPool, f_measures, words_of
+from hfsynth.likeness.novelty import NoveltyPool, f_measures
+from hfsynth.likeness.words import rouge_score_words
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
@@ -57,7 +58,7 @@ def varied(seed, count):
 )
 def test_every_decision_is_that_of_rouge_score_on_every_pair(pool, threshold):
     kept: list[str] = []
-    ours = NoveltyPool(threshold=threshold)
+    ours = NoveltyPool(threshold=threshold, tokenizer="rouge_score")
     for text in pool:
         scores = [rouge(text, other) for other in kept]
         found = ours.too_near(text)
@@ -73,7 +74,7 @@ def test_every_decision_is_that_of_rouge_score_on_every_pair(pool, threshold):
 
 @pytest.mark.parametrize("text", [*SEEDS[:5], *ODD, *texts(3, 20)])
 def test_words_are_those_of_rouge_score(text):
-    assert words_of(text) == tokenize(text, None)
+    assert rouge_score_words(text) == tokenize(text, None)
 
 
 def test_the_nearest_text_is_found_however_far_it_is():
@@ -101,7 +102,7 @@ def test_a_threshold_out_of_its_range_is_an_error(threshold):
 def test_of_the_175_seed_tasks_the_decisions_are_those_of_the_reference():
     tasks = [json.loads(line)["instruction"] for line in SEED_TASKS.read_text().splitlines()]
     assert len(tasks) == 175
-    pool = NoveltyPool(threshold=0.4)  # low enough that many are too near
+    pool = NoveltyPool(threshold=0.4, tokenizer="rouge_score")  # low enough that many are too near
     kept = []
     for task in tasks:
         best = max((SCORER.score(other, task)["rougeL"].fmeasure for other in kept), default=0.0)
@@ -112,3 +113,19 @@ def test_of_the_175_seed_tasks_the_decisions_are_those_of_the_reference():
             pool.add(task)
             kept.append(task)
     assert 100 < len(kept) < 175
+
+
+def test_pool_with_more_words_than_code_points_goes_on():
+    """Unicode has 1,056,768 code points from the one of the first word on."""
+    pool = NoveltyPool([" ".join(map(str, range(1_056_766)))])
+    pool.add("alpha beta gamma delta")  # gamma's number is no code point
+    pool.add("alpha beta epsilon zeta eta")
+    assert pool.nearest("7 8 9").text.startswith("0 1 2 ")
+    assert pool.too_near("alpha beta gamma").text == "alpha beta gamma delta"
+    assert pool.too_near("beta epsilon zeta eta").text == "alpha beta epsilon zeta eta"
+    assert pool.too_near("alpha beta theta iota") is None
+
+
+def test_pool_with_an_unknown_tokenizer_is_an_error():
+    with pytest.raises(ValueError, match="tokenizer is 'spaces'; it must be one of"):
+        NoveltyPool(tokenizer="spaces")

@@ -1,5 +1,6 @@
 import json
 import pickle
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from datasets.fingerprint import Hasher
 from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth import Novelty
+from tests.languages import NEAR, UNLIKE
 from tests.test_novelty import ODD, texts
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
@@ -29,7 +31,7 @@ def reference(rows, known, threshold):
 @pytest.mark.parametrize("rows", [[*SEEDS, *SEEDS[:3]], ODD, texts(5, 80), texts(6, 80, 2)], ids=str)
 def test_the_rows_that_stay_are_those_of_rouge_score_on_every_pair(rows, threshold):
     known = rows[-4:]
-    verdicts = list(Novelty(texts=known, threshold=threshold).verdicts(rows, []))
+    verdicts = list(Novelty(texts=known, threshold=threshold, tokenizer="rouge_score").verdicts(rows, []))
     stay = [place for place, drop in enumerate(verdicts) if drop is None]
     assert stay == reference(rows, known, threshold)
     for row, drop in zip(rows, verdicts, strict=True):
@@ -52,8 +54,70 @@ def test_rows_before_count_as_those_at_hand_do():
     ]
 
 
-def test_a_text_in_another_script_has_no_words_and_is_always_new():
-    assert list(Novelty().verdicts(["你好吗", "你好吗"], [])) == [None, None]
+@pytest.mark.parametrize("language", NEAR)
+def test_novelty_of_any_script_drops_what_is_nearly_the_same(language):
+    pairs = [[drop is None for drop in Novelty().verdicts(pair, [])] for pair in NEAR[language]]
+    assert pairs == [[True, False]] * len(pairs)
+
+
+@pytest.mark.parametrize("language", UNLIKE)
+def test_novelty_of_any_script_keeps_what_is_unlike(language):
+    """Some of these share no more than a number, or a name in Latin letters."""
+    unlike = [text for pair in UNLIKE[language] for text in pair]
+    assert [drop for drop in Novelty().verdicts(unlike, []) if drop is not None] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "서울에 대해 알려 줘.",
+        "你好吗",
+        "おはよう",
+        "สวัสดี",
+        "مرحبا",
+        "नमस्ते",
+        "שלום",
+        "Γειά",
+        "🙂🎉",
+        "?!",
+        "∑",
+        "ꦱꦼ",
+        "",
+        "\u0301",
+        "\u200b",
+    ],
+)
+def test_novelty_drops_the_second_of_equal_texts(text):
+    assert [drop and drop.value for drop in Novelty().verdicts([text, text], [])] == [None, "1.0000"]
+
+
+def test_novelty_ignores_how_a_text_is_encoded():
+    korean, vietnamese = "서울에 대해 알려 줘.", "Kể tên ba màu cơ bản."
+    for text in (korean, vietnamese):
+        other = unicodedata.normalize("NFD", text)
+        assert other != text
+        assert [drop is None for drop in Novelty().verdicts([text, other, f"\ufeff{text}"], [])] == [
+            True,
+            False,
+            False,
+        ]
+
+
+def test_novelty_of_texts_that_differ_in_a_symbol_keeps_both():
+    assert list(Novelty().verdicts(["Explain 🙂.", "Explain 🎉."], [])) == [None, None]
+
+
+def test_novelty_by_rouge_score_reads_latin_alone():
+    novelty = Novelty(tokenizer="rouge_score")
+    assert list(novelty.verdicts(["你好吗", "你好吗"], [])) == [None, None]
+    assert [drop is None for drop in novelty.verdicts(UNLIKE["zh"][2], [])] == [True, False]
+
+
+def test_novelty_with_an_unknown_tokenizer_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"Novelty\.tokenizer is 'spaces'; it must be one of \['unicode', 'rouge_score'\]"
+    ):
+        Novelty(tokenizer="spaces")
 
 
 def test_a_novelty_filter_is_its_configuration():

@@ -67,3 +67,10 @@ def test_a_reason_of_a_failure_breaks_no_table(told):
     line = next(line for line in told.markdown().splitlines() if "memory" in line)
     assert line == r"| SelfInstruct: out of \| memory | 2 |"
     assert "&lt;b&gt;" not in told.html(), "instructions are not among what is shown"
+
+
+@pytest.mark.parametrize(("text", "scripts"), [("Name it.", ""), ("写诗 of spring", "Cjk"), ("เขียน คน", "Thai")])
+def test_lengths_note_that_signs_count_as_words(text, scripts):
+    notes = str(report(Dataset.from_dict({"instruction": [text]})))
+    assert (f"a script has no spaces: {scripts}." in " ".join(notes.split())) == bool(scripts)
+    assert ("Each sign counts as a word" in notes) == bool(scripts)

@@ -44,6 +44,16 @@ def rule(text, filter=None):
         ("Go on like this.\n" * 3, "repeated_line"),
         ("Go on like this. And on. Go on like this! Or not. Go on LIKE this? Well.", "repeated_line"),
         ("再说一遍吧。再说一遍吧。再说一遍吧。", "repeated_line"),
+        ("यही बात फिर कहिए। यही बात फिर कहिए। यही बात फिर कहिए।", "repeated_line"),
+        ("قل ذلك مرة أخرى؟ قل ذلك مرة أخرى؟ قل ذلك مرة أخرى؟", "repeated_line"),
+        ("다시 한번 말해 줘. 다시 한번 말해 줘. 다시 한번 말해 줘.", "repeated_line"),
+        ("是的。是的。是的。我们星期一开门。", None),
+        ("人工智能是什么？人工智能能做什么？人工智能有哪些风险？", None),
+        ("コンピューターとは何か。コンピューターの歴史。コンピューターの未来。", None),
+        ("ปัญญาประดิษฐ์คืออะไร ปัญญาประดิษฐ์ทำอะไรได้ ปัญญาประดิษฐ์มีความเสี่ยงอะไร", None),
+        ("我们继续走下去吧，" * 6, "repeated_words"),
+        ("もっともっと" * 12, "repeated_words"),
+        ("ไปเรื่อยๆ" * 12, "repeated_words"),
         ("Go on like this.\n" * 2, None),
         ("Yes. Yes. Yes. We are open on Mondays.", None),
         (CODE, None),
@@ -86,6 +96,13 @@ def test_numbers_of_words_have_no_limit_until_one_is_given():
     assert rule("one two three", WellFormed(min_words=3, max_words=3)) is None
     drop = WellFormed(max_words=2).verdict("one two three")
     assert (drop.value, drop.met) == ("3 words", "at most 2")
+
+
+def test_numbers_of_words_count_signs_as_parts_of_words():
+    assert rule("写一首诗", WellFormed(min_words=5)) == "too_short"
+    assert rule("写一首诗", WellFormed(min_words=4)) is None
+    assert rule("写一首诗", WellFormed(max_words=2)) is None
+    assert rule("写一首诗", WellFormed(max_words=1)) == "too_long"
 
 
 def test_rules_and_markers_are_the_users_to_choose():

@@ -1,6 +1,15 @@
 import pytest
+from rouge_score.tokenize import tokenize
 
-from hfsynth.likeness.words import normal_form, words_in
+from hfsynth.likeness.words import (
+    compared_words,
+    has_no_spaces,
+    normal_form,
+    spaced_word_bounds,
+    word_bounds,
+    words_in,
+)
+from tests.languages import NEAR, UNLIKE
 
 
 @pytest.mark.parametrize(
@@ -13,7 +22,21 @@ from hfsynth.likeness.words import normal_form, words_in
         ("שָׁלוֹם", ["שָׁלוֹם"]),
         ("東京タワー2号", ["東", "京", "タ", "ワ", "ー", "2", "号"]),
         ("한국어 문장", ["한국어", "문장"]),
+        ("भाषाओं में", ["भाषाओं", "में"]),
+        ("مُحَمَّد كتب", ["مُحَمَّد", "كتب"]),
+        ("می\u200cخواهم", ["میخواهم"]),
+        ("Vie\u0323\u0302t Nam", ["việt", "nam"]),
+        ("ｱｲｽ・クリーム", ["ア", "イ", "ス", "ク", "リ", "ー", "ム"]),
+        ("時々", ["時", "々"]),
+        ("ภาษาไทย", ["ภา", "ษา", "ไท", "ย"]),
+        ("ພາສາ", ["ພາ", "ສາ"]),
+        ("ភាសាខ្មែរ", ["ភា", "សា", "ខ្មែ", "រ"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("བོད་སྐད", ["བོད", "སྐད"]),
+        ("2024年", ["2024", "年"]),
+        ("葛\U000e0100城", ["葛", "城"]),
         ("?! … —", []),
+        ("🙂", []),
         ("", []),
     ],
 )
@@ -23,3 +46,56 @@ def test_words_are_those_of_the_script(text, words):
 
 def test_texts_that_differ_in_writing_alone_have_one_normal_form():
     assert normal_form("ＡＢＣ\u00a0 d\r\n") == normal_form("abc D") == "abc d"
+
+
+def test_normal_form_is_free_of_what_cannot_be_seen():
+    assert normal_form("\ufeffa\u200bb\u00ad \u200f") == "ab"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't panic!", ["don", "t", "panic"]),
+        ("설명해 주세요.", ["설", "명", "해", "주", "세", "요"]),
+        ("\u1109\u1165\u110b\u116e\u11af", ["서", "울"]),
+        ("2 € − 🙂", ["2", "€", "−", "🙂"]),
+        ("x^2 + 1 = $5", ["x", "2", "1", "5"]),
+        ("… —", [".", ".", ".", "—"]),
+        (" \n", [""]),
+    ],
+)
+def test_compared_words_of_a_text_are_never_none(text, words):
+    assert compared_words(text) == words
+
+
+@pytest.mark.parametrize("text", [text for pair in (*NEAR["en"], *UNLIKE["en"]) for text in pair])
+def test_words_of_plain_english_are_those_of_rouge_score(text):
+    assert compared_words(text) == words_in(text) == tokenize(text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("It's a dog.", (4, 4)),
+        ("写一首关于春天的诗", (5, 9)),
+        ("用Python写一个函数", (4, 7)),
+        ("コンピューター", (4, 7)),
+        ("ปัญญาประดิษฐ์", (3, 8)),
+        ("이순신 장군은 누구인가요", (3, 7)),
+        ("", (0, 0)),
+    ],
+)
+def test_word_bounds_count_signs_as_parts_of_words(text, bounds):
+    assert word_bounds(words_in(text)) == bounds
+
+
+def test_spaced_word_bounds_of_spaced_scripts_count_spaces():
+    assert spaced_word_bounds("It's 2 + 2, isn't it?") == (6, 6)
+    assert spaced_word_bounds("Привет, друзья!") == (2, 2)
+    assert spaced_word_bounds("请写 a poem") == (3, 4)
+
+
+def test_scripts_without_spaces_are_told_from_others():
+    assert [has_no_spaces(word) for word in ("東", "の", "ー", "ไท", "ខ្មែ", "한", "a", "2", "भाषा")] == [
+        True, True, True, True, True, False, False, False, False,
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter, texts_of_field
@@ -22,8 +23,8 @@ class Decontaminate(TextFilter):
 
     Words are compared without case and punctuation. All columns with text are read, of questions and answers alike. A
     benchmark's text of fewer words counts as a whole; one of fewer than `shortest`, such as an answer of one word,
-    isn't compared, since any text may have it. Chinese and Japanese signs count as words. The benchmarks are loaded
-    when the first row is to be decided on.
+    isn't compared, since any text may have it. Of Chinese and Japanese, two signs count as a word; of Thai, Lao, Khmer
+    and Burmese, three. The benchmarks are loaded when the first row is to be decided on.
 
     Drops by the rule `in_benchmark`, with the run of words, and the benchmark, row and column that have it.
 
@@ -31,6 +32,8 @@ class Decontaminate(TextFilter):
         ValueError: If no benchmark is given, a number is out of its range; or, before anything is decided, if a
             benchmark can't be read or has no text that could be compared.
     """
+
+    version: ClassVar[int] = 2
 
     benchmarks: tuple[str, ...] = field(
         metadata={

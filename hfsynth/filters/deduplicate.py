@@ -1,7 +1,8 @@
 """Deduplicate: of texts that are equal, or nearly so, the first one stays.
 
-Near-duplicates by embeddings are Magpie's (arXiv 2406.08464): a row less than 0.05 away from its nearest neighbour is
-one, and the lowest index stays. Those by MinHash share most of their shingles (Broder, 1997).
+Near-duplicates by embeddings are Magpie's (arXiv 2406.08464): a row is one if the squared distance of its vector, by
+all-mpnet-base-v2, to the nearest one is below 0.05, which is a cosine similarity above 0.975; the lowest index stays.
+Those by MinHash share most of their shingles (Broder, 1997).
 """
 
 from collections.abc import Iterator
@@ -16,19 +17,22 @@ from hfsynth.likeness.near_duplicates import equal_texts, near_texts, similar_te
 from hfsynth.likeness.novelty import Nearest
 
 Way = Literal["exact", "minhash", "embeddings"]
-_THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.95}
+_THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.975}
 
 
 @dataclass(frozen=True)
 class Deduplicate(TextFilter):
     """Keep the first of texts that are as similar as the threshold says, or more.
 
-    - `exact`: equal after Unicode's NFKC, case folding, and with one space for any white space;
+    - `exact`: equal after Unicode's NFKC, case folding, without invisible characters, and with one space for any white
+      space;
     - `minhash`: the Jaccard similarity of their sets of five characters in a row, after the same. Runs of words are
       for pages: of an instruction of ten words, one word that is changed leaves hardly a run of five. What is dropped
       has been measured; of pairs right at the threshold one in a hundred is missed, above it hardly any;
-    - `embeddings`: the cosine similarity of a model's vectors, 0.95 being a distance of 0.05. Needs
-      `hfsynth[embeddings]`. A model reads the beginning of a long text alone.
+    - `embeddings`: the cosine similarity of a model's vectors, 0.975 being Magpie's squared distance of 0.05. Needs
+      `hfsynth[embeddings]`. A model reads the beginning of a long text alone; Magpie's, the default, is for English.
+
+    The first two hold for any script.
 
     Drops by the rule `duplicate`, or else `near_duplicate`, with the similarity and the text that stayed.
 
@@ -41,21 +45,25 @@ class Deduplicate(TextFilter):
         ValueError: If `by` isn't one of these, or a number is out of its range.
     """
 
+    version: ClassVar[int] = 2
     remembers: ClassVar[bool] = True
 
     by: Way = field(default="exact", metadata={"help": "What is compared: exact, minhash or embeddings."})
     _: KW_ONLY
     threshold: float | None = field(
         default=None,
-        metadata={"help": "Lowest similarity of a duplicate. Default: 0.8 by minhash, 0.95 by embeddings."},
+        metadata={"help": "Lowest similarity of a duplicate. Default: 0.8 by minhash, 0.975 by embeddings."},
     )
     shingle: int = field(default=5, metadata={"help": "minhash: characters that are compared at a time."})
     permutations: int = field(
         default=128, metadata={"help": "minhash: hashes of each text; with more of them, less is measured in vain."}
     )
     model: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "embeddings: a model of sentence-transformers, by its name on the Hub or its folder."},
+        default="sentence-transformers/all-mpnet-base-v2",
+        metadata={
+            "help": "embeddings: a model of sentence-transformers, by its name on the Hub or its folder. The default "
+            "is Magpie's, for English; sentence-transformers/paraphrase-multilingual-mpnet-base-v2 reads 50 languages."
+        },
     )
     revision: str | None = field(
         default=None, metadata={"help": "embeddings: branch, tag or commit of the model on the Hub."}

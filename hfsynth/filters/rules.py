@@ -22,6 +22,8 @@ class RuleFilter(TextFilter, ABC):
 
     all_rules: ClassVar[tuple[str, ...]]
     """The rules' names, in the order in which they are tried."""
+    default_rules: ClassVar[tuple[str, ...]] = ()
+    """Those that apply where none is named; all of them, if it is empty."""
 
     rules: tuple[str, ...] = field(default=(), metadata={"help": "The rules that apply. Default: all of them."})
 
@@ -32,7 +34,8 @@ class RuleFilter(TextFilter, ABC):
         if unknown := [rule for rule in given if rule not in self.all_rules]:
             raise ValueError(f"{self.name} has no rule {unknown[0]!r}; its rules are {list(self.all_rules)}.")
         # in their own order: it decides which one is told of a text that several would drop
-        object.__setattr__(self, "rules", tuple(r for r in self.all_rules if r in given) or self.all_rules)
+        chosen = given or self.default_rules or self.all_rules
+        object.__setattr__(self, "rules", tuple(rule for rule in self.all_rules if rule in chosen))
 
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Try the rules on each text; what came before doesn't matter."""

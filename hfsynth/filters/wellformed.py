@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hfsynth.filters.rules import Found, RuleFilter
 from hfsynth.filters.texts import texts_of_field
-from hfsynth.likeness.words import words_in
+from hfsynth.likeness.words import SPACED_ENDS, UNSPACED_ENDS, signs_of_words, word_bounds, words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>
@@ -24,7 +24,7 @@ MARKERS = (
     r"(?m)^[ ]*(?:ASSISTANT|Assistant)[ ]*:",
     r"(?m)^[ ]*(?:system|user|assistant)[ ]*$",  # what is left of a header without its special tokens
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
+_SENTENCE_END = re.compile(rf"(?<=[{SPACED_ENDS}])\s+|(?<=[{UNSPACED_ENDS}])|\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,10 @@ class WellFormed(RuleFilter):
       the text's words stand within one of them;
     - `too_short`, `too_long`: it has fewer or more words than the limits.
 
+    All rules hold for any language. Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words: two
+    of their signs count as a word, or three of the last four; where a text may be too short, each sign does,
+    and every two Korean syllables.
+
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"instruction": ["Name a fruit.", "Translate this:", "Hi<|im_end|>"]})
     >>> WellFormed().split(dataset)[1]["rule"][:]
@@ -51,6 +55,7 @@ class WellFormed(RuleFilter):
         ValueError: If a rule isn't known, a marker is no regular expression, or a number is out of its range.
     """
 
+    version: ClassVar[int] = 2
     all_rules: ClassVar[tuple[str, ...]] = (
         "empty",
         "colon",
@@ -95,7 +100,7 @@ class WellFormed(RuleFilter):
         return None if text.strip() else (repr(text), "")
 
     def _colon(self, text: str) -> Found | None:
-        return (text.split()[-1], "") if text.rstrip().endswith((":", "：")) else None
+        return (text.split()[-1], "") if text.rstrip().endswith((":", "：", "៖", "፦")) else None
 
     def _marker(self, text: str) -> Found | None:
         for marker in self.markers:
@@ -112,28 +117,29 @@ class WellFormed(RuleFilter):
 
     def _repeated_words(self, text: str) -> Found | None:
         words = words_in(text)
+        length = signs_of_words(self.ngram, words)
         starts: dict[tuple[str, ...], list[int]] = {}
-        for start in range(len(words) - self.ngram + 1):
-            starts.setdefault(tuple(words[start : start + self.ngram]), []).append(start)
+        for start in range(len(words) - length + 1):
+            starts.setdefault(tuple(words[start : start + length]), []).append(start)
         repeated = {gram: places for gram, places in starts.items() if len(places) >= self.ngram_times}
-        shares = {gram: _covered(places, self.ngram) / len(words) for gram, places in repeated.items()}
+        shares = {gram: _covered(places, length) / len(words) for gram, places in repeated.items()}
         gram = max(shares, key=shares.__getitem__, default=())
         if not gram or shares[gram] <= self.ngram_share:
             return None
         return " ".join(gram), f"{len(repeated[gram])} times, in {shares[gram]:.0%} of the words"
 
     def _too_short(self, text: str) -> Found | None:
-        if self.min_words is None or (count := len(words_in(text))) >= self.min_words:
+        if self.min_words is None or (count := word_bounds(words_in(text))[1]) >= self.min_words:
             return None
         return f"{count} words", f"at least {self.min_words}"
 
     def _too_long(self, text: str) -> Found | None:
-        if self.max_words is None or (count := len(words_in(text))) <= self.max_words:
+        if self.max_words is None or (count := word_bounds(words_in(text))[0]) <= self.max_words:
             return None
         return f"{count} words", f"at most {self.max_words}"
 
     def _counts(self, part: str) -> bool:
-        return len(words_in(part)) >= self.line_words
+        return word_bounds(words_in(part))[0] >= self.line_words
 
 
 def _most_common(parts: Iterable[str]) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from hfsynth.inputs import FORMATS
-from hfsynth.likeness.words import words_in
+from hfsynth.likeness.words import signs_of_words, word_bounds, words_in
 
 _ROWS_AT_ONCE = 1_000
 
@@ -51,7 +51,7 @@ def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
     found = False
     for place, text in _places(benchmark):
         words = words_in(text)
-        if len(words) >= shortest:
+        if word_bounds(words)[0] >= shortest:
             found = True
             yield Passage(words, place)
     if not found:
@@ -133,13 +133,13 @@ class NgramIndex:
 
 
 def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
-    """Take up the runs of `n` words of some texts."""
+    """Take up the runs of `n` words of some texts; where several signs make a word, of as many signs."""
     texts: list[str] = []
     places: list[str] = []
     hashes: dict[int, array[int]] = {}
     owners: dict[int, array[int]] = {}
     for owner, passage in enumerate(found):
-        length = min(n, len(passage.words))
+        length = min(signs_of_words(n, passage.words), len(passage.words))
         run = [_hash(ngram) for ngram in _ngrams(passage.words, length)]
         hashes.setdefault(length, array("Q")).extend(run)
         owners.setdefault(length, array("I")).extend([owner] * len(run))

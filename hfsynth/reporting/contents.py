@@ -3,6 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hfsynth.likeness.words import UNSPACED_SCRIPTS
 from hfsynth.reporting.answers import REFUSALS
 from hfsynth.reporting.diversity import diversity, openings
 from hfsynth.reporting.figures import Lengths
@@ -56,6 +57,10 @@ def _lengths(report: "Report") -> Section:
     there = {label: lengths for label, lengths in found.items() if lengths}
     lines = tuple(Line(label, spread_cells(lengths)) for label, lengths in there.items())
     notes = ["A quartile is the least length that this share of the texts doesn't exceed."]
+    letters = {script for wording in texts.values() if wording for script in wording.scripts}
+    if unspaced := sorted(letters & UNSPACED_SCRIPTS):
+        named = ", ".join(map(str.capitalize, unspaced))
+        notes.append(f"Each sign counts as a word where a script has no spaces: {named}.")
     if report.steps:
         notes.append("Tokens written are those of all completions of a row in a step, as its metadata says.")
     words = {label.partition(",")[0]: lengths for label, lengths in there.items() if label.endswith("words")}

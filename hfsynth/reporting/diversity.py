@@ -72,17 +72,19 @@ def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
     who = (
         "Each instruction" if whole else f"Each of {near.rows:,} of the {near.among:,} instructions, drawn by chance,"
     )
-    notes = [f"{who} was compared with all others: by ROUGE-L, exactly, and by shingles of five characters (MinHash)."]
+    notes = [
+        f"{who} was compared with all others: by ROUGE-L, exactly, of words in any script (of Chinese, Japanese and "
+        "Thai each sign, of Korean each syllable), and by shingles of five characters (MinHash)."
+    ]
     if not whole:
         off = 100 * _NINETEEN_OF_TWENTY * 0.5 / sqrt(near.rows)
         notes.append(f"Their shares are off by {off:.1f} points at most in nineteen of twenty draws.")
-    words = near.similarity.count if near.similarity else 0
-    if words < near.rows:
-        notes.append(f"{near.rows - words:,} of them have no word of a-z and 0-9, which are all that ROUGE-L reads.")
     if meant:
         some = "" if meant.rows == meant.among else f" of the {meant.among:,}, drawn by chance"
         notes.append(
-            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}."
+            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}. The "
+            f"distance is one less the cosine similarity, and {NEAR_IN_MEANING} is Magpie's squared distance of "
+            f"{2 * NEAR_IN_MEANING}."
         )
         if some:
             notes.append("Among all instructions, the nearest one in meaning is nearer than is told here.")

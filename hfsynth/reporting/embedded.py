@@ -1,6 +1,7 @@
 """How far instructions are from each other in meaning, by a model's vectors.
 
-Magpie (arXiv 2406.08464) takes a row less than 0.05 away from its nearest neighbour for a duplicate.
+Magpie (arXiv 2406.08464) takes a row for a duplicate if the squared distance of its vector, of length 1, to the
+nearest one is below 0.05. That is twice one less their cosine similarity, which is then above 0.975.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from hfsynth.reporting.spread import Spread
 
-NEAR = 0.05
-"""Magpie's distance."""
+NEAR = 0.025
+"""Magpie's distance, as one less the cosine similarity."""
 EMBEDDED_ROWS = 20_000
 """The most rows that are embedded, and compared with each other."""
 _AT_ONCE = 1_000  # rows that are compared with all others at once
@@ -30,7 +31,7 @@ class Embedded:
     distance: Spread | None
     """One less the cosine similarity with the nearest other one of these; None where there is no other."""
     near: int
-    """Rows of these less than 0.05 away from it."""
+    """Rows of these less than 0.025 away from it."""
 
     @classmethod
     def of(cls, vectors: NDArray[np.float64], among: int, model: str) -> "Embedded":

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
+from hfsynth.likeness.words import normal_form
 from hfsynth.record import METADATA_COLUMN
 
 _ROWS_AT_ONCE = 5_000
@@ -68,9 +69,9 @@ class ColumnFigures:
     """Figures of one column of texts, or of conversations, whose contents are then taken as one text."""
 
     empty: int
-    """Rows where it is None or without a character."""
+    """Rows where it is None, or has nothing but white space."""
     duplicates: int
-    """Rows whose text is that of an earlier row."""
+    """Rows whose text equals that of an earlier row, as `Deduplicate` compares them: by their normal form."""
     lengths: Lengths | None
     """Of the texts that are not empty; None where all are."""
     scripts: Mapping[str, int]
@@ -119,7 +120,7 @@ class _Counting:
     def see(self, texts: pa.Array, hashes: NDArray[np.uint64]) -> None:
         """Count texts, none of them empty, and note their hashes."""
         plain = texts.to_pylist()
-        hashes[self.texts : self.texts + len(plain)] = [hash_of(text) for text in plain]
+        hashes[self.texts : self.texts + len(plain)] = [hash_of(normal_form(text)) for text in plain]
         self.texts += len(plain)
         lengths, counts = np.unique(pc.utf8_length(texts).to_numpy(False), return_counts=True)
         self.lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
@@ -153,13 +154,13 @@ def script_of(point: int) -> str:
 
 
 def _texts(dataset: Dataset, column: str) -> Iterator[pa.Array]:
-    """Give a column's texts that are not empty, in large pieces."""
+    """Give a column's texts that have more than white space, in large pieces."""
     chat = is_chat(dataset.features[column])
     for table in dataset.select_columns(column).with_format("arrow").iter(_ROWS_AT_ONCE):
         values = table.column(column).combine_chunks()
         texts = pa.array([_said(messages) for messages in values.to_pylist()]) if chat else values
         texts = texts.cast(pa.large_string())
-        yield texts.filter(pc.fill_null(pc.greater(pc.utf8_length(texts), 0), False))
+        yield texts.filter(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False))
 
 
 def _said(messages: Iterable[Mapping[str, Any]] | None) -> str:

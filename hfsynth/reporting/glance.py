@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hfsynth.likeness.words import compared_words
 from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import NEAR, nearest_scores, sample_size
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
@@ -28,7 +29,7 @@ class Glance:
     rows: int
     """Those that were compared with all others by ROUGE-L: all, or some drawn by chance."""
     similarity: Spread | None
-    """F-measure with the nearest other one, of those that have a word of a-z and 0-9; None where none of them has."""
+    """F-measure with the nearest other one."""
     near: int
     """Of these, those with one above 0.7."""
     mapped: int
@@ -61,6 +62,10 @@ def glance_at(dataset: Dataset) -> tuple[Glance, InstructionMap] | None:
 
 
 def _filled(dataset: Dataset, column: str) -> Iterator[tuple[int, int]]:
-    """Give the places of the rows that have an instruction, and about how many words it has."""
+    """Give the places of the rows that have an instruction, and about how many words of it are compared."""
     texts = (text for batch in batches_of(dataset, column, "instruction") for text in batch)
-    return ((place, text.count(" ") + 1) for place, text in enumerate(texts) if text)
+    return ((place, _number_of_words(text)) for place, text in enumerate(texts) if text)
+
+
+def _number_of_words(text: str) -> int:
+    return text.count(" ") + 1 if text.isascii() else len(compared_words(text))

@@ -1,8 +1,8 @@
 """How alike a dataset's texts are: how near each is to the nearest other one, and which nearly repeat an earlier one.
 
-The measure is ROUGE-L's F-measure, which Self-Instruct (arXiv 2212.10560) allows to be 0.7 at most; it is exact, as
-`rouge_score` without a stemmer gives it. Where comparing all pairs would take too long, some rows are drawn by chance,
-and each is compared with all others: a row's nearest neighbour is never missed, only fewer rows are asked.
+The measure is ROUGE-L's F-measure, which Self-Instruct (arXiv 2212.10560) allows to be 0.7 at most; it is exact, of
+words of any script, as `Novelty` compares them. Where comparing all pairs would take too long, some rows are drawn by
+chance, and each is compared with all others: a row's nearest neighbour is never missed, only fewer rows are asked.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,8 @@ from rapidfuzz.distance import LCSseq
 
 from hfsynth.filters.deduplicate import Deduplicate
 from hfsynth.likeness.near_duplicates import repeating_texts
-from hfsynth.likeness.novelty import f_measures, words_of
+from hfsynth.likeness.novelty import Numbered, as_code_points, f_measures
+from hfsynth.likeness.words import compared_words
 from hfsynth.reporting.reading import drawn
 from hfsynth.reporting.spread import Spread
 
@@ -29,8 +30,7 @@ _EVEN_DRAWS = 10
 _WORDS = 13_000_000_000  # that drawn rows are compared with: a thousand rows with a million of 13 words
 _FEWEST = 100  # rows that are drawn, however long that takes
 _CELLS = 4_000_000  # pairs that are in memory at once
-_FIRST_SIGN = 0xE000  # from here on there are signs for words, without surrogates
-_SIGNS = 0x110000 - _FIRST_SIGN
+_FIRST_NUMBER = 0xE000  # of a word; as code points, numbers from here on are no surrogates
 _ROUNDING = 1e-12
 
 
@@ -56,8 +56,7 @@ class Neighbours:
     among: int
     """All texts."""
     similarity: Spread | None
-    """F-measure with the nearest other text, of those rows that have a word of a-z and 0-9: others have none, nor has
-    one text alone."""
+    """F-measure with the nearest other text; None where there is no other."""
     near: int
     """Rows of these with one above 0.7."""
     repeats: int
@@ -85,7 +84,7 @@ def neighbours(
     each = (text for batch in read() for text in batch)
     by_place = dict(zip(places.tolist(), chosen, strict=True))
     repeats = repeating_texts(each, by_place, REPEATED, Deduplicate.shingle, Deduplicate.permutations)
-    some = [text for text in texts_at(drawn(texts, _EVEN_DRAWS * EVEN_ROWS[-1])) if words_of(text)]
+    some = texts_at(drawn(texts, _EVEN_DRAWS * EVEN_ROWS[-1]))
     return Neighbours(
         rows=len(places),
         among=texts,
@@ -113,16 +112,14 @@ def sample_size(texts: int, words: int, compared: int = _WORDS) -> int:
 def nearest_scores(
     chosen: Sequence[str], places: NDArray[np.int64], batches: Iterable[Sequence[str]]
 ) -> NDArray[np.float64]:
-    """Return the F-measure of chosen texts with the nearest other one, of those that have a word, in their order.
+    """Return the F-measure of chosen texts with the nearest other one, in their order.
 
     Args:
         chosen: The texts.
         places: Their places among all.
         batches: All texts, in order.
     """
-    parted = [words_of(text) for text in chosen]
-    with_words = [number for number, words in enumerate(parted) if words]
-    nearest = _Nearest([parted[number] for number in with_words], places[with_words])
+    nearest = _Nearest([compared_words(text) for text in chosen], places)
     first = 0
     for batch in batches:
         nearest.see(batch, first)
@@ -146,13 +143,13 @@ class _Nearest:
     places: NDArray[np.int64]
     scores: NDArray[np.float64] = field(init=False)
     _numbers: dict[str, int] = field(default_factory=dict)
-    _written: list[str | list[int]] = field(init=False)
+    _written: list[Numbered] = field(init=False)
     _lengths: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         """Number the words, and write each text with their numbers."""
         for word in (word for text in self.words for word in text):
-            self._numbers.setdefault(word, len(self._numbers) + 1)
+            self._numbers.setdefault(word, _FIRST_NUMBER + 1 + len(self._numbers))
         self._written = [self._write(text) for text in self.words]
         self._lengths = np.array([len(text) for text in self.words], np.int64)
         self.scores = np.zeros(len(self.words))
@@ -161,7 +158,7 @@ class _Nearest:
         """Compare them with a batch of texts, the first of which is at this place."""
         block = max(1, _CELLS // max(len(self.words), 1))
         for start in range(0, len(texts) if self.words else 0, block):
-            self._compare([words_of(text) for text in texts[start : start + block]], first + start)
+            self._compare([compared_words(text) for text in texts[start : start + block]], first + start)
 
     def _compare(self, others: list[list[str]], first: int) -> None:
         lengths = np.array([len(other) for other in others])
@@ -178,8 +175,6 @@ class _Nearest:
                 common[text, other : other + 1], int(self._lengths[text]), lengths[other : other + 1]
             )[0]
 
-    def _write(self, words: Sequence[str]) -> str | list[int]:
-        """Write words by their numbers, 0 for all that none of the texts has; as signs, if there are enough."""
-        numbers = [self._numbers.get(word, 0) for word in words]
-        few = len(self._numbers) < _SIGNS
-        return "".join(chr(_FIRST_SIGN + number) for number in numbers) if few else numbers
+    def _write(self, words: Sequence[str]) -> Numbered:
+        """Write words by their numbers; all that none of the texts has are one."""
+        return as_code_points([self._numbers.get(word, _FIRST_NUMBER) for word in words])

@@ -36,7 +36,7 @@ class Wording:
     characters: Lengths | None
     """None where there are no texts."""
     words: Lengths | None
-    """Words as `words_in` finds them: a Chinese or Japanese sign is one."""
+    """Words as `words_in` finds them: each sign of a script without spaces is one."""
     tokens: Lengths | None
     """None where there is no tokenizer."""
     scripts: Mapping[str, int]

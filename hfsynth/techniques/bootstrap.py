@@ -5,6 +5,9 @@ the paper's rules, and the novelty filter, and joins the pool that the next roun
 
     pipeline = BootstrapInstructions(llm) >> InstructionRules() >> Novelty(texts=seeds)
     dataset = pipeline.run(SeedPool(seeds=seeds), num_rows=50_000)
+
+So it works in any language. The paper's own filters, which are for English, are
+`InstructionRules(rules=InstructionRules.all_rules)` and `Novelty(texts=seeds, tokenizer="rouge_score")`.
 """
 
 import random

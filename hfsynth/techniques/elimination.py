@@ -3,14 +3,18 @@
 A round fails, and the row keeps its version from before, where by the paper's rules
 
 1. a judge finds that the evolved instruction asks for nothing else than the one before (`equal`),
-2. its answer says "sorry" and has less than 80 words (`sorry`),
-3. its answer is nothing but punctuation and stop words (`no_content`),
+2. its answer says "sorry" and has less than 80 words (`sorry`): an apology in another language isn't found,
+3. its answer is nothing but punctuation and English stop words (`no_content`): a word of another language is content,
+   and so is an emoji,
 4. it has words of the operation's own prompt that the instruction didn't have (`leaked_prompt`);
 
 and where there is no use in asking: it is `empty`, was `cut_off`, or is `unchanged`.
 """
 
 import re
+import unicodedata
+
+from hfsynth.likeness.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
 
 JUDGE_TEMPLATE = """\
 Compare two instructions for an AI assistant. They are equal if both have the same constraints and requirements, and \
@@ -62,12 +66,12 @@ def elimination_by_answer(answer: str) -> str:
     >>> elimination_by_answer("It is so!")
     'no_content'
     """
-    words = re.findall(r"[^\W_]+", answer.casefold())
-    if "sorry" in answer.casefold() and len(answer.split()) < _SORRY_WORDS:
+    if "sorry" in answer.casefold() and spaced_word_bounds(answer)[0] < _SORRY_WORDS:
         return "sorry"
+    words = words_in(answer) or [sign for sign in answer if unicodedata.category(sign) == "So"]
     return "no_content" if set(words) <= set(_STOP_WORDS.split()) else ""
 
 
 def _normal(text: str) -> str:
-    """A text without what doesn't change it: case, spaces, the mark at its end."""
-    return " ".join(text.casefold().split()).rstrip(".!? ")
+    """Return a text without its style: case, spaces, the marks of any script that begin or end a sentence."""
+    return normal_form(text).strip(f"{SPACED_ENDS}{UNSPACED_ENDS}¿¡ ")

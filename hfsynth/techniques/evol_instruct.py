@@ -89,6 +89,7 @@ class EvolInstruct(Technique):
     ['evolved_instructions', 'answers', 'evolutions']
     """
 
+    version: ClassVar[int] = 2
     citation: ClassVar[str] = _CITATION
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
@@ -109,7 +110,7 @@ class EvolInstruct(Technique):
         default=False,
         metadata={
             "help": "Eliminate by the paper's rules that take an llm, too: a judge that finds nothing new, and an "
-            "answer that refuses or says nothing."
+            "answer that refuses or says nothing, by English words."
         },
     )
     judge_template: str = field(
