@@ -182,6 +182,14 @@ class LLM(Protocol):
         """Say what is known of where the model comes from, for the record, without loading it."""
         return Origin()
 
+    def files_state(self) -> str:
+        """Return a text that changes when the files change that completions depend on: a part of every cache key.
+
+        Computed without loading a model or asking the network, and the same in every process while the files stay
+        as they are. "" for an llm that reads no files, or knows nothing of them yet.
+        """
+        return ""
+
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order; of one with choices, the completion has their scores.
 
