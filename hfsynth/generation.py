@@ -185,8 +185,8 @@ class LLM(Protocol):
     def files_state(self) -> str:
         """Return a text that changes when the files change that completions depend on: a part of every cache key.
 
-        Computed without loading a model or asking the network, and the same in every process while the files stay
-        as they are. "" for an llm that reads no files, or knows nothing of them yet.
+        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
+        llm that reads no files.
         """
         return ""
 

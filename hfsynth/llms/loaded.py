@@ -17,7 +17,7 @@ from hfsynth.generation import Completion, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.intake import Intake
 from hfsynth.llms.job import Job, PromptTooLongError, Take, Written
-from hfsynth.llms.loading import chat_template, process_device
+from hfsynth.llms.loading import chat_template, loading_error, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.scoring import Comparison, score
@@ -74,14 +74,17 @@ class Loaded:
         leads = llm.is_split and is_main_process()
         if leads:
             Team.here().tell("load")
-        source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
+        # never None, at which transformers would ask on standard input
+        source: dict[str, Any] = {"trust_remote_code": llm.trust_remote_code}
+        if llm.revision:
+            source["revision"] = llm.revision
         if llm.gguf_file:
             source["gguf_file"] = llm.gguf_file
         try:
             tokenizer = AutoTokenizer.from_pretrained(llm.model, **source)
             model = _load_model(llm, source)
         except (OSError, ValueError, ImportError) as error:
-            raise GenerationError(f"{llm.model!r} (revision {llm.revision}) can't be loaded: {error}") from error
+            raise loading_error(llm.model, llm.revision, error) from error
         if tokenizer.chat_template is None:
             raise GenerationError(f"the tokenizer of {llm.model!r} has no chat template; use an instruct model.")
         ends = model.generation_config.eos_token_id
