@@ -166,7 +166,8 @@ class LLM(Protocol):
         """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
 
         Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on
-        the others: or rows would depend on how many processes share the chunks.
+        the others, to the bit: or rows would depend on how many processes share the chunks. No llm of hfsynth claims
+        that: kernels round a row otherwise beside other rows, and few tokens are enough to see it.
         """
         return False
 

@@ -23,7 +23,7 @@ from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
-from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from hfsynth.llms.trial import adopt_attention
 from hfsynth.running.crew import is_main_process
 
 if TYPE_CHECKING:
@@ -57,11 +57,6 @@ class Loaded:
     """Most tokens of prompt and completion together; None where the model sets no limit."""
     fault: str
     """Why the model can't be run by the decode loop; empty where it can."""
-    overlaps: bool
-    """Whether what is written for a request is the same, to the bit, whatever else is in flight.
-
-    Found by trying, and never claimed of a model with experts.
-    """
     _engine: tuple[int, Engine] | None = None
 
     @classmethod
@@ -94,9 +89,8 @@ class Loaded:
         fault = _prepare(model, llm)
         template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        overlaps = not fault and is_batch_invariant(model)
         model = SplitModel(model, Team.here()) if leads else model
-        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlaps)
+        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests as `LLM.stream` does, at most `batch_size` at once.

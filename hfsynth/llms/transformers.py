@@ -185,13 +185,6 @@ class TransformersLLM(Configuration, LLM):
             )
         return self._loaded().stream(requests, self.batch_size)
 
-    def overlaps(self) -> bool:
-        """Whether requests come out the same whatever else is in flight: found by trying, when the model is loaded.
-
-        Never claimed of a model with experts, which are given more rows or fewer as the other texts are.
-        """
-        return self._loaded().overlaps
-
     @property
     def _key(self) -> str:
         """What is loaded: the batch size is no part of it, so llms that differ in nothing else share a model."""
