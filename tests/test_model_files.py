@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from hfsynth import GenerationError, RewardModel, TransformersLLM
 from hfsynth.llms import model_files
 from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
+from tests.hub_server import Repository, Stored
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -123,8 +124,17 @@ def test_files_state_of_a_cached_model_is_its_commit(tmp_path, monkeypatch):
     assert TransformersLLM("user/other-model").files_state() == ""
 
 
-def test_files_state_of_a_pinned_model_is_its_commit():
+def test_files_state_of_a_model_on_the_hub_is_its_commit(hub):
+    commit = (COMMIT, "a commit", {"config.json": Stored(b"{}", 2)})
+    hub.repositories["models", "user/asked-model"] = Repository(commits=[commit])
+    llm = RewardModel("user/asked-model")
+    assert (llm.files_state(), llm.files_state()) == (f"commit:{COMMIT}",) * 2
+    assert hub.log == ["HEAD /user/asked-model/resolve/main/config.json"]
+
+
+def test_files_state_of_a_pinned_model_is_its_commit(hub):
     assert TransformersLLM("user/model", revision=COMMIT).files_state() == f"commit:{COMMIT}"
+    assert hub.log == []
 
 
 @pytest.mark.parametrize(
