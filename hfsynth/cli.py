@@ -64,8 +64,8 @@ class RunArguments:
     chunk_size: int = field(
         default=128,
         metadata={
-            "help": "Rows that are computed, saved and, where a process is killed, lost together. On a GPU one chunk "
-            "is done before the next begins: make it several times the batch size, or places stay empty at its end."
+            "help": "Rows that are computed, saved and, where a process is killed, lost together. One chunk is done "
+            "before the next begins: make it several times the batch size, or places stay empty at its end."
         },
     )
     push_to_hub: str | None = field(

@@ -15,6 +15,7 @@ from typing import Any
 
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.generation import LLM, Completion, Request, Requests
+from hfsynth.watchdog import PATIENCE, Watchdog
 
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
@@ -54,10 +55,12 @@ class Flows:
     Args:
         llm: What completes their requests.
         more: Called when the llm has room and no request waits; it may start another batch.
+        patience: Seconds without a completion before the log says so.
     """
 
-    def __init__(self, llm: LLM, more: Callable[[], None] | None = None) -> None:
+    def __init__(self, llm: LLM, more: Callable[[], None] | None = None, patience: float = PATIENCE) -> None:
         self._llm = llm
+        self._patience = patience
         self._requests = Requests(more)
         self._stream: Iterator[tuple[Hashable, Completion]] = iter(())
 
@@ -74,8 +77,18 @@ class Flows:
         Raises:
             GenerationError: If the llm can't go on, or stops before it has completed every request.
         """
+        if not (waiting := [run for run in batch if not run.finished]):
+            return [run.outcome for run in batch]
+        step, model = waiting[0].step, self._llm.model_name
+        with Watchdog(step, model, lambda: sum(not run.finished for run in batch), self._patience) as watchdog:
+            self._complete(batch, watchdog)
+        return [run.outcome for run in batch]
+
+    def _complete(self, batch: Sequence["Running"], watchdog: Watchdog) -> None:
+        """Run a batch to its end."""
         while not all(run.finished for run in batch):
             answered = next(self._stream, None)
+            watchdog.note_completion()
             if answered is None:
                 if not self._requests:
                     raise GenerationError(f"{self._llm.model_name} stopped before it had completed every request.")
@@ -85,7 +98,6 @@ class Flows:
             if not isinstance(run, Running):
                 raise GenerationError(f"{self._llm.model_name} completed {run!r}, which nobody asked for.")
             self._ask(run, run.resume(completion), first=True)  # a row that is under way before one that is not
-        return [run.outcome for run in batch]
 
     def close(self) -> None:
         """Give up whatever is under way."""
@@ -135,6 +147,11 @@ class Running:
         self._seeds = seeds
         self._turn = 0
         self._choices = 0
+
+    @property
+    def step(self) -> str:
+        """Name of the step that the row is in."""
+        return self._seeds.step
 
     def start(self) -> Request | None:
         """Return the flow's first request, or None if it needs none."""

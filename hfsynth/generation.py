@@ -166,7 +166,8 @@ class LLM(Protocol):
         """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
 
         Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on
-        the others: or rows would depend on how many processes share the chunks.
+        the others, to the bit: or rows would depend on how many processes share the chunks. No llm of hfsynth claims
+        that: kernels round a row otherwise beside other rows, and few tokens are enough to see it.
         """
         return False
 
@@ -181,6 +182,14 @@ class LLM(Protocol):
     def origin(self) -> Origin:
         """Say what is known of where the model comes from, for the record, without loading it."""
         return Origin()
+
+    def files_state(self) -> str:
+        """Return a text that changes when the files change that completions depend on: a part of every cache key.
+
+        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
+        llm that reads no files.
+        """
+        return ""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order; of one with choices, the completion has their scores.

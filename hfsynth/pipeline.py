@@ -90,7 +90,7 @@ class Pipeline:
             max_tokens: Tokens to read and write for them, in all steps: no round is begun that is likely to pass it.
                 Where the input or a limit is spent first, there are fewer rows, and a warning.
             run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
-            chunk_size: Rows that are computed, saved and lost together; on a GPU best several times the batch size.
+            chunk_size: Rows that are computed, saved and lost together; best several times the batch size.
             quiet: No progress bars.
             push_target: A dataset on the Hub, `user/name`, that the result is to be pushed to afterwards: whether you
                 may is found out now.

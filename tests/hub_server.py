@@ -328,6 +328,9 @@ class Handler(BaseHTTPRequestHandler):
             return content[first : last + 1], 206, headers
         return content, 200, headers | {"Content-Length": str(len(content))}
 
+    def resolve_model(self, body, query, name, revision, path):
+        return self.resolve(body, query, "models", name, revision, path)
+
     def refs(self, body, query, kind, name):
         oid = self.repository(kind, name).commits[-1][0]
         return {
@@ -372,4 +375,5 @@ ROUTES = [
     (r"/datasets/(?P<name>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", Handler.batch),
     (r"/lfs/(?P<oid>\w+)", Handler.put),
     (rf"/(?P<kind>datasets)/(?P<name>[\w.-]+/[\w.-]+){_FILE}", Handler.resolve),
+    (rf"/(?P<name>[\w.-]+/[\w.-]+){_FILE}", Handler.resolve_model),
 ]

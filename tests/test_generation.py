@@ -53,3 +53,7 @@ def test_more_requests_are_asked_for_only_when_none_waits():
     assert [requests.take()[0] for _ in range(3)] == [0, 1, 2]
     assert requests.take() is None
     assert asked == [0, 0, 0]
+
+
+def test_llm_without_files_has_an_empty_files_state():
+    assert EchoLLM().files_state() == ""

@@ -8,18 +8,14 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
-    MixtralConfig,
-    OlmoeConfig,
     PhimoeConfig,
     Qwen2MoeConfig,
-    Qwen3MoeConfig,
 )
 
 from hfsynth.llms.attention import NAME, forward
-from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.passes import Prefill, Segment, Step
+from hfsynth.llms.passes import Prefill, Segment
 from hfsynth.llms.slots import KeyValueSlots
-from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from hfsynth.llms.trial import adopt_attention
 from tests.tiny import generated, prompt, tiny
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
@@ -85,61 +81,6 @@ def test_another_result_is_noticed():
         lambda module, inputs, output: (output[0] * (2 if module.config._attn_implementation == NAME else 1), None)
     )
     assert "computes something else with another attention" in adopt_attention(own)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize(("heads", "width"), [(4, 64), (2, 64), (1, 64), (2, 128), (1, 256)])
-def test_packed_on_a_cpu_a_row_is_the_same_to_the_bit_in_any_company(dtype, heads, width):
-    model = tiny(dtype=dtype, num_key_value_heads=heads, head_dim=width)
-    pack_linears(model)
-    assert adopt_attention(model) == ""
-    assert is_batch_invariant(model)
-
-
-def test_the_logits_of_a_single_place_are_the_same_to_the_bit_as_among_others():
-    model = tiny(hidden_size=2048)
-    pack_linears(model)
-    assert adopt_attention(model) == ""
-    assert is_batch_invariant(model)
-
-
-LOOKS = {
-    "at how many there are": lambda tokens: tokens.shape[1] == 7,
-    "at texts": lambda tokens: tokens.shape[1] == 40 and len(tokens.unique()) > 1,
-}
-
-
-@pytest.mark.parametrize("looks", LOOKS.values(), ids=LOOKS)
-def test_a_model_that_looks_at_other_rows_is_found_out(looks):
-    model = tiny(num_key_value_heads=1)
-    pack_linears(model)
-    assert adopt_attention(model) == ""
-    assert is_batch_invariant(model)
-    model.model.embed_tokens.register_forward_hook(
-        lambda module, inputs, output: output * 1.1 if looks(inputs[0]) else output
-    )
-    assert not is_batch_invariant(model)
-
-
-ROUTED = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-
-
-@pytest.mark.parametrize("config", [MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig])
-def test_nothing_is_claimed_of_a_model_whose_tokens_choose_their_weights(config):
-    model = tiny(config, dtype=torch.bfloat16, **ROUTED, shared_expert_intermediate_size=32)
-    pack_linears(model)
-    assert adopt_attention(model) == ""
-    assert not is_batch_invariant(model)
-
-
-def test_what_is_claimed_of_attention_is_tried_with_the_heads_of_the_model():
-    model = tiny(num_key_value_heads=4, head_dim=64)
-    pack_linears(model)
-    assert adopt_attention(model) == ""
-    tokens, slots = prompt(20), KeyValueSlots(1, 32, model.device)
-    read = forward(model, tokens, Prefill(slots, [Segment(0, 0, 20)], model.device))[-1]
-    written = forward(model, tokens[-1:], Step(slots, [19]))[-1]
-    assert torch.equal(read, written) or not is_batch_invariant(model)
 
 
 def test_places_stay_where_they_are_in_a_model_on_several_devices():

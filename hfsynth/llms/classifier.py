@@ -11,7 +11,7 @@ from hfsynth.chat import ChatTemplate
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.generation import Completion, Message
 from hfsynth.llms.job import PromptTooLongError
-from hfsynth.llms.loading import chat_template, process_device
+from hfsynth.llms.loading import chat_template, loading_error, process_device
 from hfsynth.llms.memory import compute_fitting
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ class Classifier:
             GenerationError: If it can't be, or the checkpoint lacks weights: those of the head, say, which would be
                 random numbers then.
         """
-        source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
+        # never None, at which transformers would ask on standard input
+        source: dict[str, Any] = {"trust_remote_code": llm.trust_remote_code}
+        if llm.revision:
+            source["revision"] = llm.revision
         try:
             tokenizer = AutoTokenizer.from_pretrained(llm.model, **source)
             model: Any
@@ -49,7 +52,7 @@ class Classifier:
                 llm.model, dtype=llm.dtype, output_loading_info=True, **source
             )
         except (OSError, ValueError, ImportError) as error:
-            raise GenerationError(f"{llm.model!r} (revision {llm.revision}) can't be loaded: {error}") from error
+            raise loading_error(llm.model, llm.revision, error) from error
         if missing := sorted(told["missing_keys"]):
             raise GenerationError(
                 f"{llm.model!r} is no reward model: it has no weights for {missing}, so its scores would be random."

@@ -17,13 +17,13 @@ from hfsynth.generation import Completion, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.intake import Intake
 from hfsynth.llms.job import Job, PromptTooLongError, Take, Written
-from hfsynth.llms.loading import chat_template, process_device
+from hfsynth.llms.loading import chat_template, loading_error, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
-from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from hfsynth.llms.trial import adopt_attention
 from hfsynth.running.crew import is_main_process
 
 if TYPE_CHECKING:
@@ -57,11 +57,6 @@ class Loaded:
     """Most tokens of prompt and completion together; None where the model sets no limit."""
     fault: str
     """Why the model can't be run by the decode loop; empty where it can."""
-    overlaps: bool
-    """Whether what is written for a request is the same, to the bit, whatever else is in flight.
-
-    Found by trying, and never claimed of a model with experts.
-    """
     _engine: tuple[int, Engine] | None = None
 
     @classmethod
@@ -74,14 +69,17 @@ class Loaded:
         leads = llm.is_split and is_main_process()
         if leads:
             Team.here().tell("load")
-        source: dict[str, Any] = {"revision": llm.revision} if llm.revision else {}
+        # never None, at which transformers would ask on standard input
+        source: dict[str, Any] = {"trust_remote_code": llm.trust_remote_code}
+        if llm.revision:
+            source["revision"] = llm.revision
         if llm.gguf_file:
             source["gguf_file"] = llm.gguf_file
         try:
             tokenizer = AutoTokenizer.from_pretrained(llm.model, **source)
             model = _load_model(llm, source)
         except (OSError, ValueError, ImportError) as error:
-            raise GenerationError(f"{llm.model!r} (revision {llm.revision}) can't be loaded: {error}") from error
+            raise loading_error(llm.model, llm.revision, error) from error
         if tokenizer.chat_template is None:
             raise GenerationError(f"the tokenizer of {llm.model!r} has no chat template; use an instruct model.")
         ends = model.generation_config.eos_token_id
@@ -91,9 +89,8 @@ class Loaded:
         fault = _prepare(model, llm)
         template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        overlaps = not fault and is_batch_invariant(model)
         model = SplitModel(model, Team.here()) if leads else model
-        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault, overlaps)
+        return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests as `LLM.stream` does, at most `batch_size` at once.

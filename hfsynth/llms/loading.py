@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 
 from hfsynth.chat import ChatTemplate
+from hfsynth.errors import GenerationError
 
 
 def process_device() -> torch.device:
@@ -32,3 +33,19 @@ def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, 
         messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
     )
     return str(text)
+
+
+def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:
+    """Return the error for a model that can't be loaded.
+
+    Args:
+        name: The model, as the user named it.
+        revision: Branch, tag or commit on the Hub.
+        error: What transformers raised.
+    """
+    if "trust_remote_code" in str(error):
+        return GenerationError(
+            f"{name!r} can't be loaded: it brings Python code of its own, which would be run in this process. "
+            "Read the code; where you trust it, set trust_remote_code=True on the llm (and pin its revision)."
+        )
+    return GenerationError(f"{name!r} (revision {revision}) can't be loaded: {error}")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
 from hfsynth.generation import LLM, Completion, Origin, Request
+from hfsynth.llms.model_cache import ModelCache
+from hfsynth.llms.model_files import check_files, files_state
 
 if TYPE_CHECKING:
     from hfsynth.llms.classifier import Classifier
 
-_LOADED: dict[str, "Classifier"] = {}  # configuration → what it loaded; one of each in a process
+_LOADED: ModelCache["Classifier"] = ModelCache()
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class RewardModel(Configuration, LLM):
     device: str | None = field(
         default=None, kw_only=True, metadata={"help": "Device; default: the one accelerate gives this process."}
     )
+    trust_remote_code: bool = field(
+        default=False,
+        kw_only=True,
+        metadata={"help": "Run the Python code that the model's folder or repository brings with it."},
+    )
     batch_size: int = field(
         default=32,
         kw_only=True,
@@ -47,6 +54,7 @@ class RewardModel(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""
+        object.__setattr__(self, "model", os.fspath(self.model))
         if self.batch_size < 1:
             raise ValueError(f"RewardModel.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -63,6 +71,10 @@ class RewardModel(Configuration, LLM):
 
         return model_origin(self.model, self.revision, None)
 
+    def files_state(self) -> str:
+        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
+        return files_state(self.model, self.revision)
+
     def load(self) -> "RewardModel":
         """Load the model and its tokenizer, if an equal llm hasn't yet in this process.
 
@@ -74,10 +86,7 @@ class RewardModel(Configuration, LLM):
 
     def unload(self) -> None:
         """Give back the memory of the model; the next `complete` loads it again."""
-        if _LOADED.pop(self._key, None) is not None:
-            from hfsynth.llms.memory import free_memory
-
-            free_memory()
+        _LOADED.drop(self._key)
 
     def __enter__(self) -> "RewardModel":
         """Load."""
@@ -112,8 +121,10 @@ class RewardModel(Configuration, LLM):
         return replace(self, batch_size=1).to_json()
 
     def _loaded(self) -> "Classifier":
-        if self._key not in _LOADED:
+        def load() -> "Classifier":
             from hfsynth.llms.classifier import Classifier  # torch and transformers load when a model does
 
-            _LOADED[self._key] = Classifier.load(self)
-        return _LOADED[self._key]
+            check_files(self.model)
+            return Classifier.load(self)
+
+        return _LOADED.get(self._key, self.files_state(), load)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -188,9 +189,17 @@ def _first_past(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniforms(seed: int, count: int) -> Tensor:
-    """Return a request's own random stream: `count` numbers in [0, 1), one for each token it may write."""
-    return (
-        torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        .float()
-        .clamp_(max=1 - 2**-24)
-    )
+    """Return a request's own random stream: `count` numbers in [0, 1), one for each token it may write.
+
+    The stream is numpy's Philox with all bits of the seed as its key: torch's CPU generator keeps 32 of them. The
+    numbers are read from the generator's bits, which numpy promises not to change.
+
+    Args:
+        seed: Any integer; its lowest 128 bits count.
+        count: A longer stream begins with the shorter one.
+
+    Returns:
+        (count,), float32, on the CPU whatever the model's device.
+    """
+    bits = np.random.Philox(key=seed % (1 << 128)).random_raw(count)
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))

@@ -124,8 +124,7 @@ def score(model: Any, compared: Sequence[Comparison], replaced: bool) -> list[tu
 
     Args:
         model: A transformers causal language model.
-        compared: The comparisons. What becomes of one doesn't depend on the others, to the bit where the model's
-            products of rows don't: on a CPU that packs weights.
+        compared: The comparisons. What becomes of one depends on the others by no more than rounding.
         replaced: Whether the model's attention is `attention.attend`; padded rows are read where it isn't.
 
     Raises:

@@ -4,16 +4,18 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
 from hfsynth.generation import LLM, Completion, Origin, Request, Requests
+from hfsynth.llms.model_cache import ModelCache
+from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
 
 if TYPE_CHECKING:
     from hfsynth.llms.loaded import Loaded
 
-_LOADED: dict[str, "Loaded"] = {}  # configuration → what it loaded; one of each in a process
+_LOADED: ModelCache["Loaded"] = ModelCache()
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class TransformersLLM(Configuration, LLM):
         ValueError: If a field is out of its range.
     """
 
-    model: str = field(metadata={"help": "Name on the Hub, or folder."})
+    version: ClassVar[int] = 2
+
+    model: str = field(metadata={"help": "Name on the Hub, folder, or path of a GGUF file."})
     revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})
     dtype: str = field(
         default="auto",
@@ -60,6 +64,11 @@ class TransformersLLM(Configuration, LLM):
             "help": "Split every layer of the model over all processes of the launch, for one that fits on no device."
         },
     )
+    trust_remote_code: bool = field(
+        default=False,
+        kw_only=True,
+        metadata={"help": "Run the Python code that the model's folder or repository brings with it."},
+    )
     batch_size: int | None = field(
         default=None,
         kw_only=True,
@@ -69,7 +78,10 @@ class TransformersLLM(Configuration, LLM):
     )
 
     def __post_init__(self) -> None:
-        """Check the fields that can be checked without loading."""
+        """Check the fields that can be checked without loading; a GGUF file's path becomes its folder and its name."""
+        model, gguf_file = split_gguf_path(os.fspath(self.model), self.gguf_file)
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "gguf_file", gguf_file)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"TransformersLLM.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -109,6 +121,10 @@ class TransformersLLM(Configuration, LLM):
         """Whether each process has but a part of the model."""
         return self.tensor_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
+    def files_state(self) -> str:
+        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
+        return files_state(self.model, self.revision, self.gguf_file)
+
     def load(self) -> "TransformersLLM":
         """Load the model and its tokenizer, if an equal llm hasn't yet in this process.
 
@@ -120,10 +136,7 @@ class TransformersLLM(Configuration, LLM):
 
     def unload(self) -> None:
         """Give back the memory of the model; the next `complete` loads it again."""
-        if _LOADED.pop(self._key, None) is not None:
-            from hfsynth.llms.memory import free_memory
-
-            free_memory()
+        _LOADED.drop(self._key)
 
     def __enter__(self) -> "TransformersLLM":
         """Load."""
@@ -172,21 +185,16 @@ class TransformersLLM(Configuration, LLM):
             )
         return self._loaded().stream(requests, self.batch_size)
 
-    def overlaps(self) -> bool:
-        """Whether requests come out the same whatever else is in flight: found by trying, when the model is loaded.
-
-        Never claimed of a model with experts, which are given more rows or fewer as the other texts are.
-        """
-        return self._loaded().overlaps
-
     @property
     def _key(self) -> str:
         """What is loaded: the batch size is no part of it, so llms that differ in nothing else share a model."""
         return replace(self, batch_size=None).to_json()
 
     def _loaded(self) -> "Loaded":
-        if self._key not in _LOADED:
+        def load() -> "Loaded":
             from hfsynth.llms.loaded import Loaded  # torch and transformers load when a model does
 
-            _LOADED[self._key] = Loaded.load(self)
-        return _LOADED[self._key]
+            check_files(self.model, self.gguf_file)
+            return Loaded.load(self)
+
+        return _LOADED.get(self._key, self.files_state(), load)

@@ -4,7 +4,6 @@ Many models ask their attention for more than reading a row's earlier tokens (st
 scores, sinks). Rather than listing them, a short text is read both ways and the logits compared.
 """
 
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -13,13 +12,11 @@ from torch import Tensor
 
 from hfsynth.llms import varlen
 from hfsynth.llms.attention import NAME, forward
-from hfsynth.llms.passes import Asked, Prefill, Segment, Step
+from hfsynth.llms.passes import Prefill, Segment, Step
 from hfsynth.llms.slots import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
-_ROWS = (1, 7, 40)  # that are read together
-_LENGTHS = (100, 290, 380, 440, 600, 950)  # of rows that are read alone and among others
 _LAYERS = {"full_attention", "sliding_attention"}
 _ROTARY = ("dynamic", "longrope")  # rotations that depend on the longest row of a forward
 
@@ -47,64 +44,6 @@ def adopt_attention(model: Any) -> str:
                 return ""
     model.set_attn_implementation(own)
     return fault
-
-
-def is_batch_invariant(model: Any) -> bool:
-    """Whether a row's logits are the same, to the bit, alone and among others of other texts and lengths.
-
-    Not claimed of another device than a CPU: kernels there are chosen by how many rows there are.
-    Not claimed of a model with experts: how many tokens each is given with a row's depends on the texts of all rows,
-    and no trial shows every number.
-    """
-    if model.device.type != "cpu" or _has_experts(model):
-        return False
-    with torch.inference_mode():
-        alone, *among = (_written(model, KeyValueSlots(rows, 64, model.device)) for rows in _ROWS)
-        return all(torch.equal(alone, other) for other in among) and _attends_invariantly(model)
-
-
-def _has_experts(model: Any) -> bool:
-    """Whether tokens choose which weights they meet: those of experts lie one behind the other, or say their name."""
-    return any(parameter.dim() > 2 or "expert" in name for name, parameter in model.named_parameters())
-
-
-@dataclass
-class _Watched(Prefill):
-    """A pass that notes what layers give their attention."""
-
-    given: set[tuple[int, int, int]] = field(default_factory=set)
-    """Query heads that share a key head, width of the keys, width of the values."""
-
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        self.given.add((query.shape[1] // keys.shape[1], keys.shape[-1], values.shape[-1]))
-        return super().attend(query, keys, values, asked)
-
-
-def _attends_invariantly(model: Any) -> bool:
-    """Whether attention to a long row is the same alone, among rows of other lengths, and as a prompt is read."""
-    watched = _Watched(KeyValueSlots(1, 64, model.device), [Segment(0, 0, 2)], model.device)
-    forward(model, [0, 0], watched)
-    return all(_is_invariant(model, *given) for given in watched.given)
-
-
-def _is_invariant(model: Any, shared: int, width: int, value_width: int) -> bool:
-    """Whether attention is, with this many query heads for each of two key heads, and heads of these widths."""
-    draw = torch.Generator().manual_seed(0)
-    query, keys, values = (
-        torch.randn(shape, generator=draw).to(model.device, model.dtype)
-        for shape in ((1, 2 * shared, 40, width), (40, 2, 1024, width), (40, 2, 1024, value_width))
-    )
-    slots = KeyValueSlots(40, 1024, model.device)
-    for count in range(1, 33):  # tokens of a prompt: kernels may read the last few of 32 rows in another way
-        length = _LENGTHS[count % len(_LENGTHS)]
-        lengths = [length, *range(20, 1000, 26)][:40]
-        among = Step(slots, lengths).attend(query[:, :, : len(lengths)], keys, values, Asked())[:, 0]
-        alone = Step(slots, lengths[:1]).attend(query[:, :, :1], keys, values, Asked())[:, 0]
-        read = Prefill(slots, [Segment(0, length + 1 - count, length + 1)], model.device)
-        prompt = read.attend(query[:, :, :count].flip(2), keys, values, Asked())[:, -1]
-        if not torch.equal(among, alone) or not torch.equal(alone, prompt):
-            return False
-    return True
 
 
 def _text(model: Any, number: int = 0) -> Tensor:

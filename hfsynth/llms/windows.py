@@ -1,8 +1,8 @@
 """How far rows are read: from position 0 to the end of a window, beyond which nothing is computed.
 
-What a row reads doesn't depend on who shares its window, since masked places weigh nothing. On a CPU that holds to the
-bit: kernels there sum keys in spans of 512, a span of more than 384 in another order than a shorter one, and only rows
-whose last span is of the same kind share a window.
+What a row reads doesn't depend on who shares its window, since masked places weigh nothing. How it is rounded may:
+CPU kernels sum keys in spans of 512, a span of more than 384 in another order than a shorter one. Only rows whose last
+span is of the same kind share a window, which makes that rarer.
 """
 
 from collections.abc import Sequence
