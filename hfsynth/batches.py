@@ -35,6 +35,11 @@ def checked_indices(owner: str, batch: object, indices: Sequence[int] | None) ->
     return indices
 
 
+def column_type(batch: Batch, column: str) -> pa.DataType | None:
+    """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
+    return batch.pa_table.schema.field(column).type if isinstance(batch, LazyBatch) else None
+
+
 def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
     columns = {name: batch[column] for name, column in wiring.items()}
