@@ -207,8 +207,6 @@ class Flows:
             FlowError: If a flow yields anything but a request.
             GenerationError: If the llm can't be loaded, or stops before it has completed every request.
         """
-        if self._requests:
-            self._llm.load()  # or else it would be tried for each row
         while not all(run.finished for run in batch):
             self._go_on()
         self._raised.check()
@@ -236,6 +234,7 @@ class Flows:
         """Ask again for what the llm had taken when it raised; what waits goes on as before."""
         if error is self._error_of_more:
             raise error
+        self._llm.load()  # where it can't be, no request is to blame
         waiting = set(self._requests.keys())
         taken = [run for run in self._asked if run not in waiting]
         if not taken:  # it raised on sight of them

@@ -27,7 +27,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.batches import Batch, Columns
-from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, RunError, SplitModelError
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, SplitModelError
 from hfsynth.flow import Outcome, Running, Watcher
 from hfsynth.generation import Completion
 from hfsynth.provenance import step_record
@@ -94,7 +94,7 @@ class Hopes:
             self.passing += outcome.is_passing
             self.reasons[outcome.error] += 1
 
-    def see_raised(self, rows: int, error: Exception) -> None:
+    def see_raised(self, rows: int, error: BaseException) -> None:
         """Count a chunk that raised."""
         self.passing += rows
         self.reasons[f"{type(error).__name__}: {error}"] += rows
@@ -259,12 +259,22 @@ class StepRun:
             self._make(number, rows, outcomes(number), began)
         self._check_hopes(saved=attempt.error is None)
         if attempt.error is not None and not self.folder.finished:
-            logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
-            self.folder.fail(number, rows, attempt.error)
-            self._hopes.see_raised(len(rows), attempt.error)
-            self._check_patience()
+            self._note_raised(number, rows, attempt.error)
         if self.folder.finished:  # another process made this chunk too, and was first
             self.folder.tidy()
+
+    def _note_raised(self, number: int, rows: range, error: Exception) -> None:
+        """Note that a chunk raised.
+
+        Raises:
+            RunError: If there is no hope that another one won't.
+        """
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
+        trace = None if isinstance(cause, GenerationError | OSError) else cause
+        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, cause, exc_info=trace)
+        self.folder.fail(number, rows, cause)
+        self._hopes.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
+        self._check_patience()
 
     def _count_found(self, number: int) -> None:
         try:
