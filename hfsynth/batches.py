@@ -37,7 +37,10 @@ def checked_indices(owner: str, batch: object, indices: Sequence[int] | None) ->
 
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
     """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
-    return batch.pa_table.schema.field(column).type if isinstance(batch, LazyBatch) else None
+    if not isinstance(batch, LazyBatch):
+        return None
+    kind = batch.pa_table.schema.field(column).type
+    return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON
 
 
 def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:

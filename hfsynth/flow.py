@@ -31,7 +31,8 @@ Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
 _MAX_RAISED = 8  # rows that may raise before any row of a technique was completed
 _FATAL = (ColumnError, FlowError, RunError, SplitModelError, NameError, ImportError)  # would be the same for every row
-_FATAL_IN_FLOW = (*_FATAL, GenerationError)
+_FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
+_MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row
 
 
@@ -425,6 +426,8 @@ class Running:
             self._fail(_sentence(attempt.error))
             self.raised = FlowError(f"{self._owner}.flow raised {_sentence(attempt.error)}")
             self.raised.__cause__ = attempt.error
+            if isinstance(attempt.error, _MISTAKES_ALWAYS):
+                raise self.raised
         if request is None:
             return None
         self._turn += 1

@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -260,6 +260,8 @@ class Technique(Configuration, ABC):
             self._check_text(name, row[name], kind)
         flow: Any = self.flow(row, rng)
         if not isinstance(flow, Generator):
+            if isinstance(flow, Coroutine):
+                flow.close()
             raise FlowError(
                 f"{type(self).__name__}.flow returned {flow!r:.200} and never yields; it must be a generator, with "
                 "completion = yield Request(…) in it."
