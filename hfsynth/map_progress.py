@@ -26,7 +26,13 @@ class BatchProgress:
     def __init__(self, name: str, num_rows: int) -> None:
         hidden = are_progress_bars_disabled() or parent_process() is not None
         self._bar = tqdm(
-            total=num_rows, desc=f"{name}, this batch", unit="row", delay=_SECONDS, leave=False, disable=hidden
+            total=num_rows,
+            desc=f"{name}, this batch",
+            unit="row",
+            delay=_SECONDS,
+            mininterval=0.5,
+            leave=False,
+            disable=hidden,
         )
         self._tokens = self._failed = 0
         self._began = time.monotonic()

@@ -24,6 +24,8 @@ class Endpoint(Configuration, LLM):
         asked = [request.messages[-1]["content"] for request in requests]
         if any(faults.get(text) == "raise" for text in asked):
             raise ConnectionError("Connection refused")
+        if any(faults.get(text) == "interrupt" for text in asked):
+            raise KeyboardInterrupt
         with Path(self.folder, "log").open("a") as log:
             log.writelines(f"{text}\n" for text in asked)
         return [self._completion(text, faults.get(text, faults.get("*"))) for text in asked]
@@ -134,6 +136,51 @@ def test_rerun_after_a_stop_keeps_what_was_finished(tmp_path):
     made = run()
     assert made["generation"][:] == [f"<say {n}>" for n in range(100)]
     assert run.asked() == [f"say {n}" for n in range(15, 100)]
+
+
+def but_the_first(dataset):
+    return dataset.select(range(1, len(dataset)))
+
+
+def test_rerun_after_a_function_makes_only_rows_that_changed(tmp_path):
+    first, second = two_steps(tmp_path).steps
+    run = Run(tmp_path, first >> but_the_first >> second)
+    assert run(say_3="error")["b"][2] is None
+    made = run()
+    assert run.asked() == ["say 3", "<say 3>"]
+    assert made["b"][:] == [f"<<say {n}>>" for n in range(1, 6)]
+
+
+def test_rerun_that_was_interrupted_goes_on(tmp_path):
+    run = Run(tmp_path)
+    run(say_1="error", say_5="error")
+    with pytest.raises(KeyboardInterrupt):
+        run(say_5="interrupt")
+    assert run.asked() == ["say 1"]
+    made = run()
+    assert run.asked() == ["say 5"]
+    assert made["generation"][:] == [f"<say {n}>" for n in range(6)]
+
+
+def test_rerun_until_enough_rows_mends_them_too(tmp_path):
+    run = Run(tmp_path, rows=40)
+
+    def until(faults):
+        (tmp_path / "faults.json").write_text(json.dumps(faults))
+        return run.chain.run(run.rows, num_rows=8, run_dir=tmp_path / "run", chunk_size=2, quiet=True)
+
+    assert until({"say 1": "error"})["generation"][1] == "<say 2>"
+    assert until({})["generation"][:] == [f"<say {n}>" for n in range(8)]
+
+
+def test_rerun_row_that_becomes_several_shifts_later_rows(tmp_path):
+    llm = Endpoint(str(tmp_path))
+    several = TextGeneration(llm, num_generations=2, name="Several")
+    run = Run(tmp_path, several, rows=3, chunk_size=2)
+    run.chain = Pipeline((several,))
+    assert len(run(say_0="error")) == 5
+    assert run()["generation"][:] == ["<say 0>"] * 2 + ["<say 1>"] * 2 + ["<say 2>"] * 2
+    assert run.asked() == ["say 0", "say 0"]
 
 
 def test_rerun_evolution_refused_in_passing_is_made_again(tmp_path):
