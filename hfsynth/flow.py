@@ -476,7 +476,9 @@ class Running:
         return request
 
     def _fail(self, reason: str, raw: str = "") -> None:
-        self.finished, self.outcome.error, self.outcome.raw = True, reason or "no reason was given", raw
+        self.finished = True
+        self.outcome.error = storable(reason) or "no reason was given"
+        self.outcome.raw = storable(raw)
 
     def _finish(self, result: Row | list[Row]) -> None:
         self.finished = True
@@ -496,6 +498,15 @@ def _fault(request: Request) -> str:
         if isinstance(text, str) and not text.isascii() and (found := lone_surrogate(text)):
             return f"the prompt has {found}"
     return ""
+
+
+def storable(text: str) -> str:
+    r"""Return a text with an escape for each lone surrogate, which can't be stored.
+
+    >>> storable("a\ud83d")
+    'a\\ud83d'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def lone_surrogate(text: str) -> str:

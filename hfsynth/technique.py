@@ -1,5 +1,6 @@
 """A technique: the recipe for one row, and the batched function for `Dataset.map` that it makes."""
 
+import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
@@ -94,8 +95,7 @@ class Technique(Configuration, ABC):
         Raises:
             TypeError: If it hasn't been asked to.
         """
-        own = [name for name, kind in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(kind)]
-        if own and "__dataclass_fields__" not in vars(cls):
+        if "__dataclass_fields__" not in vars(cls) and (own := _undeclared_fields(cls)):
             raise TypeError(
                 f"{cls.__name__} has the fields {own}, and is no dataclass: put @dataclass(frozen=True) above it."
             )
@@ -334,9 +334,9 @@ class Technique(Configuration, ABC):
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,
-            "error": _storable(outcome.error),
+            "error": outcome.error,
             "column": next(iter(self.written_features)) if outcome.error else "",
-            "raw": _storable(outcome.raw),
+            "raw": outcome.raw,
         }
 
     def _missing(self, name: str, columns: Collection[str]) -> str:
@@ -348,6 +348,10 @@ class Technique(Configuration, ABC):
         )
 
 
-def _storable(text: str) -> str:
-    """Return a text with an escape for each lone surrogate, which can't be stored."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _undeclared_fields(cls: type[Technique]) -> list[str]:
+    """Return the fields that a class has in its own body, be they new or another default of one it inherits."""
+    inherited = [base for base in cls.__mro__[1:] if base is not object]
+    declared = {name for base in inherited for name in vars(base).get("__dataclass_fields__", ())}
+    constants = {name for base in inherited for name in vars(base)} - declared
+    annotated = inspect.get_annotations(cls).items()
+    return [name for name, kind in annotated if "ClassVar" not in str(kind) and name not in constants]

@@ -1,7 +1,9 @@
+from dataclasses import dataclass
+
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import GenerationError, Magpie, Pipeline, RunError, TextGeneration
+from hfsynth import GenerationError, Magpie, Pipeline, RowError, RunError, TextGeneration
 from tests.helpers import ScriptedLLM
 
 
@@ -53,6 +55,37 @@ def test_run_llm_raises_on_each_of_few_rows_records_them(tmp_path):
     made = run(Dead(), dataset(3), tmp_path)
     errors = [entries[0]["error"] for entries in made["generation_metadata"]]
     assert errors == ["ConnectionError: nobody listens"] * 3
+
+
+def test_run_lone_surrogate_fails_its_row_alone(tmp_path):
+    class Odd(ScriptedLLM):
+        def complete(self, requests):
+            return [self._reply(text) for text in ("a", "half \ud83d", "c", "!odd \ud83d")]
+
+    made = run(Odd(), dataset(4), tmp_path, chunk_size=4)
+    assert made["generation"][:] == ["a", None, "c", None]
+    errors = [entries[0]["error"] for entries in made["generation_metadata"]]
+    assert "U+D83D" in errors[1]
+    assert errors[3] == "odd \\ud83d"
+
+
+def test_run_first_rows_all_fail_stops_once_and_goes_on_when_asked(tmp_path):
+    """A dataset that is sorted so that its first rows are hopeless must not stop the run for ever."""
+    rows = Dataset.from_dict({"instruction": ["word"] * 130})
+
+    @dataclass(frozen=True)
+    class Hopeless(TextGeneration):
+        def flow(self, row, rng):
+            completion = yield from super().flow(row, rng)
+            raise RowError("the completion has no number", completion[0]["generation"])
+
+    chain = Pipeline((Hopeless(ScriptedLLM()),))
+    with pytest.raises(
+        RunError, match=r"(?s)all of the first 65 rows of Hopeless failed.*65 rows: the completion has"
+    ):
+        chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
+    made = chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
+    assert made["generation"][:] == [None] * 130
 
 
 def test_another_input_configuration_or_chunk_size_is_another_run(tmp_path):

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, concatenate_datasets
 
+from hfsynth.flow import storable
 from hfsynth.record import FAILURE_FEATURES, failures_dataset
 
 _BYTES_PER_FILE = 512 * 1024**2
@@ -128,7 +129,7 @@ class StepFolder:
 
     def fail(self, number: int, rows: range, error: BaseException) -> None:
         """Note that a chunk failed."""
-        text = f"{type(error).__name__}: {error}"
+        text = storable(f"{type(error).__name__}: {error}")
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), json.dumps(asdict(failure)))
 
