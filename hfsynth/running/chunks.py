@@ -156,6 +156,15 @@ class StepFolder:
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
             timings.write(json.dumps(line) + "\n")
 
+    def inherit_timings(self, earlier: "StepFolder") -> None:
+        """Take over the timings of an earlier run's chunks, whose rows are in this one's."""
+        file = earlier.path / "timings.jsonl"
+        if not file.exists() or (self.path / file.name).exists():
+            return
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        inherited = [{**line, "chunk": f"{earlier.path.name}/{line['chunk']}"} for line in lines]
+        self._write(self.path / file.name, "".join(json.dumps(line) + "\n" for line in inherited))
+
     def seconds(self) -> tuple[float, float]:
         """Return the time that processes spent on the chunks, added up, and that in which at least one was at work."""
         try:

@@ -148,6 +148,8 @@ class StepRun:
         """
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.crew.is_main)
+            if self.earlier and self.crew.is_main:
+                self.folder.inherit_timings(self.earlier[0].folder)
             missing = self.folder.missing()
         if missing:
             self.technique.llm.load()  # else every chunk would fail on it, twice
