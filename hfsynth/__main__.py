@@ -23,10 +23,13 @@ from hfsynth.viewing.page import view
 
 def main() -> None:
     """Do what the command line says."""
-    if sys.argv[1:2] == ["view"]:
-        look(sys.argv[2:])
-    else:
-        remake()
+    try:
+        if sys.argv[1:2] == ["view"]:
+            look(sys.argv[2:])
+        else:
+            remake()
+    except KeyboardInterrupt:  # the run has said what is kept
+        sys.exit(130)
 
 
 def look(flags: Sequence[str]) -> None:

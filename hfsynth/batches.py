@@ -35,6 +35,14 @@ def checked_indices(owner: str, batch: object, indices: Sequence[int] | None) ->
     return indices
 
 
+def column_type(batch: Batch, column: str) -> pa.DataType | None:
+    """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
+    if not isinstance(batch, LazyBatch):
+        return None
+    kind = batch.pa_table.schema.field(column).type
+    return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON
+
+
 def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
     columns = {name: batch[column] for name, column in wiring.items()}

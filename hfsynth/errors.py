@@ -4,6 +4,8 @@ Exception
 ├── ValueError
 │   ├── ColumnError         a column is missing, of the wrong type, or would be replaced
 │   └── ChatTemplateError   a chat template can't render what was asked of it
+├── TypeError
+│   └── FlowError           a technique's flow yields or returns something else than it must
 ├── RuntimeError
 │   ├── RunError            a run could not be finished; what was finished is kept
 │   ├── GenerationError     an llm can't go on
@@ -19,6 +21,10 @@ class ColumnError(ValueError):
 
 class ChatTemplateError(ValueError):
     """A model's chat template can't say what was asked of it: a system role, say, or the user's turn."""
+
+
+class FlowError(TypeError):
+    """A technique's flow is not what it must be: it yields no requests, returns other outputs, or always raises."""
 
 
 class GenerationError(RuntimeError):
@@ -43,9 +49,12 @@ class RowError(Exception):
     Args:
         reason: What went wrong, for the record.
         raw: The completion that could not be used, where there was one.
+        passing: Whether the row may come to something at another time (an endpoint is down, memory is taken): the
+            same run, started again, tries such a row again.
     """
 
-    def __init__(self, reason: str, raw: str = "") -> None:
+    def __init__(self, reason: str, raw: str = "", *, passing: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.raw = raw
+        self.passing = passing

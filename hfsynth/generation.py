@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 from hfsynth.errors import GenerationError
 
 Role = Literal["assistant", "user"]
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "refused"]
 
 
 class Message(TypedDict):
@@ -79,8 +79,10 @@ class Completion:
     text: str
     """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
     finish_reason: FinishReason
-    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it failed,
-    and the text is what there was until then."""
+    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it failed, and the text
+    is what there was until then; "refused": it failed, and would at any time (it is too long for the model, or
+    nothing that its chat template takes). A row that failed by an "error" is tried again when the run is started
+    again; one that was refused is not."""
     prompt_tokens: int = 0
     """Tokens that the model read."""
     completion_tokens: int = 0
@@ -90,7 +92,7 @@ class Completion:
     thinking: str | None = None
     """What the model thought before it answered; None for a model that doesn't."""
     error: str = ""
-    """Why it couldn't be written, or not to its end, where `finish_reason` is "error"."""
+    """Why it couldn't be written, or not to its end, where `finish_reason` is "error" or "refused"."""
     scores: tuple[float, ...] = ()
     """Natural logarithm of each choice's likelihood, the end of its turn included; of a reward model, its logits."""
     scored_tokens: tuple[int, ...] = ()
@@ -123,6 +125,15 @@ class Requests:
     def waiting(self) -> list[Request]:
         """List those that wait, in their order."""
         return [request for _, request in (*self._first, *self._later)]
+
+    def clear(self) -> None:
+        """Remove all that wait."""
+        self._first.clear()
+        self._later.clear()
+
+    def keys(self) -> list[Hashable]:
+        """List the keys of those that wait, in their order."""
+        return [key for key, _ in (*self._first, *self._later)]
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -196,7 +207,8 @@ class LLM(Protocol):
 
         Raises:
             GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with
-                `finish_reason="error"`.
+                `finish_reason="error"`, or "refused" where asking again would not help. Where `complete` raises, a
+                technique asks again in halves, so that a request that always raises fails alone.
         """
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:

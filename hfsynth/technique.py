@@ -1,9 +1,10 @@
 """A technique: the recipe for one row, and the batched function for `Dataset.map` that it makes."""
 
+import inspect
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Features
 
-from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, merge_columns
+from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, column_type, merge_columns
 from hfsynth.configuration import Configuration
-from hfsynth.errors import ColumnError, RowError
-from hfsynth.flow import Flow, Outcome, Row, RowSeeds, run_flows
+from hfsynth.errors import ColumnError, FlowError, RowError
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, run_flows
 from hfsynth.generation import LLM
+from hfsynth.map_progress import BatchProgress
+from hfsynth.outputs import check_rows
 from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
 
 if TYPE_CHECKING:
@@ -28,12 +31,25 @@ logger = logging.getLogger(__name__)
 class Input(Enum):
     """What a technique asks of an input column."""
 
-    TEXT = "text; a row where it is None or blank fails"
+    TEXT = "text; a row where it is None, blank or no text fails"
     OPTIONAL_TEXT = "text, or None"
     ANYTHING = "whatever the dataset has"
 
 
 Inputs = dict[str, Input]
+
+
+class _InputRow(dict[str, Any]):
+    """A row as a flow reads it, which names the technique where the flow reads what it hasn't asked for."""
+
+    def __init__(self, values: Row, owner: str) -> None:
+        super().__init__(values)
+        self._owner = owner
+
+    def __missing__(self, name: str) -> Any:
+        raise ColumnError(
+            f"{self._owner}.flow reads row[{name!r}], which its input_features don't name: they are {list(self)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,21 @@ class Technique(Configuration, ABC):
     input_advice: ClassVar[str] = "join the two columns in `instruction` first"
     """How a user has `input` read beside `instruction` where the technique reads only the latter: for a hint."""
 
+    def __new__(cls, *arguments: Any, **fields: Any) -> "Technique":  # noqa: ARG004 - __init__'s
+        """Make a technique, of a class whose fields `@dataclass` has found.
+
+        Raises:
+            TypeError: If it hasn't been asked to.
+        """
+        if "__dataclass_fields__" not in vars(cls) and (own := _undeclared_fields(cls)):
+            raise TypeError(
+                f"{cls.__name__} has the fields {own}, and is no dataclass: put @dataclass(frozen=True) above it."
+            )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        """Check the fields that all techniques have."""
+        """Check the fields that all techniques have, and what the class says of its outputs."""
+        self._check_outputs()
         if not isinstance(self.llm, LLM):
             raise TypeError(f"{type(self).__name__} needs an llm such as TransformersLLM(...), not {self.llm!r}.")
         object.__setattr__(self, "name", self.name or type(self).__name__)
@@ -112,7 +141,8 @@ class Technique(Configuration, ABC):
 
         Returns:
             A generator that yields requests, receives completions and returns one row of outputs, or several.
-            It raises `RowError` where the row comes to nothing.
+            It raises `RowError` where the row comes to nothing. Anything else that it raises fails the row too; but
+            where no row is completed at all, it is raised.
         """
 
     @property
@@ -136,7 +166,7 @@ class Technique(Configuration, ABC):
         """
         available = {name for name in columns if name not in self.input_mappings}
         available |= {name for name, column in self.input_mappings.items() if column in columns}
-        wanted = self.input_features(available | set(self.input_mappings))
+        wanted = self._inputs(available | set(self.input_mappings))
         if unread := sorted(set(self.input_mappings) - set(wanted)):
             raise ColumnError(f"input_mappings of {self.name} names {unread}; it reads {list(wanted)}.")
         for name in wanted:
@@ -180,12 +210,23 @@ class Technique(Configuration, ABC):
 
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
+            FlowError: If the technique's flow yields or returns what it must not, or raises for every row.
             GenerationError: If the llm can't go on.
             TypeError: If `map` was called without `batched=True` or `with_indices=True`.
         """
         indices = checked_indices(type(self).__name__, batch, indices)
-        outcomes = run_flows(self.flows(batch, indices), self.llm, self.row_seeds(indices))
+        flows = self.flows(batch, indices)
+        with BatchProgress(self.name, len(flows)) as watcher:
+            outcomes = run_flows(
+                flows, self.llm, self.row_seeds(indices), type(self).__name__, self.raised_rows, watcher
+            )
         return self.columns(batch, indices, outcomes)
+
+    @property
+    def raised_rows(self) -> RaisedRows:
+        """Rows that raised in this process so far: no part of the technique's configuration."""
+        raised: RaisedRows = vars(self).setdefault("_raised_rows", RaisedRows())
+        return raised
 
     def row_seeds(self, indices: Sequence[int]) -> list[RowSeeds]:
         """Return where the random numbers of rows come from, by their indices in the step's input."""
@@ -197,11 +238,12 @@ class Technique(Configuration, ABC):
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
         """
-        rows = batch_rows(batch, self.wire(batch), len(indices))
-        for row in rows:
-            self._check_types(row)
+        wiring = self.wire(batch)
+        self._check_types(batch, wiring)
+        rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices))]
         rngs = [random.Random(seeds.turn(-1)) for seeds in self.row_seeds(indices)]
-        return [self._guarded(row, rng) for row, rng in zip(rows, rngs, strict=True)]
+        features = self.output_features
+        return [self._guarded(row, rng, features) for row, rng in zip(rows, rngs, strict=True)]
 
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
         """Lay out what became of the rows of a batch as columns, as `__call__` returns them."""
@@ -222,19 +264,76 @@ class Technique(Configuration, ABC):
 
         return Pipeline((self,)) >> other
 
-    def _guarded(self, row: Row, rng: random.Random) -> Flow:
+    def _guarded(self, row: Row, rng: random.Random, features: Features) -> Flow:
         """Run the flow of a row whose texts are there; one without is a failure before any request."""
         for name, kind in self.input_features(row).items():
-            if kind is Input.TEXT and not (row[name] or "").strip():
-                raise RowError(f"{self.input_mappings.get(name, name)} is {'None' if row[name] is None else 'empty'}")
-        return (yield from self.flow(row, rng))
+            self._check_text(name, row[name], kind)
+        flow: Any = self.flow(row, rng)
+        if not isinstance(flow, Generator):
+            if isinstance(flow, Coroutine):
+                flow.close()
+            raise FlowError(
+                f"{type(self).__name__}.flow returned {flow!r:.200} and never yields; it must be a generator, with "
+                "completion = yield Request(…) in it."
+            )
+        result = yield from flow
+        return check_rows(type(self).__name__, result, features)
 
-    def _check_types(self, row: Row) -> None:
-        for name, kind in self.input_features(row).items():
-            value = row[name]
-            if kind is not Input.ANYTHING and value is not None and not isinstance(value, str):
-                column = self.input_mappings.get(name, name)
-                raise ColumnError(f"{self.name} needs text in column {column!r}, not {value!r}.")
+    def _check_text(self, name: str, value: Any, kind: Input) -> None:
+        """Check an input of a row.
+
+        Raises:
+            RowError: If it must be text, and isn't.
+        """
+        if kind is Input.ANYTHING or (value is None and kind is Input.OPTIONAL_TEXT):
+            return
+        column = self.input_mappings.get(name, name)
+        if value is not None and not isinstance(value, str):
+            raise RowError(f"{column} is {value!r:.60}, of type {type(value).__name__}, and must be text")
+        if kind is Input.TEXT and not (value or "").strip():
+            raise RowError(f"{column} is {'None' if value is None else 'empty'}")
+
+    def _check_types(self, batch: Batch, wiring: Mapping[str, str]) -> None:
+        """Check the columns of a `Dataset`, in which a row can't have another type than the others."""
+        for name, kind in self._inputs(wiring).items():
+            column = wiring[name]
+            found = column_type(batch, column)
+            if kind is Input.ANYTHING or found is None:
+                continue
+            value = next((value for value in batch[column] if value is not None), None)
+            if value is not None and not isinstance(value, str):
+                raise ColumnError(
+                    f"{self.name} needs text in column {column!r}, not {value!r:.200}; its type is {found}."
+                )
+
+    def _inputs(self, available: Collection[str]) -> Inputs:
+        """Return `input_features`, if they are what they must be.
+
+        Raises:
+            TypeError: If they aren't.
+        """
+        inputs: Any = self.input_features(available)
+        if not isinstance(inputs, Mapping) or not all(isinstance(kind, Input) for kind in inputs.values()):
+            raise TypeError(
+                f"{type(self).__name__}.input_features returned {inputs!r:.200}; it must return a dict of names and "
+                "kinds, such as {'instruction': Input.TEXT}."
+            )
+        return dict(inputs)
+
+    def _check_outputs(self) -> None:
+        """Check what the class declares.
+
+        Raises:
+            TypeError: If its outputs are no features.
+        """
+        declared: Any = self.output_features
+        advice = "Features({'generation': Value('string')})"
+        if callable(declared):
+            raise TypeError(f"{type(self).__name__}.output_features must be a property: put @property above it.")
+        if not isinstance(declared, Features) or not declared:
+            raise TypeError(
+                f"{type(self).__name__}.output_features is {declared!r:.200}; it must be features, such as {advice}."
+            )
 
     def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
         return {
@@ -265,3 +364,12 @@ def _hint_at_unread_input(name: str, advice: str) -> None:
     logger.warning(
         "%s reads column 'instruction' and leaves out column 'input'. If the instructions need it, %s.", name, advice
     )
+
+
+def _undeclared_fields(cls: type[Technique]) -> list[str]:
+    """Return the fields that a class has in its own body, be they new or another default of one it inherits."""
+    inherited = [base for base in cls.__mro__[1:] if base is not object]
+    declared = {name for base in inherited for name in vars(base).get("__dataclass_fields__", ())}
+    constants = {name for base in inherited for name in vars(base)} - declared
+    annotated = inspect.get_annotations(cls).items()
+    return [name for name, kind in annotated if "ClassVar" not in str(kind) and name not in constants]

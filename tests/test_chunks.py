@@ -100,3 +100,28 @@ def test_the_seconds_of_chunks_are_added_up_and_those_at_the_same_time_count_onc
         monkeypatch.setattr("time.time", lambda ended=ended: ended)
         step.note_timing(number, 2, seconds)
     assert step.seconds() == (25.0, 20.0)
+
+
+def test_timings_of_an_earlier_run_count_too(tmp_path, monkeypatch):
+    earlier, step = folder(tmp_path), folder(tmp_path / "retry")
+    for made, ended in ((earlier, 110), (step, 200)):
+        monkeypatch.setattr("time.time", lambda ended=ended: ended)
+        if made is step:
+            step.inherit_timings(earlier)
+            step.inherit_timings(earlier)
+        made.note_timing(0, 2, 10)
+    assert step.seconds() == (20.0, 20.0)
+
+
+def test_folder_with_passing_failures_of_another_run_is_followed_by_another(tmp_path):
+    first = folder(tmp_path)
+    assert first.newest() == (first, [])
+    first.note_passing_failures()
+    assert first.newest() == (first, [])  # this run's own
+    later = folder(tmp_path, "bbbbbbbb-0-host-2")
+    newest, earlier = later.newest()
+    assert (newest.path.name, newest.retries, earlier) == ("Step-key-retry-1", 1, [later])
+    newest.prepare(clean=False)
+    assert later.newest() == (newest, [later])
+    newest.note_passing_failures()
+    assert folder(tmp_path, "cccccccc-0-host-3").newest()[0].path.name == "Step-key-retry-2"

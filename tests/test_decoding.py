@@ -406,7 +406,7 @@ def test_a_row_whose_logits_are_not_numbers_fails_and_spoils_no_other(pair, slot
     jobs = [job(one, max_new_tokens=6) for one in prompts]
     jobs[2:2] = [job([bad, *prompt(40)])]
     made = run(DecodeLoop(spoiled(bad), letters, slots), jobs)
-    assert made.pop(2) == Written([], "error", NOT_NUMBERS)
+    assert made.pop(2) == Written([], "refused", NOT_NUMBERS)
     assert [written.tokens for written in made] == expected
 
 
@@ -415,7 +415,7 @@ def test_a_row_keeps_what_it_wrote_before_its_logits_were_no_numbers(pair):
     texts = ((one, generated(pair[0], one, 2)) for one in prompts)
     asked, wrote = next((one, made) for one, made in texts if len({*one, *made}) == 3)
     (made,) = run(DecodeLoop(spoiled(wrote[1]), letters, 2), [job(asked)])
-    assert made == Written(wrote, "error", NOT_NUMBERS)
+    assert made == Written(wrote, "refused", NOT_NUMBERS)
 
 
 def test_a_model_whose_logits_are_no_numbers_for_any_row_is_an_error(pair):

@@ -1,5 +1,9 @@
-import pytest
+import time
 
+import pytest
+from datasets import Dataset
+
+from hfsynth import EchoLLM, TextGeneration
 from hfsynth.running.crew import Crew
 from hfsynth.running.progress import Progress
 
@@ -40,3 +44,53 @@ def test_quiet_runs_and_other_processes_show_nothing(capsys, rank, quiet):
         progress.begin(1, "a", 5)
         progress.add(5, 0, 0, found=False)
     assert capsys.readouterr() == ("", "")
+
+
+class OneByOne(EchoLLM):
+    """Completes one request after the other, ten a second."""
+
+    def stream(self, requests):
+        while (taken := requests.take()) is not None:
+            yield taken[0], self.complete([taken[1]])[0]
+            time.sleep(0.1)
+
+
+def chain(llm):
+    first = TextGeneration(llm, output_mappings={"generation": "draft"})
+    for name, column in (("B", "draft"), ("C", "b")):
+        first = first >> TextGeneration(
+            llm, name=name, input_mappings={"instruction": column}, output_mappings={"generation": name.lower()}
+        )
+    return first
+
+
+def test_run_failed_row_counts_once_over_all_steps(capsys, tmp_path):
+    rows = Dataset.from_dict({"instruction": ["Say a.", None, "Say b."]})
+    for _ in range(2):  # made, then found
+        chain(EchoLLM()).run(rows, run_dir=tmp_path / "run")
+        told = capsys.readouterr().err
+        assert "9/9 rows" in told
+        assert "1 failed, done" in told
+
+
+def test_run_progress_moves_within_a_chunk(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfsynth.running.progress._SECONDS_PER_LINE", 0.5)
+    rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(20)]})
+    TextGeneration(OneByOne()).__rshift__(
+        TextGeneration(EchoLLM(), name="B", output_mappings={"generation": "b"})
+    ).run(rows, run_dir=tmp_path / "run")
+    first = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step 1/2")]
+    done = [int(line.split(": ")[1].split("/")[0]) for line in first]
+    assert any(0 < rows < 20 for rows in done)
+    assert not any(", 0 tokens/s" in line for line, rows in zip(first, done, strict=True) if rows)
+
+
+def test_run_end_lists_reasons_with_counts(caplog, tmp_path):
+    rows = Dataset.from_dict({"instruction": ["a", None, "b", " ", ""]})
+    TextGeneration(EchoLLM()).__rshift__(TextGeneration(EchoLLM(), name="B", output_mappings={"generation": "b"})).run(
+        rows, run_dir=tmp_path / "run", quiet=True
+    )
+    told = caplog.text
+    assert "3 rows failed or were dropped" in told
+    assert "  2 rows: TextGeneration: instruction is empty" in told
+    assert "  1 row: TextGeneration: instruction is None" in told

@@ -203,19 +203,19 @@ def test_a_slow_process_holds_nobody_up(launched):
     assert not list(launched.run_dir.rglob("chunk-*"))
 
 
-def test_a_chunk_that_fails_once_is_tried_again(launched, expected):
+def test_a_request_that_raises_once_is_asked_for_again(launched, expected):
     status, output = launched.run(action="raise any 8")
     assert status == 0, output
     assert launched.rows() == expected
     assert "LookupError: no answer" in output
 
 
-def test_a_chunk_that_fails_twice_is_left_out_and_told_and_the_others_are_kept(launched, expected):
+def test_a_request_that_always_raises_fails_its_row_which_the_next_run_makes(launched, expected):
     status, output = launched.run(action="always any 8")
-    assert status == 1
-    assert "TextGeneration failed on 1 of 10 chunks, each tried twice" in output
-    assert "rows 8-9: LookupError: no answer" in output
-    assert len(launched.asked()) == ROWS - 2
+    assert status == 0, output
+    assert "1 row: TextGeneration: LookupError: no answer" in output
+    assert len(launched.asked()) == ROWS - 1
+    assert launched.rows() != expected
     status, output = launched.run()
     assert status == 0, output
     assert launched.rows() == expected
@@ -333,22 +333,17 @@ def test_failures_are_a_dataset_beside_the_result(acting):
     ]
 
 
-def test_chunks_that_are_given_up_are_among_the_failures_and_all_others_are_kept(acting, monkeypatch):
+def test_a_row_for_which_the_llm_raises_is_among_the_failures(acting, monkeypatch):
     monkeypatch.setenv("ACTION", "always any 2")
-    with pytest.raises(RunError, match=r"(?s)failed on 1 of 5 chunks.*rows 2-3: LookupError: no answer"):
-        pipeline().run(rows(10), run_dir=acting / "run", chunk_size=2, quiet=True)
-    assert [(f["row"], f["reason"]) for f in failures_in(acting / "run")] == [
-        (2, "LookupError: no answer"),
-        (3, "LookupError: no answer"),
-    ]
-    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 4
+    pipeline().run(rows(10), run_dir=acting / "run", chunk_size=2, quiet=True)
+    assert [(f["row"], f["reason"]) for f in failures_in(acting / "run")] == [(2, "LookupError: no answer")]
 
 
-def test_many_chunks_may_fail_before_one_works(acting, monkeypatch):
+def test_many_rows_may_raise_before_one_works(acting, monkeypatch):
     monkeypatch.setattr("tests.acting.ActingLLM.complete", failing_below(14))
-    with pytest.raises(RunError, match=r"failed on 7 of 10 chunks"):
-        pipeline().run(rows(20), run_dir=acting / "run", chunk_size=2, quiet=True)
-    assert len(list(acting.glob("run/*/chunk-*.arrow"))) == 3
+    made = pipeline().run(rows(20), run_dir=acting / "run", chunk_size=2, quiet=True)
+    assert made["generation"][:] == [*[None] * 13, *(f"say {n}" for n in range(14, 20))]
+    assert len(failures_in(acting / "run")) == 14
 
 
 def failing_below(number):
@@ -483,7 +478,7 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(launched):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "keeps what was finished; the same command goes on" in output
+    assert "keeps what was finished; the same command goes on where it is run again" in output
 
 
 def test_a_folder_that_nodes_don_t_share_is_told(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
+from dataclasses import dataclass
+
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import GenerationError, Magpie, Pipeline, RunError, TextGeneration
+from hfsynth import GenerationError, Magpie, Pipeline, RowError, RunError, TextGeneration
 from tests.helpers import ScriptedLLM
 
 
@@ -14,7 +16,7 @@ def lines(path):
 
 
 class Breaking(ScriptedLLM):
-    """Can't go on once it has been asked for "say 6"."""
+    """Raises where "say 6" is among what it is asked for."""
 
     def complete(self, requests):
         if any("say 6" in request.messages[-1]["content"] for request in requests):
@@ -22,18 +24,68 @@ class Breaking(ScriptedLLM):
         return super().complete(requests)
 
 
+class Dead(ScriptedLLM):
+    """Always raises."""
+
+    def complete(self, requests):
+        raise ConnectionError("nobody listens")
+
+
 def run(llm, rows, tmp_path, **options):
     options = {"chunk_size": 2, "quiet": True, **options}
     return Pipeline((TextGeneration(llm),)).run(rows, run_dir=tmp_path / "run", **options)
 
 
-def test_chunks_that_are_done_are_not_done_again_after_a_failure(tmp_path):
+@pytest.mark.parametrize("chunk_size", [1, 2, 10])
+def test_run_one_request_raises_fails_its_row_alone(tmp_path, chunk_size):
     log = tmp_path / "log"
-    with pytest.raises(RunError, match=r"(?s)failed on 1 of 5 chunks.*rows 6-7: GenerationError: the device is gone"):
-        run(Breaking(log=str(log)), dataset(), tmp_path)
-    assert lines(log) == 8
-    finished = sorted(path.name for path in tmp_path.glob("run/*/chunk-*.arrow"))
-    assert finished == [f"chunk-{n:05d}-of-00005.arrow" for n in (0, 1, 2, 4)]
+    made = run(Breaking(log=str(log)), dataset(), tmp_path, chunk_size=chunk_size)
+    assert made["generation"][:] == [*["ok"] * 6, None, *["ok"] * 3]
+    assert made[6]["generation_metadata"][0]["error"] == "GenerationError: the device is gone"
+    assert lines(log) == 9
+
+
+def test_run_llm_always_raises_stops_and_names_the_reason(tmp_path):
+    with pytest.raises(RunError, match=r"(?s)100 rows: ConnectionError: nobody listens.*same command") as caught:
+        run(Dead(), dataset(300), tmp_path, chunk_size=100)
+    assert str(tmp_path / "run") in str(caught.value)
+
+
+def test_run_llm_raises_on_each_of_few_rows_records_them(tmp_path):
+    made = run(Dead(), dataset(3), tmp_path)
+    errors = [entries[0]["error"] for entries in made["generation_metadata"]]
+    assert errors == ["ConnectionError: nobody listens"] * 3
+
+
+def test_run_lone_surrogate_fails_its_row_alone(tmp_path):
+    class Odd(ScriptedLLM):
+        def complete(self, requests):
+            return [self._reply(text) for text in ("a", "half \ud83d", "c", "!odd \ud83d")]
+
+    made = run(Odd(), dataset(4), tmp_path, chunk_size=4)
+    assert made["generation"][:] == ["a", None, "c", None]
+    errors = [entries[0]["error"] for entries in made["generation_metadata"]]
+    assert "U+D83D" in errors[1]
+    assert errors[3] == "odd \\ud83d"
+
+
+def test_run_first_rows_all_fail_stops_once_and_goes_on_when_asked(tmp_path):
+    """A dataset that is sorted so that its first rows are hopeless must not stop the run for ever."""
+    rows = Dataset.from_dict({"instruction": ["word"] * 130})
+
+    @dataclass(frozen=True)
+    class Hopeless(TextGeneration):
+        def flow(self, row, rng):
+            completion = yield from super().flow(row, rng)
+            raise RowError("the completion has no number", completion[0]["generation"])
+
+    chain = Pipeline((Hopeless(ScriptedLLM()),))
+    with pytest.raises(
+        RunError, match=r"(?s)all of the first 65 rows of Hopeless failed.*65 rows: the completion has"
+    ):
+        chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
+    made = chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
+    assert made["generation"][:] == [None] * 130
 
 
 def test_another_input_configuration_or_chunk_size_is_another_run(tmp_path):

@@ -76,7 +76,7 @@ class Classifier:
             try:
                 encoded[number] = self._encode(conversation)
             except (ChatTemplateError, PromptTooLongError) as error:
-                made[number] = Completion(text="", finish_reason="error", error=str(error))
+                made[number] = Completion(text="", finish_reason="refused", error=str(error))
         order = sorted(encoded, key=lambda number: -len(encoded[number]["input_ids"]))
         size = batch_size if self._pad is not None else 1  # causal models find a row's end by what pads it
         for first in range(0, len(order), size):

@@ -85,7 +85,7 @@ class DecodeLoop:
         return self._room.is_whole and self._prefill_tokens == self._most_tokens and not self._under_way
 
     def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
-        """Complete jobs until there are none left; one whose row can't go on ends with an "error".
+        """Complete jobs until there are none left; one whose row can't go on ends with an "error" or is "refused".
 
         Args:
             take: Gives the next job, or None if none waits now. It is asked whenever there is room, so what becomes of
@@ -201,7 +201,7 @@ class DecodeLoop:
         for row, token in zip(rows, chosen, strict=True):
             if token < 0:
                 self._seating.discard(row)
-                ended.append((row.job, Written(row.tokens, "error", NOT_NUMBERS)))
+                ended.append((row.job, Written(row.tokens, "refused", NOT_NUMBERS)))
                 continue
             row.tokens.append(token)
             if reason := row.job.ended(row.tokens, self._decode):

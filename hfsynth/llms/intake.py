@@ -58,7 +58,7 @@ class Intake:
                 self.asked[job] = key, request, prompt
                 return job
         except (ChatTemplateError, PromptTooLongError) as error:
-            self.ready.append((key, Completion(text="", finish_reason="error", error=str(error))))
+            self.ready.append((key, Completion(text="", finish_reason="refused", error=str(error))))
         return None
 
     def _gather(self, key: Hashable, request: Request, comparison: Comparison) -> None:

@@ -99,7 +99,7 @@ class RewardModel(Configuration, LLM):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Score conversations whose last turn is the assistant's: the completions have `scores`, and no text.
 
-        One that is longer than the model's context is a completion with `finish_reason="error"`.
+        One that is longer than the model's context is a completion with `finish_reason="refused"`.
 
         Raises:
             GenerationError: If a request wants a text to be written or choices to be scored, the model can't be

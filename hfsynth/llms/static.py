@@ -107,7 +107,7 @@ def generate_batch(model: Any, jobs: Sequence[Job], decode: Decode) -> list[Writ
         )
     rows = output[:, longest:].tolist()
     ends = zip(rows, stopping.lengths, stopping.reasons, strict=True)
-    return [Written(row[:n], why, NOT_NUMBERS if why == "error" else "") for row, n, why in ends]
+    return [Written(row[:n], why, NOT_NUMBERS if why == "refused" else "") for row, n, why in ends]
 
 
 class _Choosing(LogitsProcessor):
@@ -149,7 +149,7 @@ class _Stopping(StoppingCriteria):
             if self._done[index]:
                 continue
             if index in self._lost:
-                self.reasons[index], self._done[index] = "error", True
+                self.reasons[index], self._done[index] = "refused", True
                 continue
             self.lengths[index] += 1
             if reason := job.ended(row, self._decode):

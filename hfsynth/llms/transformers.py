@@ -158,7 +158,7 @@ class TransformersLLM(Configuration, LLM):
         """Complete all requests, in their order.
 
         A request that the chat template refuses, or whose prompt leaves no room in the model's context, is a
-        completion with `finish_reason="error"`. Where memory runs out, fewer are generated or scored at once.
+        completion with `finish_reason="refused"`. Where memory runs out, fewer are generated or scored at once.
 
         Raises:
             ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.

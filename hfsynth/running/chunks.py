@@ -6,6 +6,8 @@ writing-…/                    what a process is writing now, or wrote when it 
 rows-00000-of-00002.arrow     all chunks, in order, once every one is there
 step.json                     written last: the step is finished, and these are its files
 timings.jsonl                 seconds of each chunk that was made, a line each
+passing-5f0c…                 a run left rows here that failed for the time being: the next one makes the step's rows
+                              in another folder, NAME-retry-1, with those of this one and these made again
 """
 
 import json
@@ -13,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, concatenate_datasets
 
+from hfsynth.flow import storable
 from hfsynth.record import FAILURE_FEATURES, failures_dataset
 
 _BYTES_PER_FILE = 512 * 1024**2
 _FAILURES = FAILURE_FEATURES.arrow_schema
+_IN_USE = 3600.0  # seconds after which nobody is taken to be writing into a folder any more
 _ROWS_PER_BATCH = 1000  # as datasets writes them: fewer make reading slow, more make it heavy
 
 
@@ -52,6 +56,44 @@ class StepFolder:
     path: Path
     num_chunks: int
     member: str
+
+    def newest(self) -> tuple["StepFolder", list["StepFolder"]]:
+        """Return the folder that the step's rows are in or belong into, and those of earlier runs, the latest first.
+
+        A folder in which an earlier run left rows that failed for the time being is an earlier run's.
+        """
+        root = f"{self.path.name}-retry-"
+        names = os.listdir(self.path.parent) if self.path.parent.exists() else []
+        retries = sorted(int(end) for name in names if (end := name.removeprefix(root)) != name and end.isdigit())
+        numbers = [number for number in (0, *retries) if self._retry(number).path.exists()]
+        last = numbers[-1] if numbers else 0
+        now = last + 1 if self._retry(last)._has_passing_failures else last
+        return self._retry(now), [self._retry(number) for number in reversed(numbers) if number != now]
+
+    @property
+    def retries(self) -> int:
+        """Which retry of the step's rows this folder is for; 0 for the first run."""
+        return int(self.path.name.rpartition("-")[2]) if "-retry-" in self.path.name else 0
+
+    def remove_superseded(self) -> None:
+        """Remove the folder, whose rows are in a finished one, unless another run may still be writing here."""
+        if self.path.exists() and (self.finished or time.time() - self.path.stat().st_mtime > _IN_USE):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def note_passing_failures(self) -> None:
+        """Note that this run leaves rows here that failed for the time being."""
+        (self.path / f"passing-{self._token}").touch()
+
+    @property
+    def left_passing_failures(self) -> bool:
+        """Whether this run has left rows here that failed for the time being."""
+        return (self.path / f"passing-{self._token}").exists()
+
+    def written_tables(self) -> list[pa.Table]:
+        """Return the rows that are there, memory-mapped: of a finished step all, else those of finished chunks."""
+        if self.finished:
+            return [_read(self.path / name) for name in self._told()["files"]]
+        return [_read(self.chunk(number)) for number in range(self.num_chunks) if self.chunk(number).exists()]
 
     def prepare(self, clean: bool) -> None:
         """Make the folder; where asked, remove what killed processes of other runs left behind."""
@@ -87,7 +129,7 @@ class StepFolder:
 
     def fail(self, number: int, rows: range, error: BaseException) -> None:
         """Note that a chunk failed."""
-        text = f"{type(error).__name__}: {error}"
+        text = storable(f"{type(error).__name__}: {error}")
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), json.dumps(asdict(failure)))
 
@@ -113,6 +155,15 @@ class StepFolder:
         line = {"chunk": number, "rows": rows, "seconds": round(seconds, 6), "ended": round(time.time(), 3)}
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
             timings.write(json.dumps(line) + "\n")
+
+    def inherit_timings(self, earlier: "StepFolder") -> None:
+        """Take over the timings of an earlier run's chunks, whose rows are in this one's."""
+        file = earlier.path / "timings.jsonl"
+        if not file.exists() or (self.path / file.name).exists():
+            return
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        inherited = [{**line, "chunk": f"{earlier.path.name}/{line['chunk']}"} for line in lines]
+        self._write(self.path / file.name, "".join(json.dumps(line) + "\n" for line in inherited))
 
     def seconds(self) -> tuple[float, float]:
         """Return the time that processes spent on the chunks, added up, and that in which at least one was at work."""
@@ -201,6 +252,15 @@ class StepFolder:
     @property
     def _token(self) -> str:
         return self.member.partition("-")[0]
+
+    @property
+    def _has_passing_failures(self) -> bool:
+        """Whether another run has left rows here that failed for the time being."""
+        names = os.listdir(self.path) if self.path.exists() else []
+        return any(name.startswith("passing-") and name != f"passing-{self._token}" for name in names)
+
+    def _retry(self, number: int) -> "StepFolder":
+        return replace(self, path=self.path.with_name(f"{self.path.name}-retry-{number}")) if number else self
 
     def _told(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.path / "step.json").read_text(encoding="utf-8"))

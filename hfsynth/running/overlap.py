@@ -5,14 +5,14 @@ beside them. Their completions don't depend on it (`LLM.overlaps`), so neither d
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from datasets import Dataset
 
-from hfsynth.flow import Flows, Outcome, Running
+from hfsynth.flow import Flows, Outcome, Running, Watcher
 from hfsynth.technique import Technique
 
 
@@ -26,6 +26,9 @@ class ChunksInFlight:
         rows: Number of a chunk → its rows.
         claim: Gives the number of the next chunk that this process is to make, or None if there is none.
         first: Index of the dataset's first row in the step's input.
+        known: Rows of the dataset → what became of those that need not be made again, by their indices in the step's
+            input.
+        watcher: What is called as rows come along.
     """
 
     dataset: Dataset
@@ -33,14 +36,16 @@ class ChunksInFlight:
     rows: Callable[[int], range]
     claim: Callable[[], int | None]
     first: int = 0
-    _current: tuple[int, list[Running]] | None = None
-    _begun: deque[tuple[int, list[Running]]] = field(default_factory=deque)
-    _claimed: deque[int] = field(default_factory=deque)
+    known: Callable[[range], Mapping[int, Outcome]] | None = None
+    watcher: Watcher = field(default_factory=Watcher)
+    _current: tuple[int, list[Running]] | None = field(default=None, init=False)
+    _begun: deque[tuple[int, list[Running]]] = field(default_factory=deque, init=False)
+    _claimed: deque[int] = field(default_factory=deque, init=False)
     _flows: Flows = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with nothing under way."""
-        self._flows = Flows(self.technique.llm, self._begin_next)
+        self._flows = self._new_flows()
 
     def next(self) -> int | None:
         """Return the next chunk: one that is under way, or a new one."""
@@ -70,7 +75,7 @@ class ChunksInFlight:
             RuntimeError: As `outcomes` does.
         """
         self.reset()
-        chunks = ChunksInFlight(self.dataset, self.technique, self.rows, lambda: None, self.first)
+        chunks = replace(self, claim=lambda: None)
         with closing(chunks):
             return chunks.outcomes(number)
 
@@ -84,7 +89,10 @@ class ChunksInFlight:
         self._claimed.extend(number for number, _ in self._begun)
         self._begun.clear()
         self._current = None
-        self._flows = Flows(self.technique.llm, self._begin_next)
+        self._flows = self._new_flows()
+
+    def _new_flows(self) -> Flows:
+        return Flows(self.technique.llm, self._begin_next, self.technique.raised_rows, self.watcher)
 
     def _claim(self) -> int | None:
         return self._claimed.popleft() if self._claimed else self.claim()
@@ -94,7 +102,10 @@ class ChunksInFlight:
         read = sorted(set(self.technique.wire(self.dataset.column_names).values()))
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
         indices = range(self.first + rows.start, self.first + rows.stop)
-        return self._flows.start(self.technique.flows(batch, indices), self.technique.row_seeds(indices))
+        known = self.known(rows) if self.known is not None else {}
+        flows = self.technique.flows(batch, indices)
+        begun = [known.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
+        return self._flows.start(begun, self.technique.row_seeds(indices), type(self.technique).__name__)
 
     def _begin_next(self) -> None:
         """Let the next chunk's rows in, as the llm has room and nothing waits."""

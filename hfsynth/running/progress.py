@@ -73,11 +73,19 @@ class Progress:
         self._bar.total = self._rows_before + num_rows * (self._num_steps - number + 1)
         self._rows_before += num_rows
 
-    def add(self, rows: int, tokens: int, failed: int, found: bool) -> None:
-        """Count a chunk: made now, or found finished."""
-        for counter, amount in (("rows", rows), ("tokens", 0 if found else tokens), ("failed", failed)):
-            self._crew.add(f"progress/{counter}", amount)
-        self._crew.add("progress/found", rows if found else 0)
+    def add(self, rows: int, tokens: int = 0, failed: int = 0, found: bool = False) -> None:
+        """Count rows that have ended, in this run or, where they were found, in an earlier one.
+
+        Args:
+            rows: How many.
+            tokens: Tokens that were written.
+            failed: Rows on which the step failed, and no step before it.
+            found: Whether they were found finished.
+        """
+        amounts = {"rows": rows, "tokens": 0 if found else tokens, "failed": failed, "found": rows if found else 0}
+        for counter, amount in amounts.items():
+            if amount:
+                self._crew.add(f"progress/{counter}", amount)
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):

@@ -27,6 +27,7 @@ from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.running.chunks import StepFolder
 from hfsynth.running.crew import Crew, wait_until
+from hfsynth.running.earlier import EarlierRows
 from hfsynth.running.failures import Failures
 from hfsynth.running.progress import Progress
 from hfsynth.running.rounds import Goal, RowSource, Spent
@@ -133,7 +134,11 @@ class Run:
                 yield _Part([_Stage(step) for step in self.steps], self.options, failures, progress)
             failures.complete = True
         except KeyboardInterrupt:
-            logger.warning("stopped: %s keeps what was finished; the same command goes on", self.options.run_dir)
+            if crew.is_main:
+                logger.warning(
+                    "stopped: %s keeps what was finished; the same command goes on where it is run again",
+                    self.options.run_dir,
+                )
             raise
         finally:
             failures.write()
@@ -156,6 +161,8 @@ class _Part:
     progress: Progress
     rounds: int = 0
     _llm: LLM | None = None
+    _fingerprints_before: dict[str, list[str]] = field(default_factory=dict)
+    """Fingerprint of a dataset → those that earlier runs gave it, before rows that had failed were made again."""
 
     @property
     def tokens(self) -> int:
@@ -185,46 +192,87 @@ class _Part:
 
     def _step(self, number: int, stage: _Stage, dataset: Dataset) -> tuple[Dataset, StepRecord]:
         step, options, crew = stage.step, self.options, self.failures.crew
-        before = [made._fingerprint for made in stage.made] if isinstance(step, Filter) else []
-        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size, stage.given, before))
+        key, keys_before = self._keys(stage, dataset)
         if not crew.agrees(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
                 f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
                 "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
             )
-        path = options.run_dir / f"{step_name(step)}-{key}"
-        folder = StepFolder(path, -(-len(dataset) // options.chunk_size), crew.member)
+        folder, superseded = self._folder(step, key, len(dataset)).newest()
+        of_other_input = [found for before in keys_before for found in self._existing(step, before, len(dataset))]
+        fingerprint = _fingerprint(key, folder.retries)
+        self._fingerprints_before[fingerprint] = [
+            *(_fingerprint(key, retry) for retry in reversed(range(folder.retries))),
+            *(_fingerprint(before, retry) for before in keys_before for retry in self._retries(step, before)),
+        ]
         features = features_after(step, number, dataset.features)
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
+            earlier = [EarlierRows(one, step, same_input=True) for one in superseded]
+            earlier += [EarlierRows(one, step, same_input=False) for one in of_other_input]
             if not found:
                 self._take_over(step.llm)
             with step.llm.together() as works:
                 if works and not found:
                     run = StepRun(
-                        dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given
+                        dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
                     )
                     self.failures.work(run)
             if not folder.finished:
                 raise RunError(f"process 0 could not finish step {number}, {step_name(step)}; it says why.")
-            made = folder.load(features, key)
+            made = folder.load(features, fingerprint)
             failed = self.failures.add(step_failures(made))
+            self.failures.has_passing |= folder.left_passing_failures
         else:
             if not found:
                 run_whole(step, dataset, folder, crew, (stage.made, stage.given))
-            made, failed, found = folder.load(features, key), 0, True
+            made, failed, found = folder.load(features, fingerprint), 0, True
             _check_types(step, stage.made, made)
             self.failures.add(folder.dropped())
-        if crew.is_main and found:
-            folder.tidy()  # a process may have been killed between the last file and this
-            self.progress.add(len(dataset), 0, failed, found=True)
+        if crew.is_main:
+            self._tidy(folder, (*superseded, *of_other_input), (len(dataset), failed) if found else None)
         return made, StepRecord.from_json(folder.facts())
+
+    def _tidy(self, folder: StepFolder, superseded: Sequence[StepFolder], found: tuple[int, int] | None) -> None:
+        """Remove what a finished step has no more use for; count its rows and failures where they were found."""
+        for before in superseded:
+            before.remove_superseded()
+        if found is not None:
+            folder.tidy()  # a process may have been killed between the last file and this
+            self.progress.add(found[0], failed=found[1], found=True)
+
+    def _keys(self, stage: _Stage, dataset: Dataset) -> tuple[str, list[str]]:
+        """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
+        before = [made._fingerprint for made in stage.made] if isinstance(stage.step, Filter) else []
+        rest = (step_hash(stage.step), self.options.chunk_size, stage.given, before)
+        inputs = [dataset._fingerprint, *self._fingerprints_before.get(dataset._fingerprint, ())]
+        key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
+        return key, keys_before
+
+    def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
+        path = self.options.run_dir / f"{step_name(step)}-{key}"
+        return StepFolder(path, -(-num_rows // self.options.chunk_size), self.failures.crew.member)
+
+    def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
+        """Return the folders that there are of a step's rows by one key, the latest first."""
+        newest, others = self._folder(step, key, num_rows).newest()
+        return [newest, *others] if newest.path.exists() else others
+
+    def _retries(self, step: Step, key: str) -> list[int]:
+        """Return the numbers that retries of a step's rows by one key may have had, from the last down."""
+        last = max((folder.retries for folder in self._existing(step, key, 0)), default=0)
+        return list(reversed(range(last + 1)))
 
     def _take_over(self, llm: LLM) -> None:
         """Unload the llm of the technique before, if this is another: two are never in memory at once."""
         if self._llm is not None and self._llm != llm:
             self._llm.unload()
         self._llm = llm
+
+
+def _fingerprint(key: str, retries: int) -> str:
+    """Return the fingerprint of a step's rows, of which some were made again in so many later runs."""
+    return str(Hasher.hash((key, retries))) if retries else key
 
 
 def _check_types(step: Step, before: Sequence[Dataset], made: Dataset) -> None:

@@ -2,6 +2,8 @@
 
     the crew's counter gives each process the next chunk, until there is none;
     a chunk that exists is skipped; one that fails is tried again once, by any process, and then given up;
+    rows that an earlier run made are taken from it, but for those that failed for the time being;
+    where nothing but failures comes, the run stops (see `Hopes`);
     a process with nothing left to take waits a while for the others' last chunks, and then makes those too.
 
 There is no barrier and no collective call, so a process that is slow or dead costs its own chunk. Equal seeds make a
@@ -12,25 +14,30 @@ import errno
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.batches import Batch, Columns
-from hfsynth.errors import ChatTemplateError, RunError, SplitModelError
-from hfsynth.flow import Outcome
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, SplitModelError
+from hfsynth.flow import Outcome, Running, Watcher
+from hfsynth.generation import Completion
 from hfsynth.provenance import step_record
-from hfsynth.record import METADATA_COLUMN, StepTally
+from hfsynth.record import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
 from hfsynth.running.chunks import ChunkFailure, StepFolder
 from hfsynth.running.crew import Crew, wait_until
+from hfsynth.running.earlier import EarlierRows, read_inputs
 from hfsynth.running.overlap import ChunksInFlight
 from hfsynth.running.progress import Progress, without_bars
+from hfsynth.running.reasons import reason_lines
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -38,6 +45,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 _PATIENCE = 2.0  # times this process's slowest chunk that another process's last one is waited for
 _UNKNOWN = 30.0  # seconds to wait where this process has made no chunk to compare with
 _LISTED = 20  # failed chunks that an error lists; all of them are in the failures
+_HOPELESS = 64  # rows that fail, and none is completed, before a run stops
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,47 @@ class LaidOut:
 
 
 @dataclass
+class Hopes:
+    """Whether a step is worth going on with.
+
+    It isn't where so many rows one after the other failed for the time being (an endpoint is down), or where so many
+    of the step's first rows failed, whatever the llm wrote. What the llm was not asked for, or refused as too long
+    say, is the rows' own fault and doesn't count.
+    """
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of the failures that count, since a row was completed."""
+    passing: int = 0
+    """Rows that failed for the time being since a row was completed."""
+    failed: int = 0
+    """Rows whose failure counts, since this was last asked for by `take`."""
+    completed: int = 0
+    """Rows that were completed since then."""
+
+    def see(self, outcome: Outcome) -> None:
+        """Count a row."""
+        if not outcome.error:
+            self.completed += 1
+            self.passing = 0
+            self.reasons.clear()
+        elif outcome.finish_reason not in ("", "refused"):
+            self.failed += 1
+            self.passing += outcome.is_passing
+            self.reasons[outcome.error] += 1
+
+    def see_raised(self, rows: int, error: BaseException) -> None:
+        """Count a chunk that raised."""
+        self.passing += rows
+        self.reasons[f"{type(error).__name__}: {error}"] += rows
+
+    def take(self) -> tuple[int, int]:
+        """Return the rows that failed and those that were completed, and count from 0 again."""
+        counted = self.failed, self.completed
+        self.failed = self.completed = 0
+        return counted
+
+
+@dataclass
 class StepRun:
     """One process's part in one step."""
 
@@ -72,23 +121,35 @@ class StepRun:
     progress: Progress
     first: int = 0
     """Index of the dataset's first row in the step's input, of which earlier rounds were given some."""
+    earlier: Sequence[EarlierRows] = ()
+    """What earlier runs made of the step's rows, the latest first."""
     slowest: float = 0.0
     """Seconds of this process's slowest chunk."""
     _chunks: ChunksInFlight = field(init=False)
+    _hopes: Hopes = field(default_factory=Hopes, init=False)
+    _counted: set[int] = field(default_factory=set, init=False)
+    """Rows that the progress counts already: of a chunk that raised, some are made again."""
+    _unsaved: dict[int, str] = field(default_factory=dict, init=False)
+    """Rows that failed in chunks that are not saved → why."""
 
     def __post_init__(self) -> None:
         """Begin with no chunk under way."""
-        self._chunks = ChunksInFlight(self.dataset, self.technique, self._rows, self._claim, self.first)
+        watcher = Watcher(self._answered, self._ended)
+        self._chunks = ChunksInFlight(
+            self.dataset, self.technique, self._rows, self._claim, self.first, self._found_earlier, watcher
+        )
 
     def work(self) -> None:
         """Take chunks until none is left, then see the step finished.
 
         Raises:
             GenerationError: If the llm can't be loaded.
-            RunError: If chunks failed twice, or the run directory can't be written.
+            RunError: If chunks failed twice, nothing but failures came, or the run directory can't be written.
         """
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.crew.is_main)
+            if self.earlier and self.crew.is_main:
+                self.folder.inherit_timings(self.earlier[0].folder)
             missing = self.folder.missing()
         if missing:
             self.technique.llm.load()  # else every chunk would fail on it, twice
@@ -99,6 +160,18 @@ class StepRun:
                 self._put_together()
         if not self.folder.finished:
             raise RunError(self._told(self.folder.failures()))
+
+    def failures_so_far(self) -> Dataset:
+        """Return the failures of a step that was not finished: of chunks that are saved, and of those under way."""
+        column = next(iter(self.technique.written_features))
+        given_up = self.folder.failures()
+        reasons = {self.first + row: one.error for one in given_up for row in range(one.first, one.last + 1)}
+        entries = [
+            {"step": self.technique.name, "row": row, "column": column, "error": reason, "raw": ""}
+            for row, reason in sorted({**self._unsaved, **reasons}.items())
+        ]
+        saved = [step_failures(Dataset(table)) for table in self.folder.written_tables()]
+        return concatenate_datasets([*saved, failures_dataset(entries)])
 
     def _take_turns(self) -> None:
         """Take the next chunk from the counter of all processes, until there is none."""
@@ -186,20 +259,116 @@ class StepRun:
         began = time.monotonic()
         with _Recorded() as attempt:
             self._make(number, rows, outcomes(number), began)
+        self._check_hopes(saved=attempt.error is None)
         if attempt.error is not None and not self.folder.finished:
-            logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
-            self.folder.fail(number, rows, attempt.error)
+            self._note_raised(number, rows, attempt.error)
         if self.folder.finished:  # another process made this chunk too, and was first
             self.folder.tidy()
 
+    def _note_raised(self, number: int, rows: range, error: Exception) -> None:
+        """Note that a chunk raised.
+
+        Raises:
+            RunError: If there is no hope that another one won't.
+        """
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
+        trace = None if isinstance(cause, GenerationError | OSError) else cause
+        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, cause, exc_info=trace)
+        self.folder.fail(number, rows, cause)
+        self._hopes.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
+        self._check_patience()
+
     def _count_found(self, number: int) -> None:
         try:
-            tokens, failed = _counts(self.folder.chunk(number))
+            failed = _fresh_failures(self.folder.chunk(number))
         except FileNotFoundError:
             if not self.folder.finished:
                 raise
         else:
-            self.progress.add(len(self._rows(number)), tokens, failed, found=True)
+            self.progress.add(len(self._rows(number)), failed=failed, found=True)
+            self.crew.add(self._counter("completed"), 1)  # an earlier run came so far, and its user goes on
+
+    def _found_earlier(self, rows: range) -> dict[int, Outcome]:
+        """Return what became of rows of the dataset in earlier runs, and count them."""
+        found: dict[int, Outcome] = {}
+        if self.earlier:
+            inputs = read_inputs(self.technique, self.dataset, rows)
+            indices = range(self.first + rows.start, self.first + rows.stop)
+            for earlier in self.earlier:
+                found = {**earlier.outcomes(indices, inputs), **found}
+        uncounted = [index for index in found if index not in self._counted]
+        failed = sum(self._is_fresh_failure(index, found[index]) for index in uncounted)
+        self._counted.update(uncounted)
+        self.progress.add(len(uncounted), failed=failed, found=True)
+        if any(not outcome.error for outcome in found.values()):
+            self.crew.add(self._counter("completed"), 1)
+        return found
+
+    def _answered(self, run: Running, completion: Completion) -> None:  # noqa: ARG002 - as a watcher is called
+        self.progress.add(0, tokens=completion.completion_tokens)
+
+    def _ended(self, run: Running) -> None:
+        """Count a row that has ended.
+
+        Raises:
+            RunError: If so many rows one after the other failed for the time being.
+        """
+        index, outcome = run.seeds.row, run.outcome
+        if index not in self._counted:
+            self._counted.add(index)
+            self.progress.add(1, failed=self._is_fresh_failure(index, outcome))
+        if outcome.error:
+            self._unsaved[index] = outcome.error
+        self._hopes.see(outcome)
+        self._check_patience()
+
+    def _check_patience(self) -> None:
+        """Check that not all rows fail for the time being.
+
+        Raises:
+            RunError: If so many did, one after the other.
+        """
+        if self._hopes.passing >= _HOPELESS:
+            raise RunError(
+                self._hopeless(
+                    f"{self._hopes.passing:,} rows of {self.technique.name} failed one after the other",
+                    "tries these rows again and goes on",
+                )
+            )
+
+    def _check_hopes(self, saved: bool) -> None:
+        """Check, after a chunk, that not all of the step's rows fail.
+
+        Raises:
+            RunError: If they do.
+        """
+        failed, completed = self._hopes.take()
+        if not saved:
+            return
+        failed = self.crew.add(self._counter("failed"), failed)
+        completed = self.crew.add(self._counter("completed"), completed)
+        if failed >= _HOPELESS and not completed:
+            raise RunError(
+                self._hopeless(
+                    f"all of the first {failed:,} rows of {self.technique.name} failed", "goes on with the others"
+                )
+            )
+
+    def _hopeless(self, event: str, rest: str) -> str:
+        lines = "".join(f"\n  {line}" for line in reason_lines(self._hopes.reasons))
+        return (
+            f"{event}, so the run has stopped:{lines}\n"
+            f"What was finished is kept in {self.folder.path}; the same command, run again, {rest}."
+        )
+
+    def _is_fresh_failure(self, index: int, outcome: Outcome) -> bool:
+        """Whether a row failed in this step, and in none before it."""
+        return bool(outcome.error) and index - self.first not in self._failed_before
+
+    @cached_property
+    def _failed_before(self) -> set[int]:
+        """Places of the rows on which an earlier step failed."""
+        return failed_rows(self.dataset)
 
     def _make(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
         writing = self.folder.writing(f"{number:05d}")
@@ -212,20 +381,28 @@ class StepRun:
                 cache_file_name=str(writing / "chunk.arrow"),
                 new_fingerprint="chunk",
             )
-        tokens, failed = _counts(writing / "chunk.arrow")
+        failed = _fresh_failures(writing / "chunk.arrow")
         seconds = time.monotonic() - began
         self.slowest = max(self.slowest, seconds)
         self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last one ends the step
-        if self.folder.publish(number, writing / "chunk.arrow"):
-            self.progress.add(len(rows), tokens, failed, found=False)
+        if any(outcome.is_passing for outcome in outcomes):
+            self.folder.note_passing_failures()
+        if not self.folder.publish(number, writing / "chunk.arrow"):
+            self.progress.add(-len(rows), failed=-failed)  # another process has counted them
+        for row in rows:
+            self._unsaved.pop(self.first + row, None)
         shutil.rmtree(writing, ignore_errors=True)
 
     def _told(self, failures: list[ChunkFailure]) -> str:
-        lines = [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_LISTED]]
+        reasons: Counter[str] = Counter()
+        for failure in failures:
+            reasons[failure.error] += failure.last - failure.first + 1
+        lines = reason_lines(reasons) if len(failures) > 1 else []
+        lines += [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_LISTED]]
         more = [f"and {len(failures) - _LISTED} more chunks"] if len(failures) > _LISTED else []
         return (
             f"{self.technique.name} failed on {len(failures)} of {self.folder.num_chunks} chunks, each tried twice; "
-            f"the others are kept in {self.folder.path}, and the same command tries only these again:\n  "
+            f"the others are kept in {self.folder.path}, and the same command, run again, tries only these:\n  "
             + "\n  ".join([*lines, *more])
         )
 
@@ -234,8 +411,8 @@ class _Recorded:
     """Keeps what a chunk raised, to be recorded.
 
     What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
-    itself (a chat template that can't serve it, a model that has lost a part) is not kept: it would be the same for
-    every chunk.
+    itself (a chat template that can't serve it, a flow that isn't one, a model that has lost a part) is not kept: it
+    would be the same for every chunk. Nor is that the run stops.
     """
 
     def __init__(self) -> None:
@@ -247,7 +424,7 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        fatal = isinstance(error, ChatTemplateError | SplitModelError)
+        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError | SplitModelError)
         if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None
@@ -286,9 +463,9 @@ def _is_disk_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK
 
 
-def _counts(file: Path) -> tuple[int, int]:
-    """Return a chunk's completion tokens and failed rows in its own step, an input row's entry counted once."""
+def _fresh_failures(file: Path) -> int:
+    """Return how many rows of its input a chunk's step failed on, and no step before it."""
     with pa.memory_map(str(file)) as source:
         column = pa.ipc.open_stream(source).read_all().column(METADATA_COLUMN)
-    entries = {row[-1]["row"]: row[-1] for row in column.to_pylist()}
-    return sum(e["completion_tokens"] for e in entries.values()), sum(bool(e["error"]) for e in entries.values())
+    entries = {row[-1]["row"]: row for row in column.to_pylist()}
+    return sum(bool(row[-1]["error"]) and not any(entry["error"] for entry in row[:-1]) for row in entries.values())

@@ -173,8 +173,8 @@ class EvolInstruct(Technique):
                 if self.eliminate and not rule:
                     rule = yield from self._tried(versions[-1], evolved, answered)
             except RowError as error:  # it could not be completed: too long for the model, say
-                if len(versions) == 1:
-                    raise  # nothing stands that would be lost
+                if len(versions) == 1 or error.passing:
+                    raise  # nothing stands that would be lost, or all of it is made again
                 rule = f"not completed: {error.reason}"
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
             if not rule:
