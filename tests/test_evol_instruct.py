@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from hfsynth import EchoLLM, EvolInstruct, RowError
-from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES, parse_evolved
+from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES
 from tests.helpers import drive, say
 
 LLM = EchoLLM()
@@ -156,20 +156,6 @@ def test_complicating_takes_the_input_that_belongs_to_the_instruction():
     assert "#Given Input#:\n3, 1\n" in asked[0]
     assert "rewrite it too" in asked[0]
     assert all("#Given Input#" not in one and "Add input data" in one for one in asked[1:])
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("#Rewritten Prompt#:\nMake tea.", "Make tea."),
-        ("**Created Prompt:** Make tea.", "Make tea."),
-        ('"Make tea."', "Make tea."),
-        ('"Tea" or "coffee"', '"Tea" or "coffee"'),
-        ("Make tea.", "Make tea."),
-    ],
-)
-def test_a_repeated_heading_and_quotes_are_taken_off(text, expected):
-    assert parse_evolved(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""The phrases that chat models put around what they were asked for, in some 25 languages, as regular expressions.
+
+`completion_text.py` reads completions by them: nouns that label an item ("Question 1:"), phrases that announce a list
+or a text ("Sure! Here are …:"), and phrases that close one ("Let me know …").
+"""
+
+import re
+
+_ENGLISH_NOUNS = r"quer(?:y|ies)|questions?|instructions?|prompts?|tasks?|requests?"
+_NOUNS = (
+    _ENGLISH_NOUNS,
+    r"질문(?:들)?|질의|문제|요청|지시(?:문|사항)?|과제|프롬프트|쿼리|문항|명령(?:어|문)?",
+    r"(?:用户|用戶)?(?:问题|問題|提问|提問|查询|查詢|指令|任务|任務|请求|請求|题目|題目|提示词?|提示詞?)",
+    r"質問(?:文)?|問い|クエリー?|指示(?:文)?|タスク|依頼(?:文)?|プロンプト|リクエスト|設問|課題",
+    r"preguntas?|consultas?|instrucci(?:ón|ones)|tareas?|solicitud(?:es)?|petici(?:ón|ones)",
+    r"perguntas?|instruç(?:ão|ões)|tarefas?|pedidos?|solicitaç(?:ão|ões)",
+    r"requêtes?|demandes?|consignes?|tâches?|domand[ae]|richiest[ae]|istruzion[ei]|compit[oi]",
+    r"(?:nutzer|benutzer)?(?:an)?fragen?|anweisung(?:en)?|aufgaben?|aufträge?|aufforderung(?:en)?",
+    r"vra(?:ag|gen)|opdracht(?:en)?|verzoek(?:en)?|ta(?:ak|ken)|instructies?",
+    r"вопрос[ыа]?|запрос[ыа]?|задани[ея]|задач[аи]|инструкци[яи]|промпт[ыа]?|питання|запит[и]?|завдання",
+    r"pytani[ea]|zapytani[ea]|poleceni[ea]|zadani[ea]|otázk[ay]|dotazy?|úkoly?",
+    r"(?:ال)?(?:سؤال|أسئلة|استفسار(?:ات)?|طلب(?:ات)?|مهمة|مهام|تعليمات|استعلام(?:ات)?|موجه)|پرسش(?:‌ها)?",
+    r"שאלה|שאלות|בקשה|בקשות|משימה|משימות|प्रश्न|सवाल|कार्य|निर्देश|คำถาม|คำสั่ง|คำขอ",
+    r"soru(?:lar)?|sorgu(?:lar)?|görev(?:ler)?|talimat(?:lar)?|câu hỏi|truy vấn|yêu cầu|nhiệm vụ",
+    r"pertanyaan|permintaan|tugas|instruksi|kueri|frågo?r?a?|spørgsmål|spørsmål|uppgifte?r?|opgaver?|oppgaver?",
+    r"kysymy(?:s|kset)|ερωτήσεις|ερώτηση|întrebare|întrebări|kérdés(?:ek)?",
+)
+NOUN = "(?:" + "|".join(_NOUNS) + ")"
+"""What an item may be called: a query, a question, an instruction, a prompt, a task, a request."""
+
+_ADJECTIVES = (
+    r"user(?:'s)?|sample|example|follow-?up|rewritten|revised|created|evolved|new|final|updated|improved|modified"
+    r"|enhanced|harder|(?:more )?(?:complex|challenging|difficult)|the"
+    r"|재작성된|다시 쓴|새로운|수정된|사용자|改写后的|改写的|重写的|新的|书き換えた|書き換え後の|新しい|nueva"
+    r"|nouvelle|neue|новый"
+)
+_ORDINALS = (
+    r"first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
+    r"|(?:첫|두|세|네|다섯|여섯|일곱|여덟|아홉|열)\s?번째|첫째|둘째|셋째|넷째|다섯째"
+    r"|primer[ao]?|segund[ao]|tercer[ao]?|cuart[ao]|quint[ao]|primeir[ao]|terceir[ao]"
+    r"|premi(?:er|ère)|deuxième|seconde?|troisième|quatrième|cinquième"
+    r"|erste[rs]?|zweite[rs]?|dritte[rs]?|vierte[rs]?|fünfte[rs]?|перв(?:ый|ое|ая)|втор(?:ой|ое|ая)"
+    r"|трет(?:ий|ье|ья)|четв[её]рт(?:ый|ое|ая)|пят(?:ый|ое|ая)"
+)
+LABEL = rf"(?:(?:{_ADJECTIVES}|{_ORDINALS})\s*){{0,3}}{NOUN}(?:\s+(?:الأول|الثاني|الثالث|الرابع|الخامس))?"
+"""A noun with what may stand before it: "Rewritten prompt", "First question"."""
+
+ANSWER = re.compile(
+    r"^\W*(?:answers?|responses?|a|assistant|답변?|정답|答案?|回答|解答|respuestas?|respostas?|réponses?"
+    r"|risposta|antwort"
+    r"|ответ|الجواب|الإجابة|odpowiedź|antwoord|cevap|jawaban|उत्तर)(?:\s*\d+)?[*_]*\s*[:：]",
+    re.IGNORECASE,
+)
+"""The beginning of an answer to the item before it."""
+
+_COURTESY = (
+    r"sure(?: thing)?|certainly|of course|absolutely|okay|ok|got it|understood|gladly|happy to help|no problem|great"
+    r"|물론(?:이죠|입니다)?|네|좋습니다|알겠습니다|当然(?:可以)?|好的|没问题|當然|はい|もちろん(?:です)?"
+    r"|承知(?:しま|いたしま)した|わかりました"
+    r"|claro(?: que sí)?|por supuesto|desde luego|con gusto|bien sûr|d'accord|avec plaisir|certainement"
+    r"|natürlich|gerne|sicher|klar"
+    r"|certo|certamente|com certeza|конечно|хорошо|звичайно|oczywiście|jasne|natuurlijk|zeker|بالتأكيد|بالطبع"
+    r"|حسن[اً]+|tabii(?: ki)?"
+    r"|elbette|tentu(?: saja)?|chắc chắn(?: rồi)?|được rồi|ज़रूर|बिल्कुल|แน่นอน|självklart|selvfølgelig|בטח|כמובן"
+)
+_POINTING = (
+    r"here(?:'s|’s| is| are| you go| you are|)|below (?:is|are|you)|these are|this is|the following"
+    r"|following (?:is|are)"
+    r"|다음은|아래는|여기|다음과 같|以下(?:是|为|は|が|に|、|の)|下面是|这是|这里是|這是|こちら[がはに]|次の|次が"
+    r"|aquí|a continuación|estas son|esta es|aqui|a seguir|segue[m]?|voici|ci-dessous|voilà|hier|nachfolgend"
+    r"|folgende|im folgenden"
+    r"|unten|ecco|di seguito|вот|ниже|ось|нижче|oto|poniżej|hieronder|إليك[م]?|فيما يلي|هذه|هذا|işte|aşağıda"
+    r"|berikut|dưới đây|đây là"
+    r"|यहाँ|निम्नलिखित|नीचे|นี่คือ|ต่อไปนี้|här är|her er|הנה|להלן"
+)
+COURTESY = re.compile(rf"^[\W_]*(?:{_COURTESY})(?=[\s!,.:：！，。、-]|$)", re.IGNORECASE)
+"""A word of consent, as at the beginning of "Sure! Here are …"."""
+POINTING = re.compile(rf"^[\W_]*(?:{_POINTING})(?!\w*['’]t)", re.IGNORECASE)
+"""The beginning of a phrase that points at what follows it: "Here is …"."""
+TEXT_NOUN = re.compile(
+    rf"{NOUN}|\b(?:version|rewrit\w*|rewording|list|revision|alternative|variant|versión|versão|versione"
+    rf"|reformul\w*|lista?e?)\b"
+    r"|버전|목록|다시 (?:쓴|작성)|재작성|改写|版本|重写|列表|書き換え|バージョン|リスト|fassung|liste|вариант"
+    r"|верси|список|نسخة|قائمة",
+    re.IGNORECASE,
+)
+"""What an announcement may be about: a query, say, or a version of one."""
+REQUEST = re.compile(
+    r"\b(?:please|my|our|bitte|mein|por favor|mi|mis|s'il (?:vous|te) pla[iî]t|mon|пожалуйста|per favore)\b|请"
+    r"|請|주세요|하세요|하시오"
+    r"|하라|해줘|ください|下さい|なさい|せよ|من فضلك|يرجى",
+    re.IGNORECASE,
+)
+"""What a user says who asks for something, and a model that announces something doesn't."""
+
+_THESE = (
+    r"(?:these|those|the above|all(?: of)?(?: these| the)?|each(?: of these)?|this (?:list|set))\s+(?:\w+\s+)?"
+    rf"(?:{_ENGLISH_NOUNS}|examples?|list|set)\s+(?:\w+\s+)?(?:are|is|was|were|will|can|could|should|would|may"
+    rf"|might|cover|"
+    r"aim|address|test|explore|vary|help|range|focus|ask|touch|offer|provide|include|have|has|encourage"
+    r"|demonstrate|use|mix)\w*"
+)
+CLOSING = re.compile(
+    r"^[\W_]*(?:"
+    r"let me know\b|i(?: do|) hope\b|hope (?:this|these|that|it)\b|feel free to (?:ask|use|modify|adapt|adjust"
+    r"|let|change|customi[sz]e)"
+    r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b|is there anything"
+    r"|if you(?:'d like|’d like| would like| need| want| have)(?: me| any| more| further| additional| another"
+    r"| other| to| different)"
+    rf"|{_THESE}"
+    r"|i(?:'ve|’ve| have)? (?:just )?(?:added|rewrote|rewritten|changed|replaced|modified|kept|tried|included"
+    r"|made|expanded|revised)\b"
+    r"|(?:this|the) (?:rewritten|revised|new|evolved|updated|modified|created|above) (?:prompt|version|question"
+    r"|query|instruction)"
+    r"|(?:this|the) (?:prompt|version|rewrite|revision) (?:is|adds|now|requires|asks|makes|keeps|introduces"
+    r"|increases|should|builds)"
+    r"|(?:key )?changes(?: made)?\s*[*_]*:|what (?:i )?changed|end of (?:list|queries)"
+    r"|이 질문들?은|이러한 질문|위의? 질문|이상(?:의|입니다)|도움이 되|(?:더|추가로|다른).{0,12}필요하(?:시|면)"
+    r"|필요하시면|언제든지|참고[:：]"
+    r"|希望(?:这|以上|能|對|对)|(?:这些|以上|上述|這些)(?:问题|問題|指令|查询|查詢|提问|任务|请求)|如果(?:你"
+    r"|您)?(?:还)?(?:需要|有(?:任何|其他))|如有|如需"
+    r"|请告诉我|请随时|(?:これら|以上|上記)(?:の|が|は|、)?(?:質問|クエリ|指示|タスク|問題|です)|お役に立"
+    r"|(?:必要|ご希望)(?:であれば|でしたら|に応じ)"
+    r"|お気軽に|他にも?.{0,10}(?:ございましたら|あれば)|ご不明"
+    r"|espero que|estas (?:preguntas|consultas|instrucciones|tareas)|(?:si|se) (?:necesitas|quieres|precisar"
+    r"|quiser|desea)|avísame"
+    r"|hazme saber|déjame saber|no dudes|me avise|estas perguntas|essas (?:perguntas|consultas)"
+    r"|j'espère|j’espère|ces (?:questions|requêtes|demandes|instructions)|n'hésite[zs]?|n’hésite[zs]?|dites-moi"
+    r"|faites-moi savoir"
+    r"|ich hoffe|diese (?:fragen|anfragen|anweisungen|aufgaben)|lass(?:en sie)? (?:es )?mich"
+    r"|sag(?:en sie)? (?:mir )?bescheid|bei bedarf"
+    r"|spero che|queste (?:domande|richieste)|fammi sapere|ik hoop|deze (?:vragen|opdrachten)|laat (?:het )?me"
+    r"|надеюсь|эти (?:вопросы|запросы|задания)|дайте знать|если (?:вам )?нужн|сподіваюся|ці (?:питання|запити)"
+    r"|mam nadzieję|te pytania"
+    r"|آمل|أتمنى|أرجو أن|هذه (?:الأسئلة|الطلبات|الاستفسارات)|إذا كنت (?:بحاجة|ترغب)|umarım|bu sorular|semoga"
+    r"|pertanyaan-pertanyaan ini"
+    r"|hy vọng|những câu hỏi|आशा|ये (?:प्रश्न|सवाल)|หวังว่า|คำถามเหล่านี้|jag hoppas|jeg håber|אני מקווה|שאלות אלו"
+    r")",
+    re.IGNORECASE,
+)
+"""The beginning of a sentence in which a model speaks of what it wrote."""
+_NOTE_WORDS = (
+    r"note|please note|n\.?b\.?|explanation|rationale|reasoning|comment|remarks?|disclaimer|참고|설명|주|注"
+    r"|备注|備註|说明|說明|解释|注意|補足|備考|説明"
+    r"|nota|explicación|remarque|explication|hinweis|anmerkung|erklärung|spiegazione|explicação|примечание"
+    r"|пояснение|ملاحظة|شرح"
+    r"|opmerking|uwaga|not|catatan|lưu ý|ghi chú|टिप्पणी|หมายเหตุ"
+)
+NOTE = re.compile(rf"^[\W_]*(?:{_NOTE_WORDS})(?:\s*\d?[*_]*\s*[:：]|\s+that\b)", re.IGNORECASE)
+"""The beginning of a note: a model's on what it wrote, or a part of what it was asked for."""
+OF_THE_MODEL = re.compile(
+    r"\bi(?:'ve|’ve| have)? (?:\w+ed|made|kept|wrote|rewrote|rewritten)\b|\b(?:these|this"
+    r"|the)(?: \w+)? (?:prompts?|versions?|rewrites?|instructions?|questions?|quer(?:y|ies)"
+    r"|tasks?)\b|\brewr\w+|\b(?:was|were|been) (?:added|changed|made)|\b(?:added|adds) (?:a|an|one|the|more)\b"
+    r"|질문|프롬프트|추가|改写|问题|提示|添加|增加|質問|プロンプト|追加|書き換え"
+    r"|\b(?:pregunta|añad|agreg|prompt|ajout|question|hinzugefügt|frage|добавл|вопрос|domand|aggiunt|pergunt"
+    r"|adicion)\w*|أضفت|السؤال|الأسئلة",
+    re.IGNORECASE,
+)
+"""Words by which a note is the model's own."""
