@@ -76,7 +76,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     >>> parse_list('```json\n[{"query": "What is tea?"}, {"query": "Wha', cut_off=True)
     ['What is tea?']
     """
-    text = _without_outer_fence(_with_plain_line_ends(text))
+    text = _without_outer_fence(_without_quotation(_with_plain_line_ends(text)))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
         found = read(text, cut_off)
@@ -189,28 +189,33 @@ _PROMPT_HEADING = re.compile(
     rf"^[ \t]*(?:#+[ \t]*{LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
     rf"|#+[ \t]+{LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
     rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"  # **Prompt:**
-    rf"|[\[【<]{LABEL}[\]】>][ \t]*[:：]?"  # [Prompt]
+    rf"|[\[【]{LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
     rf"|{LABEL}[ \t]*[:：])[ \t]*",  # Prompt:
     re.IGNORECASE,
 )
 _HASH_HEADING = re.compile(r"^[ \t]*#[^\n#]{2,60}#[ \t]*[:：]?[ \t]*(?=\n|$)")
 
 
+_OLD_HEADING = re.compile(rf"^[\W_]*(?:the )?(?:given|original|old|initial) {NOUN}[\W_]*(?:[:：#*]|$)", re.IGNORECASE)
+
+
 def _take_off_heading(text: str) -> str:
     """Take off a heading, or all up to the last one, where the prompt's own headings were repeated."""
     lines = text.split("\n")
-    places = [place for place, line in enumerate(lines) if _HASH_HEADING.match(line)]
-    if places and places[0] == 0:
-        place = places[-1]
-        rest = "\n".join([_HASH_HEADING.sub("", lines[place]), *lines[place + 1 :]])
-        return rest if rest.strip() else text
-    found = _PROMPT_HEADING.match(lines[0])
+    heading = 0
+    if _HASH_HEADING.match(lines[0]) or _OLD_HEADING.match(lines[0]):
+        heading = max(n for n, line in enumerate(lines) if n == 0 or _HASH_HEADING.match(line) or _names_prompt(line))
+    found = _HASH_HEADING.match(lines[heading]) or _PROMPT_HEADING.match(lines[heading])
     if found is None:
         return text
-    is_title = found.end() == len(lines[0])
-    if is_title and not any(line.strip() for line in lines[1:]):
-        return text
-    return "\n".join([lines[0][found.end() :], *lines[1:]])
+    rest = "\n".join([lines[heading][found.end() :], *lines[heading + 1 :]])
+    return rest if rest.strip() else text
+
+
+def _names_prompt(line: str) -> bool:
+    """Tell whether a line begins with a heading that names a new prompt: a label of two words, as "Rewritten Prompt"."""
+    found = _PROMPT_HEADING.match(line)
+    return found is not None and not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
 
 
 def _take_off_fence(text: str) -> str:
@@ -240,6 +245,14 @@ def _take_off_tags(text: str) -> str:
     if found is None or f"</{found['tag']}" in found["content"]:
         return text
     return found["content"]
+
+
+def _take_off_quotation(text: str) -> str:
+    """Take the signs of a quotation off a text of which each line has one."""
+    lines = text.split("\n")
+    if not all(line.lstrip().startswith(">") for line in lines if line.strip()):
+        return text
+    return "\n".join(re.sub(r"^[ \t]*>[ ]?", "", line) for line in lines)
 
 
 def _take_off_json(text: str) -> str:
@@ -284,9 +297,10 @@ def _take_off_number(text: str) -> str:
 
 
 _WRAPPERS: tuple[Callable[[str], str], ...] = (
+    _take_off_heading,
     _take_off_announcement,
     _take_off_closing,
-    _take_off_heading,
+    _take_off_quotation,
     _take_off_fence,
     _take_off_tags,
     _take_off_json,
@@ -337,6 +351,15 @@ def _without_outer_fence(text: str) -> str:
 
 
 _ASSIGNMENT = re.compile(r"\s*(?:#[^\n]*\n\s*)*(?:(?:const|let|var)\s+)?\w+\s*=\s*(?=\[)")
+
+
+def _without_quotation(text: str) -> str:
+    """Return what is within a quotation that is around all of a list."""
+    lines = text.split("\n")
+    start = next((place for place, line in enumerate(lines) if line.startswith(">")), None)
+    if start is None or not _introduces([line for line in lines[:start] if line.strip()]):
+        return text
+    return _take_off_quotation("\n".join(lines[start:]))
 
 
 def _introduces(lines: Sequence[str]) -> bool:
@@ -475,7 +498,10 @@ _LINE_TAG = re.compile(
 def _tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - a tag without its end isn't read
     """Read what is within tags that are named for it, or that are around every line; None without any."""
     start = text.find("<")
-    if start < 0 or not _introduces([line for line in text[:start].split("\n") if line.strip()]):
+    lines = text[: max(start, 0)].split("\n")
+    if lines[-1].strip() and _any_marker(lines[-1]) is not None:
+        lines.pop()  # the first tag follows a number or a bullet
+    if start < 0 or not _introduces([line for line in lines if line.strip()]):
         return None
     items = [found["content"] for found in _innermost(text)]
     if items:
@@ -662,6 +688,7 @@ def _marker(line: str, found: re.Match[str], value: int | None, form: str) -> _M
     opening = found.groupdict().get("open") or ""
     is_closed = not opening or found.group().count(opening) > 1
     text = line[found.end() :]
+    form += "#" if line.lstrip().startswith("#") and " " in found.group().strip() else ""
     indent = len(found["indent"].expandtabs(4))
     return _Marker(indent, value, form, text if is_closed else opening + text, len(found.group().expandtabs(4)))
 
@@ -705,7 +732,10 @@ def _starts(lines: Sequence[str]) -> _Found:
 
     first = open_lines[0][0] if open_lines else 0
     counted = [_counted(found_by(read), first, sure=read is _number_marker) for read in _COUNTED]
-    lists = [found for found in (*counted, _outermost(found_by(_label_marker))) if found]
+    labels = _outermost(found_by(_label_marker))
+    if len([marker for _, marker in labels if marker.text.strip()]) == 0 and len(labels) < 2:
+        labels = []  # it announces the list
+    lists = [found for found in (*counted, labels) if found]
     bullets = _outermost(found_by(_bullet_marker))
     best = min(lists, key=lambda found: found[0][0], default=[])
     if (
@@ -742,10 +772,9 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
     if not counted:
         return []
     values = [marker.value for _, marker in counted]
-    begins = values[0] in (0, 1) or (counted[0][0] == first and sure)
-    if sure:
-        return counted if begins or len(counted) > 1 else []
-    return counted if begins and len(counted) > 1 else []
+    if sure:  # 2 where the first item has no number
+        return counted if values[0] in (0, 1, 2) or counted[0][0] == first or len(counted) > 1 else []
+    return counted if values[0] == 1 and len(counted) > 1 else []
 
 
 def _counts_on(counted: _Found, marker: _Marker) -> bool:
@@ -753,6 +782,8 @@ def _counts_on(counted: _Found, marker: _Marker) -> bool:
     before = counted[-1][1]
     assert marker.value is not None
     assert before.value is not None
+    if marker.form.endswith("#") != before.form.endswith("#"):
+        return False  # a comment in code
     if marker.value == before.value + 1:
         return True
     return marker.form == counted[0][1].form and (marker.value in (0, 1) or marker.value >= before.value)
@@ -891,8 +922,8 @@ def _is_introduction(lines: Sequence[str]) -> bool:
     first, others = lines[0], [line for line in lines[1:] if line.strip()]
     if _announces(first, in_list=True) or _RULE.match(first):
         return True
-    is_alone = len(others) < 2
-    return _COLON_END.search(first) is not None and not is_alone and not lines[1].strip() and not REQUEST.search(first)
+    are_questions = len(others) > 1 and all(re.search(r"[?？؟;][\s\W]*$", line) for line in others)
+    return are_questions and _COLON_END.search(first) is not None and not REQUEST.search(first)
 
 
 def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
@@ -959,6 +990,7 @@ def _clean(item: str) -> str:
         for take_off in (
             _take_off_label,
             _take_off_mark,
+            _take_off_quotation,
             _take_off_fence,
             _take_off_tags,
             _take_off_comma,
@@ -980,11 +1012,8 @@ def _take_off_label(item: str) -> str:
 
 
 def _take_off_mark(item: str) -> str:
-    """Take the sign of a heading or of a quotation off an item that is all of one."""
-    lines = item.split("\n")
-    if all(line.startswith(">") for line in lines):
-        return "\n".join(line[1:].removeprefix(" ") for line in lines)
-    return _HEADING.sub("", item) if len(lines) == 1 else item
+    """Take the sign of a heading off an item of one line."""
+    return item if "\n" in item else _HEADING.sub("", item)
 
 
 def _take_off_comma(item: str) -> str:
