@@ -28,12 +28,20 @@ _NOUNS = (
 NOUN = "(?:" + "|".join(_NOUNS) + ")"
 """What an item may be called: a query, a question, an instruction, a prompt, a task, a request."""
 
-_ADJECTIVES = (
-    r"user(?:'s)?|sample|example|follow-?up|rewritten|revised|created|evolved|new|final|updated|improved|modified"
-    r"|enhanced|harder|(?:more )?(?:complex|challenging|difficult)|the"
-    r"|재작성된|다시 쓴|새로운|수정된|사용자|改写后的|改写的|重写的|新的|书き換えた|書き換え後の|新しい|nueva"
-    r"|nouvelle|neue|новый"
+_REWRITTEN = (
+    r"rewritten|revised|created|evolved|new|final|updated|improved|modified|enhanced|refined|reworded|rephrased"
+    r"|harder|tougher|trickier|(?:(?:more|slightly|somewhat) )*(?:complex|challenging|difficult|detailed|advanced)"
+    r"|재작성된|다시 작성된|다시 작성한|다시 쓴|새로운|수정된|개선된|변경된|더 어려운"
+    r"|改写后的?|改寫後的?|重写后?的?|重寫後?的?|新的?|修改后的?|改进后的?|更新后的?"
+    r"|書き換えた|書き換えられた|書き換え後の|書き直した|書き直された|新しい|改訂された|修正された|改善された"
+    r"|reescrit[oa]|reformulad[oa]|nuev[oa]|nov[oa]|revisad[oa]|modificad[oa]|mejorad[oa]"
+    r"|réécrite?|reformulée?|nouve(?:lle|au)|révisée?|modifiée?"
+    r"|neue[rs]?|umformulierte[rs]?|umgeschriebene[rs]?|überarbeitete[rs]?|schwierigere[rs]?|nieuwe|herschreven"
+    r"|riscritt[oa]|riformulat[oa]|nuov[oa]|modificat[oa]"
+    r"|переписанн\w+|переформулированн\w+|нов(?:ый|ая|ое|ого|ой)|обновл\w+|измен[её]нн\w+|усложн[её]нн\w+|новий|нова|нове"
+    r"|przepisan[yae]|now[yae]|yeni|baru|mới|नया|ใหม่"
 )
+_ADJECTIVES = rf"user(?:'s)?|sample|example|follow-?up|사용자|the|{_REWRITTEN}"
 _ORDINALS = (
     r"first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
     r"|(?:첫|두|세|네|다섯|여섯|일곱|여덟|아홉|열)\s?번째|첫째|둘째|셋째|넷째|다섯째"
@@ -42,7 +50,10 @@ _ORDINALS = (
     r"|erste[rs]?|zweite[rs]?|dritte[rs]?|vierte[rs]?|fünfte[rs]?|перв(?:ый|ое|ая)|втор(?:ой|ое|ая)"
     r"|трет(?:ий|ье|ья)|четв[её]рт(?:ый|ое|ая)|пят(?:ый|ое|ая)"
 )
-LABEL = rf"(?:(?:{_ADJECTIVES}|{_ORDINALS})\s*){{0,3}}{NOUN}(?:\s+(?:الأول|الثاني|الثالث|الرابع|الخامس))?"
+_NAME = rf"(?:(?:{_ADJECTIVES}|{_ORDINALS})\s*){{0,3}}{NOUN}"
+LABEL = (
+    rf"(?:{_NAME}(?:\s+(?:{_REWRITTEN})|\s+(?:الأول|الثاني|الثالث|الرابع|الخامس|الجديدة?|المعدلة?)|\s+ال?معادة? صياغته?ا?)?)"
+)
 """A noun with what may stand before it: "Rewritten prompt", "First question"."""
 
 ANSWER = re.compile(
@@ -54,7 +65,7 @@ ANSWER = re.compile(
 """The beginning of an answer to the item before it."""
 
 _COURTESY = (
-    r"sure(?: thing)?|certainly|of course|absolutely|okay|ok|got it|understood|gladly|happy to help|no problem|great"
+    r"sure(?: thing)?|i'd be (?:happy|glad) to(?: help)?|i’d be (?:happy|glad) to(?: help)?|certainly|of course|absolutely|okay|ok|got it|understood|gladly|happy to help|no problem|great"
     r"|물론(?:이죠|입니다)?|네|좋습니다|알겠습니다|当然(?:可以)?|好的|没问题|當然|はい|もちろん(?:です)?"
     r"|承知(?:しま|いたしま)した|わかりました"
     r"|claro(?: que sí)?|por supuesto|desde luego|con gusto|bien sûr|d'accord|avec plaisir|certainement"
@@ -78,13 +89,24 @@ COURTESY = re.compile(rf"^[\W_]*(?:{_COURTESY})(?=[\s!,.:：！，。、-]|$)", 
 POINTING = re.compile(rf"^[\W_]*(?:{_POINTING})(?!\w*['’]t)", re.IGNORECASE)
 """The beginning of a phrase that points at what follows it: "Here is …"."""
 TEXT_NOUN = re.compile(
-    rf"{NOUN}|\b(?:version|rewrit\w*|rewording|list|revision|alternative|variant|versión|versão|versione"
-    rf"|reformul\w*|lista?e?)\b"
-    r"|버전|목록|다시 (?:쓴|작성)|재작성|改写|版本|重写|列表|書き換え|バージョン|リスト|fassung|liste|вариант"
-    r"|верси|список|نسخة|قائمة",
+    rf"{NOUN}|\b(?:version|rewrit\w*|rewording|revision|alternative|variant|versión|versão|versione|reformul\w*)\b"
+    r"|버전|다시 (?:쓴|작성)|재작성|改写|版本|重写|書き換え|バージョン|fassung|вариант|верси|نسخة",
     re.IGNORECASE,
 )
 """What an announcement may be about: a query, say, or a version of one."""
+LIST_NOUN = re.compile(r"\b(?:list|liste|lista|lijst)\b|목록|列表|リスト|список|قائمة|daftar|danh sách", re.IGNORECASE)
+REWRITING = re.compile(
+    rf"(?<!\w)(?:{_REWRITTEN}|version|rewrite|rewording|rephrasing|revision|variant|versión|versão|versione|버전|版本|バージョン|fassung"
+    r"|вариант|версия|версию|نسخة|النسخة)(?!\w)|改写|改寫|重写|書き換え|재작성|다시 (?:쓴|작성)",
+    re.IGNORECASE,
+)
+"""A word by which a text is said to be a new version of another."""
+PRESENTING = re.compile(
+    r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
+    r"(?:\b(?:is|are|was|be|reads|as follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",
+    re.IGNORECASE,
+)
+"""A phrase that presents what follows it: "The rewritten prompt is:"."""
 REQUEST = re.compile(
     r"\b(?:please|my|our|bitte|mein|por favor|mi|mis|s'il (?:vous|te) pla[iî]t|mon|пожалуйста|per favore)\b|请"
     r"|請|주세요|하세요|하시오"
@@ -100,21 +122,30 @@ _THESE = (
     r"aim|address|test|explore|vary|help|range|focus|ask|touch|offer|provide|include|have|has|encourage"
     r"|demonstrate|use|mix)\w*"
 )
+_OFFERING = (
+    r"let me know (?:if|whether|what|how|which) (?:you(?:['’]d like|['’]d prefer| would like| want| need| think| have)(?! details| information)"
+    r"|this|that|it|these|there)|i(?: do|) hope (?:this|these|that helps|it helps)\b|hope (?:this|these|that|it)\b"
+    r"|feel free to (?:ask|use|modify|adapt|adjust|let|change|customi[sz]e)"
+    r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b|is there anything (?:else|you)"
+    r"|if you(?:['’]d like| would like| need| want)(?: me to| any more| more| further| additional| another| other|,? (?:i|just))"
+    r"|how (?:does|do) (?:this|that|these) (?:look|sound)|is (?:this|that) what you|does (?:this|that) work"
+)
+_SPEAKING = (
+    r"i(?:['’]ve| have)? (?:just |also )?(?:added|rewrote|rewritten|changed|replaced|modified|kept|tried|included|made|expanded|revised)\b(?!.*\?$)"
+    rf"|(?:this|the) (?:{_REWRITTEN}|above|added|additional) (?:prompt|version|question|query|instruction|constraint|requirement|task)"
+    r"|this (?:prompt|version|rewrite|revision|question|instruction|task) (?:\w+ly )?(?:is (?:now|more|harder|designed|intended|meant|somewhat"
+    r"|slightly)|adds|now|requires|makes|keeps|introduces|increases|builds|challenges|encourages|maintains|includes|goes)"
+    r"|this (?:now )?(?:adds|makes|increases|requires|raises|introduces|keeps) (?:the|a|an|it|more|one)\b|in this (?:rewritten |new |revised )?version"
+    r"|by (?:adding|requiring|asking|including|introducing|specifying)\b[^.]*\b(?:prompt|question|task|instruction|i|we|it)\b"
+    r"|(?:key |summary of |explanation of )?changes(?: made)?\s*[*_]*:|(?:added|new|additional) constraints?\s*[*_]*:"
+    r"|explanation(?: of (?:the )?(?:changes?|rewrite))?\s*[*_]*:(?=.*\b(?:prompt|version|i|added|rewritten)\b)|why (?:this|it)(?: is|['’]s)\b[^?]*[:*]"
+    r"|what (?:i |has )?changed|end of (?:list|queries|prompt)|#end#"
+)
 CLOSING = re.compile(
     r"^[\W_]*(?:"
-    r"let me know\b|i(?: do|) hope\b|hope (?:this|these|that|it)\b|feel free to (?:ask|use|modify|adapt|adjust"
-    r"|let|change|customi[sz]e)"
-    r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b|is there anything"
-    r"|if you(?:'d like|’d like| would like| need| want| have)(?: me| any| more| further| additional| another"
-    r"| other| to| different)"
-    rf"|{_THESE}"
-    r"|i(?:'ve|’ve| have)? (?:just )?(?:added|rewrote|rewritten|changed|replaced|modified|kept|tried|included"
-    r"|made|expanded|revised)\b"
-    r"|(?:this|the) (?:rewritten|revised|new|evolved|updated|modified|created|above) (?:prompt|version|question"
-    r"|query|instruction)"
-    r"|(?:this|the) (?:prompt|version|rewrite|revision) (?:is|adds|now|requires|asks|makes|keeps|introduces"
-    r"|increases|should|builds)"
-    r"|(?:key )?changes(?: made)?\s*[*_]*:|what (?:i )?changed|end of (?:list|queries)"
+    rf"{_OFFERING}|{_SPEAKING}|{_THESE}"
+    r"|이 (?:프롬프트|버전)[은는]|这个(?:版本|提示)|此(?:版本|提示)|改写后的|この(?:質問|プロンプト|バージョン|書き換え)(?:は|では|に)"
+    r"|est[ae] (?:versión|prompt)|cette version|ce prompt|diese (?:version|fassung)|dieser prompt|эта версия|этот запрос|questa versione"
     r"|이 질문들?은|이러한 질문|위의? 질문|이상(?:의|입니다)|도움이 되|(?:더|추가로|다른).{0,12}필요하(?:시|면)"
     r"|필요하시면|언제든지|참고[:：]"
     r"|希望(?:这|以上|能|對|对)|(?:这些|以上|上述|這些)(?:问题|問題|指令|查询|查詢|提问|任务|请求)|如果(?:你"
@@ -139,6 +170,12 @@ CLOSING = re.compile(
     re.IGNORECASE,
 )
 """The beginning of a sentence in which a model speaks of what it wrote."""
+FAREWELL = re.compile(
+    r"^[\W_]*(?:let me know\b|(?:thank(?:s| you)|enjoy|good luck)(?: \w+){0,3}[!.]*$|i(?: do|) hope\b|if you (?:have|need|want)\b|feel free\b"
+    r"|(?:these|those|this|the above|each|all)\b.*\b(?:cover|vary|are|is|should|can|will|help)\w*\b)",
+    re.IGNORECASE,
+)
+"""The beginning of a sentence that closes a list, and that a user may write, too."""
 _NOTE_WORDS = (
     r"note|please note|n\.?b\.?|explanation|rationale|reasoning|comment|remarks?|disclaimer|참고|설명|주|注"
     r"|备注|備註|说明|說明|解释|注意|補足|備考|説明"
@@ -151,7 +188,7 @@ NOTE = re.compile(rf"^[\W_]*(?:{_NOTE_WORDS})(?:\s*\d?[*_]*\s*[:：]|\s+that\b)"
 OF_THE_MODEL = re.compile(
     r"\bi(?:'ve|’ve| have)? (?:\w+ed|made|kept|wrote|rewrote|rewritten)\b|\b(?:these|this"
     r"|the)(?: \w+)? (?:prompts?|versions?|rewrites?|instructions?|questions?|quer(?:y|ies)"
-    r"|tasks?)\b|\brewr\w+|\b(?:was|were|been) (?:added|changed|made)|\b(?:added|adds) (?:a|an|one|the|more)\b"
+    r"|tasks?)\b|\brewr\w+|\b(?:was|were|been) (?:added|changed|made)|\b(?:added|adds) (?:a|an|one|the|more)\b|\badded (?:constraint|requirement|limit|detail)"
     r"|질문|프롬프트|추가|改写|问题|提示|添加|增加|質問|プロンプト|追加|書き換え"
     r"|\b(?:pregunta|añad|agreg|prompt|ajout|question|hinzugefügt|frage|добавл|вопрос|domand|aggiunt|pergunt"
     r"|adicion)\w*|أضفت|السؤال|الأسئلة",

@@ -18,12 +18,16 @@ from hfsynth.completion_phrases import (
     ANSWER,
     CLOSING,
     COURTESY,
+    FAREWELL,
     LABEL,
+    LIST_NOUN,
     NOTE,
     NOUN,
     OF_THE_MODEL,
     POINTING,
+    PRESENTING,
     REQUEST,
+    REWRITING,
     TEXT_NOUN,
 )
 
@@ -76,6 +80,9 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     >>> parse_list('```json\n[{"query": "What is tea?"}, {"query": "Wha', cut_off=True)
     ['What is tea?']
     """
+    lines = text.rstrip(" ").split("\n")
+    if cut_off and not lines[-1] and _SENTENCE_END.search(text.rstrip()) and not _fenced(lines)[-1]:
+        cut_off = False  # it was cut off between two items
     text = _without_outer_fence(_without_quotation(_with_plain_line_ends(text)))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
@@ -105,19 +112,41 @@ def _announces(line: str, in_list: bool = False) -> bool:
         in_list: Whether a list is expected after it: then naming what the list is of is enough.
     """
     line = line.strip()
-    is_short = len(line) <= 300
-    about = TEXT_NOUN.search(line) is not None
-    points = POINTING.match(line) is not None
     courteous = COURTESY.match(line)
-    ends = _COLON_END.search(line) is not None
-    if courteous and is_short:
-        rest = line[courteous.end() :].strip(" !,.:：！，。、*-")
-        return not rest or ends or (bool(POINTING.match(rest)) and not REQUEST.search(rest))
-    if not is_short or REQUEST.search(line):
+    if len(line) > 300 or (REQUEST.search(line) and not courteous):
         return False
-    if points:
-        return (ends and (about or in_list)) or (in_list and about and not line.endswith("?"))
-    return ends and about and (in_list or _HEADING.match(line) is not None)
+    if courteous:
+        rest = line[courteous.end() :].strip(" !,.:：！，。、*-")
+        return not rest or _COLON_END.search(line) is not None or (_points(rest) and not REQUEST.search(rest))
+    if not _COLON_END.search(line):
+        return in_list and _announces_list_in_sentence(line)
+    if in_list and (TEXT_NOUN.search(line) or LIST_NOUN.search(line) or re.match(r"\W*here\b", line, re.IGNORECASE)):
+        return True
+    return _announces_text(line)
+
+
+def _points(line: str) -> bool:
+    return POINTING.match(line) is not None
+
+
+def _announces_list_in_sentence(line: str) -> bool:
+    """Tell whether a sentence without a colon announces a list: "Here are two queries for you."."""
+    is_short = len(line) <= 150 and not line.endswith(("?", "？")) and not re.search(r"[:：\"“]", line)
+    return _points(line) and is_short and TEXT_NOUN.search(line) is not None
+
+
+def _announces_text(line: str) -> bool:
+    """Tell whether a line with a colon announces a version of a text."""
+    about = TEXT_NOUN.search(line) is not None and LIST_NOUN.search(line) is None
+    is_new = REWRITING.search(line) is not None
+    if _points(line):
+        return is_new or (about and not _VAGUE.match(line))
+    if _HEADING.match(line):
+        return about
+    return PRESENTING.match(line) is not None and (is_new or line.casefold().startswith(("to make", "let me", "i ")))
+
+
+_VAGUE = re.compile(r"[\W_]*(?:below|this|these|(?:the )?following|هذا|هذه)\b", re.IGNORECASE)
 
 
 def _only_announces(text: str) -> bool:
@@ -125,12 +154,19 @@ def _only_announces(text: str) -> bool:
     return "\n" not in text and _COLON_END.search(text) is not None and _announces(text, in_list=True)
 
 
-def _closes(line: str) -> bool:
+def _closes(line: str, in_list: bool = False) -> bool:
     """Tell whether a model speaks in a line of what it wrote before."""
     line = line.strip()
-    if CLOSING.match(line):
+    if CLOSING.match(line) or (in_list and FAREWELL.match(line)):
+        return True
+    if line[:1] in "(（[*_" and line[-1:] in ")）]*_" and _IN_BRACKETS.search(line):
         return True
     return NOTE.match(line) is not None and OF_THE_MODEL.search(line) is not None
+
+
+_IN_BRACKETS = re.compile(
+    r"^\W*(?:\d+ words|word count|(?:this|i|it) (?:\w+ )?add(?:s|ed)|added|new constraint|this (?:version|prompt|makes))\b|字数|단어 수", re.IGNORECASE
+)
 
 
 # --- wrappers around one text
@@ -140,27 +176,31 @@ def _take_off_announcement(text: str) -> str:
     first, _, rest = text.partition("\n")
     if rest.strip() and _announces(first):
         return rest
-    inline = _INLINE_ANNOUNCEMENT.match(text)
-    if (
-        inline
-        and len(inline.group()) <= 200
-        and TEXT_NOUN.search(inline.group())
-        and not REQUEST.search(inline.group())
-    ):
+    inline = re.match(r"[^\n:：?？\"“]{1,200}[:：][*_]*[ \t]+(?=\S)|[^\n：？“]{1,80}：(?=\S)", text)
+    if inline and _announces_inline(inline.group().rstrip()):
         return text[inline.end() :]
     exclaimed = _EXCLAMATION.match(text)
     return text[exclaimed.end() :] if exclaimed else text
 
 
-_INLINE_ANNOUNCEMENT = re.compile(
-    rf"(?:{COURTESY.pattern[1:]}[\s!,.！，。、-]*)?(?:{POINTING.pattern[1:]})[^\n:：?？]*[:：]\s*(?=\S)", re.IGNORECASE
-)
+def _announces_inline(phrase: str) -> bool:
+    """Tell whether a phrase before a colon announces the rest of its line: as a new version, or with a courtesy."""
+    courteous = COURTESY.match(phrase)
+    rest = phrase[courteous.end() :].lstrip(" !,.！，。、-") if courteous else phrase
+    if REQUEST.search(phrase) or not (_points(rest) or PRESENTING.match(rest)):
+        return False
+    return TEXT_NOUN.search(rest) is not None and (courteous is not None or REWRITING.search(rest) is not None)
+
+
 _EXCLAMATION = re.compile(rf"{COURTESY.pattern}\s*[!！]\s*(?=\S)", re.IGNORECASE)
 
 
 def _take_off_closing(text: str) -> str:
     lines = text.split("\n")
     fenced = _fenced(lines)
+    old = next((n for n, line in enumerate(lines) if n and not fenced[n] and _OLD_HEADING.match(line)), None)
+    if old is not None and lines[old].lstrip().startswith("#"):
+        return "\n".join(lines[:old])
     for place in range(len(lines) - 1, 0, -1):
         if fenced[place]:
             break
@@ -190,7 +230,9 @@ _PROMPT_HEADING = re.compile(
     rf"|#+[ \t]+{LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
     rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"  # **Prompt:**
     rf"|[\[【]{LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
-    rf"|{LABEL}[ \t]*[:：])[ \t]*",  # Prompt:
+    rf"|(?:{LABEL}|rewritten)[ \t]*[:：]"  # Prompt:
+    rf"|(?P<bold2>\*\*)rewritten(?:[:：](?P=bold2)|(?P=bold2)[:：])"
+    rf"|(?:new|rewritten|revised) prompt[ \t]+[-–—](?=[ \t]))[ \t]*",  # New prompt -
     re.IGNORECASE,
 )
 _HASH_HEADING = re.compile(r"^[ \t]*#[^\n#]{2,60}#[ \t]*[:：]?[ \t]*(?=\n|$)")
@@ -208,7 +250,10 @@ def _take_off_heading(text: str) -> str:
     found = _HASH_HEADING.match(lines[heading]) or _PROMPT_HEADING.match(lines[heading])
     if found is None:
         return text
-    rest = "\n".join([lines[heading][found.end() :], *lines[heading + 1 :]])
+    answer = next((n for n, line in enumerate(lines) if n > heading + 1 and ANSWER.match(line)), len(lines))
+    if not "".join([*lines[answer:]]).partition(":")[2].strip():
+        answer = len(lines)  # the text asks for it
+    rest = "\n".join([lines[heading][found.end() :], *lines[heading + 1 : answer]])
     return rest if rest.strip() else text
 
 
@@ -270,7 +315,7 @@ def _take_off_json(text: str) -> str:
 
 def _take_off_quotes(text: str) -> str:
     """Take a pair of quotes, or emphasis, off a text that is all within it."""
-    for mark in ("***", "**", "__"):
+    for mark in ('"""', "'''", "***", "**", "__"):
         inside = text[len(mark) : -len(mark)]
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and mark[:2] not in inside:
             return inside
@@ -285,6 +330,9 @@ def _take_off_quotes(text: str) -> str:
 def _take_off_number(text: str) -> str:
     """Take a number off the only item of a list: "1. Explain …"."""
     lines = text.split("\n")
+    bullet = _bullet_marker(text) if len(lines) == 1 else None
+    if bullet is not None:
+        return bullet.text
     marker = _number_marker(lines[0])
     if marker is None or marker.value != 1 or not marker.text.strip():
         return text
@@ -385,7 +433,7 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
-    text = _ASSIGNMENT.sub("", text, count=1)
+    text = _BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1))
     start = _json_start(text)
     if start is None:
         return None
@@ -393,6 +441,9 @@ def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 -
     for value in _json_values(text[start:]):
         items.extend(_texts_of(value))
     return items or None
+
+
+_BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 
 def _json_start(text: str) -> int | None:
@@ -411,38 +462,48 @@ def _json_start(text: str) -> int | None:
 
 def _json_values(text: str) -> Iterator[Any]:
     """Yield the complete values of JSON that may be cut off: the elements of a list, the objects of lines."""
-    whole = _literal(text)
-    if whole is not None:
-        yield whole
+    value = _literal(text)
+    if value is not None:
+        yield value
         return
-    decoder = json.JSONDecoder(strict=False)
     place = 0
-    while (found := re.compile(r"[\[{\"]").search(text, place)) is not None:
-        place = found.start()
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except ValueError:
-            if text[place] == '"':
-                return  # a string without an end
-            place += 1  # a list or an object without an end: its elements may have one
-            continue
-        if isinstance(value, str) and re.match(r"\s*:", text[place:]):
-            value = _value_of_key(value, text, place)
-            if value is None:
-                continue
-            value, place = value
+    while (found := _JSON_OBJECT.search(text, place)) is not None:
+        value, place = _decoded(text, found.end())
+        if value is None:  # it has no end, or a fault: its elements may have none
+            end = max(text.rfind("]"), text.rfind("}")) + 1
+            yield from _json_elements(text[place + 1 : end if end > place + 1 else len(text)])
+            return
         yield value
 
 
-def _value_of_key(key: str, text: str, place: int) -> tuple[Any, int] | None:
-    """Return what a key of an object without an end has, and where it ends; None where it isn't complete."""
-    colon = re.compile(r"\s*:\s*").match(text, place)
-    assert colon is not None
+_JSON_OBJECT = re.compile(rf"^{_JSON_PREFIX.pattern}", re.MULTILINE)
+
+
+def _json_elements(text: str) -> Iterator[Any]:
+    """Yield the complete values within a list, or the keys with their values within an object, that has no end."""
+    place = 0
+    while (found := re.compile(r"[\[{\"]").search(text, place)) is not None:
+        value, place = _decoded(text, found.start())
+        if value is None and text[place] == '"':
+            return  # a string without an end
+        if value is None:
+            place += 1
+            continue
+        colon = re.compile(r"\s*:\s*").match(text, place) if isinstance(value, str) else None
+        if colon is None:
+            yield value
+            continue
+        content, place = _decoded(text, colon.end())
+        if content is not None:
+            yield {value: content}
+
+
+def _decoded(text: str, place: int) -> tuple[Any, int]:
+    """Decode the JSON value at a place: return it and where it ends, or None and the place."""
     try:
-        value, end = json.JSONDecoder(strict=False).raw_decode(text, colon.end())
+        return json.JSONDecoder(strict=False).raw_decode(text, place)
     except ValueError:
-        return None
-    return {key: value}, end
+        return None, place
 
 
 def _literal(text: str) -> Any:
@@ -592,7 +653,7 @@ _NUMBER_FORMS = tuple(
     for form in (
         # Query 1:   Question #2.   질문 1:   问题一：   [Question 1]
         rf"(?P<label>{_LIST_LABEL})[ \t]*(?:no\.?|nr\.?|№|n[º°]\.?|\#)?[ \t]*[(\[（【]?"
-        rf"(?P<number>\d{{1,3}}|{_CJK_NUMERAL}|{'|'.join(_WORDS)})[)\]）】]?(?:번|号|號|番|目)?{_CLOSE}[ \t]*"
+        rf"(?P<number>\d{{1,3}}|{_CJK_NUMERAL}|{'|'.join(_WORDS)})[)\]）】]?(?:번|号|號|番|目)?(?:[ \t]*[(（][^()（）\n]{{1,30}}[)）](?=[*_ \t]*[:：]))?{_CLOSE}[ \t]*"
         r"(?:[.:：)\]】）〉>」、．，]+(?=\D|$)|[-–—](?=\s)|\u3000|$)",
         # 第一个问题：   第1，   1번 질문:   2nd query:
         rf"(?P<label>第)?(?P<number>\d{{1,3}}|{_CJK_NUMERAL})(?:번째?|番目の?|つ目の?|个|個|条|條|题|題|问|問|点|點|項|项|st|nd|rd|th)?"
@@ -600,7 +661,7 @@ _NUMBER_FORMS = tuple(
         # 1.   1)   (1)   [1]   1번.   １．   ١.   1\.   1.-   1 -   1/
         r"(?:no\.?|nr\.?|№|\#)?[ \t]*(?P<number>\d{1,3})(?:번째?|[ºª°])?"
         + _CLOSE
-        + r"(?:\\?[.)\]】）〕〉>」:：、．]+-?(?=\D|$)|[ \t]+[-–—.)](?=\s)|[-–—/](?=[ \t])|\t)",
+        + r"(?:\\?[.)\]】）〕〉>」:：、．]+-?(?=\D|$)|[ \t]+[-–—.)](?=\s)|[-–—/](?=[ \t])|\t|(?<=[ºª°])(?=[ \t]))",
         # 一、   （一）   十.
         rf"(?P<number>{_CJK_NUMERAL}){_CLOSE}[、．.:：)）】〕]",
         # ①   ⒈   1️⃣
@@ -630,7 +691,7 @@ _ALPHABETS = (
     "अबसद", "कखगघङ",
 )  # fmt: skip
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv")
-_LETTER = re.compile(_HEAD + rf"(?P<letter>[^\W\d_]{{1,5}}){_CLOSE}[.)）\]、．:：]{_CLOSE}(?=\s)[ \t]*")
+_LETTER = re.compile(_HEAD + rf"(?P<letter>[^\W\d_]{{1,5}}){_CLOSE}[.)）\]、．]{_CLOSE}(?=\s)[ \t]*")
 _BULLET = re.compile(
     r"^(?P<indent>[ \t\u3000]*)(?:[-+*–—](?=[ \t])|[•·▪◦‣●○■□►▶➤➢➜→✓✔✅☑・◆◇★☆▸▹❓❔👉🔹🔸🔶🔷⭐](?!\w*:)\ufe0f?)[ \t]*(?:\[[ xX]?\][ \t]+)?"
 )
@@ -791,9 +852,9 @@ def _counts_on(counted: _Found, marker: _Marker) -> bool:
 
 def _marked_items(text: str, cut_off: bool) -> list[str] | None:
     """Read the items that begin with a number, a letter, a bullet or a label; None where no line does."""
-    lines = text.split("\n")
+    lines = _with_own_lines(text.split("\n"))
     starts = _starts(lines)
-    if not starts:
+    if not starts or _is_data(lines, starts):
         return None
     places = [place for place, _ in starts] + [len(lines)]
     bodies = [lines[place + 1 : after] for place, after in pairwise(places)]
@@ -806,6 +867,30 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
     if not (cut_off and is_open):
         items.append(_item(starts[-1][1], last))
     return _unnumbered_first(lines[: places[0]], starts[0][1]) + items
+
+
+def _with_own_lines(lines: Sequence[str]) -> list[str]:
+    """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
+    filled = [line for line in lines if line.strip()]
+    numbered = [line for line in filled if _number_marker(line)]
+    if len(numbered) != 1 or filled[-1] is not numbered[0] or not re.match(r"\W*1\s*[.)]", numbered[0]):
+        return list(lines)
+    parts = [numbered[0]]
+    while found := re.search(rf"(?<=[.?!。？！\"”])\s+(?=\(?{len(parts) + 1}[.)]\s)", parts[-1]):
+        parts[-1:] = [parts[-1][: found.start()], parts[-1][found.end() :]]
+    place = lines.index(numbered[0])
+    return [*lines[:place], *parts, *lines[place + 1 :]]
+
+
+def _is_data(lines: Sequence[str], starts: _Found) -> bool:
+    """Tell whether a list is the data of an instruction before it, rather than one of instructions."""
+    before = [line for line in lines[: starts[0][0]] if line.strip()]
+    if not before or not _COLON_END.search(before[-1]) or _announces(before[-1], in_list=True):
+        return False
+    others = [line for line in before[:-1] if not _announces(line, in_list=True) and not _HEADING.match(line)]
+    texts = [marker.text for _, marker in starts]
+    are_short = all(len(text.split()) <= 3 and len(text) <= 40 and not text.rstrip().endswith(("?", "？")) for text in texts)
+    return bool(others) or (are_short and len(before[-1].split()) > 3)
 
 
 def _unnumbered_first(lines: Sequence[str], marker: _Marker) -> list[str]:
@@ -867,7 +952,7 @@ def _last_body(marker: _Marker, body: Sequence[str], has_paragraphs: bool) -> tu
         is_outside = _width(line) <= marker.indent + 1
         text_before = "\n".join([marker.text, *kept]).rstrip()
         follows_blank = place > 0 and not body[place - 1].strip()
-        if is_outside and (_closes(line) or (follows_blank and not _belongs(line, text_before, has_paragraphs))):
+        if is_outside and (_closes(line, in_list=True) or (text_before and _RULE.match(line)) or (follows_blank and not _belongs(line, text_before, has_paragraphs))):
             return kept, False
         kept.append(line)
     return kept, True
@@ -891,10 +976,10 @@ _CODE_LINE = re.compile(
 def _item(marker: _Marker, body: Sequence[str]) -> str:
     """Put an item together; its lines lose the indentation that the list gives them, and keep that of code."""
     lines = [line.expandtabs(4) if line[:1] == "\t" else line for line in body]
-    answer = next(
-        (n for n, line in enumerate(lines) if marker.form.endswith("label") and ANSWER.match(line)), len(lines)
-    )
-    lines = lines[:answer]
+    if marker.form.endswith("label") or _label_marker(marker.text):
+        lines = lines[: next((n for n, line in enumerate(lines) if ANSWER.match(line)), len(lines))]
+    if lines and not marker.text.strip() and _RULE.match(lines[0]):
+        lines = lines[1:]
     widths = [_width(line) for line in lines if line.strip()]
     shift = min(widths, default=0)
     if _CODE_LINE.match(marker.text):
@@ -930,7 +1015,7 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
     """Return the lines before the first with which a model closes a list, and whether there is none."""
     fenced = _fenced(lines)
     for place, line in enumerate(lines):
-        if place and not fenced[place] and _closes(line):
+        if place and not fenced[place] and _closes(line, in_list=True):
             return list(lines[:place]), False
     return list(lines), True
 
@@ -938,6 +1023,8 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
 def _has_blocks(lines: Sequence[str]) -> bool:
     """Tell whether blank lines part items that have several lines: one introduces data, or has code."""
     if any(_fenced(lines)):
+        return True
+    if any(_COLON_END.search(line) and _any_marker(after) for line, after in pairwise(lines)):
         return True
     blocks = list(_paragraphs(lines))
     opening = [block for block in blocks if "\n" in block and _COLON_END.search(block.split("\n")[0])]
@@ -972,8 +1059,8 @@ def _single_lines(lines: Sequence[str]) -> Iterator[str]:
         if is_section and not all_alike:
             continue
         if _COLON_END.search(line) and not pending:
-            if len(line.split()) > 3:
-                pending = [line]
+            words = len(line.split())
+            pending = [line] if words > 5 or (words > 2 and not TEXT_NOUN.search(line)) else []
             continue
         yield "\n".join([*pending, line])
         pending = []

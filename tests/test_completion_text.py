@@ -217,12 +217,24 @@ CONTENT = {
     "a time": ("1. 1:30 pm is when?\n2. b", ["1:30 pm is when?", "b"]),
     "a colon in its middle": ("1. Translate into French: good day\n2. b", ["Translate into French: good day", "b"]),
     "a label's word": ("1. List 3 teas.\n2. Question 5 is hard. Why?", ["List 3 teas.", "Question 5 is hard. Why?"]),
-    "lines with numbers": ("2024 was warm. Why?\n3.5 cups are how many ml?", ["2024 was warm. Why?", "3.5 cups are how many ml?"]),
+    "lines with numbers": (
+        "2024 was warm. Why?\n3.5 cups are how many ml?",
+        ["2024 was warm. Why?", "3.5 cups are how many ml?"],
+    ),
     "lines with a label's word": ("Query 3 databases.\nList 3 teas.", ["Query 3 databases.", "List 3 teas."]),
     "one line, a list's number": ("List 3 reasons to drink tea.", ["List 3 reasons to drink tea."]),
-    "a German date": ("3. Oktober 1990: Was geschah?\nWas ist Tee?", ["3. Oktober 1990: Was geschah?", "Was ist Tee?"]),
-    "data after a colon": ("Translate this into French:\nGood day.\n\nSum up the text.", ["Translate this into French:\nGood day.", "Sum up the text."]),
-    "lines and code": ("Explain this code:\n\n```\nif x:\n    y\n```\n\nWhat is tea?", ["Explain this code:\n\n```\nif x:\n    y\n```", "What is tea?"]),
+    "a German date": (
+        "3. Oktober 1990: Was geschah?\nWas ist Tee?",
+        ["3. Oktober 1990: Was geschah?", "Was ist Tee?"],
+    ),
+    "data after a colon": (
+        "Translate this into French:\nGood day.\n\nSum up the text.",
+        ["Translate this into French:\nGood day.", "Sum up the text."],
+    ),
+    "lines and code": (
+        "Explain this code:\n\n```\nif x:\n    y\n```\n\nWhat is tea?",
+        ["Explain this code:\n\n```\nif x:\n    y\n```", "What is tea?"],
+    ),
     "here as a word": ("1. Here is a text: tea. Sum it up.\n2. b", ["Here is a text: tea. Sum it up.", "b"]),
     "a note of the user": ("1. Plan a trip.\n   Note: no planes.\n2. b", ["Plan a trip.\nNote: no planes.", "b"]),
     "emphasis": ("1. *Why?*\n2. _How?_", ["Why?", "How?"]),
