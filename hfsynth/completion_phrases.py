@@ -101,6 +101,12 @@ REWRITING = re.compile(
     re.IGNORECASE,
 )
 """A word by which a text is said to be a new version of another."""
+OFFER = re.compile(
+    r"(?:i|we)(?: can| could|['’]ll| will|['’]d| would|['’]m| am|['’]ve| have)\b[^.!?]*\b(?:help|write|wrote|written|provide|create|created|give"
+    r"|complete|rewrite|generate|generated|come up|do (?:that|this|it)|make|list|assist|prepared?)\b[^?]*$|let (?:me|us)\b|let['’]s\b",
+    re.IGNORECASE,
+)
+"""The beginning of a sentence in which a model says that it does what it was asked for."""
 PRESENTING = re.compile(
     r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
     r"(?:\b(?:is|are|was|be|reads|as follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",
@@ -141,6 +147,12 @@ _SPEAKING = (
     r"|explanation(?: of (?:the )?(?:changes?|rewrite))?\s*[*_]*:(?=.*\b(?:prompt|version|i|added|rewritten)\b)|why (?:this|it)(?: is|['’]s)\b[^?]*[:*]"
     r"|what (?:i |has )?changed|end of (?:list|queries|prompt)|#end#"
 )
+REMARK = re.compile(
+    r"^[\W_]*(?:explanation|rationale|reasoning|purpose|why|intent|difficulty|category|설명|의도|解释|解释说明|説明|意図|explicación|explication"
+    r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S",
+    re.IGNORECASE,
+)
+"""A line that explains the item before it."""
 CLOSING = re.compile(
     r"^[\W_]*(?:"
     rf"{_OFFERING}|{_SPEAKING}|{_THESE}"

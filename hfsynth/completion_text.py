@@ -23,9 +23,11 @@ from hfsynth.completion_phrases import (
     LIST_NOUN,
     NOTE,
     NOUN,
+    OFFER,
     OF_THE_MODEL,
     POINTING,
     PRESENTING,
+    REMARK,
     REQUEST,
     REWRITING,
     TEXT_NOUN,
@@ -117,7 +119,8 @@ def _announces(line: str, in_list: bool = False) -> bool:
         return False
     if courteous:
         rest = line[courteous.end() :].strip(" !,.:：！，。、*-")
-        return not rest or _COLON_END.search(line) is not None or (_points(rest) and not REQUEST.search(rest))
+        speaks = (_points(rest) and not REQUEST.search(rest)) or OFFER.match(rest) is not None
+        return not rest or _COLON_END.search(line) is not None or speaks
     if not _COLON_END.search(line):
         return in_list and _announces_list_in_sentence(line)
     if in_list and (TEXT_NOUN.search(line) or LIST_NOUN.search(line) or re.match(r"\W*here\b", line, re.IGNORECASE)):
@@ -132,7 +135,7 @@ def _points(line: str) -> bool:
 def _announces_list_in_sentence(line: str) -> bool:
     """Tell whether a sentence without a colon announces a list: "Here are two queries for you."."""
     is_short = len(line) <= 150 and not line.endswith(("?", "？")) and not re.search(r"[:：\"“]", line)
-    return _points(line) and is_short and TEXT_NOUN.search(line) is not None
+    return _points(line) and is_short and not line.casefold().startswith("this") and TEXT_NOUN.search(line) is not None
 
 
 def _announces_text(line: str) -> bool:
@@ -794,11 +797,14 @@ def _starts(lines: Sequence[str]) -> _Found:
     first = open_lines[0][0] if open_lines else 0
     counted = [_counted(found_by(read), first, sure=read is _number_marker) for read in _COUNTED]
     labels = _outermost(found_by(_label_marker))
-    if len([marker for _, marker in labels if marker.text.strip()]) == 0 and len(labels) < 2:
+    has_text = any(marker.text.strip() for _, marker in labels)
+    if not has_text and len(labels) < 2 and not any(ANSWER.match(line) for _, line in open_lines):
         labels = []  # it announces the list
     lists = [found for found in (*counted, labels) if found]
     bullets = _outermost(found_by(_bullet_marker))
     best = min(lists, key=lambda found: found[0][0], default=[])
+    if best and best is not labels:
+        best = best + _labelled_after(labels, best, lines)
     if (
         best
         and bullets
@@ -807,6 +813,15 @@ def _starts(lines: Sequence[str]) -> _Found:
     ):
         return bullets
     return best or bullets
+
+
+def _labelled_after(labels: _Found, best: _Found, lines: Sequence[str]) -> _Found:
+    """Return the labelled items in the paragraphs after the last one of a list that counts."""
+    place = best[-1][0]
+    end = next((n for n in range(place + 1, len(lines)) if not lines[n].strip()), len(lines))
+    after = next((n for n in range(end, len(lines)) if lines[n].strip()), None)
+    later = [(n, marker) for n, marker in labels if n >= end and marker.text.strip() and marker.indent <= best[0][1].indent + 1]
+    return later if later and later[0][0] == after else []
 
 
 def _inside(fenced: Sequence[bool], lines: Sequence[str], place: int) -> bool:
@@ -866,6 +881,8 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
     last, is_open = _last_body(starts[-1][1], bodies[-1], has_paragraphs)
     if not (cut_off and is_open):
         items.append(_item(starts[-1][1], last))
+    if any(_label_marker(marker.text) for _, marker in starts):
+        items = [item for item in items if not ANSWER.match(item)]
     return _unnumbered_first(lines[: places[0]], starts[0][1]) + items
 
 
@@ -995,11 +1012,18 @@ def _plain_items(text: str, cut_off: bool) -> list[str]:
     lines = text.split("\n")
     while lines and (not lines[0].strip() or _is_introduction(lines)):
         lines.pop(0)
+    lines = [line for place, line in enumerate(lines) if not _stands_alone(lines, place) or not _announces(line, in_list=True)]
     last, is_open = _without_closing(lines)
     items = list(_paragraphs(last) if _has_blocks(last) else _single_lines(last))
     if cut_off and is_open and items:
         items.pop()
     return items
+
+
+def _stands_alone(lines: Sequence[str], place: int) -> bool:
+    """Tell whether a line is a paragraph that ends in a colon."""
+    around = [*lines[place - 1 : place], *lines[place + 1 : place + 2]]
+    return _COLON_END.search(lines[place]) is not None and not any(line.strip() for line in around)
 
 
 def _is_introduction(lines: Sequence[str]) -> bool:
@@ -1074,15 +1098,7 @@ def _clean(item: str) -> str:
     item = item.strip()
     while item:
         shorter = item
-        for take_off in (
-            _take_off_label,
-            _take_off_mark,
-            _take_off_quotation,
-            _take_off_fence,
-            _take_off_tags,
-            _take_off_comma,
-            _take_off_quotes,
-        ):
+        for take_off in _ITEM_WRAPPERS:
             shorter = take_off(shorter).strip()
         if shorter == item:
             return item
@@ -1103,6 +1119,44 @@ def _take_off_mark(item: str) -> str:
     return item if "\n" in item else _HEADING.sub("", item)
 
 
+def _take_off_remarks(item: str) -> str:
+    """Take off an item of several lines the explanation that its last ones give of it."""
+    lines = item.split("\n")
+    for place, line in enumerate(lines[1:], start=1):
+        if REMARK.match(line) and _SENTENCE_END.search(lines[place - 1].rstrip()):
+            return "\n".join(lines[:place])
+    return item
+
+
+def _take_off_bullet(item: str) -> str:
+    """Take a bullet off an item of one line."""
+    marker = None if "\n" in item else _bullet_marker(item)
+    return item if marker is None else marker.text
+
+
+def _take_off_stray_quote(item: str) -> str:
+    """Take off a quote that is open at the beginning, or closed at the end, and there alone."""
+    for mark in ('"', "“", "”"):
+        if item.count(mark) == 1 and not (mark == "“" and "”" in item) and not (mark == "”" and "“" in item):
+            item = item.removeprefix(mark)
+            item = item.removesuffix(mark) if _SENTENCE_END.search(item.removesuffix(mark)) else item
+    return item
+
+
 def _take_off_comma(item: str) -> str:
     """Take the comma off an item that is quoted as in JSON."""
     return item[:-1] if re.fullmatch(r"([\"'“]).*[\"'”],", item, re.DOTALL) else item
+
+
+_ITEM_WRAPPERS: tuple[Callable[[str], str], ...] = (
+    _take_off_label,
+    _take_off_mark,
+    _take_off_remarks,
+    _take_off_bullet,
+    _take_off_quotation,
+    _take_off_fence,
+    _take_off_tags,
+    _take_off_comma,
+    _take_off_quotes,
+    _take_off_stray_quote,
+)
