@@ -308,11 +308,9 @@ def _take_off_json(text: str) -> str:
         return text
     try:
         value = json.loads(text, strict=False)
-    except ValueError:
+        texts = list(_texts_of(value))
+    except (ValueError, RecursionError):
         return text
-    if isinstance(value, str):
-        return value
-    texts = list(_texts_of(value))
     return texts[0] if len(texts) == 1 else text
 
 
@@ -401,7 +399,7 @@ def _without_outer_fence(text: str) -> str:
     return "\n".join(inside)
 
 
-_ASSIGNMENT = re.compile(r"\s*(?:#[^\n]*\n\s*)*(?:(?:const|let|var)\s+)?\w+\s*=\s*(?=\[)")
+_ASSIGNMENT = re.compile(r"\A\s*(?:#[^\n]*\n\s*)*(?:(?:const|let|var)\s+)?\w+\s*=\s*(?=\[)")
 
 
 def _without_quotation(text: str) -> str:
@@ -440,9 +438,10 @@ def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 -
     start = _json_start(text)
     if start is None:
         return None
-    items: list[str] = []
-    for value in _json_values(text[start:]):
-        items.extend(_texts_of(value))
+    try:
+        items = [item for value in _json_values(text[start:]) for item in _texts_of(value)]
+    except RecursionError:  # nested too deep for a list of instructions
+        return None
     return items or None
 
 
@@ -505,7 +504,7 @@ def _decoded(text: str, place: int) -> tuple[Any, int]:
     """Decode the JSON value at a place: return it and where it ends, or None and the place."""
     try:
         return json.JSONDecoder(strict=False).raw_decode(text, place)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, place
 
 
@@ -514,7 +513,7 @@ def _literal(text: str) -> Any:
     text = text.strip().rstrip(";")
     try:
         return json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text)
@@ -565,7 +564,7 @@ def _tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001
     lines = text[: max(start, 0)].split("\n")
     if lines[-1].strip() and _any_marker(lines[-1]) is not None:
         lines.pop()  # the first tag follows a number or a bullet
-    if start < 0 or not _introduces([line for line in lines if line.strip()]):
+    if start < 0 or "</" not in text or not _introduces([line for line in lines if line.strip()]):
         return None
     items = [found["content"] for found in _innermost(text)]
     if items:
@@ -642,7 +641,7 @@ class _Marker:
 
 
 _LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
-_HEAD = r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?(?P<bracket>[\[(（【〔〈<「])?[ \t]*"
+_HEAD = r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?(?:[\[(（【〔〈<「][ \t]*)?"
 _CLOSE = r"(?(open)(?:(?P=open))?)"
 _CJK_NUMERAL = "[一二三四五六七八九十]{1,3}"
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -662,7 +661,7 @@ _NUMBER_FORMS = tuple(
         rf"(?P<label>第)?(?P<number>\d{{1,3}}|{_CJK_NUMERAL})(?:번째?|番目の?|つ目の?|个|個|条|條|题|題|问|問|点|點|項|项|st|nd|rd|th)?"
         rf"[ \t]*(?(label)(?:{_LIST_LABEL})?|{_LIST_LABEL}){_CLOSE}[ \t]*[:：、，,.．)）】](?=\D|$)",
         # 1.   1)   (1)   [1]   1번.   １．   ١.   1\.   1.-   1 -   1/
-        r"(?:no\.?|nr\.?|№|\#)?[ \t]*(?P<number>\d{1,3})(?:번째?|[ºª°])?"
+        r"(?:(?:no\.?|nr\.?|№|\#)[ \t]*)?(?P<number>\d{1,3})(?:번째?|[ºª°])?"
         + _CLOSE
         + r"(?:\\?[.)\]】）〕〉>」:：、．]+-?(?=\D|$)|[ \t]+[-–—.)](?=\s)|[-–—/](?=[ \t])|\t|(?<=[ºª°])(?=[ \t]))",
         # 一、   （一）   十.
