@@ -38,7 +38,8 @@ _REWRITTEN = (
     r"|réécrite?|reformulée?|nouve(?:lle|au)|révisée?|modifiée?"
     r"|neue[rs]?|umformulierte[rs]?|umgeschriebene[rs]?|überarbeitete[rs]?|schwierigere[rs]?|nieuwe|herschreven"
     r"|riscritt[oa]|riformulat[oa]|nuov[oa]|modificat[oa]"
-    r"|переписанн\w+|переформулированн\w+|нов(?:ый|ая|ое|ого|ой)|обновл\w+|измен[её]нн\w+|усложн[её]нн\w+|новий|нова|нове"
+    r"|переписанн\w+|переформулированн\w+|нов(?:ый|ая|ое|ого|ой)|обновл\w+|измен[её]нн\w+|усложн[её]нн\w+|новий"
+    r"|нова|нове"
     r"|przepisan[yae]|now[yae]|yeni|baru|mới|नया|ใหม่"
 )
 _ADJECTIVES = rf"user(?:'s)?|sample|example|follow-?up|사용자|the|{_REWRITTEN}"
@@ -52,7 +53,8 @@ _ORDINALS = (
 )
 _NAME = rf"(?:(?:{_ADJECTIVES}|{_ORDINALS})\s*){{0,3}}{NOUN}"
 LABEL = (
-    rf"(?:{_NAME}(?:\s+(?:{_REWRITTEN})|\s+(?:الأول|الثاني|الثالث|الرابع|الخامس|الجديدة?|المعدلة?)|\s+ال?معادة? صياغته?ا?)?)"
+    rf"(?:{_NAME}(?:\s+(?:{_REWRITTEN})|\s+(?:الأول|الثاني|الثالث|الرابع|الخامس|الجديدة?|المعدلة?)"
+    rf"|\s+ال?معادة? صياغته?ا?)?)"
 )
 """A noun with what may stand before it: "Rewritten prompt", "First question"."""
 
@@ -65,7 +67,8 @@ ANSWER = re.compile(
 """The beginning of an answer to the item before it."""
 
 _COURTESY = (
-    r"sure(?: thing)?|i'd be (?:happy|glad) to(?: help)?|i’d be (?:happy|glad) to(?: help)?|certainly|of course|absolutely|okay|ok|got it|understood|gladly|happy to help|no problem|great"
+    r"sure(?: thing)?|i'd be (?:happy|glad) to(?: help)?|i’d be (?:happy|glad) to(?: help)?|certainly|of course"
+    r"|absolutely|okay|ok|got it|understood|gladly|happy to help|no problem|great"
     r"|물론(?:이죠|입니다)?|네|좋습니다|알겠습니다|当然(?:可以)?|好的|没问题|當然|はい|もちろん(?:です)?"
     r"|承知(?:しま|いたしま)した|わかりました"
     r"|claro(?: que sí)?|por supuesto|desde luego|con gusto|bien sûr|d'accord|avec plaisir|certainement"
@@ -96,14 +99,17 @@ TEXT_NOUN = re.compile(
 """What an announcement may be about: a query, say, or a version of one."""
 LIST_NOUN = re.compile(r"\b(?:list|liste|lista|lijst)\b|목록|列表|リスト|список|قائمة|daftar|danh sách", re.IGNORECASE)
 REWRITING = re.compile(
-    rf"(?<!\w)(?:{_REWRITTEN}|version|rewrite|rewording|rephrasing|revision|variant|versión|versão|versione|버전|版本|バージョン|fassung"
+    rf"(?<!\w)(?:{_REWRITTEN}|version|rewrite|rewording|rephrasing|revision|variant|versión|versão|versione"
+    rf"|버전|版本|バージョン|fassung"
     r"|вариант|версия|версию|نسخة|النسخة)(?!\w)|改写|改寫|重写|書き換え|재작성|다시 (?:쓴|작성)",
     re.IGNORECASE,
 )
 """A word by which a text is said to be a new version of another."""
 OFFER = re.compile(
-    r"(?:i|we)(?: can| could|['’]ll| will|['’]d| would|['’]m| am|['’]ve| have)\b[^.!?]*\b(?:help|write|wrote|written|provide|create|created|give"
-    r"|complete|rewrite|generate|generated|come up|do (?:that|this|it)|make|list|assist|prepared?)\b[^?]*$|let (?:me|us)\b|let['’]s\b",
+    r"(?:i|we)(?: can| could|['’]ll| will|['’]d| would|['’]m| am|['’]ve| have)\b[^.!?]*\b(?:help|write|wrote"
+    r"|written|provide|create|created|give"
+    r"|complete|rewrite|generate|generated|come up|do (?:that|this|it)|make|list|assist|prepared?)\b[^?]*$"
+    r"|let (?:me|us)\b|let['’]s\b",
     re.IGNORECASE,
 )
 """The beginning of a sentence in which a model says that it does what it was asked for."""
@@ -129,26 +135,38 @@ _THESE = (
     r"|demonstrate|use|mix)\w*"
 )
 _OFFERING = (
-    r"let me know (?:if|whether|what|how|which) (?:you(?:['’]d like|['’]d prefer| would like| want| need| think| have)(?! details| information)"
+    r"let me know (?:if|whether|what|how|which) (?:you(?:['’]d like|['’]d prefer| would like| want| need| think"
+    r"| have)(?! details| information)"
     r"|this|that|it|these|there)|i(?: do|) hope (?:this|these|that helps|it helps)\b|hope (?:this|these|that|it)\b"
     r"|feel free to (?:ask|use|modify|adapt|adjust|let|change|customi[sz]e)"
-    r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b|is there anything (?:else|you)"
-    r"|if you(?:['’]d like| would like| need| want)(?: me to| any more| more| further| additional| another| other|,? (?:i|just))"
+    r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b"
+    r"|is there anything (?:else|you)"
+    r"|if you(?:['’]d like| would like| need| want)(?: me to| any more| more| further| additional| another"
+    r"| other|,? (?:i|just))"
     r"|how (?:does|do) (?:this|that|these) (?:look|sound)|is (?:this|that) what you|does (?:this|that) work"
 )
 _SPEAKING = (
-    r"i(?:['’]ve| have)? (?:just |also )?(?:added|rewrote|rewritten|changed|replaced|modified|kept|tried|included|made|expanded|revised)\b(?!.*\?$)"
-    rf"|(?:this|the) (?:{_REWRITTEN}|above|added|additional) (?:prompt|version|question|query|instruction|constraint|requirement|task)"
-    r"|this (?:prompt|version|rewrite|revision|question|instruction|task) (?:\w+ly )?(?:is (?:now|more|harder|designed|intended|meant|somewhat"
-    r"|slightly)|adds|now|requires|makes|keeps|introduces|increases|builds|challenges|encourages|maintains|includes|goes)"
-    r"|this (?:now )?(?:adds|makes|increases|requires|raises|introduces|keeps) (?:the|a|an|it|more|one)\b|in this (?:rewritten |new |revised )?version"
-    r"|by (?:adding|requiring|asking|including|introducing|specifying)\b[^.]*\b(?:prompt|question|task|instruction|i|we|it)\b"
-    r"|(?:key |summary of |explanation of )?changes(?: made)?\s*[*_]*:|(?:added|new|additional) constraints?\s*[*_]*:"
-    r"|explanation(?: of (?:the )?(?:changes?|rewrite))?\s*[*_]*:(?=.*\b(?:prompt|version|i|added|rewritten)\b)|why (?:this|it)(?: is|['’]s)\b[^?]*[:*]"
+    r"i(?:['’]ve| have)? (?:just |also )?(?:added|rewrote|rewritten|changed|replaced|modified|kept|tried"
+    r"|included|made|expanded|revised)\b(?!.*\?$)"
+    rf"|(?:this|the) (?:{_REWRITTEN}|above|added|additional) (?:prompt|version|question|query|instruction"
+    rf"|constraint|requirement|task)"
+    r"|this (?:prompt|version|rewrite|revision|question|instruction|task) (?:\w+ly )?(?:is (?:now|more|harder"
+    r"|designed|intended|meant|somewhat"
+    r"|slightly)|adds|now|requires|makes|keeps|introduces|increases|builds|challenges|encourages|maintains"
+    r"|includes|goes)"
+    r"|this (?:now )?(?:adds|makes|increases|requires|raises|introduces|keeps) (?:the|a|an|it|more|one)\b"
+    r"|in this (?:rewritten |new |revised )?version"
+    r"|by (?:adding|requiring|asking|including|introducing|specifying)\b[^.]*\b(?:prompt|question|task"
+    r"|instruction|i|we|it)\b"
+    r"|(?:key |summary of |explanation of )?changes(?: made)?\s*[*_]*:|(?:added|new"
+    r"|additional) constraints?\s*[*_]*:"
+    r"|explanation(?: of (?:the )?(?:changes?|rewrite))?\s*[*_]*:(?=.*\b(?:prompt|version|i|added|rewritten)\b)"
+    r"|why (?:this|it)(?: is|['’]s)\b[^?]*[:*]"
     r"|what (?:i |has )?changed|end of (?:list|queries|prompt)|#end#"
 )
 REMARK = re.compile(
-    r"^[\W_]*(?:explanation|rationale|reasoning|purpose|why|intent|difficulty|category|설명|의도|解释|解释说明|説明|意図|explicación|explication"
+    r"^[\W_]*(?:explanation|rationale|reasoning|purpose|why|intent|difficulty|category|설명|의도|解释|解释说明"
+    r"|説明|意図|explicación|explication"
     r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S",
     re.IGNORECASE,
 )
@@ -156,8 +174,10 @@ REMARK = re.compile(
 CLOSING = re.compile(
     r"^[\W_]*(?:"
     rf"{_OFFERING}|{_SPEAKING}|{_THESE}"
-    r"|이 (?:프롬프트|버전)[은는]|这个(?:版本|提示)|此(?:版本|提示)|改写后的|この(?:質問|プロンプト|バージョン|書き換え)(?:は|では|に)"
-    r"|est[ae] (?:versión|prompt)|cette version|ce prompt|diese (?:version|fassung)|dieser prompt|эта версия|этот запрос|questa versione"
+    r"|이 (?:프롬프트|버전)[은는]|这个(?:版本|提示)|此(?:版本|提示)|改写后的|この(?:質問|プロンプト|バージョン"
+    r"|書き換え)(?:は|では|に)"
+    r"|est[ae] (?:versión|prompt)|cette version|ce prompt|diese (?:version|fassung)|dieser prompt|эта версия"
+    r"|этот запрос|questa versione"
     r"|이 질문들?은|이러한 질문|위의? 질문|이상(?:의|입니다)|도움이 되|(?:더|추가로|다른).{0,12}필요하(?:시|면)"
     r"|필요하시면|언제든지|참고[:：]"
     r"|希望(?:这|以上|能|對|对)|(?:这些|以上|上述|這些)(?:问题|問題|指令|查询|查詢|提问|任务|请求)|如果(?:你"
@@ -183,7 +203,8 @@ CLOSING = re.compile(
 )
 """The beginning of a sentence in which a model speaks of what it wrote."""
 FAREWELL = re.compile(
-    r"^[\W_]*(?:let me know\b|(?:thank(?:s| you)|enjoy|good luck)(?: \w+){0,3}[!.]*$|i(?: do|) hope\b|if you (?:have|need|want)\b|feel free\b"
+    r"^[\W_]*(?:let me know\b|(?:thank(?:s| you)|enjoy|good luck)(?: \w+){0,3}[!.]*$|i(?: do|) hope\b"
+    r"|if you (?:have|need|want)\b|feel free\b"
     r"|(?:these|those|this|the above|each|all)\b.*\b(?:cover|vary|are|is|should|can|will|help)\w*\b)",
     re.IGNORECASE,
 )
@@ -200,7 +221,8 @@ NOTE = re.compile(rf"^[\W_]*(?:{_NOTE_WORDS})(?:\s*\d?[*_]*\s*[:：]|\s+that\b)"
 OF_THE_MODEL = re.compile(
     r"\bi(?:'ve|’ve| have)? (?:\w+ed|made|kept|wrote|rewrote|rewritten)\b|\b(?:these|this"
     r"|the)(?: \w+)? (?:prompts?|versions?|rewrites?|instructions?|questions?|quer(?:y|ies)"
-    r"|tasks?)\b|\brewr\w+|\b(?:was|were|been) (?:added|changed|made)|\b(?:added|adds) (?:a|an|one|the|more)\b|\badded (?:constraint|requirement|limit|detail)"
+    r"|tasks?)\b|\brewr\w+|\b(?:was|were|been) (?:added|changed|made)|\b(?:added|adds) (?:a|an|one|the|more)\b"
+    r"|\badded (?:constraint|requirement|limit|detail)"
     r"|질문|프롬프트|추가|改写|问题|提示|添加|增加|質問|プロンプト|追加|書き換え"
     r"|\b(?:pregunta|añad|agreg|prompt|ajout|question|hinzugefügt|frage|добавл|вопрос|domand|aggiunt|pergunt"
     r"|adicion)\w*|أضفت|السؤال|الأسئلة",

@@ -1,8 +1,8 @@
 r"""Read what a model wrote: the items of a list, or one text, without what chat models put around them.
 
-`parse_list` reads numbered, lettered, bulleted and labelled lists, JSON, XML tags, Markdown tables and plain lines, with
-numerals and labels of some 25 languages. `unwrap` takes announcements, headings, fences, quotes and closing notes off
-one text. Both return what they keep as the model wrote it: where they can't tell a wrapper from content, it stays.
+`parse_list` reads numbered, lettered, bulleted and labelled lists, JSON, XML tags, Markdown tables and plain lines,
+with numerals and labels of some 25 languages. `unwrap` takes announcements, headings, fences, quotes and closing notes
+off one text. Both return the rest as the model wrote it; what could be a wrapper or content stays.
 """
 
 import ast
@@ -23,8 +23,8 @@ from hfsynth.completion_phrases import (
     LIST_NOUN,
     NOTE,
     NOUN,
-    OFFER,
     OF_THE_MODEL,
+    OFFER,
     POINTING,
     PRESENTING,
     REMARK,
@@ -51,8 +51,8 @@ _QUOTES = {
 def unwrap(text: str) -> str:
     r"""Take off one text what a model put around it.
 
-    That is a phrase that announces it, a heading, a label, a fence, tags, JSON with one text, quotes or emphasis around
-    all of it, a closing note. A text without these comes back as it is, but for white space around it.
+    Taken off are a phrase that announces the text, a heading, a label, a fence, tags, JSON with one text, quotes or
+    emphasis around all of it, and a closing note. A text without these loses the white space around it alone.
 
     >>> unwrap('Sure! Here is the rewritten prompt:\n\n"Explain tea in 20 words."\n\nI added a limit.')
     'Explain tea in 20 words.'
@@ -168,7 +168,9 @@ def _closes(line: str, in_list: bool = False) -> bool:
 
 
 _IN_BRACKETS = re.compile(
-    r"^\W*(?:\d+ words|word count|(?:this|i|it) (?:\w+ )?add(?:s|ed)|added|new constraint|this (?:version|prompt|makes))\b|字数|단어 수", re.IGNORECASE
+    r"^\W*(?:\d+ words|word count|(?:this|i|it) (?:\w+ )?add(?:s|ed)|added|new constraint"
+    r"|this (?:version|prompt|makes))\b|字数|단어 수",
+    re.IGNORECASE,
 )
 
 
@@ -231,7 +233,8 @@ def _without_rules(text: str) -> str:
 _PROMPT_HEADING = re.compile(
     rf"^[ \t]*(?:#+[ \t]*{LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
     rf"|#+[ \t]+{LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
-    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"  # **Prompt:**
+    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*"  # **Prompt:**
+    rf"(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"
     rf"|[\[【]{LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
     rf"|(?:{LABEL}|rewritten)[ \t]*[:：]"  # Prompt:
     rf"|(?P<bold2>\*\*)rewritten(?:[:：](?P=bold2)|(?P=bold2)[:：])"
@@ -261,7 +264,7 @@ def _take_off_heading(text: str) -> str:
 
 
 def _names_prompt(line: str) -> bool:
-    """Tell whether a line begins with a heading that names a new prompt: a label of two words, as "Rewritten Prompt"."""
+    """Tell whether a line begins with a heading that names a new prompt: "Rewritten Prompt:"."""
     found = _PROMPT_HEADING.match(line)
     return found is not None and not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
 
@@ -283,7 +286,8 @@ def _closes_fence(line: str, mark: str) -> bool:
 
 
 _WRAPPING_TAG = re.compile(
-    rf"^<(?P<tag>(?:\w+[_-])?{NOUN}(?:[_-]?\w+)?|item|li|text|output|result|version)(?:\s[^<>]*)?>(?P<content>.*)</(?P=tag)\s*>$",
+    rf"^<(?P<tag>(?:\w+[_-])?{NOUN}(?:[_-]?\w+)?|item|li|text|output|result"
+    rf"|version)(?:\s[^<>]*)?>(?P<content>.*)</(?P=tag)\s*>$",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -412,7 +416,7 @@ def _without_quotation(text: str) -> str:
 
 
 def _introduces(lines: Sequence[str]) -> bool:
-    """Tell whether lines only announce a list: none is an item of one, and the last says so or there is one at most."""
+    """Tell whether lines, three at most, only announce a list; no lines do."""
     if any(_any_marker(line) for line in lines) or len(lines) > 3:
         return False
     return all(_announces(line, in_list=True) or _HEADING.match(line) or _is_title(line) for line in lines)
@@ -641,12 +645,16 @@ class _Marker:
 
 
 _LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
-_HEAD = r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?(?:[\[(（【〔〈<「][ \t]*)?"
+_HEAD = (
+    r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
+    r"(?:[\[(（【〔〈<「][ \t]*)?"
+)
 _CLOSE = r"(?(open)(?:(?P=open))?)"
 _CJK_NUMERAL = "[一二三四五六七八九十]{1,3}"
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MONTH = re.compile(
-    r"(?:jan|feb|mär|mar|apr|mai|maj|jun|jul|aug|sep|okt|nov|dez|dec)[\w.]*\s+\d|(?:januar|februar|märz|april|mai|juni|juli|august"
+    r"(?:jan|feb|mär|mar|apr|mai|maj|jun|jul|aug|sep|okt|nov|dez|dec)[\w.]*\s+\d|(?:januar|februar|märz|april"
+    r"|mai|juni|juli|august"
     r"|september|oktober|november|dezember|jahrhundert|weltkrieg|bundesliga|liga|klasse|stock|platz)\b",
     re.IGNORECASE,
 )
@@ -655,10 +663,13 @@ _NUMBER_FORMS = tuple(
     for form in (
         # Query 1:   Question #2.   질문 1:   问题一：   [Question 1]
         rf"(?P<label>{_LIST_LABEL})[ \t]*(?:no\.?|nr\.?|№|n[º°]\.?|\#)?[ \t]*[(\[（【]?"
-        rf"(?P<number>\d{{1,3}}|{_CJK_NUMERAL}|{'|'.join(_WORDS)})[)\]）】]?(?:번|号|號|番|目)?(?:[ \t]*[(（][^()（）\n]{{1,30}}[)）](?=[*_ \t]*[:：]))?{_CLOSE}[ \t]*"
+        rf"(?P<number>\d{{1,3}}|{_CJK_NUMERAL}"
+        rf"|{'|'.join(_WORDS)})[)\]）】]?(?:번|号|號|番|目)?"
+        rf"(?:[ \t]*[(（][^()（）\n]{{1,30}}[)）](?=[*_ \t]*[:：]))?{_CLOSE}[ \t]*"
         r"(?:[.:：)\]】）〉>」、．，]+(?=\D|$)|[-–—](?=\s)|\u3000|$)",
         # 第一个问题：   第1，   1번 질문:   2nd query:
-        rf"(?P<label>第)?(?P<number>\d{{1,3}}|{_CJK_NUMERAL})(?:번째?|番目の?|つ目の?|个|個|条|條|题|題|问|問|点|點|項|项|st|nd|rd|th)?"
+        rf"(?P<label>第)?(?P<number>\d{{1,3}}|{_CJK_NUMERAL})(?:번째?|番目の?|つ目の?|个|個|条|條|题|題|问|問"
+        rf"|点|點|項|项|st|nd|rd|th)?"
         rf"[ \t]*(?(label)(?:{_LIST_LABEL})?|{_LIST_LABEL}){_CLOSE}[ \t]*[:：、，,.．)）】](?=\D|$)",
         # 1.   1)   (1)   [1]   1번.   １．   ١.   1\.   1.-   1 -   1/
         r"(?:(?:no\.?|nr\.?|№|\#)[ \t]*)?(?P<number>\d{1,3})(?:번째?|[ºª°])?"
@@ -680,22 +691,33 @@ _GENERIC_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _LABEL_FORM = re.compile(
-    _HEAD
-    + rf"(?:{_LIST_LABEL}|user|human)(?:[\]】>」）)]{_CLOSE}[ \t]*[:：]?|{_CLOSE}[ \t]*[:：]{_CLOSE}|(?<=\bq)[.．](?=\s))[ \t]*",
+    rf"{_HEAD}(?:{_LIST_LABEL}|user|human)"
+    rf"(?:[\]】>」）)]{_CLOSE}[ \t]*[:：]?|{_CLOSE}[ \t]*[:：]{_CLOSE}|(?<=\bq)[.．](?=\s))[ \t]*",
     re.IGNORECASE,
 )
 _LABEL_TITLE = re.compile(
     rf"^(?P<indent>[ \t]*)\#{{1,6}}[ \t]*(?P<open>\*\*)?{_LIST_LABEL}[ \t]*{_CLOSE}[ \t]*$", re.IGNORECASE
 )
 _ALPHABETS = (
-    "abcdefghijklmnopqrstuvwxyz", "абвгдежзиклмн", "가나다라마바사아자차카타파하", "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊ", "أبجدهوزحطي",
-    "アイウエオカキクケコ", "イロハニホヘト", "あいうえおかきくけこ", "甲乙丙丁戊己庚辛壬癸", "אבגדהוזחטי", "αβγδεζηθικ", "กขคงจฉชซ",
-    "अबसद", "कखगघङ",
-)  # fmt: skip
+    "abcdefghijklmnopqrstuvwxyz",
+    "абвгдежзиклмн",
+    "가나다라마바사아자차카타파하",
+    "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊ",
+    "أبجدهوزحطي",
+    "アイウエオカキクケコ",
+    "イロハニホヘト",
+    "あいうえおかきくけこ",
+    "甲乙丙丁戊己庚辛壬癸",
+    "אבגדהוזחטי",
+    "αβγδεζηθικ",
+    "กขคงจฉชซ",
+    "कखगघङ",
+)
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv")
 _LETTER = re.compile(_HEAD + rf"(?P<letter>[^\W\d_]{{1,5}}){_CLOSE}[.)）\]、．]{_CLOSE}(?=\s)[ \t]*")
 _BULLET = re.compile(
-    r"^(?P<indent>[ \t\u3000]*)(?:[-+*–—](?=[ \t])|[•·▪◦‣●○■□►▶➤➢➜→✓✔✅☑・◆◇★☆▸▹❓❔👉🔹🔸🔶🔷⭐](?!\w*:)\ufe0f?)[ \t]*(?:\[[ xX]?\][ \t]+)?"
+    r"^(?P<indent>[ \t\u3000]*)(?:[-+*–—](?=[ \t])"
+    r"|[•·▪◦‣●○■□►▶➤➢➜→✓✔✅☑・◆◇★☆▸▹❓❔👉🔹🔸🔶🔷⭐](?!\w*:)\ufe0f?)[ \t]*(?:\[[ xX]?\][ \t]+)?"
 )
 
 
@@ -819,7 +841,8 @@ def _labelled_after(labels: _Found, best: _Found, lines: Sequence[str]) -> _Foun
     place = best[-1][0]
     end = next((n for n in range(place + 1, len(lines)) if not lines[n].strip()), len(lines))
     after = next((n for n in range(end, len(lines)) if lines[n].strip()), None)
-    later = [(n, marker) for n, marker in labels if n >= end and marker.text.strip() and marker.indent <= best[0][1].indent + 1]
+    outermost = best[0][1].indent + 1
+    later = [(n, marker) for n, marker in labels if n >= end and marker.text.strip() and marker.indent <= outermost]
     return later if later and later[0][0] == after else []
 
 
@@ -904,8 +927,8 @@ def _is_data(lines: Sequence[str], starts: _Found) -> bool:
     if not before or not _COLON_END.search(before[-1]) or _announces(before[-1], in_list=True):
         return False
     others = [line for line in before[:-1] if not _announces(line, in_list=True) and not _HEADING.match(line)]
-    texts = [marker.text for _, marker in starts]
-    are_short = all(len(text.split()) <= 3 and len(text) <= 40 and not text.rstrip().endswith(("?", "？")) for text in texts)
+    texts = [marker.text.rstrip() for _, marker in starts]
+    are_short = all(len(text.split()) <= 3 and len(text) <= 40 and text[-1:] not in ("?", "？") for text in texts)
     return bool(others) or (are_short and len(before[-1].split()) > 3)
 
 
@@ -935,7 +958,7 @@ def _without_section(body: Sequence[str], indent: int) -> list[str]:
             kept.pop()
         else:
             break
-    return kept if not _fenced(kept)[-1:] == [True] or kept == list(body) else _with_fence(body, kept)
+    return kept if _fenced(kept)[-1:] != [True] or kept == list(body) else _with_fence(body, kept)
 
 
 def _with_fence(body: Sequence[str], kept: Sequence[str]) -> list[str]:
@@ -965,26 +988,29 @@ def _last_body(marker: _Marker, body: Sequence[str], has_paragraphs: bool) -> tu
         if fenced[place] or not line.strip():
             kept.append(line)
             continue
-        is_outside = _width(line) <= marker.indent + 1
-        text_before = "\n".join([marker.text, *kept]).rstrip()
-        follows_blank = place > 0 and not body[place - 1].strip()
-        if is_outside and (_closes(line, in_list=True) or (text_before and _RULE.match(line)) or (follows_blank and not _belongs(line, text_before, has_paragraphs))):
+        before = "\n".join([marker.text, *kept])
+        if _width(line) <= marker.indent + 1 and _is_outside(line, before, has_paragraphs):
             return kept, False
         kept.append(line)
     return kept, True
 
 
-def _belongs(line: str, before: str, has_paragraphs: bool) -> bool:
-    """Tell whether a paragraph that isn't indented belongs to the last item, which is what was before it."""
-    if _HEADING.match(line) or _RULE.match(line):
+def _is_outside(line: str, before: str, has_paragraphs: bool) -> bool:
+    """Tell whether a line that isn't indented ends the last item, which is what was before it."""
+    if _closes(line, in_list=True):
+        return True
+    text = before.rstrip()
+    if not text or _RULE.match(line):
+        return bool(text)
+    if before.rpartition("\n")[2].strip():  # no blank line is between them
         return False
-    return (
-        has_paragraphs or _COLON_END.search(before) is not None or before.endswith(("```", "~~~")) or line[0] in "|>"
-    )
+    belongs = has_paragraphs or _COLON_END.search(text) is not None or text.endswith(("```", "~~~")) or line[0] in "|>"
+    return _HEADING.match(line) is not None or not belongs
 
 
 _CODE_LINE = re.compile(
-    r"^\s*(?:(?:async\s+)?def|class|if|for|while|with|try|else|elif|function|public|private|static|void|int|const|let|var|fn|func)\b"
+    r"^\s*(?:(?:async\s+)?def|class|if|for|while|with|try|else|elif|function|public|private|static|void|int"
+    r"|const|let|var|fn|func)\b"
     r".*[:{(]\s*$|[{;]\s*$"
 )
 
@@ -1011,7 +1037,8 @@ def _plain_items(text: str, cut_off: bool) -> list[str]:
     lines = text.split("\n")
     while lines and (not lines[0].strip() or _is_introduction(lines)):
         lines.pop(0)
-    lines = [line for place, line in enumerate(lines) if not _stands_alone(lines, place) or not _announces(line, in_list=True)]
+    announcing = [_stands_alone(lines, n) and _announces(line, in_list=True) for n, line in enumerate(lines)]
+    lines = [line for line, announces in zip(lines, announcing, strict=True) if not announces]
     last, is_open = _without_closing(lines)
     items = list(_paragraphs(last) if _has_blocks(last) else _single_lines(last))
     if cut_off and is_open and items:
