@@ -1,6 +1,7 @@
 """Completions as chat models write them, each beside what a reader of it would take down."""
 
 import re
+import time
 
 import pytest
 
@@ -108,6 +109,22 @@ NUMBERED = {
     "German labels of two words": ("Nutzerfrage Nr. 1: {}\nNutzerfrage Nr. 2: {}", DE),
     "French labels": ("Question n° 1 : {}\nQuestion n° 2 : {}", FR),
     "Hindi digits": ("१. {}\n२. {}", ["चाय क्या है?", "इसे कौन पीता है?"]),
+    "all on one line": ("1. {} 2. {}", TEA),
+    "labels and levels": ("Question 1 (easy): {}\nQuestion 2 (hard): {}", TEA),
+    "underlined labels": ("Prompt 1\n--------\n{}\n\nPrompt 2\n--------\n{}", TEA),
+    "labels and quotations": ("**Query 1**\n> {}\n\n**Query 2**\n> {}", TEA),
+    "labels, bullets, explanations": (
+        'Query 1:\n- "{}"\n- Explanation: It asks for steps.\n\nQuery 2:\n- "{}"\n- Explanation: It asks why.',
+        TEA,
+    ),
+    "numbers, answers": ("1) Q: {}\n   A: A drink.\n2) Q: {}\n   A: All.", TEA),
+    "a label after the list": ("1. {}\n\nQuestion: {}", TEA),
+    "open quotes": ('1. "{}\n2. "{}', TEA),
+    "ordinal signs": ("1º {}\n2º {}", ES),
+    "degree signs": ("Voici deux questions :\n\n1° {}\n2° {}\n\nN'hésitez pas à en demander d'autres.", FR),
+    "Vietnamese labels": ("Câu hỏi 1: {}\nCâu hỏi 2: {}", ["Trà là gì?", "Ai uống trà?"]),
+    "Thai digits": ("๑. {}\n๒. {}", ["ชาคืออะไร", "ใครดื่มชา"]),
+    "Chinese questions and answers": ("问：{}\n答：发酵。\n问：{}\n答：一夜。", ZH),
     "unknown labels": ("Cwestiwn 1: {}\nCwestiwn 2: {}", ["Beth yw te?", "Pwy sy'n ei yfed?"]),
 }
 OTHER_FORMS = {
@@ -122,6 +139,10 @@ OTHER_FORMS = {
     "Chinese lines": ("以下是两个问题：\n{}\n{}", ZH),
     "Korean lines": ("다음은 질문입니다:\n{}\n{}\n\n도움이 되었으면 좋겠습니다.", KO),
     "German lines": ("Gerne! Hier sind zwei Fragen:\n{}\n{}\n\nIch hoffe, das hilft.", DE),
+    "offered lines": ("Sure, I can help you with that!\n\n{}\n{}", TEA),
+    "lines for a context": ("Based on the context, here are 2 queries:\n\n{}\n{}", TEA),
+    "a block of quotes": ('"{}\n{}"', TEA),
+    "lines in an unknown language": ("Dyma ddau gwestiwn:\n{}\n{}", ["Beth yw te?", "Pwy sy'n ei yfed?"]),
     "JSON": ('["{}", "{}"]', TEA),
     "JSON in lines": ('[\n  "{}",\n  "{}"\n]', TEA),
     "JSON in a fence": ('```json\n[\n  "{}",\n  "{}"\n]\n```', TEA),
@@ -137,6 +158,8 @@ OTHER_FORMS = {
     "an object with labels": ('{{"query_1": "{}", "query_2": "{}"}}', TEA),
     "an object with parts": ('{{"beginner": ["{}"], "advanced": ["{}"]}}', TEA),
     "objects on lines": ('{{"query": "{}"}}\n{{"query": "{}"}}', TEA),
+    "objects in fences": ('```json\n{{"query": "{}"}}\n```\n\n```json\n{{"query": "{}"}}\n```', TEA),
+    "objects with inner quotes": ('[{{"query": "{}"}}, {{"query": "{}"}}]\n\nThe word "tea" is in all.', TEA),
     "numbered objects": ('1. {{"query": "{}"}}\n2. {{"query": "{}"}}', TEA),
     "objects with answers": ('[{{"question": "{}", "answer": "A"}}, {{"question": "{}", "answer": "B"}}]', TEA),
     "Korean objects": ('[{{"질문": "{}"}}, {{"질문": "{}"}}]', KO),
@@ -237,6 +260,19 @@ CONTENT = {
     ),
     "here as a word": ("1. Here is a text: tea. Sum it up.\n2. b", ["Here is a text: tea. Sum it up.", "b"]),
     "a note of the user": ("1. Plan a trip.\n   Note: no planes.\n2. b", ["Plan a trip.\nNote: no planes.", "b"]),
+    "a list as data": (
+        "Write an essay with these parts:\n1. Intro\n2. Body",
+        ["Write an essay with these parts:\n1. Intro\n2. Body"],
+    ),
+    "bullets as data": (
+        "What is tea?\n\nWrite in the style of:\n- Basho\n- Keats\n\nWho?",
+        ["What is tea?", "Write in the style of:\n- Basho\n- Keats", "Who?"],
+    ),
+    "an assignment": ("1. What is x in: x = [1, 2]?\n2. b", ["What is x in: x = [1, 2]?", "b"]),
+    "an input": ("Task: Sort.\nInput: 3, 1\n\nTask: Add.\nInput: 1, 2", ["Sort.\nInput: 3, 1", "Add.\nInput: 1, 2"]),
+    "a JSON input": ('[{"instruction": "Sort.", "input": "3, 1"}]', ["Sort.\n3, 1"]),
+    "quotations": ("1. Sum up:\n\n> Tea.\n\n2. Why?", ["Sum up:\n\n> Tea.", "Why?"]),
+    "a sentence about a question": ("This is a question that people ask.", ["This is a question that people ask."]),
     "emphasis": ("1. *Why?*\n2. _How?_", ["Why?", "How?"]),
     "an apostrophe in quotes": ("1. 'Who's there?'\n2. b", ["Who's there?", "b"]),
     "the first without number": ("What is tea?\n2. Who drinks it?", TEA),
@@ -259,6 +295,8 @@ CUT_OFF = {
     "in the closing": ("1. A\n2. B\n\nThese queries are", ["A", "B"]),
     "in the only one": ("1. A", []),
     "in lines": ("A\nB", ["A"]),
+    "between two": ("1. What is tea?\n2. Who drinks it?\n", TEA),
+    "in a numbered object": ('1. {"query": "What is tea?"}\n2. {"query": "Wh', ["What is tea?"]),
     "in JSON": ('["What is tea?", "Who dri', ["What is tea?"]),
     "in fenced objects": ('```json\n[\n  {"query": "What is tea?"},\n  {"query": "Who', ["What is tea?"]),
     "in an object's list": ('{"queries": ["What is tea?", "Who', ["What is tea?"]),
@@ -349,6 +387,23 @@ WRAPPED = {
     "German": "Gerne! Hier ist die umgeschriebene Aufgabe:\n\n{}\n\nIch hoffe, das hilft.",
     "Russian": "Конечно! Вот новая версия запроса:\n\n{}",
     "Arabic": "بالتأكيد! إليك النسخة الجديدة من السؤال:\n\n{}",
+    "presented": "The rewritten prompt is:\n\n{}",
+    "presented on its line": 'The new prompt could be: "{}"',
+    "presented by what it is": "A more challenging version of the prompt would be:\n\n{}",
+    "presented by the model": "I have rewritten the prompt as follows:\n\n{}",
+    "offered": "I'd be happy to help! Here's the rewritten prompt:\n\n{}",
+    "closed with what it does": "{}\n\nThis makes the prompt more challenging by adding a word limit.",
+    "closed with why": "{}\n\n**Why this is harder:** it limits the words.",
+    "closed with a count": "{}\n\n(48 words)",
+    "closed with an offer": "{}\n\nWould you like me to make it harder?",
+    "closed with the prompt": "{}\n\n#Given Prompt#:\nExplain what a hash table is.",
+    "answered": "Question: {}\n\nAnswer: It maps keys to values.",
+    "three quotes": '"""\n{}\n"""',
+    "a bullet": "- {}",
+    "Japanese, closed": "「{}」\n\nこの質問は、条件を追加しました。",
+    "Spanish label": "Pregunta reescrita: {}",
+    "German label": "Umformulierte Frage: {}",
+    "Russian label": "Переписанный запрос:\n{}",
     "Portuguese": "Claro! Aqui está a nova versão da pergunta:\n\n{}",
 }
 
@@ -393,6 +448,16 @@ UNWRAPPED = {
     "a hashtag": "#tea is a tag. What does it mean?",
     "tags": "<b>Tea</b> or <b>milk</b>",
     "HTML": "<p>What does this tag do?</p>",
+    "a text about a prompt": 'Here is the text of a prompt: "Hi". Improve it.',
+    "a question about a question": "This is a question about tea: is it healthy?",
+    "a list announced": "The following is a list of teas:\n\n- green\n- black\n\nSort it.",
+    "a constraint on a prompt": "Write a prompt for a singer.\n\nThe prompt should have 10 words.",
+    "a user's offer": "Write a letter.\n\nLet me know if you need details.",
+    "a user's hope": "Write an email.\n\nI hope to hear from you by Monday.",
+    "a user's thanks": "Write code.\n\nThank you!",
+    "a user's condition": "Plan my day.\n\nIf you have any questions, ask me first.",
+    "a form": "Context: tea is good.\n\nQuestion: Is tea good?",
+    "a dialog": "A: Hi!\nB: Hello!\nContinue this dialog.",
     "a blank line": "Explain tea.\n\nThen explain coffee.",
     "nothing": "",
 }
@@ -406,6 +471,19 @@ def test_unwrap_text_without_wrapper_stays(text):
 @pytest.mark.parametrize("text", UNWRAPPED.values(), ids=UNWRAPPED)
 def test_unwrap_wrapped_content_stays(text):
     assert unwrap(f"Here is the rewritten prompt:\n\n{text}\n\nI added a limit to the prompt.") == text or not text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, '{"a":' * 5000, " " * 20000 + "x", "<query>" * 3000, "1" * 10000, "*" * 10000, "word " * 6000 + ":"],
+    ids=["brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
+)
+def test_readers_long_text_returns_soon(text):
+    """Each took minutes with an expression that tries every place twice, or exceeded the depth of recursion."""
+    start = time.process_time()
+    parse_list(text, cut_off=True)
+    unwrap(text)
+    assert time.process_time() - start < 10
 
 
 def test_unwrap_announcement_alone_is_empty():
