@@ -39,6 +39,27 @@ def test_an_eliminated_round_keeps_the_version_before():
     assert rows[0]["evolved_instructions"] == ["Make oolong."]
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here is the rewritten prompt:\n\nMake green tea.",
+        "#Given Prompt#:\nMake tea.\n\n#Rewritten Prompt#:\nMake green tea.",
+        'The rewritten prompt is: "Make green tea."\n\nThe rewritten prompt adds a colour.',
+        "Make green tea.\n\n(Note: I made the given prompt harder.)",
+    ],
+)
+def test_evol_instruct_wrapped_round_stands_unwrapped(completion):
+    """Words of the operation's prompt eliminate no round that has them around its text alone."""
+    _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say(completion))
+    assert rows[0]["evolved_instruction"] == "Make green tea."
+    assert [one["eliminated_by"] for one in rows[0]["evolutions"]] == [""]
+
+
+def test_evol_instruct_announcement_alone_is_eliminated():
+    _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say("Here is the rewritten prompt:"))
+    assert [one["eliminated_by"] for one in rows[0]["evolutions"]] == ["empty"]
+
+
 def test_where_no_round_stood_the_original_is_what_is_left():
     _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say("Make tea."))
     assert rows[0]["evolved_instruction"] == "Make tea."

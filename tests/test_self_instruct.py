@@ -29,6 +29,24 @@ def test_each_instruction_is_a_row_or_all_are_one_list():
     assert drive(one.flow(ROW, RNG), say("1. a\n2. b"))[1] == [{"instructions": ["a", "b"]}]
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here are 2 queries:\n\n1. **What is tea?**\n2) Who drinks it?\n\nI hope this helps!",
+        '```json\n[{"query": "What is tea?"}, {"query": "Who drinks it?"}]\n```',
+        "以下是问题：\n\n一、What is tea?\n二、Who drinks it?",
+    ],
+)
+def test_self_instruct_list_in_any_form_is_a_row_each(completion):
+    _, rows = drive(SelfInstruct(LLM).flow(ROW, RNG), say(completion))
+    assert rows == [{"instruction": "What is tea?"}, {"instruction": "Who drinks it?"}]
+
+
+def test_self_instruct_json_cut_off_keeps_complete_items():
+    completion = say('["What is tea?", "Who dri', "length")
+    assert drive(SelfInstruct(LLM).flow(ROW, RNG), completion)[1] == [{"instruction": "What is tea?"}]
+
+
 def test_no_more_are_kept_than_were_asked_for():
     assert len(drive(SelfInstruct(LLM, num_instructions=2).flow(ROW, RNG), say("1. a\n2. b\n3. c"))[1]) == 2
 
