@@ -19,7 +19,7 @@ _NOUNS = (
     r"vra(?:ag|gen)|opdracht(?:en)?|verzoek(?:en)?|ta(?:ak|ken)|instructies?",
     r"вопрос[ыа]?|запрос[ыа]?|задани[ея]|задач[аи]|инструкци[яи]|промпт[ыа]?|питання|запит[и]?|завдання",
     r"pytani[ea]|zapytani[ea]|poleceni[ea]|zadani[ea]|otázk[ay]|dotazy?|úkoly?",
-    r"(?:ال)?(?:سؤال|أسئلة|استفسار(?:ات)?|طلب(?:ات)?|مهمة|مهام|تعليمات|استعلام(?:ات)?|موجه)|پرسش(?:‌ها)?",
+    r"(?:ال)?(?:سؤال|سوال|أسئلة|استفسار(?:ات)?|طلب(?:ات)?|مهمة|مهام|تعليمات|استعلام(?:ات)?|موجه)|پرسش(?:‌ها)?",
     r"שאלה|שאלות|בקשה|בקשות|משימה|משימות|प्रश्न|सवाल|कार्य|निर्देश|คำถาม|คำสั่ง|คำขอ",
     r"soru(?:lar)?|sorgu(?:lar)?|görev(?:ler)?|talimat(?:lar)?|câu hỏi|truy vấn|yêu cầu|nhiệm vụ",
     r"pertanyaan|permintaan|tugas|instruksi|kueri|frågo?r?a?|spørgsmål|spørsmål|uppgifte?r?|opgaver?|oppgaver?",
@@ -52,6 +52,17 @@ _ORDINALS = (
     r"|трет(?:ий|ье|ья)|четв[её]рт(?:ый|ое|ая)|пят(?:ый|ое|ая)"
 )
 _NAME = rf"(?:(?:{_ADJECTIVES}|{_ORDINALS})\s*){{0,3}}{NOUN}"
+ORDINALS = (
+    r"first(?:ly)?|첫째|第一|primer[oa]|primeir[oa]|premièrement|erstens|во-первых|أولاً|أولا|przede"
+    r"|birinci(?:si)?|pertama",
+    r"second(?:ly)?|둘째|第二|segund[oa]|deuxièmement|zweitens|во-вторых|ثانياً|ثانيا|ikinci(?:si)?|kedua",
+    r"third(?:ly)?|셋째|第三|tercer[oa]|terceir[oa]|troisièmement|drittens|в-третьих|ثالثاً|ثالثا|üçüncü(?:sü)?"
+    r"|ketiga",
+    r"fourth(?:ly)?|넷째|第四|cuart[oa]|quart[oa]|quatrièmement|viertens|в-четвёртых|в-четвертых|رابعاً|رابعا"
+    r"|keempat",
+    r"fifth(?:ly)?|다섯째|第五|quint[oa]|cinquièmement|fünftens|в-пятых|خامساً|خامسا|kelima",
+)
+"""The words by which the first, the second, … the fifth of some items are counted."""
 LABEL = (
     rf"(?:{_NAME}(?:\s+(?:{_REWRITTEN})|\s+(?:الأول|الثاني|الثالث|الرابع|الخامس|الجديدة?|المعدلة?)"
     rf"|\s+ال?معادة? صياغته?ا?)?)"
@@ -113,6 +124,10 @@ OFFER = re.compile(
     re.IGNORECASE,
 )
 """The beginning of a sentence in which a model says that it does what it was asked for."""
+HERE = re.compile(
+    r"^\W*(?:here|aquí|aqui|voici|voilà|hier|ecco|вот|ось|oto|işte|إليك|여기|berikut|här|her)\b", re.IGNORECASE
+)
+"""A word that announces what follows it, whatever that is."""
 PRESENTING = re.compile(
     r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
     r"(?:\b(?:is|are|was|be|reads|as follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",

@@ -19,12 +19,14 @@ from hfsynth.completion_phrases import (
     CLOSING,
     COURTESY,
     FAREWELL,
+    HERE,
     LABEL,
     LIST_NOUN,
     NOTE,
     NOUN,
     OF_THE_MODEL,
     OFFER,
+    ORDINALS,
     POINTING,
     PRESENTING,
     REMARK,
@@ -123,7 +125,7 @@ def _announces(line: str, in_list: bool = False) -> bool:
         return not rest or _COLON_END.search(line) is not None or speaks
     if not _COLON_END.search(line):
         return in_list and _announces_list_in_sentence(line)
-    if in_list and (TEXT_NOUN.search(line) or LIST_NOUN.search(line) or re.match(r"\W*here\b", line, re.IGNORECASE)):
+    if in_list and (TEXT_NOUN.search(line) or LIST_NOUN.search(line) or HERE.match(line)):
         return True
     return _announces_text(line)
 
@@ -252,7 +254,7 @@ def _take_off_heading(text: str) -> str:
     lines = text.split("\n")
     heading = 0
     if _HASH_HEADING.match(lines[0]) or _OLD_HEADING.match(lines[0]):
-        heading = max(n for n, line in enumerate(lines) if n == 0 or _HASH_HEADING.match(line) or _names_prompt(line))
+        heading = max(n for n, line in enumerate(lines) if n == 0 or _names_prompt(line))
     found = _HASH_HEADING.match(lines[heading]) or _PROMPT_HEADING.match(lines[heading])
     if found is None:
         return text
@@ -265,6 +267,9 @@ def _take_off_heading(text: str) -> str:
 
 def _names_prompt(line: str) -> bool:
     """Tell whether a line begins with a heading that names a new prompt: "Rewritten Prompt:"."""
+    found = _HASH_HEADING.match(line)
+    if found is not None:
+        return re.search(NOUN, found.group(), re.IGNORECASE) is not None
     found = _PROMPT_HEADING.match(line)
     return found is not None and not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
 
@@ -662,7 +667,7 @@ _NUMBER_FORMS = tuple(
     re.compile(_HEAD + form + _CLOSE + r"[ \t\u3000]*", re.IGNORECASE)
     for form in (
         # Query 1:   Question #2.   질문 1:   问题一：   [Question 1]
-        rf"(?P<label>{_LIST_LABEL})[ \t]*(?:no\.?|nr\.?|№|n[º°]\.?|\#)?[ \t]*[(\[（【]?"
+        rf"(?P<label>{_LIST_LABEL})[ \t._-]*(?:no\.?|nr\.?|№|n[º°]\.?|\#)?[ \t]*[(\[（【]?"
         rf"(?P<number>\d{{1,3}}|{_CJK_NUMERAL}"
         rf"|{'|'.join(_WORDS)})[)\]）】]?(?:번|号|號|番|目)?"
         rf"(?:[ \t]*[(（][^()（）\n]{{1,30}}[)）](?=[*_ \t]*[:：]))?{_CLOSE}[ \t]*"
@@ -690,6 +695,7 @@ _GENERIC_NUMBER = re.compile(
     rf"[:：.)–—-]+(?=\D|$){_CLOSE}[ \t]*",
     re.IGNORECASE,
 )
+_ORDINAL_FORM = re.compile(rf"{_HEAD}(?P<word>{'|'.join(ORDINALS)}){_CLOSE}[:：,،，.、]{_CLOSE}[ \t]*", re.IGNORECASE)
 _LABEL_FORM = re.compile(
     rf"{_HEAD}(?:{_LIST_LABEL}|user|human)"
     rf"(?:[\]】>」）)]{_CLOSE}[ \t]*[:：]?|{_CLOSE}[ \t]*[:：]{_CLOSE}|(?<=\bq)[.．](?=\s))[ \t]*",
@@ -734,7 +740,8 @@ def _number_marker(line: str) -> _Marker | None:
         label = found.groupdict().get("label") or ""
         if not label and "." in found.group() and _MONTH.match(line[found.end() :]):
             return None  # 3. Oktober 1990: …
-        return _marker(line, found, _value(found["number"]), f"{form}{label.casefold()}")
+        dash = "-" if found.group().rstrip().endswith(("-", "–", "—", "/")) and not label else ""
+        return _marker(line, found, _value(found["number"]), f"{form}{label.casefold()}{dash}")
     return None
 
 
@@ -796,10 +803,21 @@ def _value(number: str) -> int:
     return (_value(tens) if tens else 1) * 10 + (_value(ones) if ones else 0) if "十" in number else _value(number[0])
 
 
+def _ordinal_marker(line: str) -> _Marker | None:
+    """Read an ordinal at the beginning of a line: "First: …", "둘째, …"."""
+    found = _ORDINAL_FORM.match(line)
+    if found is None:
+        return None
+    word = found["word"].casefold()
+    value = next(n for n, words in enumerate(ORDINALS, start=1) if re.fullmatch(words, word, re.IGNORECASE))
+    return _marker(line, found, value, "ordinal")
+
+
 _Found = list[tuple[int, _Marker]]
 _COUNTED: tuple[Callable[[str], _Marker | None], ...] = (
     _number_marker,
     _generic_number_marker,
+    _ordinal_marker,
     _letter_markers(_ROMAN),
     *map(_letter_markers, _ALPHABETS),
 )
@@ -870,8 +888,12 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
     if not counted:
         return []
     values = [marker.value for _, marker in counted]
-    if sure:  # 2 where the first item has no number
-        return counted if values[0] in (0, 1, 2) or counted[0][0] == first or len(counted) > 1 else []
+    if sure and values[0] not in (0, 1, 2):  # 2 where the first item has no number
+        is_first = counted[0][0] == first and not counted[0][1].form.endswith("-")  # 10 - 3 is no number of an item
+        goes_on = len(counted) > 1 and values[1] == (values[0] or 0) + 1
+        return counted if goes_on or (is_first and len(counted) == 1) else []
+    if sure:
+        return counted
     return counted if values[0] == 1 and len(counted) > 1 else []
 
 
@@ -1040,7 +1062,7 @@ def _plain_items(text: str, cut_off: bool) -> list[str]:
     announcing = [_stands_alone(lines, n) and _announces(line, in_list=True) for n, line in enumerate(lines)]
     lines = [line for line, announces in zip(lines, announcing, strict=True) if not announces]
     last, is_open = _without_closing(lines)
-    items = list(_paragraphs(last) if _has_blocks(last) else _single_lines(last))
+    items = list(_ruled(last) or (_paragraphs(last) if _has_blocks(last) else _single_lines(last)))
     if cut_off and is_open and items:
         items.pop()
     return items
@@ -1068,6 +1090,19 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
         if place and not fenced[place] and _closes(line, in_list=True):
             return list(lines[:place]), False
     return list(lines), True
+
+
+def _ruled(lines: Sequence[str]) -> list[str]:
+    """Return the blocks that rules part, where some have several lines; none where no rule does."""
+    fenced = _fenced(lines)
+    blocks: list[list[str]] = [[]]
+    for line, inside in zip(lines, fenced, strict=True):
+        if _RULE.match(line) and not inside:
+            blocks.append([])
+        else:
+            blocks[-1].append(line)
+    texts = [text for block in blocks if (text := "\n".join(block).strip())]
+    return texts if len(texts) > 1 and any("\n" in text for text in texts) and "\n\n" not in texts[0] else []
 
 
 def _has_blocks(lines: Sequence[str]) -> bool:
@@ -1154,6 +1189,13 @@ def _take_off_remarks(item: str) -> str:
     return item
 
 
+def _take_off_record(item: str) -> str:
+    """Return the instruction of a record of YAML: "id: 1", and on the next line "query: …"."""
+    pairs = [re.match(r"([a-z]\w*): +(\S.*)$", line) for line in item.split("\n")]
+    found = [pair[2] for pair in pairs if pair and _TEXT_KEYS.fullmatch(pair[1])]
+    return found[0] if len(pairs) > 1 and all(pairs) and found else item
+
+
 def _take_off_bullet(item: str) -> str:
     """Take a bullet off an item of one line."""
     marker = None if "\n" in item else _bullet_marker(item)
@@ -1175,6 +1217,7 @@ def _take_off_comma(item: str) -> str:
 
 
 _ITEM_WRAPPERS: tuple[Callable[[str], str], ...] = (
+    _take_off_record,
     _take_off_label,
     _take_off_mark,
     _take_off_remarks,

@@ -125,6 +125,12 @@ NUMBERED = {
     "Vietnamese labels": ("Câu hỏi 1: {}\nCâu hỏi 2: {}", ["Trà là gì?", "Ai uống trà?"]),
     "Thai digits": ("๑. {}\n๒. {}", ["ชาคืออะไร", "ใครดื่มชา"]),
     "Chinese questions and answers": ("问：{}\n答：发酵。\n问：{}\n答：一夜。", ZH),
+    "ordinals alone": ("First: {}\nSecond: {}", TEA),
+    "Korean ordinals alone": ("첫째, {}\n둘째, {}", KO),
+    "Arabic ordinals alone": ("أولاً: {}\nثانياً: {}", AR),
+    "hyphenated labels": ("Query-1: {}\nQuery-2: {}", TEA),
+    "records": ("- id: 1\n  query: {}\n- id: 2\n  query: {}", TEA),
+    "Persian labels": ("سوال ۱: {}\nسوال ۲: {}", AR),
     "unknown labels": ("Cwestiwn 1: {}\nCwestiwn 2: {}", ["Beth yw te?", "Pwy sy'n ei yfed?"]),
 }
 OTHER_FORMS = {
@@ -139,6 +145,8 @@ OTHER_FORMS = {
     "Chinese lines": ("以下是两个问题：\n{}\n{}", ZH),
     "Korean lines": ("다음은 질문입니다:\n{}\n{}\n\n도움이 되었으면 좋겠습니다.", KO),
     "German lines": ("Gerne! Hier sind zwei Fragen:\n{}\n{}\n\nIch hoffe, das hilft.", DE),
+    "pointed at in Spanish": ("Aquí tienes:\n\n{}\n{}", ES),
+    "blocks between rules": ("{}\n---\n{}", ["Write a poem\nabout tea.", "Why?"]),
     "offered lines": ("Sure, I can help you with that!\n\n{}\n{}", TEA),
     "lines for a context": ("Based on the context, here are 2 queries:\n\n{}\n{}", TEA),
     "a block of quotes": ('"{}\n{}"', TEA),
@@ -246,6 +254,11 @@ CONTENT = {
     ),
     "lines with a label's word": ("Query 3 databases.\nList 3 teas.", ["Query 3 databases.", "List 3 teas."]),
     "one line, a list's number": ("List 3 reasons to drink tea.", ["List 3 reasons to drink tea."]),
+    "differences": ("10 - 3 is what?\n12 - 5 is what?", ["10 - 3 is what?", "12 - 5 is what?"]),
+    "one difference": ("10 - 3 is what?\nWhat is tea?", ["10 - 3 is what?", "What is tea?"]),
+    "thousands": ("1. 1,000 people live here. Why?\n2. b", ["1,000 people live here. Why?", "b"]),
+    "a novel": ("1984: what is it about?\nWhy?", ["1984: what is it about?", "Why?"]),
+    "a day": ("24/7 help: is it fair?\n3D printing: how?", ["24/7 help: is it fair?", "3D printing: how?"]),
     "a German date": (
         "3. Oktober 1990: Was geschah?\nWas ist Tee?",
         ["3. Oktober 1990: Was geschah?", "Was ist Tee?"],
@@ -404,6 +417,7 @@ WRAPPED = {
     "Spanish label": "Pregunta reescrita: {}",
     "German label": "Umformulierte Frage: {}",
     "Russian label": "Переписанный запрос:\n{}",
+    "both headings in Korean": "#주어진 프롬프트#:\n해시를 설명하세요.\n\n#재작성된 프롬프트#:\n{}",
     "Portuguese": "Claro! Aqui está a nova versão da pergunta:\n\n{}",
 }
 
@@ -456,6 +470,7 @@ UNWRAPPED = {
     "a user's hope": "Write an email.\n\nI hope to hear from you by Monday.",
     "a user's thanks": "Write code.\n\nThank you!",
     "a user's condition": "Plan my day.\n\nIf you have any questions, ask me first.",
+    "data under its heading": "Sort the data.\n\n#Given Input#:\n3, 1, 2",
     "a form": "Context: tea is good.\n\nQuestion: Is tea good?",
     "a dialog": "A: Hi!\nB: Hello!\nContinue this dialog.",
     "a blank line": "Explain tea.\n\nThen explain coffee.",
@@ -484,6 +499,11 @@ def test_readers_long_text_returns_soon(text):
     parse_list(text, cut_off=True)
     unwrap(text)
     assert time.process_time() - start < 10
+
+
+def test_unwrap_heading_of_data_stays():
+    text = "#Rewritten Prompt#:\nSort the data.\n\n#Given Input#:\n3, 1, 2"
+    assert unwrap(text) == "Sort the data.\n\n#Given Input#:\n3, 1, 2"
 
 
 def test_unwrap_announcement_alone_is_empty():
