@@ -75,6 +75,14 @@ def test_each_task_of_the_list_becomes_a_row():
     assert [row["instruction"] for row in rows] == ["Write a haiku.", "Explain rain\nto a child."]
 
 
+def test_bootstrap_first_task_without_number_is_a_row():
+    """A model goes on with the number that the prompt ends in, as the paper's does."""
+    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)
+    _, rows = drive(flow, say("Write a haiku.\n10. Name a river:\n- in Asia\n- in Africa\n11. Sum 2 and 3."))
+    tasks = [row["instruction"] for row in rows]
+    assert tasks == ["Write a haiku.", "Name a river:\n- in Asia\n- in Africa", "Sum 2 and 3."]
+
+
 def failure(reply, finish_reason="stop"):
     made = (
         pool()

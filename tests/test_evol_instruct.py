@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from hfsynth import EchoLLM, EvolInstruct, RowError
-from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES, parse_evolved
+from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES
 from tests.helpers import drive, say
 
 LLM = EchoLLM()
@@ -37,6 +37,27 @@ def test_an_eliminated_round_keeps_the_version_before():
     requests, rows = drive(flow, say("See the rewritten prompt."), say("Make oolong."))
     assert "Make tea." in requests[1].messages[0]["content"]
     assert rows[0]["evolved_instructions"] == ["Make oolong."]
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "Here is the rewritten prompt:\n\nMake green tea.",
+        "#Given Prompt#:\nMake tea.\n\n#Rewritten Prompt#:\nMake green tea.",
+        'The rewritten prompt is: "Make green tea."\n\nThe rewritten prompt adds a colour.',
+        "Make green tea.\n\n(Note: I made the given prompt harder.)",
+    ],
+)
+def test_evol_instruct_wrapped_round_stands_unwrapped(completion):
+    """Words of the operation's prompt eliminate no round that has them around its text alone."""
+    _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say(completion))
+    assert rows[0]["evolved_instruction"] == "Make green tea."
+    assert [one["eliminated_by"] for one in rows[0]["evolutions"]] == [""]
+
+
+def test_evol_instruct_announcement_alone_is_eliminated():
+    _, rows = drive(EvolInstruct(LLM).flow(ROW, rng()), say("Here is the rewritten prompt:"))
+    assert [one["eliminated_by"] for one in rows[0]["evolutions"]] == ["empty"]
 
 
 def test_where_no_round_stood_the_original_is_what_is_left():
@@ -156,20 +177,6 @@ def test_complicating_takes_the_input_that_belongs_to_the_instruction():
     assert "#Given Input#:\n3, 1\n" in asked[0]
     assert "rewrite it too" in asked[0]
     assert all("#Given Input#" not in one and "Add input data" in one for one in asked[1:])
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("#Rewritten Prompt#:\nMake tea.", "Make tea."),
-        ("**Created Prompt:** Make tea.", "Make tea."),
-        ('"Make tea."', "Make tea."),
-        ('"Tea" or "coffee"', '"Tea" or "coffee"'),
-        ("Make tea.", "Make tea."),
-    ],
-)
-def test_a_repeated_heading_and_quotes_are_taken_off(text, expected):
-    assert parse_evolved(text) == expected
 
 
 @pytest.mark.parametrize(

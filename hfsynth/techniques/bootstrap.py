@@ -17,13 +17,14 @@ from typing import ClassVar
 
 from datasets import Dataset, Features, List, Value
 
+from hfsynth.completion_text import parse_list
 from hfsynth.configuration import Configuration
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row, derive_seed
 from hfsynth.generation import Request, SamplingParams
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
-from hfsynth.techniques.self_instruct import CITATION, parse_instructions
+from hfsynth.techniques.self_instruct import CITATION
 
 PROMPT = """\
 Below is the beginning of a list of {{ num_tasks - 1 }} tasks for an assistant that reads and writes text. They \
@@ -117,6 +118,7 @@ class BootstrapInstructions(Technique):
     """
 
     citation: ClassVar[str] = CITATION
+    version: ClassVar[int] = 2
 
     num_tasks: int = field(default=16, metadata={"help": "The list ends before this number."})
     prompt: str = field(default=PROMPT, metadata={"help": "Jinja2 text over examples and num_tasks."})
@@ -147,7 +149,7 @@ class BootstrapInstructions(Technique):
         completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
         if completion.finish_reason == "length":
             raise RowError(f"the list was cut off after {completion.completion_tokens} tokens", completion.text)
-        tasks = parse_instructions(completion.text)
+        tasks = parse_list(completion.text)
         if not tasks:
             raise RowError("the completion has no task", completion.text)
         return [{"instruction": task} for task in tasks[: self.num_tasks - 1]]

@@ -5,13 +5,13 @@ before. A round whose text can't stand is eliminated (`elimination.py`), and the
 """
 
 import random
-import re
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
+from hfsynth.completion_text import unwrap
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Completion, Request, SamplingParams
@@ -62,7 +62,6 @@ without a heading.
 #Created Prompt#:
 """,
 }
-_HEADING = re.compile(r"^\W*(?:the\s+)?(?:rewritten|created|new)\s+prompt[\s#*]*(?::|\n)[\s#*]*", re.IGNORECASE)
 
 EVOLUTION = {"operation": Value("string"), "instruction": Value("string"), "eliminated_by": Value("string")}
 """One round: its operation, the text it made, and the rule that eliminated it ("" where it stood)."""
@@ -91,6 +90,7 @@ class EvolInstruct(Technique):
 
     version: ClassVar[int] = 2
     citation: ClassVar[str] = _CITATION
+    version: ClassVar[int] = 2
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
     rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
@@ -168,7 +168,7 @@ class EvolInstruct(Technique):
             evolved = ""
             try:
                 completion = yield _ask(prompt, self.sampling)
-                evolved = parse_evolved(completion.text)
+                evolved = unwrap(completion.text)
                 rule = elimination(versions[-1], evolved, completion.finish_reason)
                 if self.eliminate and not rule:
                     rule = yield from self._tried(versions[-1], evolved, answered)
@@ -224,18 +224,6 @@ class EvolInstruct(Technique):
         if self.include_original_instruction or not kept:
             return [versions[0], *kept]
         return kept
-
-
-def parse_evolved(text: str) -> str:
-    """Take a heading that the model repeated, and quotes around everything, off an evolved instruction.
-
-    >>> parse_evolved('#Rewritten Prompt#: "Explain tea in 20 words."')
-    'Explain tea in 20 words.'
-    """
-    text = _HEADING.sub("", text.strip(), count=1).strip()
-    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
-        text = text[1:-1].strip()
-    return text
 
 
 def _ask(prompt: str, sampling: SamplingParams) -> Request:

@@ -1,17 +1,17 @@
 """SelfInstruct from context (after arXiv 2212.10560): a text → instructions that its readers might give.
 
-Each row's prompt asks for a number of user queries for an application, grounded in the row's `input` text. What the
-model writes around them (preambles, numbers, bullets, quotes) is parsed away.
+Each row's prompt asks for a number of user queries for an application, grounded in the row's `input` text.
+`completion_text.parse_list` reads them, without what the model writes around them.
 """
 
 import random
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from datasets import Features, List, Value
 
+from hfsynth.completion_text import parse_list
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Request, SamplingParams
@@ -35,22 +35,6 @@ CRITERIA = """\
 - Mix questions and commands; ask for explanations, lists, rewritings, comparisons and plans.
 - Each can be answered in text, without pictures, files or other tools.
 - None gives its own answer."""
-
-_NUMBER = re.compile(
-    r"""^\s*(?:\#+\s*)?\**\s*
-    (?:(?:user\s+)?(?:query|instruction|question|task|q)\s*\#?\d+\s*(?:[.:)\]、．：）-]|\**\s*$)  # Query 1:  Q1.
-      |[(\[（]?\d{1,3}\s*[.:)\]、．：）](?=\D|$)                       # 1.  1)  (1)  1、
-      |\d{1,3}\s+[-–—](?=\s)                                         # 1 -
-      |[(\[]?[a-z][)\]](?=\s)                                        # a)  (a)
-      |[①-⑳]
-    )[.:)\]]*\s*(?:\*\*)?\s*""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_BULLET = re.compile(r"^\s*[-+*•–—·](?=\s)\s*")
-_PREAMBLE = re.compile(
-    r"^\W*(?:sure|certainly|of course|okay|here(?:'s| is| are)|below are|these are)\b", re.IGNORECASE
-)
-_QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "`": "`", "*": "*"}
 
 CITATION = """\
 @inproceedings{wang2023selfinstruct,
@@ -77,6 +61,7 @@ class SelfInstruct(Technique):
     """
 
     citation: ClassVar[str] = CITATION
+    version: ClassVar[int] = 2
 
     num_instructions: int = field(default=5, metadata={"help": "Instructions asked for; the most kept, for each row."})
     application_description: str = field(
@@ -131,70 +116,10 @@ class SelfInstruct(Technique):
             },
         )
         completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
-        found = parse_instructions(completion.text, completion.finish_reason == "length")
+        found = parse_list(completion.text, completion.finish_reason == "length")
         if not found:
             raise RowError("the completion has no usable instruction", completion.text)
         found = found[: self.num_instructions]
         if self.one_row_each:
             return [{"instruction": instruction} for instruction in found]
         return {"instructions": found}
-
-
-def parse_instructions(text: str, cut_off: bool = False) -> list[str]:
-    r"""Read the instructions out of a completion: without preamble, numbers, bullets, quotes, blanks, duplicates.
-
-    Where any line is numbered, or else has a bullet, those are the instructions, each with the lines that follow it up
-    to a blank one. Else every line is an instruction, except one that only announces them.
-
-    Args:
-        text: The completion.
-        cut_off: Whether it ended before its end: then an instruction that reaches to there is dropped.
-
-    >>> parse_instructions("Here are 2 queries:\n\n1. What is tea?\n2) **Brew some.**\n\nI hope this helps!")
-    ['What is tea?', 'Brew some.']
-    """
-    lines = text.splitlines()
-    mark = next((mark for mark in (_NUMBER, _BULLET) if any(map(mark.match, lines))), None)
-    items, last_is_open = _plain_items(lines) if mark is None else _marked_items(lines, mark)
-    if cut_off and last_is_open:
-        items.pop()
-    unique: dict[str, str] = {}
-    for item in map(_cleaned, items):
-        if any(character.isalnum() for character in item):
-            unique.setdefault(" ".join(item.casefold().split()), item)
-    return list(unique.values())
-
-
-def _plain_items(lines: list[str]) -> tuple[list[str], bool]:
-    """Return each line as an item, without the announcements, and whether the text ends in one."""
-    filled = [line for line in lines if line.strip()]
-    announces = [line.rstrip(" *").endswith(":") or _PREAMBLE.match(line) is not None for line in filled]
-    items = [line for line, announcing in zip(filled, announces, strict=True) if not announcing]
-    return items, bool(items) and not announces[-1]
-
-
-def _marked_items(lines: list[str], mark: re.Pattern[str]) -> tuple[list[str], bool]:
-    """Return each marked line with those that belong to it, and whether the text ends in one."""
-    items: list[str] = []
-    is_open = False  # whether an unmarked line still belongs to the last item
-    for line in lines:
-        found = mark.match(line)
-        if found:
-            items.append(line[found.end() :])
-        elif is_open and line.strip():
-            items[-1] += "\n" + line.strip()
-        is_open = bool(line.strip()) and (found is not None or is_open)
-    return items, is_open
-
-
-def _cleaned(item: str) -> str:
-    """Take Markdown's emphasis and a pair of quotes off an instruction."""
-    item = item.strip()
-    if item.startswith("**") and item.count("**") == 2:
-        item = item.replace("**", "").strip()
-    item = item.removesuffix("**").strip() if item.count("**") == 1 else item
-    closing = _QUOTES.get(item[:1])
-    if closing and len(item) > 1 and item.endswith(closing):
-        inside = item[1:-1]
-        item = inside.strip() if closing not in inside and item[0] not in inside else item
-    return item
