@@ -1,4 +1,6 @@
+import runpy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -139,3 +141,21 @@ def test_a_run_that_is_repeated_asks_for_nothing_again(tmp_path):
 def test_examples_that_are_missing_are_an_error():
     with pytest.raises(ColumnError, match="BootstrapInstructions needs column 'examples'"):
         bootstrapping().run(Dataset.from_dict({"id": [0]}))
+
+
+def test_bootstrap_script_filters_as_the_paper_where_asked():
+    script = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "bootstrap.py"))
+    rows = Dataset.from_dict(
+        {
+            "instruction": [
+                "Écris un court poème sur la mer.",
+                "Name a red fruit please.",
+                "Python으로 정렬하는 함수를 하나 써 주세요.",
+            ]
+        }
+    )
+    kept = []
+    for paper_filters in (False, True):
+        filters = script["FilterArguments"](paper_filters).filters(("Python",)).steps
+        kept.append(filters[1](filters[0](rows))["instruction"][:])
+    assert kept == [rows["instruction"][:], ["Name a red fruit please."]]

@@ -16,6 +16,8 @@ from hfsynth.techniques.elimination import elimination, elimination_by_answer
         ("ما هذا", "ما هذا؟", "stop", "unchanged"),
         ("Qué es", "¿Qué es?", "stop", "unchanged"),
         ("写一首诗", "写一首短诗。", "stop", ""),
+        ("Explain NET", "Explain .NET", "stop", ""),
+        ("NET for a beginner", ".NET for a beginner", "stop", ""),
         ("🙂", "🎉", "stop", ""),
         ("a", "The given prompt asks for b", "stop", "leaked_prompt"),
         ("a", "#Rewritten Prompt#", "stop", "leaked_prompt"),

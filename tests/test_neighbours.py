@@ -7,18 +7,10 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth.likeness.near_duplicates import repeating_texts
-from hfsynth.likeness.words import compared_words
 from hfsynth.reporting import neighbours as module
 from hfsynth.reporting.neighbours import nearest_scores, neighbours, sample_size
 from hfsynth.reporting.reading import drawn
-
-
-class WordsOfAnyScript:
-    """The tokenizer for rouge_score."""
-
-    def tokenize(self, text):
-        return compared_words(text)
-
+from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"

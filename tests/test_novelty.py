@@ -9,6 +9,7 @@ from rouge_score.tokenize import tokenize
 
 from hfsynth.likeness.novelty import NoveltyPool, f_measures
 from hfsynth.likeness.words import rouge_score_words
+from tests.languages import NEAR, UNLIKE, WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
@@ -70,6 +71,21 @@ def test_every_decision_is_that_of_rouge_score_on_every_pair(pool, threshold):
             assert found.score == pytest.approx(max(scores))
             assert found.text == kept[scores.index(max(scores))]  # the first of several
     assert len(ours) == len(kept)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_decisions_on_any_script_are_those_on_every_pair(threshold):
+    scorer = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())
+    pairs = [pair for texts in (NEAR, UNLIKE) for language in texts.values() for pair in language]
+    pool, kept = NoveltyPool(threshold=threshold), []
+    for text in [*ODD, *(text for pair in pairs for text in pair)]:
+        best = max((scorer.score(other, text)["rougeL"].fmeasure for other in kept), default=0.0)
+        found = pool.too_near(text)
+        assert (found.score if found else None) == (pytest.approx(best) if best > threshold else None), text
+        if found is None:
+            pool.add(text)
+            kept.append(text)
+    assert 60 < len(kept) < 200
 
 
 @pytest.mark.parametrize("text", [*SEEDS[:5], *ODD, *texts(3, 20)])

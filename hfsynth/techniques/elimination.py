@@ -74,4 +74,4 @@ def elimination_by_answer(answer: str) -> str:
 
 def _normal(text: str) -> str:
     """Return a text without its style: case, spaces, the marks of any script that begin or end a sentence."""
-    return normal_form(text).strip(f"{SPACED_ENDS}{UNSPACED_ENDS}¿¡ ")
+    return normal_form(text).rstrip(f"{SPACED_ENDS}{UNSPACED_ENDS} ").lstrip("¿¡ ")
