@@ -3,12 +3,11 @@ import torch
 
 from hfsynth.llms import attention, varlen
 from hfsynth.llms.decoding import DecodeLoop
-from hfsynth.llms.packing import pack_linears
 from hfsynth.llms.passes import Asked, Prefill, Segment, Step
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.slots import KeyValueSlots
 from hfsynth.llms.static import StaticBatches
-from hfsynth.llms.trial import adopt_attention, is_batch_invariant
+from hfsynth.llms.trial import adopt_attention
 from hfsynth.llms.varlen import Spans
 from tests.elsewhere import GPU, by_the_book, elsewhere, moved
 from tests.tiny import generated, job, letters, prompt, taker, tiny
@@ -101,14 +100,6 @@ def test_a_model_that_the_kernel_reads_wrongly_is_read_by_windows(gpu, exact, mo
         model = moved(tiny())
         assert adopt_attention(model) == ""
         assert model.config._attn_implementation == attention.NAME
-
-
-def test_rows_are_not_said_to_be_independent_of_company_on_a_gpu(gpu, exact):
-    near, far = tiny(), moved(tiny())
-    assert adopt_attention(near) == adopt_attention(far) == ""
-    pack_linears(near)
-    assert is_batch_invariant(near)
-    assert not is_batch_invariant(far)
 
 
 def test_choices_are_scored_on_a_gpu_as_on_a_cpu(gpu, exact):
