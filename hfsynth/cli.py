@@ -143,7 +143,9 @@ def _lost(dataset: Dataset) -> str:
     told = records(dataset)[-1]
     failed = sum(sum(step.failures.values()) for step in told.steps)
     dropped = sum(step.dropped for step in told.steps)
+    truncated = sum(step.truncated for step in told.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
+    text += f", {truncated} with a text that was cut off" if truncated else ""
     return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
 
 

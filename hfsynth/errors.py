@@ -12,6 +12,7 @@ Exception
 │   │   └── SplitModelError a model in several processes can't go on in any of them
 │   └── PushError           the Hub doesn't take a dataset
 └── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
+    └── TruncatedError      a text that the row needs was cut off
 """
 
 
@@ -58,3 +59,7 @@ class RowError(Exception):
         self.reason = reason
         self.raw = raw
         self.passing = passing
+
+
+class TruncatedError(RowError):
+    """A text that a row needs was cut off by `max_new_tokens` or by the llm's context."""

@@ -23,6 +23,7 @@ from hfsynth.errors import (
     RowError,
     RunError,
     SplitModelError,
+    TruncatedError,
 )
 from hfsynth.generation import LLM, Completion, Request, Requests
 from hfsynth.watchdog import PATIENCE, Watchdog
@@ -63,6 +64,8 @@ class Outcome:
     """Tokens read, over all of the row's requests."""
     completion_tokens: int = 0
     """Tokens written, over all of the row's requests."""
+    truncated: bool = False
+    """Whether a text of it was cut off and is kept."""
 
     @property
     def is_passing(self) -> bool:
@@ -400,7 +403,7 @@ class Running:
         self._flow = flow
         self._owner = owner or seeds.step
         self._turn = 0
-        self._choices = 0
+        self._request: Request | None = None  # the last one
 
     def start(self) -> Request | None:
         """Return the flow's first request, or None if it needs none."""
@@ -412,9 +415,10 @@ class Running:
         Raises:
             GenerationError: If its request had choices, and the llm did not score them.
         """
-        if self._choices and not completion.error and len(completion.scores) != self._choices:
+        choices = len(self._request.choices) if self._request else 0
+        if choices and not completion.error and len(completion.scores) != choices:
             raise GenerationError(
-                f"{self._choices} choices were to be scored, and {len(completion.scores)} scores came; use an llm "
+                f"{choices} choices were to be scored, and {len(completion.scores)} scores came; use an llm "
                 "that scores choices, such as TransformersLLM(...)."
             )
         self.outcome.prompt_tokens += completion.prompt_tokens
@@ -444,7 +448,7 @@ class Running:
         if request is None:
             return None
         self._turn += 1
-        self._choices = len(request.choices)
+        self._request = request
         return replace(request, seed=self.seeds.turn(self._turn - 1))
 
     def _step(self, completion: Completion | None) -> Request | None:
@@ -460,6 +464,8 @@ class Running:
                     passing = completion.finish_reason != "refused"
                     reason = completion.error or "the llm says no reason"
                     request = flow.throw(RowError(reason, completion.text, passing=passing))
+                elif error := self._truncation(completion):
+                    request = flow.throw(error)
                 else:
                     request = flow.send(completion)
         except StopIteration as end:
@@ -471,6 +477,17 @@ class Running:
         else:
             return self._checked(request)
         return None
+
+    def _truncation(self, completion: Completion) -> TruncatedError | None:
+        """Return the error of a text that was cut off and isn't to be kept; mark the row where it is."""
+        keep = self._request.keep_truncated if self._request else None
+        if keep is None or completion.finish_reason != "length" or not completion.text.strip():
+            return None
+        if keep:
+            self.outcome.truncated = True
+            return None
+        reason = f"the response was cut off after {completion.completion_tokens} tokens"
+        return TruncatedError(f"{reason} (raise max_new_tokens, or set keep_truncated=True)", completion.text)
 
     def _checked(self, request: Request) -> Request:
         """Return what a flow yielded, if it is a request.

@@ -70,6 +70,8 @@ class Request:
     """Start of this request's own random stream; set by the technique from the row's index and the turn."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
+    keep_truncated: bool | None = None
+    """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
 
 
 @dataclass(frozen=True, kw_only=True)

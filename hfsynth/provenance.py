@@ -20,7 +20,7 @@ from hfsynth.diagram import Node
 from hfsynth.generation import Origin
 from hfsynth.machine import machine, versions
 from hfsynth.recipe import describe_step
-from hfsynth.record import METADATA_COLUMN, StepTally
+from hfsynth.record import METADATA_COLUMN, StepTally, failed_rows
 from hfsynth.steps import Step, node_of, step_name
 from hfsynth.technique import Technique
 
@@ -38,7 +38,11 @@ class StepRecord:
     node: Node
     """What it read and made."""
     rows_in: int
+    """Rows that it read, without those on which an earlier step failed."""
     rows_out: int
+    """Rows that it made or handed on, without those on which a step failed."""
+    truncated: int = 0
+    """Rows with a text that was cut off and is kept."""
     prompt_tokens: int = 0
     """Tokens read, those of failed rows included."""
     completion_tokens: int = 0
@@ -70,7 +74,7 @@ class StepRecord:
 
     def plus(self, later: "StepRecord") -> "StepRecord":
         """Return the record of this round of the step and a later one together."""
-        added = ("rows_in", "rows_out", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
+        added = ("rows_in", "rows_out", "truncated", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
         counted = ("finish_reasons", "failures", "stopped")
         changed: dict[str, Any] = {name: getattr(self, name) + getattr(later, name) for name in added}
         changed |= {name: dict(Counter(getattr(self, name)) + Counter(getattr(later, name))) for name in counted}
@@ -181,7 +185,7 @@ def step_record(
     Args:
         step: The step.
         dataset: What it read.
-        rows_out: How many rows it made.
+        rows_out: How many rows it made, of a technique without those that failed.
         seconds: What it took: of all processes, and on the wall.
         processes: How many took part.
         tally: What became of the rows, of a technique or filter.
@@ -191,8 +195,8 @@ def step_record(
         name=step_name(step),
         recipe=describe_step(step),
         node=node_of(step, dataset.column_names),
-        rows_in=len(dataset),
-        rows_out=rows_out,
+        rows_in=tally.rows if tally and isinstance(step, Technique) else len(dataset) - len(failed_rows(dataset)),
+        rows_out=tally.rows_out if tally and isinstance(step, Technique) else rows_out,
         **_counts(tally or StepTally()),
         seconds=round(seconds[0], 3),
         wall_seconds=round(seconds[1], 3),
@@ -227,7 +231,7 @@ def read_off(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> R
                 recipe=describe_step(step) if step else {},
                 node=_node(step, dataset) if step else Node(name, _model(dataset, name), (), ()),
                 rows_in=tally.rows,
-                rows_out=len(dataset),
+                rows_out=tally.rows_out,
                 **_counts(tally),
                 origin=step.llm.origin() if isinstance(step, Technique) else Origin(),
                 citation=step.citation if isinstance(step, Technique) else "",
@@ -260,6 +264,7 @@ def records(dataset: Dataset) -> list[RunRecord]:
 
 def _counts(tally: StepTally) -> dict[str, Any]:
     return {
+        "truncated": tally.truncated,
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
         "finish_reasons": dict(tally.finish_reasons.most_common()),

@@ -1,5 +1,6 @@
 """What became of every row: the `generation_metadata` column, and the failures read from it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +21,18 @@ METADATA_ENTRY = {
     "prompt_tokens": Value("int64"),
     "completion_tokens": Value("int64"),
     "finish_reason": Value("string"),
+    "truncated": Value("bool"),
     "error": Value("string"),
     "column": Value("string"),
     "raw": Value("string"),
+    "share": Value("float64"),
 }
 """One entry of the column, added by each technique: the step's name; the row's index in that step's input; the llm;
-the row's seed; tokens read and written by all of the row's requests (rows that come from one row of the input carry
-the same entry: count an entry once for each step and row); how the last completion ended; why the row failed ("" if
-it didn't), the first column that is None for it, and the completion that could not be used. No field is ever null, so
-that any row shows the column's type.
+the seed of the row's first request; tokens read and written by all of the row's requests; how the last completion
+ended; whether a text of the row was cut off and is kept; why the row failed ("" if it didn't), the first column that
+is None for it, and the completion that could not be used; and the share of the step's row that this row has: 1, or
+less where one row became several, each with the same entry. The shares of a row of the step add up to 1. No field is
+ever null, so that any row shows the column's type.
 """
 METADATA_FEATURE = List(METADATA_ENTRY)
 
@@ -83,6 +87,11 @@ def step_failures(dataset: Dataset) -> Dataset:
     )
 
 
+def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
+    """Return the entries of a row for each of the rows that it becomes."""
+    return [{**entry, "share": entry["share"] / parts} for entry in entries]
+
+
 def failed_rows(dataset: Dataset) -> set[int]:
     """Return the places of the rows on which a step failed; none where no technique has run."""
     if METADATA_COLUMN not in dataset.column_names:
@@ -95,7 +104,8 @@ class StepTally:
     """What became of a step's rows, counted from its entries in `generation_metadata` as tables pass by.
 
     A row that a step made several of carries one entry in each, which is counted once: of the last step they are
-    neighbours, and those of a step by name are told by their seeds.
+    neighbours; those of a step by name have equal seeds, and are as many rows as their shares add up to, rounded up.
+    A row on which an earlier step failed is no row of this step.
     """
 
     rules: tuple[str, str] | None = None
@@ -103,7 +113,11 @@ class StepTally:
     step: str | None = None
     """The step's name, in a dataset that may have been changed since; None for the last, in what it has just made."""
     rows: int = 0
-    """Rows of the step's input."""
+    """Rows of the step's input, without those on which an earlier step failed."""
+    rows_out: int = 0
+    """Rows that the step made of them, without those on which it failed; parts of one row counted each."""
+    truncated: int = 0
+    """Rows of the input of which a text was cut off and is kept."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     written: Counter[int] = field(default_factory=Counter)
@@ -114,7 +128,7 @@ class StepTally:
     stopped: Counter[str] = field(default_factory=Counter)
     """Rule → pieces of rows that it stopped; "" → pieces that stood."""
     _last_row: int = -1
-    _seen: set[int] = field(default_factory=set)
+    _shares: dict[int, float] = field(default_factory=dict)
 
     def see(self, table: pa.Table) -> pa.Table:
         """Count the rows of a table, and give it back."""
@@ -127,18 +141,20 @@ class StepTally:
         else:
             places = np.flatnonzero(pc.equal(values.field("step"), self.step).to_numpy(False))
         entries = values.take(pa.array(places))
-        first = self._first(entries)
+        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
+        begins = offsets[np.searchsorted(offsets, places, side="right") - 1]
+        reached = failed_so_far[places] == failed_so_far[begins]  # no step before failed on the row
+        first = self._first(entries) & reached
         self.rows += int(first.sum())
+        self.rows_out += int((reached & pc.equal(entries.field("error"), "").to_numpy(False)).sum())
         once = entries.filter(pa.array(first))
         self.prompt_tokens += pc.sum(once.field("prompt_tokens")).as_py() or 0
         self.completion_tokens += pc.sum(once.field("completion_tokens")).as_py() or 0
+        self.truncated += pc.sum(once.field("truncated")).as_py() or 0
         tokens, rows = np.unique(once.field("completion_tokens").to_numpy(False), return_counts=True)
         self.written.update(dict(zip(tokens.tolist(), rows.tolist(), strict=True)))
         self.finish_reasons += _counted(once.field("finish_reason"), but="")
-        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
-        begins = offsets[np.searchsorted(offsets, places, side="right") - 1]
-        fresh = first & (failed_so_far[places] == failed_so_far[begins])
-        self.failures += _counted(entries.filter(pa.array(fresh)).field("error"), but="")
+        self.failures += _counted(once.field("error"), but="")
         if self.rules:
             outputs, rule = self.rules
             pieces = pc.list_flatten(table.column(outputs).combine_chunks().filter(pa.array(first)))
@@ -152,12 +168,18 @@ class StepTally:
             first: NDArray[np.bool_] = np.diff(rows, prepend=self._last_row) != 0
             self._last_row = int(rows[-1]) if len(rows) else self._last_row
             return first
-        seeds = entries.field("seed").to_pylist()
+        seeds, shares = entries.field("seed").to_pylist(), entries.field("share").to_pylist()
         first = np.zeros(len(seeds), np.bool_)
-        for place, seed in enumerate(seeds):
-            first[place] = seed not in self._seen
-            self._seen.add(seed)
+        for place, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
+            before = self._shares.get(seed, 0.0)
+            self._shares[seed] = before + share
+            first[place] = _rows_of(before + share) > _rows_of(before)
         return first
+
+
+def _rows_of(shares: float) -> int:
+    """Return how many rows some shares of rows are at the least."""
+    return math.ceil(shares - 1e-6)
 
 
 def step_names(dataset: Dataset) -> tuple[list[str], int]:

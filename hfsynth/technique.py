@@ -4,6 +4,7 @@ import inspect
 import logging
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,7 +20,7 @@ from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, run_flows
 from hfsynth.generation import LLM
 from hfsynth.map_progress import BatchProgress
 from hfsynth.outputs import check_rows
-from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
+from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, divide_share
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
@@ -254,7 +255,11 @@ class Technique(Configuration, ABC):
         }
         before = batch[METADATA_COLUMN] if METADATA_COLUMN in batch else [None] * len(outcomes)
         entries = [self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices), strict=True)]
-        columns[METADATA_COLUMN] = [[*(before[source] or ()), entries[source]] for source, _ in made]
+        parts = Counter(source for source, _ in made)
+        histories = [
+            divide_share([*(before[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)
+        ]
+        columns[METADATA_COLUMN] = [histories[source] for source, _ in made]
         features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
         return merge_columns(batch, [source for source, _ in made], columns, features)
 
@@ -340,13 +345,15 @@ class Technique(Configuration, ABC):
             "step": self.name,
             "row": row.row,
             "model": self.llm.model_name,
-            "seed": row.turn(-1),
+            "seed": row.turn(0),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,
+            "truncated": outcome.truncated and not outcome.error,
             "error": outcome.error,
             "column": next(iter(self.written_features)) if outcome.error else "",
             "raw": outcome.raw,
+            "share": 1.0,
         }
 
     def _missing(self, name: str, columns: Collection[str]) -> str:

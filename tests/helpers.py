@@ -46,7 +46,7 @@ class ScriptedLLM(Configuration, LLM):
             best = choices[scores.index(max(scores))]
             return Completion(text=best, finish_reason="stop", scores=scores, scored_tokens=(1,) * len(choices))
         if text.startswith("!"):
-            return Completion(text="", finish_reason="error", error=text[1:])
+            return Completion(text="", finish_reason="refused", error=text[1:])
         return Completion(text=text, finish_reason=self.finish_reason, prompt_tokens=3, completion_tokens=2)
 
 

@@ -27,12 +27,12 @@ def test_a_record_tells_what_every_step_read_made_and_cost():
     (record,) = records(made)
     first, function, last = record.steps
     assert record.source == Source(4, ("instruction",))
-    assert (first.name, first.rows_in, first.rows_out) == ("TextGeneration", 4, 4)
-    assert (function.name, function.rows_in, function.rows_out) == ("only_some", 4, 3)
+    assert (first.name, first.rows_in, first.rows_out) == ("TextGeneration", 4, 2)
+    assert (function.name, function.rows_in, function.rows_out) == ("only_some", 2, len(made) - 2)
     assert first.failures == {"odd": 1, "instruction is None": 1}
     assert last.failures == {}, "both failed before"
     assert (first.prompt_tokens, first.completion_tokens) == (6, 4)
-    assert first.finish_reasons == {"stop": 2, "error": 1}
+    assert first.finish_reasons == {"stop": 2, "refused": 1}
     assert (first.node.model, function.node.model, last.node.model) == ("scripted", "", "echo")
     assert first.seconds >= first.wall_seconds > 0
     assert first.versions["datasets"]

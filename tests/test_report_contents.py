@@ -54,7 +54,7 @@ def test_what_is_not_there_is_not_shown():
 def test_what_is_shown_are_the_reports_values(told):
     assert shown(told, "Rows", "")["rows"] == [told.rows]
     funnel = shown(told, "What each step made of the rows", "step")
-    assert funnel["WellFormed"] == [10, 8, 0, 2]
+    assert funnel["WellFormed"] == [8, 6, 0, 2]
     assert shown(told, "What each step made of the rows", "dropped by") == {"WellFormed: too_short": [2]}
     assert shown(told, "Generation", "why rows failed") == {"SelfInstruct: out of | memory": [2]}
     assert shown(told, "Responses", "")["refusals, by English phrases"] == [3, 6, 0.5]

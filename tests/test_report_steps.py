@@ -31,8 +31,15 @@ def made(stages):
 
 
 def entries(dataset, place):
-    """The entries of a step, one for each row of its input."""
-    return {row["generation_metadata"][place]["row"]: row["generation_metadata"][place] for row in dataset}.values()
+    """The entries of a step, one for each row of its input on which no step before failed."""
+    rows = [row["generation_metadata"] for row in dataset]
+    reached = [history for history in rows if not any(entry["error"] for entry in history[:place])]
+    return {history[place]["row"]: history[place] for history in reached}.values()
+
+
+def whole(dataset):
+    """How many rows no step failed on."""
+    return len(dataset.filter(lambda row: not any(entry["error"] for entry in row["generation_metadata"])))
 
 
 def fresh_failures(dataset, place):
@@ -68,8 +75,8 @@ def test_the_funnel_says_what_each_step_was_given_and_dropped(stages):
         (1, "Deduplicate"),
         (1, "TextGeneration"),
     ]
-    assert [stage.rows_in for stage in funnel] == [len(texts), len(asked), len(kept)]
-    assert [stage.rows_out for stage in funnel] == [len(asked), len(kept), len(answered)]
+    assert [stage.rows_in for stage in funnel] == [len(texts), whole(asked), whole(kept)]
+    assert [stage.rows_out for stage in funnel] == [whole(asked), whole(kept), whole(answered)]
     assert [stage.dropped for stage in funnel] == [0, len(asked) - len(kept), 0]
     failed = [sum(fresh_failures(asked, 0).values()), 0, sum(fresh_failures(answered, 1).values())]
     assert [stage.failed for stage in funnel] == failed

@@ -67,8 +67,18 @@ def number(text):
 
 
 def entries(rows, place):
-    """The entries of one step, one for each row of its input."""
-    return list({row["generation_metadata"][place]["row"]: row["generation_metadata"][place] for row in rows}.values())
+    """The entries of one step, one for each row of its input on which no step before failed."""
+    reached = [row["generation_metadata"] for row in rows if not failed(row["generation_metadata"][:place])]
+    return list({history[place]["row"]: history[place] for history in reached}.values())
+
+
+def failed(history):
+    return any(entry["error"] for entry in history)
+
+
+def completed(rows):
+    """How many rows no step failed on."""
+    return sum(not failed(row.get("generation_metadata", ())) for row in rows)
 
 
 def fresh_failures(rows, place):
@@ -84,9 +94,8 @@ def fresh_failures(rows, place):
 def test_rows_and_failed_rows_of_the_split(told):
     card, rows, stages = told
     (split,) = table(card, "split", "rows", "failed or dropped")
-    failed = [row for row in stages[-1] if any(entry["error"] for entry in row["generation_metadata"])]
     ever = sum(sum(fresh_failures(stages[stage], place).values()) for place, stage in enumerate((1, 2, 4)))
-    assert number(split["rows"]) == len(rows) == len(stages[-1]) - len(failed)
+    assert number(split["rows"]) == len(rows) == completed(stages[-1])
     assert number(split["failed or dropped"]) == ever > 0, "those that the function dropped, too"
 
 
@@ -95,7 +104,7 @@ def test_rows_in_rows_out_failures_and_tokens_of_every_step(told):
     steps = table(card, "step", "model", "rows in")
     assert [step["step"] for step in steps] == ["SelfInstruct", "EvolInstruct", "not_too_short", "TextGeneration"]
     for step, before, after, place in zip(steps, stages, stages[1:], (0, 1, None, 2), strict=False):
-        assert (number(step["rows in"]), number(step["rows out"])) == (len(before), len(after))
+        assert (number(step["rows in"]), number(step["rows out"])) == (completed(before), completed(after))
         if place is None:
             assert step["failed"] == step["tokens read"] == step["tokens written"] == "0"
             continue
@@ -114,14 +123,14 @@ def test_failures_by_reason_ends_of_completions_rules_and_what_a_function_droppe
     card, _, stages = told
     lines = dict(re.findall(r"^- (\w+, [^:]+): (.*)$", card.replace("\\", ""), re.MULTILINE))
     for name, place, stage in (("SelfInstruct", 0, 1), ("EvolInstruct", 1, 2), ("TextGeneration", 2, 4)):
-        failed = fresh_failures(stages[stage], place)
-        assert counted(lines.get(f"{name}, rows that failed", "")) == failed
+        failures = fresh_failures(stages[stage], place)
+        assert counted(lines.get(f"{name}, rows that failed", "")) == failures
         ends = Counter(entry["finish_reason"] for entry in entries(stages[stage], place) if entry["finish_reason"])
         assert counted(lines[f"{name}, how last completions ended"]) == ends
     rules = Counter(one["eliminated_by"] for row in stages[2] for one in row["evolutions"] or ())
     stood, stopped = lines["EvolInstruct, rounds that stood"].split("; stopped: ")
     assert {"": int(stood), **counted(stopped)} == rules
-    assert f"kept {len(stages[3])} of {len(stages[2])} rows" in card
+    assert f"kept {completed(stages[3])} of {completed(stages[2])} rows" in card
 
 
 def test_what_a_filter_dropped_by_rule_what_that_saved_and_how_many_rows_were_accepted(tmp_path):

@@ -50,10 +50,12 @@ def opening(config: ConfigFacts) -> str:
         for run in config.runs
         if run.wanted
     ]
-    here = sum(split.rows + split.left_out for split in config.splits)
-    last = config.runs[-1].steps[-1]
-    if len(config.runs) == 1 and here != last.rows_out:
-        told.append(f"{plain(last.name)} had made {number(last.rows_out)} rows: some were dropped or added since.")
+    run = config.runs[-1]
+    expected = min(run.wanted, run.accepted) if run.wanted else run.steps[-1].rows_out
+    if len(config.runs) == 1 and config.rows != expected:
+        told.append(f"The run made {number(expected)} rows: some were dropped or added since.")
+    if truncated := sum(step.truncated for step in config.steps):
+        told.append(f"{number(truncated)} {_rows(truncated)} with a text that was cut off.")
     return " ".join(told)
 
 

@@ -124,7 +124,7 @@ def _funnel(report: "Report") -> Section:
     picture = Picture("funnel", "Bars of the rows that each step was given and handed on", partial(draw_funnel, bars))
     return Section(
         "What each step made of the rows",
-        ("As the runs recorded it. Rows on which a step failed are handed on, without what it was to make.",),
+        ("As the runs recorded it. A row on which a step failed counts as a row of no later step.",),
         (Table(("step", "rows in", "rows out", "failed", "dropped"), lines), Table(("dropped by", "rows"), rules)),
         (picture,) if lines else (),
     )
@@ -142,11 +142,12 @@ def _stage_cells(stage: Stage) -> tuple[Cell, ...]:
 def _steps(report: "Report") -> Section:
     totals, ends, failures = [], [], []
     for step in report.steps:
-        totals.append(Line(step.name, tuple(map(Cell, (step.rows, step.tokens_read, step.tokens_written)))))
+        cells = (step.rows, step.truncated, step.tokens_read, step.tokens_written)
+        totals.append(Line(step.name, tuple(map(Cell, cells))))
         ends += [Line(f"{step.name}: {end}", (Cell(rows),)) for end, rows in step.finish_reasons.items()]
         failures += [Line(f"{step.name}: {reason}", (Cell(rows),)) for reason, rows in step.failures.items()]
     tables = (
-        Table(("step", "rows", "tokens read", "tokens written"), tuple(totals)),
+        Table(("step", "rows", "cut off", "prompt tokens", "completion tokens"), tuple(totals)),
         Table(("how a row's last completion ended", "rows"), tuple(ends)),
         Table(("why rows failed", "rows"), tuple(failures)),
     )

@@ -44,15 +44,14 @@ def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
     """Draw the rows that each step was given, and in front of them those that it handed on whole.
 
     Args:
-        stages: Each step's name, rows in, rows out, and how many of these it failed on.
+        stages: Each step's name, rows in, rows out, and rows that it failed on.
     """
 
     def put(figure: "Figure") -> None:
         axes = _plain_axes(figure)
         places = range(len(stages))
-        whole = [rows_out - failed for _, _, rows_out, failed in stages]
         axes.barh(places, [stage[1] for stage in stages], 0.7, color=_GREY, label="rows in")
-        axes.barh(places, whole, 0.45, color=_BLUE, label="rows out, but for those that failed")
+        axes.barh(places, [stage[2] for stage in stages], 0.45, color=_BLUE, label="rows out")
         for place, (_, rows_in, rows_out, failed) in enumerate(stages):
             told = f" {rows_in:,} → {rows_out:,}" + (f" ({failed:,} failed)" if failed else "")
             axes.text(max(rows_in, rows_out), place, told, va="center", fontsize=8)

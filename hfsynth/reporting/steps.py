@@ -20,6 +20,8 @@ class StepFigures:
     rows: int
     tokens_read: int
     tokens_written: int
+    truncated: int
+    """Rows with a text that was cut off and is kept."""
     written: Lengths | None
     """Tokens that all completions of a row had together; None where no row is left."""
     finish_reasons: Mapping[str, int]
@@ -37,7 +39,7 @@ class Stage:
     name: str
     rows_in: int
     rows_out: int
-    """Rows that it handed on, those on which it failed among them."""
+    """Rows that it made or handed on, without those on which it failed."""
     failed: int
     """Rows on which it failed, and no step before it."""
     dropped: int
@@ -59,6 +61,7 @@ def steps_of(dataset: Dataset) -> tuple[StepFigures, ...]:
             rows=tally.rows,
             tokens_read=tally.prompt_tokens,
             tokens_written=tally.completion_tokens,
+            truncated=tally.truncated,
             written=Lengths.of(tally.written) if tally.written else None,
             finish_reasons=dict(tally.finish_reasons.most_common()),
             failures=dict(tally.failures.most_common()),

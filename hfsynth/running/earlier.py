@@ -67,7 +67,7 @@ class EarlierRows:
         if not self.same_input and any(rows[0][column] != value for column, value in read.items()):
             return None
         made = [{name: row[column] for column, name in self._names.items()} for row in rows]
-        kept = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens")
+        kept = ("error", "raw", "finish_reason", "truncated", "prompt_tokens", "completion_tokens")
         return Outcome([] if entry["error"] else made, **{name: entry[name] for name in kept})
 
     @cached_property

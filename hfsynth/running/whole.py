@@ -10,7 +10,7 @@ from datasets import Dataset
 from hfsynth.errors import RunError
 from hfsynth.filter import Filter
 from hfsynth.provenance import step_record
-from hfsynth.record import StepTally
+from hfsynth.record import StepTally, failed_rows
 from hfsynth.running.chunks import StepFolder
 from hfsynth.running.crew import Crew, wait_until
 from hfsynth.running.progress import without_bars
@@ -69,14 +69,16 @@ def _keep(
     """Write what a step made and dropped, and that it is finished; by which processes, and in how many seconds."""
     (made, dropped), (crew, took) = done, by
     tally = StepTally()
+    failed = len(failed_rows(made))
     with DiskErrors(folder.path):
         folder.prepare(clean=crew.is_main)
         if dropped is not None:
             folder.keep_dropped(dropped)
-            tally.stopped.update({"": len(made)})
+            tally.stopped.update({"": len(made) - failed})
             tally.stopped.update(dropped["rule"])
         folder.finish(
-            _tables(made), lambda rows_out: step_record(step, dataset, rows_out, (took, took), crew.size, tally)
+            _tables(made),
+            lambda rows_out: step_record(step, dataset, rows_out - failed, (took, took), crew.size, tally),
         )
 
 

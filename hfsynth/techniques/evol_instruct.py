@@ -6,7 +6,7 @@ before. A round whose text can't stand is eliminated (`elimination.py`), and the
 
 import random
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from datasets import Features, List, Value
@@ -90,7 +90,6 @@ class EvolInstruct(Technique):
 
     version: ClassVar[int] = 2
     citation: ClassVar[str] = _CITATION
-    version: ClassVar[int] = 2
 
     rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
     rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
@@ -116,6 +115,10 @@ class EvolInstruct(Technique):
     judge_template: str = field(
         default=JUDGE_TEMPLATE,
         metadata={"help": "Jinja2 text over before and after: answered with Equal or Not equal, the likelier one."},
+    )
+    keep_truncated: bool = field(
+        default=False,
+        metadata={"help": "Keep answers that max_new_tokens cut off, marked as truncated; else their rows fail."},
     )
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=512),
@@ -198,7 +201,7 @@ class EvolInstruct(Technique):
         verdict = yield Request(messages=({"role": "user", "content": question},), choices=EQUAL)
         if verdict.text == EQUAL[0]:
             return "equal"
-        answered[evolved] = yield _ask(evolved, self.answer_sampling)
+        answered[evolved] = yield from self._answer(evolved)
         return elimination_by_answer(answered[evolved].text)
 
     def _answers(
@@ -207,16 +210,29 @@ class EvolInstruct(Technique):
         """Answer the versions that are kept, but for those that were answered when they were tried.
 
         Raises:
-            RowError: If all answers are empty.
+            RowError: If all answers are empty or were cut off.
         """
         for version in kept:
             if version not in answered:
-                answered[version] = yield _ask(version, self.answer_sampling)
-        answers = [answered[version].text or None for version in kept]
+                answered[version] = yield from self._answer(version)
+        answers = [self._complete_text(answered[version]) for version in kept]
         if not any(answers):
-            reason = answered[kept[-1]].finish_reason
-            raise RowError(f"the answer is empty (finish_reason: {reason})", "\n".join(kept))
+            last = answered[kept[-1]]
+            state = "was cut off; raise max_new_tokens or set keep_truncated=True" if last.text else "is empty"
+            raise RowError(f"the answer {state} (finish_reason: {last.finish_reason})", last.text or "\n".join(kept))
         return answers
+
+    def _answer(self, instruction: str) -> Generator[Request, Completion, Completion]:
+        """Answer an instruction; an answer that was cut off and isn't kept comes back to be tried by the rules."""
+        request = _ask(instruction, self.answer_sampling)
+        if self.keep_truncated and self.generate_answers:
+            request = replace(request, keep_truncated=True)
+        return (yield request)
+
+    def _complete_text(self, answer: Completion) -> str | None:
+        """Return an answer's text; None for one that is empty, or was cut off and isn't kept."""
+        is_kept = self.keep_truncated or answer.finish_reason != "length"
+        return answer.text or None if is_kept else None
 
     def _kept(self, versions: list[str]) -> list[str]:
         """Return the versions to keep: the last at least, which is the original where no round stood."""

@@ -80,6 +80,10 @@ class Magpie(Technique):
     keep_thinking: bool = field(
         default=False, metadata={"help": "Keep what a model thinks before it answers, in the column `thinking`."}
     )
+    keep_truncated: bool = field(
+        default=False,
+        metadata={"help": "Keep responses that max_new_tokens cut off, marked as truncated; else their rows fail."},
+    )
     instruction_sampling: SamplingParams = field(
         default=SamplingParams(temperature=1.0, max_new_tokens=512), metadata={"help": "How user turns are sampled."}
     )
@@ -148,7 +152,9 @@ class Magpie(Technique):
             if self.only_instruction or (self.end_with_user and turn == self.n_turns):
                 break
             context = (*(system if self.answer_with_system_prompt else ()), *turns)
-            answer = yield Request(messages=context, sampling=self.response_sampling)
+            answer = yield Request(
+                messages=context, sampling=self.response_sampling, keep_truncated=self.keep_truncated
+            )
             turns.append({"role": "assistant", "content": _checked("assistant", turn, answer)})
             thinking.append(answer.thinking)
         everything = {
@@ -179,7 +185,7 @@ def _choice(key: str, value: str | Sequence[Any]) -> Choice:
 
 
 def _checked(role: str, turn: int, completion: Completion) -> str:
-    """Return a turn's text, if one can go on from it: half a question is no question, half an answer is one.
+    """Return a turn's text, if one can go on from it: half a question is no question.
 
     Raises:
         RowError: If the turn is empty, or a user's that was cut off.

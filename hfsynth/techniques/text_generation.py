@@ -8,7 +8,7 @@ from typing import ClassVar
 from datasets import Features, List, Value
 
 from hfsynth.conversations import checked_messages
-from hfsynth.errors import RowError
+from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Completion, Message, Request, SamplingParams
 from hfsynth.prompts import prompt_variables, render_prompt
@@ -21,7 +21,7 @@ class TextGeneration(Technique):
 
     Reads `instruction`; or the columns of `template`; or, where there is no `instruction`, a `messages` column: a
     conversation to answer. A `system_prompt` column is a row's own system prompt and goes before the field.
-    An answer that is empty is None, and if all of a row's are, the row failed.
+    An answer that is empty, or was cut off, is None, and if all of a row's are, the row failed.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -42,6 +42,10 @@ class TextGeneration(Technique):
     )
     keep_thinking: bool = field(
         default=False, metadata={"help": "Keep what a model thinks before it answers, in the column `thinking`."}
+    )
+    keep_truncated: bool = field(
+        default=False,
+        metadata={"help": "Keep responses that max_new_tokens cut off, marked as truncated; else their rows fail."},
     )
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.7, max_new_tokens=1024), metadata={"help": "How answers are sampled."}
@@ -76,10 +80,17 @@ class TextGeneration(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Ask as often as there are generations to make."""
-        request = Request(messages=self._conversation(row), sampling=self.sampling)
+        request = Request(messages=self._conversation(row), sampling=self.sampling, keep_truncated=self.keep_truncated)
         completions: list[Completion] = []
+        truncated: TruncatedError | None = None
         for _ in range(self.num_generations):
-            completions.append((yield request))
+            try:
+                completions.append((yield request))
+            except TruncatedError as error:
+                truncated = error
+                completions.append(Completion(text="", finish_reason="length"))
+        if truncated and not any(completion.text for completion in completions):
+            raise truncated
         if not any(completion.text for completion in completions):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"

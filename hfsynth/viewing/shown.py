@@ -98,7 +98,8 @@ def _shared(answers: Sequence[Turns]) -> Turns:
 def _step(entry: Mapping[str, Any]) -> tuple[str, str, str, int, int, int, str]:
     """Return how a step made a row; a seed may be greater than any whole number that a browser knows."""
     tokens = (entry["prompt_tokens"], entry["completion_tokens"])
-    return (entry["step"], entry["model"], str(entry["seed"]), entry["row"], *tokens, entry["finish_reason"])
+    end = "cut off" if entry["truncated"] else entry["finish_reason"]
+    return (entry["step"], entry["model"], str(entry["seed"]), entry["row"], *tokens, end)
 
 
 def _text(value: Any) -> str:
