@@ -63,7 +63,7 @@ def test_every_request_may_be_refused(smollm):
         requests.put(key, ask("word " * 9000))
     refused = dict(smollm.stream(requests))
     assert sorted(refused) == [0, 1, 2]
-    assert {completion.finish_reason for completion in refused.values()} == {"error"}
+    assert {completion.finish_reason for completion in refused.values()} == {"refused"}
 
 
 def test_a_refused_request_is_given_back_at_once_and_not_after_all_others(smollm):

@@ -26,9 +26,9 @@ def test_map_batch_that_takes_long_shows_rows_and_tokens(capsys, bars):
         rows.map(TextGeneration(Slow()), batched=True, with_indices=True)
     finally:
         disable_progress_bars()
-    shown = capsys.readouterr().err
-    assert ("TextGeneration, this batch" in shown) == bars
-    assert ("/7 [" in shown and "tokens/s, 1 failed" in shown) == bars
+    output = capsys.readouterr().err
+    assert ("TextGeneration, this batch" in output) == bars
+    assert ("/7 [" in output and "tokens/s, 1 failed" in output) == bars
 
 
 def test_map_batch_that_is_quick_shows_nothing(capsys):

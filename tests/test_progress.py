@@ -68,9 +68,9 @@ def test_run_failed_row_counts_once_over_all_steps(capsys, tmp_path):
     rows = Dataset.from_dict({"instruction": ["Say a.", None, "Say b."]})
     for _ in range(2):  # made, then found
         chain(EchoLLM()).run(rows, run_dir=tmp_path / "run")
-        told = capsys.readouterr().err
-        assert "9/9 rows" in told
-        assert "1 failed, done" in told
+        output = capsys.readouterr().err
+        assert "9/9 rows" in output
+        assert "1 failed, done" in output
 
 
 def test_run_progress_moves_within_a_chunk(capsys, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_run_end_lists_reasons_with_counts(caplog, tmp_path):
     TextGeneration(EchoLLM()).__rshift__(TextGeneration(EchoLLM(), name="B", output_mappings={"generation": "b"})).run(
         rows, run_dir=tmp_path / "run", quiet=True
     )
-    told = caplog.text
-    assert "3 rows failed or were dropped" in told
-    assert "  2 rows: TextGeneration: instruction is empty" in told
-    assert "  1 row: TextGeneration: instruction is None" in told
+    output = caplog.text
+    assert "3 rows failed or were dropped" in output
+    assert "  2 rows: TextGeneration: instruction is empty" in output
+    assert "  1 row: TextGeneration: instruction is None" in output

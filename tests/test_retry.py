@@ -135,8 +135,8 @@ def test_rerun_after_a_stop_keeps_what_was_finished(tmp_path):
     assert 79 <= len(run.asked()) < 100
     (file,) = (tmp_path / "run").glob("failures-*.parquet")
     assert pq.read_table(file)["row"].to_pylist() == list(range(15, 79))
-    made = run()
-    assert made["generation"][:] == [f"<say {n}>" for n in range(100)]
+    result = run()
+    assert result["generation"][:] == [f"<say {n}>" for n in range(100)]
     assert run.asked() == [f"say {n}" for n in range(15, 100)]
 
 
@@ -148,9 +148,9 @@ def test_rerun_after_a_function_makes_only_rows_that_changed(tmp_path):
     first, second = two_steps(tmp_path).steps
     run = Run(tmp_path, first >> but_the_first >> second)
     assert run(say_3="error")["b"][2] is None
-    made = run()
+    result = run()
     assert run.asked() == ["say 3", "<say 3>"]
-    assert made["b"][:] == [f"<<say {n}>>" for n in range(1, 6)]
+    assert result["b"][:] == [f"<<say {n}>>" for n in range(1, 6)]
 
 
 def test_rerun_that_was_interrupted_goes_on(tmp_path):
@@ -159,9 +159,9 @@ def test_rerun_that_was_interrupted_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(say_5="interrupt")
     assert run.asked() == ["say 1"]
-    made = run()
+    result = run()
     assert run.asked() == ["say 5"]
-    assert made["generation"][:] == [f"<say {n}>" for n in range(6)]
+    assert result["generation"][:] == [f"<say {n}>" for n in range(6)]
 
 
 def test_rerun_until_enough_rows_mends_them_too(tmp_path):

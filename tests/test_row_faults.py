@@ -65,8 +65,8 @@ FAULTS = {
 }
 
 
-def errors(made):
-    return [entries[-1]["error"] for entries in made["generation_metadata"]]
+def errors(output):
+    return [entries[-1]["error"] for entries in output["generation_metadata"]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
@@ -74,8 +74,8 @@ def errors(made):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_map_faulty_row_fails_whatever_is_beside_it(fault, texts, batch_size):
     rows = Dataset.from_dict({"text": [text.format(fault) for text in texts]})
-    made = rows.map(Number(Faulty()), batched=True, with_indices=True, batch_size=batch_size)
-    for text, reply, error in zip(texts, made["reply"], errors(made), strict=True):
+    output = rows.map(Number(Faulty()), batched=True, with_indices=True, batch_size=batch_size)
+    for text, reply, error in zip(texts, output["reply"], errors(output), strict=True):
         assert (reply, error) == (text, "") if text != "{}" else error.startswith(FAULTS[fault])
 
 
@@ -86,10 +86,10 @@ def test_streaming_wrong_type_or_surrogate_fails_its_row(value, batch_size):
         yield from ({"text": "a"}, {"text": value}, {"text": "b"})
 
     rows = IterableDataset.from_generator(examples)
-    made = list(rows.map(Number(Faulty()), batched=True, with_indices=True, batch_size=batch_size))
-    assert [row["reply"] for row in made] == ["a", None, "b"]
-    assert "text is" in made[1]["generation_metadata"][0]["error"] or isinstance(value, str)
-    assert made[1]["generation_metadata"][0]["finish_reason"] == ("refused" if isinstance(value, str) else "")
+    output = list(rows.map(Number(Faulty()), batched=True, with_indices=True, batch_size=batch_size))
+    assert [row["reply"] for row in output] == ["a", None, "b"]
+    assert "text is" in output[1]["generation_metadata"][0]["error"] or isinstance(value, str)
+    assert output[1]["generation_metadata"][0]["finish_reason"] == ("refused" if isinstance(value, str) else "")
 
 
 def test_map_many_rows_raise_and_none_is_completed_is_raised():
@@ -101,8 +101,8 @@ def test_map_many_rows_raise_and_none_is_completed_is_raised():
 def test_map_generation_error_of_every_row_is_raised():
     with pytest.raises(GenerationError, match="out of memory"):
         Number(Faulty())({"text": ["memory", "memory"]}, [0, 1])
-    made = Number(Faulty())({"text": ["memory", "a"]}, [0, 1])
-    assert made["reply"] == [None, "a"]
+    output = Number(Faulty())({"text": ["memory", "a"]}, [0, 1])
+    assert output["reply"] == [None, "a"]
 
 
 def test_entry_reason_and_raw_text_can_always_be_stored():
@@ -113,23 +113,23 @@ def test_entry_reason_and_raw_text_can_always_be_stored():
             raise RowError(f"no good: {completion.text}", completion.text)
 
     rows = Dataset.from_dict({"text": ["surrogate"]})
-    made = rows.map(Quoting(Faulty()), batched=True, with_indices=True)
-    assert made[0]["generation_metadata"][0]["raw"] == "half \\ud83d"
-    assert errors(made) == ["no good: half \\ud83d"]
+    output = rows.map(Quoting(Faulty()), batched=True, with_indices=True)
+    assert output[0]["generation_metadata"][0]["raw"] == "half \\ud83d"
+    assert errors(output) == ["no good: half \\ud83d"]
 
 
 class Declared:
-    """The outputs of the techniques below: `made`, a text."""
+    """The outputs of the techniques below: `output`, a text."""
 
     def input_features(self, available):
         return {"text": Input.TEXT}
 
     @property
     def output_features(self):
-        return Features({"made": Value("string"), "turns": List({"role": Value("string")}), "n": Value("int64")})
+        return Features({"output": Value("string"), "turns": List({"role": Value("string")}), "n": Value("int64")})
 
 
-GOOD = {"made": "a", "turns": [{"role": "user"}], "n": 1}
+GOOD = {"output": "a", "turns": [{"role": "user"}], "n": 1}
 
 
 def yields(value):
@@ -158,12 +158,12 @@ def reads(name):
 
 def misses(self, row, rng):
     completion = yield ask()
-    return {**GOOD, "made": completion.txt}
+    return {**GOOD, "output": completion.txt}
 
 
 def unimported(self, row, rng):
     yield ask()
-    return {**GOOD, "made": jsn.dumps(row)}  # noqa: F821
+    return {**GOOD, "output": jsn.dumps(row)}  # noqa: F821
 
 
 def no_generator(self, row, rng):
@@ -195,14 +195,14 @@ MISTAKES = {
     "returns lists": (returns([[GOOD]]), "list"),
     "another key": (returns({"other": "a"}), "other"),
     "one key too many": (returns({**GOOD, "other": 1}), "other"),
-    "a key is missing": (returns({"made": "a"}), "turns"),
-    "number for text": (returns({**GOOD, "made": 3}), "'made'"),
-    "list for text": (returns({**GOOD, "made": ["a"]}), "'made'"),
+    "a key is missing": (returns({"output": "a"}), "turns"),
+    "number for text": (returns({**GOOD, "output": 3}), "'output'"),
+    "list for text": (returns({**GOOD, "output": ["a"]}), "'output'"),
     "text for a list": (returns({**GOOD, "turns": "a"}), "'turns'"),
     "another field": (returns({**GOOD, "turns": [{"rôle": "a"}]}), "'turns'"),
     "text for a number": (returns({**GOOD, "n": "1"}), "'n'"),
     "half a number": (returns({**GOOD, "n": 1.5}), "'n'"),
-    "completion for text": (returns({**GOOD, "made": Completion(text="a", finish_reason="stop")}), "'made'"),
+    "completion for text": (returns({**GOOD, "output": Completion(text="a", finish_reason="stop")}), "'output'"),
     "reads another column": (reads("txt"), "txt"),
     "misspelt attribute": (misses, "txt"),
     "missing import": (unimported, "jsn"),
@@ -224,7 +224,7 @@ def test_own_technique_mistake_is_an_error_that_names_it(mistake):
 @pytest.mark.parametrize("result", [GOOD, [GOOD, GOOD], (GOOD,), [{**GOOD, "n": None, "turns": None}]])
 def test_own_technique_result_of_the_right_kind_is_taken(result):
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": returns(result)}))
-    assert cls(ScriptedLLM())({"text": ["a"]}, [0])["made"][0] == "a"
+    assert cls(ScriptedLLM())({"text": ["a"]}, [0])["output"][0] == "a"
 
 
 def test_own_technique_without_dataclass_is_told():
@@ -243,9 +243,9 @@ def outputs(value):
 @pytest.mark.parametrize(
     ("declared", "named"),
     [
-        ({"output_features": lambda self: Features({"made": Value("string")})}, "@property"),
-        ({"output_features": outputs({"made": Value("string")})}, "Features"),
-        ({"output_features": outputs(["made"])}, "Features"),
+        ({"output_features": lambda self: Features({"output": Value("string")})}, "@property"),
+        ({"output_features": outputs({"output": Value("string")})}, "Features"),
+        ({"output_features": outputs(["output"])}, "Features"),
         ({"output_features": outputs(Features({}))}, "Features"),
         ({"input_features": lambda self, available: ["text"]}, "Input.TEXT"),
         ({"input_features": lambda self, available: {"text": Value("string")}}, "Input.TEXT"),

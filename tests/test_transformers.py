@@ -89,7 +89,7 @@ def test_the_user_speaks_after_the_default_system_prompt_and_ends_its_turn(smoll
 def test_a_prompt_longer_than_the_context_fails_alone(smollm):
     good, bad = smollm.complete([ask("Hi!"), ask("word " * 9000)])
     assert good.finish_reason != "error"
-    assert (bad.finish_reason, bad.text) == ("error", "")
+    assert (bad.finish_reason, bad.text) == ("refused", "")
     assert "fill the model's context of 8192" in bad.error
 
 

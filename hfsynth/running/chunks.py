@@ -51,11 +51,13 @@ class StepFolder:
         path: The folder, named by the step and a hash of all that its rows depend on.
         num_chunks: How many chunks the step has.
         member: A name for this process that no other has; begins with the run's token.
+        retries: Which retry of the step's rows the folder is for; 0 for the first run.
     """
 
     path: Path
     num_chunks: int
     member: str
+    retries: int = 0
 
     def newest(self) -> tuple["StepFolder", list["StepFolder"]]:
         """Return the folder that the step's rows are in or belong into, and those of earlier runs, the latest first.
@@ -69,11 +71,6 @@ class StepFolder:
         last = numbers[-1] if numbers else 0
         now = last + 1 if self._retry(last)._has_passing_failures else last
         return self._retry(now), [self._retry(number) for number in reversed(numbers) if number != now]
-
-    @property
-    def retries(self) -> int:
-        """Which retry of the step's rows this folder is for; 0 for the first run."""
-        return int(self.path.name.rpartition("-")[2]) if "-retry-" in self.path.name else 0
 
     def remove_superseded(self) -> None:
         """Remove the folder, whose rows are in a finished one, unless another run may still be writing here."""
@@ -260,7 +257,8 @@ class StepFolder:
         return any(name.startswith("passing-") and name != f"passing-{self._token}" for name in names)
 
     def _retry(self, number: int) -> "StepFolder":
-        return replace(self, path=self.path.with_name(f"{self.path.name}-retry-{number}")) if number else self
+        path = self.path.with_name(f"{self.path.name}-retry-{number}")
+        return replace(self, path=path, retries=number) if number else self
 
     def _told(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads((self.path / "step.json").read_text(encoding="utf-8"))

@@ -66,9 +66,9 @@ class EarlierRows:
             return None
         if not self.same_input and any(rows[0][column] != value for column, value in read.items()):
             return None
-        made = [{name: row[column] for column, name in self._names.items()} for row in rows]
+        outputs = [{name: row[column] for column, name in self._names.items()} for row in rows]
         kept = ("error", "raw", "finish_reason", "truncated", "prompt_tokens", "completion_tokens")
-        return Outcome([] if entry["error"] else made, **{name: entry[name] for name in kept})
+        return Outcome([] if entry["error"] else outputs, **{name: entry[name] for name in kept})
 
     @cached_property
     def _table(self) -> pa.Table:

@@ -66,5 +66,5 @@ class Failures:
         lines = reason_lines({f"{step}: {reason}": rows for (step, reason), rows in reasons.items()})
         if self.has_passing:
             lines.append("rows that failed for the time being are tried again where the same command is run again")
-        told = "".join(f"\n  {line}" for line in lines)
-        logger.warning("%d rows failed or were dropped; %s says which and why%s", len(failures), self.file, told)
+        listed = "".join(f"\n  {line}" for line in lines)
+        logger.warning("%d rows failed or were dropped; %s says which and why%s", len(failures), self.file, listed)

@@ -26,8 +26,8 @@ class ChunksInFlight:
         rows: Number of a chunk → its rows.
         claim: Gives the number of the next chunk that this process is to make, or None if there is none.
         first: Index of the dataset's first row in the step's input.
-        known: Rows of the dataset → what became of those that need not be made again, by their indices in the step's
-            input.
+        done_before: Rows of the dataset → what became of those that need not be made again, by their indices in the
+            step's input.
         watcher: What is called as rows come along.
     """
 
@@ -36,7 +36,7 @@ class ChunksInFlight:
     rows: Callable[[int], range]
     claim: Callable[[], int | None]
     first: int = 0
-    known: Callable[[range], Mapping[int, Outcome]] | None = None
+    done_before: Callable[[range], Mapping[int, Outcome]] | None = None
     watcher: Watcher = field(default_factory=Watcher)
     _current: tuple[int, list[Running]] | None = field(default=None, init=False)
     _begun: deque[tuple[int, list[Running]]] = field(default_factory=deque, init=False)
@@ -102,9 +102,9 @@ class ChunksInFlight:
         read = sorted(set(self.technique.wire(self.dataset.column_names).values()))
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
         indices = range(self.first + rows.start, self.first + rows.stop)
-        known = self.known(rows) if self.known is not None else {}
+        done_before = self.done_before(rows) if self.done_before is not None else {}
         flows = self.technique.flows(batch, indices)
-        begun = [known.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
+        begun = [done_before.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
         return self._flows.start(begun, self.technique.row_seeds(indices), type(self.technique).__name__)
 
     def _begin_next(self) -> None:

@@ -3,7 +3,7 @@
     the crew's counter gives each process the next chunk, until there is none;
     a chunk that exists is skipped; one that fails is tried again once, by any process, and then given up;
     rows that an earlier run made are taken from it, but for those that failed for the time being;
-    where nothing but failures comes, the run stops (see `Hopes`);
+    where nothing but failures comes, the run stops (see `FailureStreak`);
     a process with nothing left to take waits a while for the others' last chunks, and then makes those too.
 
 There is no barrier and no collective call, so a process that is slow or dead costs its own chunk. Equal seeds make a
@@ -45,7 +45,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 _PATIENCE = 2.0  # times this process's slowest chunk that another process's last one is waited for
 _UNKNOWN = 30.0  # seconds to wait where this process has made no chunk to compare with
 _LISTED = 20  # failed chunks that an error lists; all of them are in the failures
-_HOPELESS = 64  # rows that fail, and none is completed, before a run stops
+_MAX_FAILED = 64  # rows that fail, and none is completed, before a run stops
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class LaidOut:
 
 
 @dataclass
-class Hopes:
-    """Whether a step is worth going on with.
+class FailureStreak:
+    """Failures one after the other, by which is decided whether a step is worth going on with.
 
     It isn't where so many rows one after the other failed for the time being (an endpoint is down), or where so many
     of the step's first rows failed, whatever the llm wrote. What the llm was not asked for, or refused as too long
@@ -126,7 +126,7 @@ class StepRun:
     slowest: float = 0.0
     """Seconds of this process's slowest chunk."""
     _chunks: ChunksInFlight = field(init=False)
-    _hopes: Hopes = field(default_factory=Hopes, init=False)
+    _streak: FailureStreak = field(default_factory=FailureStreak, init=False)
     _counted: set[int] = field(default_factory=set, init=False)
     """Rows that the progress counts already: of a chunk that raised, some are made again."""
     _unsaved: dict[int, str] = field(default_factory=dict, init=False)
@@ -259,7 +259,7 @@ class StepRun:
         began = time.monotonic()
         with _Recorded() as attempt:
             self._make(number, rows, outcomes(number), began)
-        self._check_hopes(saved=attempt.error is None)
+        self._check_first_rows(saved=attempt.error is None)
         if attempt.error is not None and not self.folder.finished:
             self._note_raised(number, rows, attempt.error)
         if self.folder.finished:  # another process made this chunk too, and was first
@@ -269,14 +269,14 @@ class StepRun:
         """Note that a chunk raised.
 
         Raises:
-            RunError: If there is no hope that another one won't.
+            RunError: If so many rows failed one after the other.
         """
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
         trace = None if isinstance(cause, GenerationError | OSError) else cause
         logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, cause, exc_info=trace)
         self.folder.fail(number, rows, cause)
-        self._hopes.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
-        self._check_patience()
+        self._streak.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
+        self._check_streak()
 
     def _count_found(self, number: int) -> None:
         try:
@@ -317,45 +317,46 @@ class StepRun:
         if index not in self._counted:
             self._counted.add(index)
             self.progress.add(1, failed=self._is_fresh_failure(index, outcome))
+        self._unsaved.pop(index, None)
         if outcome.error:
             self._unsaved[index] = outcome.error
-        self._hopes.see(outcome)
-        self._check_patience()
+        self._streak.see(outcome)
+        self._check_streak()
 
-    def _check_patience(self) -> None:
+    def _check_streak(self) -> None:
         """Check that not all rows fail for the time being.
 
         Raises:
             RunError: If so many did, one after the other.
         """
-        if self._hopes.passing >= _HOPELESS:
+        if self._streak.passing >= _MAX_FAILED:
             raise RunError(
-                self._hopeless(
-                    f"{self._hopes.passing:,} rows of {self.technique.name} failed one after the other",
+                self._stop_message(
+                    f"{self._streak.passing:,} rows of {self.technique.name} failed one after the other",
                     "tries these rows again and goes on",
                 )
             )
 
-    def _check_hopes(self, saved: bool) -> None:
+    def _check_first_rows(self, saved: bool) -> None:
         """Check, after a chunk, that not all of the step's rows fail.
 
         Raises:
             RunError: If they do.
         """
-        failed, completed = self._hopes.take()
+        failed, completed = self._streak.take()
         if not saved:
             return
         failed = self.crew.add(self._counter("failed"), failed)
         completed = self.crew.add(self._counter("completed"), completed)
-        if failed >= _HOPELESS and not completed:
+        if failed >= _MAX_FAILED and not completed:
             raise RunError(
-                self._hopeless(
+                self._stop_message(
                     f"all of the first {failed:,} rows of {self.technique.name} failed", "goes on with the others"
                 )
             )
 
-    def _hopeless(self, event: str, rest: str) -> str:
-        lines = "".join(f"\n  {line}" for line in reason_lines(self._hopes.reasons))
+    def _stop_message(self, event: str, rest: str) -> str:
+        lines = "".join(f"\n  {line}" for line in reason_lines(self._streak.reasons))
         return (
             f"{event}, so the run has stopped:{lines}\n"
             f"What was finished is kept in {self.folder.path}; the same command, run again, {rest}."
