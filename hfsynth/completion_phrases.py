@@ -91,7 +91,7 @@ _COURTESY = (
 _POINTING = (
     r"here(?:'s|’s| is| are| you go| you are|)|below (?:is|are|you)|these are|this is|the following"
     r"|following (?:is|are)"
-    r"|다음은|아래는|여기|다음과 같|以下(?:是|为|は|が|に|、|の)|下面是|这是|这里是|這是|こちら[がはに]|次の|次が"
+    r"|다음은|아래[는에]|여기|다음과 같|以下(?:是|为|は|が|に|、|の)|下面是|这是|这里是|這是|こちら[がはに]|次の|次が"
     r"|aquí|a continuación|estas son|esta es|aqui|a seguir|segue[m]?|voici|ci-dessous|voilà|hier|nachfolgend"
     r"|folgende|im folgenden"
     r"|unten|ecco|di seguito|вот|ниже|ось|нижче|oto|poniżej|hieronder|إليك[م]?|فيما يلي|هذه|هذا|işte|aşağıda"
@@ -182,7 +182,8 @@ _SPEAKING = (
 REMARK = re.compile(
     r"^[\W_]*(?:explanation|rationale|reasoning|purpose|why|intent|difficulty|category|설명|의도|解释|解释说明"
     r"|説明|意図|explicación|explication"
-    r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S",
+    r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S"
+    r"|^\s*[(（*_]+(?:this|it) .*[)）*_]\s*$",
     re.IGNORECASE,
 )
 """A line that explains the item before it."""

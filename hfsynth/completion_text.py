@@ -87,7 +87,8 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     lines = text.rstrip(" ").split("\n")
     if cut_off and not lines[-1] and _SENTENCE_END.search(text.rstrip()) and not _fenced(lines)[-1]:
         cut_off = False  # it was cut off between two items
-    text = _without_outer_fence(_without_quotation(_with_plain_line_ends(text)))
+    text = _LEAD.sub("", _with_plain_line_ends(text))
+    text = _without_outer_tag(_without_outer_fence(_without_quotation(text)))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
         found = read(text, cut_off)
@@ -95,10 +96,19 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
             items = found
             break
     unique: dict[str, str] = {}
-    for item in map(_clean, items):
+    for item in map(_clean, _without_numbers(items)):
         if any(character.isalnum() for character in item) and not _only_announces(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
+
+
+def _without_numbers(items: Sequence[str]) -> list[str]:
+    """Take the numbers off texts that are numbered from 1 on, as the strings of a list in JSON may be."""
+    markers = [_number_marker(item.partition("\n")[0]) for item in items]
+    if [marker and marker.value for marker in markers] != list(range(1, len(items) + 1)):
+        return list(items)
+    rests = (item.partition("\n")[1:] for item in items)
+    return [marker.text + "".join(rest) for marker, rest in zip(markers, rests, strict=True) if marker]
 
 
 def _with_plain_line_ends(text: str) -> str:
@@ -420,6 +430,26 @@ def _without_quotation(text: str) -> str:
     return _take_off_quotation("\n".join(lines[start:]))
 
 
+_LEAD = re.compile(
+    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力|결과)[*]*\s*[:：][*]*[ \t]*"
+    r"(?=\n|\d+[.)]|[\[{<`])",
+    re.IGNORECASE,
+)
+_OUTER_TAG = re.compile(
+    r"^<(?P<tag>queries|questions|instructions|prompts|tasks|requests|items|\w*list|output|answer|response|result)>[ \t]*\n"
+    r"(?P<content>.*?)(?:^[ \t]*</(?P=tag)>|\Z)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+
+
+def _without_outer_tag(text: str) -> str:
+    """Return what is within the one tag around a list."""
+    found = _OUTER_TAG.search(text)
+    if found is None or not _introduces([line for line in text[: found.start()].split("\n") if line.strip()]):
+        return text
+    return found["content"]
+
+
 def _introduces(lines: Sequence[str]) -> bool:
     """Tell whether lines, three at most, only announce a list; no lines do."""
     if any(_any_marker(line) for line in lines) or len(lines) > 3:
@@ -443,7 +473,7 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
-    text = _BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1))
+    text = _with_brackets(_BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
     if start is None:
         return None
@@ -455,6 +485,18 @@ def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 -
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+
+
+def _with_brackets(text: str) -> str:
+    """Put brackets around strings, or a key, that have none: "a", "b"."""
+    if text.lstrip().startswith('"'):
+        for opening, closing in ("[]", "{}"):
+            try:
+                if len(json.loads(f"{opening}{text}{closing}", strict=False)) > (opening == "["):
+                    return f"{opening}{text.strip()}{closing}"
+            except ValueError:
+                continue
+    return text
 
 
 def _json_start(text: str) -> int | None:
@@ -477,6 +519,8 @@ def _json_values(text: str) -> Iterator[Any]:
     if value is not None:
         yield value
         return
+    if re.match(r"\s*[\[{]\s*“", text):
+        text = text.replace("“", '"').replace("”", '"')
     place = 0
     while (found := _JSON_OBJECT.search(text, place)) is not None:
         value, place = _decoded(text, found.end())
@@ -524,6 +568,8 @@ def _literal(text: str) -> Any:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         pass
+    if re.search(r"[\"']\s*\n\s*[\"']", text):
+        return None  # Python would join these strings
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -536,7 +582,8 @@ def _texts_of(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, list | tuple):
         for element in value:
-            yield from _texts_of(element)
+            only = list(element.values()) if isinstance(element, dict) and len(element) == 1 else []
+            yield from _texts_of(only[0] if only and isinstance(only[0], str) else element)
     elif isinstance(value, dict):
         yield from _texts_of_object(value)
 
@@ -596,7 +643,7 @@ def _innermost(text: str) -> Iterator[re.Match[str]]:
 
 # --- tables
 
-_TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?\s*)?$|^\s*\|?\s*:?-{2,}:?\s*\|?\s*$")
+_TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\s*:?-+:?\s*\|?\s*$")
 
 
 def _table_items(text: str, cut_off: bool) -> list[str] | None:
@@ -1184,8 +1231,9 @@ def _take_off_remarks(item: str) -> str:
     """Take off an item of several lines the explanation that its last ones give of it."""
     lines = item.split("\n")
     for place, line in enumerate(lines[1:], start=1):
-        if REMARK.match(line) and _SENTENCE_END.search(lines[place - 1].rstrip()):
-            return "\n".join(lines[:place])
+        before = "\n".join(lines[:place]).rstrip()
+        if REMARK.match(line) and _SENTENCE_END.search(before):
+            return before
     return item
 
 
