@@ -436,7 +436,8 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _OUTER_TAG = re.compile(
-    r"^<(?P<tag>queries|questions|instructions|prompts|tasks|requests|items|\w*list|output|answer|response|result)>[ \t]*\n"
+    r"^<(?P<tag>queries|questions|instructions|prompts|tasks|requests|items|\w*list|output|answer|response|result)>"
+    r"[ \t]*\n"
     r"(?P<content>.*?)(?:^[ \t]*</(?P=tag)>|\Z)",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )

@@ -209,7 +209,8 @@ COMPLETIONS = [
             "2. Who drinks it?"
         ),
         [
-            "Write a Python function `add(a, b)` that returns the sum:\n\n```python\ndef add(a, b):\n    # 1. TODO\n    pass\n```",
+            "Write a Python function `add(a, b)` that returns the sum:\n\n"
+            "```python\ndef add(a, b):\n    # 1. TODO\n    pass\n```",
             "Who drinks it?",
         ],
     ),
@@ -308,7 +309,8 @@ COMPLETIONS = [
     ('[{"prompt": "What is tea?"}, {"prompt": "Who drinks it?"}]', TEA),
     ('[{"title": "Tea", "query": "What is tea?"}, {"title": "People", "query": "Who drinks it?"}]', TEA),
     (
-        '[{"messages": [{"role": "user", "content": "What is tea?"}]}, {"messages": [{"role": "user", "content": "Who drinks it?"}]}]',
+        '[{"messages": [{"role": "user", "content": "What is tea?"}]}, '
+        '{"messages": [{"role": "user", "content": "Who drinks it?"}]}]',
         TEA,
     ),
     ('[{"role": "user", "content": "What is tea?"}, {"role": "user", "content": "Who drinks it?"}]', TEA),
