@@ -32,6 +32,7 @@ from hfsynth.completion_phrases import (
     REMARK,
     REQUEST,
     REWRITING,
+    TEXT_LABEL,
     TEXT_NOUN,
 )
 
@@ -131,6 +132,8 @@ def _announces(line: str, in_list: bool = False) -> bool:
         return False
     if courteous:
         rest = line[courteous.end() :].strip(" !,.:：！，。、*-")
+        while twice := COURTESY.match(rest):
+            rest = rest[twice.end() :].strip(" !,.:：！，。、*-")
         speaks = (_points(rest) and not REQUEST.search(rest)) or OFFER.match(rest) is not None
         return not rest or _COLON_END.search(line) is not None or speaks
     if not _COLON_END.search(line):
@@ -172,6 +175,8 @@ def _only_announces(text: str) -> bool:
 def _closes(line: str, in_list: bool = False) -> bool:
     """Tell whether a model speaks in a line of what it wrote before."""
     line = line.strip()
+    if _presents_inline(line):
+        return False
     if CLOSING.match(line) or (in_list and FAREWELL.match(line)):
         return True
     if line[:1] in "(（[*_" and line[-1:] in ")）]*_" and _IN_BRACKETS.search(line):
@@ -184,6 +189,12 @@ _IN_BRACKETS = re.compile(
     r"|this (?:version|prompt|makes))\b|字数|단어 수",
     re.IGNORECASE,
 )
+
+
+def _presents_inline(line: str) -> bool:
+    """Tell whether a line presents a text that follows on it: "The rewritten prompt is: …"."""
+    found = PRESENTING.match(line)
+    return found is not None and REWRITING.search(found.group()) is not None and bool(line[found.end() :].strip(" *_"))
 
 
 # --- wrappers around one text
@@ -206,6 +217,8 @@ def _announces_inline(phrase: str) -> bool:
     rest = phrase[courteous.end() :].lstrip(" !,.！，。、-") if courteous else phrase
     if REQUEST.search(phrase) or not (_points(rest) or PRESENTING.match(rest)):
         return False
+    if re.fullmatch(r"here (?:you go|it is|you are)[:：]", rest, re.IGNORECASE):
+        return True
     return TEXT_NOUN.search(rest) is not None and (courteous is not None or REWRITING.search(rest) is not None)
 
 
@@ -224,18 +237,28 @@ def _take_off_closing(text: str) -> str:
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
         if _closes(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
             return _without_rules("\n".join(lines[:place]))
+    note = _NOTE_AT_END.search(text)
+    if note and note.start() and OF_THE_MODEL.search(note.group()):
+        text = text[: note.start()]
     return _without_rules(text)
+
+
+_NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
 
 
 def _is_last_line_of_the_model(lines: Sequence[str], place: int) -> bool:
     """Tell whether a closing line that follows another at once is the last one, and in brackets or a farewell."""
     is_last = not any(line.strip() for line in lines[place + 1 :])
-    return is_last and (lines[place].lstrip()[:1] in "([（*_" or CLOSING.match(lines[place].strip()) is not None)
+    line = lines[place].strip()
+    is_sure = line[:1] in "([（*_" or CLOSING.match(line) is not None or re.search(r"\bI(?:['’]ve| have)? \w", line)
+    return is_last and bool(is_sure)
 
 
 def _without_rules(text: str) -> str:
     lines = text.strip().split("\n")
-    while len(lines) > 1 and (_RULE.match(lines[-1]) or not lines[-1].strip()):
+    while len(lines) > 1 and (
+        _RULE.match(lines[-1]) or _HASH_HEADING.match(lines[-1]) or not lines[-1].strip("#* \t")
+    ):
         lines.pop()
     while len(lines) > 1 and (_RULE.match(lines[0]) or not lines[0].strip()):
         lines.pop(0)
@@ -243,20 +266,21 @@ def _without_rules(text: str) -> str:
 
 
 _PROMPT_HEADING = re.compile(
-    rf"^[ \t]*(?:#+[ \t]*{LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
-    rf"|#+[ \t]+{LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
-    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*"  # **Prompt:**
+    rf"^[ \t]*(?:#+[ \t]*{TEXT_LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
+    rf"|#+[ \t]+{TEXT_LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
+    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){TEXT_LABEL}[ \t]*"  # **Prompt:**
     rf"(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"
-    rf"|[\[【]{LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
-    rf"|(?:{LABEL}|rewritten)[ \t]*[:：]"  # Prompt:
-    rf"|(?P<bold2>\*\*)rewritten(?:[:：](?P=bold2)|(?P=bold2)[:：])"
+    rf"|[\[【]{TEXT_LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
+    rf"|{TEXT_LABEL}[ \t]*[:：]"  # Prompt:
     rf"|(?:new|rewritten|revised) prompt[ \t]+[-–—](?=[ \t]))[ \t]*",  # New prompt -
     re.IGNORECASE,
 )
 _HASH_HEADING = re.compile(r"^[ \t]*#[^\n#]{2,60}#[ \t]*[:：]?[ \t]*(?=\n|$)")
 
 
-_OLD_HEADING = re.compile(rf"^[\W_]*(?:the )?(?:given|original|old|initial) {NOUN}[\W_]*(?:[:：#*]|$)", re.IGNORECASE)
+_OLD_HEADING = re.compile(
+    rf"^[\W_]*(?:the )?(?:given|original|old|initial)(?: {NOUN})?(?: is| was)?[\W_]*(?:[:：#*]|$)", re.IGNORECASE
+)
 
 
 def _take_off_heading(text: str) -> str:
@@ -267,7 +291,7 @@ def _take_off_heading(text: str) -> str:
         heading = max(n for n, line in enumerate(lines) if n == 0 or _names_prompt(line))
     found = _HASH_HEADING.match(lines[heading]) or _PROMPT_HEADING.match(lines[heading])
     if found is None:
-        return text
+        return "\n".join(lines[heading:])
     answer = next((n for n, line in enumerate(lines) if n > heading + 1 and ANSWER.match(line)), len(lines))
     if not "".join([*lines[answer:]]).partition(":")[2].strip():
         answer = len(lines)  # the text asks for it
@@ -281,7 +305,9 @@ def _names_prompt(line: str) -> bool:
     if found is not None:
         return re.search(NOUN, found.group(), re.IGNORECASE) is not None
     found = _PROMPT_HEADING.match(line)
-    return found is not None and not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
+    if found is None:
+        return _presents_inline(line)
+    return not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
 
 
 def _take_off_fence(text: str) -> str:

@@ -602,6 +602,87 @@ def test_unwrap_wrapped_text_comes_alone(form, text):
     assert unwrap(form.format(text)) == text
 
 
+EXPLAIN_X = [
+    "Sure! Here's a harder version:\n\n```\nExplain X.\n```",
+    "Here's the rewritten prompt:\n\n---\n\nExplain X.\n\n---",
+    "Here's the rewritten prompt:\n\n---\nExplain X.\n---\n\nI added a limit.",
+    "**Rewritten Prompt**\n\nExplain X.",
+    "### Rewritten Prompt ###\nExplain X.",
+    "<rewritten_prompt>Explain X.</rewritten_prompt>\n\nI added a limit.",
+    '"Explain X." \n\nThis version is more specific.',
+    "Explain X.\n\n*This prompt adds a constraint.*",
+    "Explain X.\n\n> Note: I have added a constraint.",
+    "Explain X.\n\nNote: I've added a constraint to the original prompt.",
+    "Explain X.\nNote: I've added a constraint to the original prompt.",
+    "Explain X. (Note: I've added a constraint to the original prompt.)",
+    "“Explain X.”\n\n(Added: limit)",
+    'Prompt: "Explain X."',
+    'Rewritten Prompt: "Explain X."\n\nExplanation: This prompt adds a limit.',
+    "New Prompt:\nExplain X.\n\nReasoning: I added a limit.",
+    "Evolved prompt: Explain X.",
+    "Updated Question: Explain X.",
+    "Revised version: Explain X.",
+    "Revised: Explain X.",
+    "Harder version: Explain X.",
+    "Certainly, here's a more complex version: Explain X.",
+    "Great! Explain X.",
+    "재작성된 질문: Explain X.",
+    '다음은 재작성된 프롬프트입니다: "Explain X."',
+    "네, 알겠습니다. 다음은 수정된 프롬프트입니다.\n\nExplain X.",
+    "Explain X.\n\n도움이 필요하시면 언제든지 말씀해 주세요!",
+    "Explain X.\n\n추가된 제약 조건: 단어 수 제한",
+    "新的提示：Explain X.",
+    "重写后的提示：\n“Explain X.”",
+    "当然！以下是改写后的问题：\n\nExplain X.\n\n希望这对您有帮助！",
+    "改写：Explain X.",
+    "書き換え後のプロンプト：Explain X.",
+    "もちろんです！以下は書き換えたプロンプトです。\n\nExplain X.",
+    "Aquí está la versión reescrita: Explain X.",
+    "Prompt reescrito: Explain X.",
+    "**Prompt reescrito:**\nExplain X.",
+    "Voici la version réécrite :\n\n« Explain X. »",
+    "Hier ist die überarbeitete Version:\n\n„Explain X.“",
+    "Вот переписанный запрос:\n«Explain X.»",
+    "إليك السؤال بعد إعادة صياغته:\n\nExplain X.",
+    "#Created Prompt#\n\nExplain X.",
+    "#Created Prompt#: Explain X.\n#",
+    "Explain X.\n\n#Rewritten Prompt#:",
+    "The given prompt is: Y.\n\nThe rewritten prompt is: Explain X.",
+    "Original: Y.\nRewritten: Explain X.",
+    "Original prompt: Y.\n\nRewritten prompt: Explain X.",
+    "Given prompt: Y.\n\nNew prompt: Explain X.",
+    "Rewritten prompt (added constraint): Explain X.",
+    "**Rewritten Prompt (with one more constraint):**\n\nExplain X.",
+    'I would rewrite it as: "Explain X."',
+    "A harder version: Explain X.",
+    "Okay, here's a rewritten prompt that is harder for AI assistants:\n\nExplain X.",
+]
+
+
+@pytest.mark.parametrize("text", EXPLAIN_X)
+def test_unwrap_one_sentence_comes_alone(text):
+    assert unwrap(text) == "Explain X."
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ('Sure, here is the rewritten prompt:\n\n"Explain X.\n\nUse code."', "Explain X.\n\nUse code."),
+        (
+            "Here's an instruction with input data:\n\nSum the table.\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+            "Sum the table.\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+        ),
+        ("Here is the prompt:\n\nFix the code:\n```python\nx = 1\n```", "Fix the code:\n```python\nx = 1\n```"),
+        (
+            "Sure! Here's the rewritten prompt:\n\n1. Boil water.\n2. Pour.\n\nWhich comes first?",
+            "1. Boil water.\n2. Pour.\n\nWhich comes first?",
+        ),
+    ],
+)
+def test_unwrap_several_lines_come_as_written(text, content):
+    assert unwrap(text) == content
+
+
 UNWRAPPED = {
     "quoted words at both ends": '"Tea" or "coffee"',
     "bold words at both ends": "**Tea** or **coffee**",
