@@ -991,11 +991,11 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
         return None
     places = [place for place, _ in starts] + [len(lines)]
     bodies = [lines[place + 1 : after] for place, after in pairwise(places)]
-    has_paragraphs = any(_has_paragraphs(_without_section(body, starts[0][1].indent)) for body in bodies[:-1])
-    items = [
-        _item(marker, _without_section(body, starts[0][1].indent))
-        for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
+    complete = [
+        (marker, _without_section(marker, body)) for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
     ]
+    has_paragraphs = any(_has_paragraphs(body) for _, body in complete)
+    items = [_item(marker, body) for marker, body in complete]
     last, is_open = _last_body(starts[-1][1], bodies[-1], has_paragraphs)
     if not (cut_off and is_open):
         items.append(_item(starts[-1][1], last))
@@ -1007,6 +1007,9 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
 def _with_own_lines(lines: Sequence[str]) -> list[str]:
     """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
     filled = [line for line in lines if line.strip()]
+    announced = re.match(r"[^:：]{1,120}[:：][ \t]*(?=1[.)]\s)", filled[0]) if len(filled) == 1 else None
+    if announced and _announces(announced.group(), in_list=True):
+        lines = filled = [filled[0][announced.end() :]]
     numbered = [line for line in filled if _number_marker(line)]
     if len(numbered) != 1 or filled[-1] is not numbered[0] or not re.match(r"\W*1\s*[.)]", numbered[0]):
         return list(lines)
@@ -1044,13 +1047,15 @@ def _has_paragraphs(body: Sequence[str]) -> bool:
     return any(not before.strip() and after[:1].strip() for before, after in pairwise(body))
 
 
-def _without_section(body: Sequence[str], indent: int) -> list[str]:
+def _without_section(marker: _Marker, body: Sequence[str]) -> list[str]:
     """Take off the end of an item what introduces those that follow it: a heading, a rule, a line with a colon."""
     kept = list(body)
     while kept:
         line = kept[-1]
         follows_blank = len(kept) == 1 or not kept[-2].strip()
-        if not line.strip() or _RULE.match(line) or (_titles(line, follows_blank) and _width(line) <= indent + 1):
+        is_awaited = _COLON_END.search("\n".join([marker.text, *kept[:-1]]).rstrip()) is not None
+        is_title = not is_awaited and _titles(line, follows_blank) and _width(line) <= marker.indent + 1
+        if not line.strip() or _RULE.match(line) or is_title:
             kept.pop()
         else:
             break
@@ -1181,13 +1186,18 @@ def _ruled(lines: Sequence[str]) -> list[str]:
 
 def _has_blocks(lines: Sequence[str]) -> bool:
     """Tell whether blank lines part items that have several lines: one introduces data, or has code."""
-    if any(_fenced(lines)):
+    if any(_fenced(lines)) or len({_is_code(line) for line in lines if line.strip()}) > 1:
         return True
     if any(_COLON_END.search(line) and _any_marker(after) for line, after in pairwise(lines)):
         return True
     blocks = list(_paragraphs(lines))
     opening = [block for block in blocks if "\n" in block and _COLON_END.search(block.split("\n")[0])]
     return len(blocks) > 1 and any(len(block.split("\n")[0].split()) > 3 for block in opening)
+
+
+def _is_code(line: str) -> bool:
+    """Tell whether a line is indented as Markdown's code is."""
+    return _width(line) >= 4 and _any_marker(line) is None
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
@@ -1197,7 +1207,9 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
     for place, line in enumerate(lines):
         ends = not line.strip() and not fenced[place]
         follows = next((later for later in lines[place:] if later.strip()), "")
-        if ends and (_FENCE.match(follows) or (block and _COLON_END.search(block[-1]))):
+        if (ends and block and _is_code(follows)) or (
+            ends and (_FENCE.match(follows) or (block and _COLON_END.search(block[-1])))
+        ):
             block.append(line)
         elif ends and block:
             yield "\n".join(block)

@@ -110,6 +110,7 @@ NUMBERED = {
     "French labels": ("Question n° 1 : {}\nQuestion n° 2 : {}", FR),
     "Hindi digits": ("१. {}\n२. {}", ["चाय क्या है?", "इसे कौन पीता है?"]),
     "all on one line": ("1. {} 2. {}", TEA),
+    "announced and all on one line": ("Here are 2 questions: 1. {} 2. {}", TEA),
     "labels and levels": ("Question 1 (easy): {}\nQuestion 2 (hard): {}", TEA),
     "underlined labels": ("Prompt 1\n--------\n{}\n\nPrompt 2\n--------\n{}", TEA),
     "labels and quotations": ("**Query 1**\n> {}\n\n**Query 2**\n> {}", TEA),
@@ -447,6 +448,9 @@ CONTENT = {
     ),
     "here as a word": ("1. Here is a text: tea. Sum it up.\n2. b", ["Here is a text: tea. Sum it up.", "b"]),
     "a note of the user": ("1. Plan a trip.\n   Note: no planes.\n2. b", ["Plan a trip.\nNote: no planes.", "b"]),
+    "a heading as data": ("1. Write a README with:\n\n# Title\n\n2. b", ["Write a README with:\n\n# Title", "b"]),
+    "lines and indented code": ("Why is this?\n\n    x = 1\n\nb", ["Why is this?\n\n    x = 1", "b"]),
+    "a heading in a fence": ("1. a\n```\n# Title\n```\n2. b", ["a\n```\n# Title\n```", "b"]),
     "a list as data": (
         "Write an essay with these parts:\n1. Intro\n2. Body",
         ["Write an essay with these parts:\n1. Intro\n2. Body"],
