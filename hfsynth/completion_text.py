@@ -725,7 +725,7 @@ class _Marker:
 
 _LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
 _HEAD = (
-    r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
+    r"^(?P<indent>[ \t\u3000]*)[\"“]?(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
     r"(?:[\[(（【〔〈<「][ \t]*)?"
 )
 _CLOSE = r"(?(open)(?:(?P=open))?)"
@@ -1207,9 +1207,8 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
     for place, line in enumerate(lines):
         ends = not line.strip() and not fenced[place]
         follows = next((later for later in lines[place:] if later.strip()), "")
-        if (ends and block and _is_code(follows)) or (
-            ends and (_FENCE.match(follows) or (block and _COLON_END.search(block[-1])))
-        ):
+        belongs = _FENCE.match(follows) or (block and (_is_code(follows) or _COLON_END.search(block[-1])))
+        if ends and belongs:
             block.append(line)
         elif ends and block:
             yield "\n".join(block)
@@ -1254,11 +1253,21 @@ def _clean(item: str) -> str:
 
 
 def _take_off_label(item: str) -> str:
+    """Take off a label, after a bullet or not, and the answer that may follow what it labels."""
     first, separator, rest = item.partition("\n")
-    marker = _label_marker(first) or _number_marker(first)
-    if marker is None or marker.form[:1] in "234":  # a bare number within an item is its own
+    bullet = _bullet_marker(first)
+    marker = _label_in(first if bullet is None else bullet.text)
+    if marker is None:
         return item
-    return marker.text + separator + rest if marker.text.strip() or rest.strip() else ""
+    lines = [marker.text, *rest.split("\n")] if separator else [marker.text]
+    answer = next((n for n, line in enumerate(lines) if n and ANSWER.match(line) and "".join(lines[:n]).strip()), None)
+    return "\n".join(lines[:answer])
+
+
+def _label_in(line: str) -> _Marker | None:
+    """Read a label, with a number or not; a bare number within an item is its own."""
+    marker = _label_marker(line) or _number_marker(line)
+    return None if marker is None or marker.form[:1] in "2345" else marker
 
 
 def _take_off_mark(item: str) -> str:

@@ -120,6 +120,11 @@ NUMBERED = {
     ),
     "numbers, answers": ("1) Q: {}\n   A: A drink.\n2) Q: {}\n   A: All.", TEA),
     "a label after the list": ("1. {}\n\nQuestion: {}", TEA),
+    "quotes around numbers": ('"1. {}"\n"2. {}"', TEA),
+    "bullets, labels, answers": (
+        "1. - Example 1:\n\nQuestion: {}\n\nAnswer: A.\n\n2. - Example 2:\n\nQuestion: {}",
+        TEA,
+    ),
     "open quotes": ('1. "{}\n2. "{}', TEA),
     "ordinal signs": ("1º {}\n2º {}", ES),
     "degree signs": ("Voici deux questions :\n\n1° {}\n2° {}\n\nN'hésitez pas à en demander d'autres.", FR),
