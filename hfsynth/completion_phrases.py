@@ -69,6 +69,13 @@ LABEL = (
 )
 """A noun with what may stand before it: "Rewritten prompt", "First question"."""
 
+TEXT_LABEL = (
+    rf"(?:{LABEL}|(?:(?:the|an?) )?(?:{_REWRITTEN}) (?:version|prompt)|rewritten|revised|reworded|rephrased"
+    rf"|改写|改寫|重写"
+    r"|書き換え|재작성)(?:[ \t]*[(（][^()（）\n]{1,60}[)）])?"
+)
+"""What a new version of a text may be called: also "Revised version", "Rewritten (with a constraint)"."""
+
 ANSWER = re.compile(
     r"^\W*(?:answers?|responses?|a|assistant|답변?|정답|答案?|回答|解答|respuestas?|respostas?|réponses?"
     r"|risposta|antwort"
@@ -91,7 +98,8 @@ _COURTESY = (
 _POINTING = (
     r"here(?:'s|’s| is| are| you go| you are|)|below (?:is|are|you)|these are|this is|the following"
     r"|following (?:is|are)"
-    r"|다음은|아래는|여기|다음과 같|以下(?:是|为|は|が|に|、|の)|下面是|这是|这里是|這是|こちら[がはに]|次の|次が"
+    r"|다음은|아래[는에]|여기|다음과 같|以下(?:是|为|は|が|に|、|の)|下面是|这是|这里是|這是|こちら[がはに]"
+    r"|次の|次が"
     r"|aquí|a continuación|estas son|esta es|aqui|a seguir|segue[m]?|voici|ci-dessous|voilà|hier|nachfolgend"
     r"|folgende|im folgenden"
     r"|unten|ecco|di seguito|вот|ниже|ось|нижче|oto|poniżej|hieronder|إليك[م]?|فيما يلي|هذه|هذا|işte|aşağıda"
@@ -130,7 +138,7 @@ HERE = re.compile(
 """A word that announces what follows it, whatever that is."""
 PRESENTING = re.compile(
     r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
-    r"(?:\b(?:is|are|was|be|reads|as follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",
+    r"(?:\b(?:is|are|was|be|reads|as|follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",
     re.IGNORECASE,
 )
 """A phrase that presents what follows it: "The rewritten prompt is:"."""
@@ -182,7 +190,8 @@ _SPEAKING = (
 REMARK = re.compile(
     r"^[\W_]*(?:explanation|rationale|reasoning|purpose|why|intent|difficulty|category|설명|의도|解释|解释说明"
     r"|説明|意図|explicación|explication"
-    r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S",
+    r"|erklärung|begründung|spiegazione|explicação|пояснение|объяснение|شرح)[*_]*\s*[:：][*_]*\s*\S"
+    r"|^\s*[(（*_]+(?:this|it) .*[)）*_]\s*$",
     re.IGNORECASE,
 )
 """A line that explains the item before it."""
@@ -193,7 +202,8 @@ CLOSING = re.compile(
     r"|書き換え)(?:は|では|に)"
     r"|est[ae] (?:versión|prompt)|cette version|ce prompt|diese (?:version|fassung)|dieser prompt|эта версия"
     r"|этот запрос|questa versione"
-    r"|이 질문들?은|이러한 질문|위의? 질문|이상(?:의|입니다)|도움이 되|(?:더|추가로|다른).{0,12}필요하(?:시|면)"
+    r"|이 질문들?은|이러한 질문|위의? 질문|이상(?:의|입니다)|도움이 (?:되|필요)|추가된 (?:제약|조건|요구)"
+    r"|添加的(?:约束|限制|要求)|追加(?:された|した)(?:制約|条件)|(?:더|추가로|다른).{0,12}필요하(?:시|면)"
     r"|필요하시면|언제든지|참고[:：]"
     r"|希望(?:这|以上|能|對|对)|(?:这些|以上|上述|這些)(?:问题|問題|指令|查询|查詢|提问|任务|请求)|如果(?:你"
     r"|您)?(?:还)?(?:需要|有(?:任何|其他))|如有|如需"

@@ -32,6 +32,7 @@ from hfsynth.completion_phrases import (
     REMARK,
     REQUEST,
     REWRITING,
+    TEXT_LABEL,
     TEXT_NOUN,
 )
 
@@ -87,7 +88,8 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     lines = text.rstrip(" ").split("\n")
     if cut_off and not lines[-1] and _SENTENCE_END.search(text.rstrip()) and not _fenced(lines)[-1]:
         cut_off = False  # it was cut off between two items
-    text = _without_outer_fence(_without_quotation(_with_plain_line_ends(text)))
+    text = _LEAD.sub("", _with_plain_line_ends(text))
+    text = _without_outer_tag(_without_outer_fence(_without_quotation(text)))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
         found = read(text, cut_off)
@@ -95,10 +97,19 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
             items = found
             break
     unique: dict[str, str] = {}
-    for item in map(_clean, items):
+    for item in map(_clean, _without_numbers(items)):
         if any(character.isalnum() for character in item) and not _only_announces(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
+
+
+def _without_numbers(items: Sequence[str]) -> list[str]:
+    """Take the numbers off texts that are numbered from 1 on, as the strings of a list in JSON may be."""
+    markers = [_number_marker(item.partition("\n")[0]) for item in items]
+    if [marker and marker.value for marker in markers] != list(range(1, len(items) + 1)):
+        return list(items)
+    rests = (item.partition("\n")[1:] for item in items)
+    return [marker.text + "".join(rest) for marker, rest in zip(markers, rests, strict=True) if marker]
 
 
 def _with_plain_line_ends(text: str) -> str:
@@ -121,6 +132,8 @@ def _announces(line: str, in_list: bool = False) -> bool:
         return False
     if courteous:
         rest = line[courteous.end() :].strip(" !,.:：！，。、*-")
+        while twice := COURTESY.match(rest):
+            rest = rest[twice.end() :].strip(" !,.:：！，。、*-")
         speaks = (_points(rest) and not REQUEST.search(rest)) or OFFER.match(rest) is not None
         return not rest or _COLON_END.search(line) is not None or speaks
     if not _COLON_END.search(line):
@@ -162,6 +175,8 @@ def _only_announces(text: str) -> bool:
 def _closes(line: str, in_list: bool = False) -> bool:
     """Tell whether a model speaks in a line of what it wrote before."""
     line = line.strip()
+    if _presents_inline(line):
+        return False
     if CLOSING.match(line) or (in_list and FAREWELL.match(line)):
         return True
     if line[:1] in "(（[*_" and line[-1:] in ")）]*_" and _IN_BRACKETS.search(line):
@@ -174,6 +189,12 @@ _IN_BRACKETS = re.compile(
     r"|this (?:version|prompt|makes))\b|字数|단어 수",
     re.IGNORECASE,
 )
+
+
+def _presents_inline(line: str) -> bool:
+    """Tell whether a line presents a text that follows on it: "The rewritten prompt is: …"."""
+    found = PRESENTING.match(line)
+    return found is not None and REWRITING.search(found.group()) is not None and bool(line[found.end() :].strip(" *_"))
 
 
 # --- wrappers around one text
@@ -196,6 +217,8 @@ def _announces_inline(phrase: str) -> bool:
     rest = phrase[courteous.end() :].lstrip(" !,.！，。、-") if courteous else phrase
     if REQUEST.search(phrase) or not (_points(rest) or PRESENTING.match(rest)):
         return False
+    if re.fullmatch(r"here (?:you go|it is|you are)[:：]", rest, re.IGNORECASE):
+        return True
     return TEXT_NOUN.search(rest) is not None and (courteous is not None or REWRITING.search(rest) is not None)
 
 
@@ -214,18 +237,28 @@ def _take_off_closing(text: str) -> str:
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
         if _closes(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
             return _without_rules("\n".join(lines[:place]))
+    note = _NOTE_AT_END.search(text)
+    if note and note.start() and OF_THE_MODEL.search(note.group()):
+        text = text[: note.start()]
     return _without_rules(text)
+
+
+_NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
 
 
 def _is_last_line_of_the_model(lines: Sequence[str], place: int) -> bool:
     """Tell whether a closing line that follows another at once is the last one, and in brackets or a farewell."""
     is_last = not any(line.strip() for line in lines[place + 1 :])
-    return is_last and (lines[place].lstrip()[:1] in "([（*_" or CLOSING.match(lines[place].strip()) is not None)
+    line = lines[place].strip()
+    is_sure = line[:1] in "([（*_" or CLOSING.match(line) is not None or re.search(r"\bI(?:['’]ve| have)? \w", line)
+    return is_last and bool(is_sure)
 
 
 def _without_rules(text: str) -> str:
     lines = text.strip().split("\n")
-    while len(lines) > 1 and (_RULE.match(lines[-1]) or not lines[-1].strip()):
+    while len(lines) > 1 and (
+        _RULE.match(lines[-1]) or _HASH_HEADING.match(lines[-1]) or not lines[-1].strip("#* \t")
+    ):
         lines.pop()
     while len(lines) > 1 and (_RULE.match(lines[0]) or not lines[0].strip()):
         lines.pop(0)
@@ -233,20 +266,21 @@ def _without_rules(text: str) -> str:
 
 
 _PROMPT_HEADING = re.compile(
-    rf"^[ \t]*(?:#+[ \t]*{LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
-    rf"|#+[ \t]+{LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
-    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){LABEL}[ \t]*"  # **Prompt:**
+    rf"^[ \t]*(?:#+[ \t]*{TEXT_LABEL}[ \t]*#+[ \t]*[:：]?"  # #Rewritten Prompt#:
+    rf"|#+[ \t]+{TEXT_LABEL}[ \t]*(?:[:：]|$)"  # ## Rewritten prompt
+    rf"|(?:#+[ \t]*)?(?P<bold>\*\*|__|\*|_){TEXT_LABEL}[ \t]*"  # **Prompt:**
     rf"(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*(?:[:：]|$))"
-    rf"|[\[【]{LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
-    rf"|(?:{LABEL}|rewritten)[ \t]*[:：]"  # Prompt:
-    rf"|(?P<bold2>\*\*)rewritten(?:[:：](?P=bold2)|(?P=bold2)[:：])"
+    rf"|[\[【]{TEXT_LABEL}[\]】][ \t]*[:：]?"  # [Prompt]
+    rf"|{TEXT_LABEL}[ \t]*[:：]"  # Prompt:
     rf"|(?:new|rewritten|revised) prompt[ \t]+[-–—](?=[ \t]))[ \t]*",  # New prompt -
     re.IGNORECASE,
 )
 _HASH_HEADING = re.compile(r"^[ \t]*#[^\n#]{2,60}#[ \t]*[:：]?[ \t]*(?=\n|$)")
 
 
-_OLD_HEADING = re.compile(rf"^[\W_]*(?:the )?(?:given|original|old|initial) {NOUN}[\W_]*(?:[:：#*]|$)", re.IGNORECASE)
+_OLD_HEADING = re.compile(
+    rf"^[\W_]*(?:the )?(?:given|original|old|initial)(?: {NOUN})?(?: is| was)?[\W_]*(?:[:：#*]|$)", re.IGNORECASE
+)
 
 
 def _take_off_heading(text: str) -> str:
@@ -257,7 +291,7 @@ def _take_off_heading(text: str) -> str:
         heading = max(n for n, line in enumerate(lines) if n == 0 or _names_prompt(line))
     found = _HASH_HEADING.match(lines[heading]) or _PROMPT_HEADING.match(lines[heading])
     if found is None:
-        return text
+        return "\n".join(lines[heading:])
     answer = next((n for n, line in enumerate(lines) if n > heading + 1 and ANSWER.match(line)), len(lines))
     if not "".join([*lines[answer:]]).partition(":")[2].strip():
         answer = len(lines)  # the text asks for it
@@ -271,7 +305,9 @@ def _names_prompt(line: str) -> bool:
     if found is not None:
         return re.search(NOUN, found.group(), re.IGNORECASE) is not None
     found = _PROMPT_HEADING.match(line)
-    return found is not None and not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
+    if found is None:
+        return _presents_inline(line)
+    return not re.match(rf"^\W*{NOUN}\W*$", found.group(), re.IGNORECASE)
 
 
 def _take_off_fence(text: str) -> str:
@@ -420,6 +456,27 @@ def _without_quotation(text: str) -> str:
     return _take_off_quotation("\n".join(lines[start:]))
 
 
+_LEAD = re.compile(
+    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力|결과)[*]*\s*[:：][*]*[ \t]*"
+    r"(?=\n|\d+[.)]|[\[{<`])",
+    re.IGNORECASE,
+)
+_OUTER_TAG = re.compile(
+    r"^<(?P<tag>queries|questions|instructions|prompts|tasks|requests|items|\w*list|output|answer|response|result)>"
+    r"[ \t]*\n"
+    r"(?P<content>.*?)(?:^[ \t]*</(?P=tag)>|\Z)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+
+
+def _without_outer_tag(text: str) -> str:
+    """Return what is within the one tag around a list."""
+    found = _OUTER_TAG.search(text)
+    if found is None or not _introduces([line for line in text[: found.start()].split("\n") if line.strip()]):
+        return text
+    return found["content"]
+
+
 def _introduces(lines: Sequence[str]) -> bool:
     """Tell whether lines, three at most, only announce a list; no lines do."""
     if any(_any_marker(line) for line in lines) or len(lines) > 3:
@@ -443,7 +500,7 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
-    text = _BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1))
+    text = _with_brackets(_BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
     if start is None:
         return None
@@ -455,6 +512,18 @@ def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 -
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+
+
+def _with_brackets(text: str) -> str:
+    """Put brackets around strings, or a key, that have none: "a", "b"."""
+    if text.lstrip().startswith('"'):
+        for opening, closing in ("[]", "{}"):
+            try:
+                if len(json.loads(f"{opening}{text}{closing}", strict=False)) > (opening == "["):
+                    return f"{opening}{text.strip()}{closing}"
+            except ValueError:
+                continue
+    return text
 
 
 def _json_start(text: str) -> int | None:
@@ -477,6 +546,8 @@ def _json_values(text: str) -> Iterator[Any]:
     if value is not None:
         yield value
         return
+    if re.match(r"\s*[\[{]\s*“", text):
+        text = text.replace("“", '"').replace("”", '"')
     place = 0
     while (found := _JSON_OBJECT.search(text, place)) is not None:
         value, place = _decoded(text, found.end())
@@ -524,6 +595,8 @@ def _literal(text: str) -> Any:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         pass
+    if re.search(r"[\"']\s*\n\s*[\"']", text):
+        return None  # Python would join these strings
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -536,7 +609,8 @@ def _texts_of(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, list | tuple):
         for element in value:
-            yield from _texts_of(element)
+            only = list(element.values()) if isinstance(element, dict) and len(element) == 1 else []
+            yield from _texts_of(only[0] if only and isinstance(only[0], str) else element)
     elif isinstance(value, dict):
         yield from _texts_of_object(value)
 
@@ -596,7 +670,7 @@ def _innermost(text: str) -> Iterator[re.Match[str]]:
 
 # --- tables
 
-_TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?\s*)?$|^\s*\|?\s*:?-{2,}:?\s*\|?\s*$")
+_TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\s*:?-+:?\s*\|?\s*$")
 
 
 def _table_items(text: str, cut_off: bool) -> list[str] | None:
@@ -651,7 +725,7 @@ class _Marker:
 
 _LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
 _HEAD = (
-    r"^(?P<indent>[ \t\u3000]*)(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
+    r"^(?P<indent>[ \t\u3000]*)[\"“]?(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
     r"(?:[\[(（【〔〈<「][ \t]*)?"
 )
 _CLOSE = r"(?(open)(?:(?P=open))?)"
@@ -917,11 +991,11 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
         return None
     places = [place for place, _ in starts] + [len(lines)]
     bodies = [lines[place + 1 : after] for place, after in pairwise(places)]
-    has_paragraphs = any(_has_paragraphs(_without_section(body, starts[0][1].indent)) for body in bodies[:-1])
-    items = [
-        _item(marker, _without_section(body, starts[0][1].indent))
-        for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
+    complete = [
+        (marker, _without_section(marker, body)) for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
     ]
+    has_paragraphs = any(_has_paragraphs(body) for _, body in complete)
+    items = [_item(marker, body) for marker, body in complete]
     last, is_open = _last_body(starts[-1][1], bodies[-1], has_paragraphs)
     if not (cut_off and is_open):
         items.append(_item(starts[-1][1], last))
@@ -933,6 +1007,9 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
 def _with_own_lines(lines: Sequence[str]) -> list[str]:
     """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
     filled = [line for line in lines if line.strip()]
+    announced = re.match(r"[^:：]{1,120}[:：][ \t]*(?=1[.)]\s)", filled[0]) if len(filled) == 1 else None
+    if announced and _announces(announced.group(), in_list=True):
+        lines = filled = [filled[0][announced.end() :]]
     numbered = [line for line in filled if _number_marker(line)]
     if len(numbered) != 1 or filled[-1] is not numbered[0] or not re.match(r"\W*1\s*[.)]", numbered[0]):
         return list(lines)
@@ -970,13 +1047,15 @@ def _has_paragraphs(body: Sequence[str]) -> bool:
     return any(not before.strip() and after[:1].strip() for before, after in pairwise(body))
 
 
-def _without_section(body: Sequence[str], indent: int) -> list[str]:
+def _without_section(marker: _Marker, body: Sequence[str]) -> list[str]:
     """Take off the end of an item what introduces those that follow it: a heading, a rule, a line with a colon."""
     kept = list(body)
     while kept:
         line = kept[-1]
         follows_blank = len(kept) == 1 or not kept[-2].strip()
-        if not line.strip() or _RULE.match(line) or (_titles(line, follows_blank) and _width(line) <= indent + 1):
+        is_awaited = _COLON_END.search("\n".join([marker.text, *kept[:-1]]).rstrip()) is not None
+        is_title = not is_awaited and _titles(line, follows_blank) and _width(line) <= marker.indent + 1
+        if not line.strip() or _RULE.match(line) or is_title:
             kept.pop()
         else:
             break
@@ -1107,13 +1186,18 @@ def _ruled(lines: Sequence[str]) -> list[str]:
 
 def _has_blocks(lines: Sequence[str]) -> bool:
     """Tell whether blank lines part items that have several lines: one introduces data, or has code."""
-    if any(_fenced(lines)):
+    if any(_fenced(lines)) or len({_is_code(line) for line in lines if line.strip()}) > 1:
         return True
     if any(_COLON_END.search(line) and _any_marker(after) for line, after in pairwise(lines)):
         return True
     blocks = list(_paragraphs(lines))
     opening = [block for block in blocks if "\n" in block and _COLON_END.search(block.split("\n")[0])]
     return len(blocks) > 1 and any(len(block.split("\n")[0].split()) > 3 for block in opening)
+
+
+def _is_code(line: str) -> bool:
+    """Tell whether a line is indented as Markdown's code is."""
+    return _width(line) >= 4 and _any_marker(line) is None
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
@@ -1123,7 +1207,8 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
     for place, line in enumerate(lines):
         ends = not line.strip() and not fenced[place]
         follows = next((later for later in lines[place:] if later.strip()), "")
-        if ends and (_FENCE.match(follows) or (block and _COLON_END.search(block[-1]))):
+        belongs = _FENCE.match(follows) or (block and (_is_code(follows) or _COLON_END.search(block[-1])))
+        if ends and belongs:
             block.append(line)
         elif ends and block:
             yield "\n".join(block)
@@ -1168,11 +1253,21 @@ def _clean(item: str) -> str:
 
 
 def _take_off_label(item: str) -> str:
+    """Take off a label, after a bullet or not, and the answer that may follow what it labels."""
     first, separator, rest = item.partition("\n")
-    marker = _label_marker(first) or _number_marker(first)
-    if marker is None or marker.form[:1] in "234":  # a bare number within an item is its own
+    bullet = _bullet_marker(first)
+    marker = _label_in(first if bullet is None else bullet.text)
+    if marker is None:
         return item
-    return marker.text + separator + rest if marker.text.strip() or rest.strip() else ""
+    lines = [marker.text, *rest.split("\n")] if separator else [marker.text]
+    answer = next((n for n, line in enumerate(lines) if n and ANSWER.match(line) and "".join(lines[:n]).strip()), None)
+    return "\n".join(lines[:answer])
+
+
+def _label_in(line: str) -> _Marker | None:
+    """Read a label, with a number or not; a bare number within an item is its own."""
+    marker = _label_marker(line) or _number_marker(line)
+    return None if marker is None or marker.form[:1] in "2345" else marker
 
 
 def _take_off_mark(item: str) -> str:
@@ -1184,8 +1279,9 @@ def _take_off_remarks(item: str) -> str:
     """Take off an item of several lines the explanation that its last ones give of it."""
     lines = item.split("\n")
     for place, line in enumerate(lines[1:], start=1):
-        if REMARK.match(line) and _SENTENCE_END.search(lines[place - 1].rstrip()):
-            return "\n".join(lines[:place])
+        before = "\n".join(lines[:place]).rstrip()
+        if REMARK.match(line) and _SENTENCE_END.search(before):
+            return before
     return item
 
 

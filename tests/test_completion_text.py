@@ -110,6 +110,7 @@ NUMBERED = {
     "French labels": ("Question n° 1 : {}\nQuestion n° 2 : {}", FR),
     "Hindi digits": ("१. {}\n२. {}", ["चाय क्या है?", "इसे कौन पीता है?"]),
     "all on one line": ("1. {} 2. {}", TEA),
+    "announced and all on one line": ("Here are 2 questions: 1. {} 2. {}", TEA),
     "labels and levels": ("Question 1 (easy): {}\nQuestion 2 (hard): {}", TEA),
     "underlined labels": ("Prompt 1\n--------\n{}\n\nPrompt 2\n--------\n{}", TEA),
     "labels and quotations": ("**Query 1**\n> {}\n\n**Query 2**\n> {}", TEA),
@@ -119,6 +120,11 @@ NUMBERED = {
     ),
     "numbers, answers": ("1) Q: {}\n   A: A drink.\n2) Q: {}\n   A: All.", TEA),
     "a label after the list": ("1. {}\n\nQuestion: {}", TEA),
+    "quotes around numbers": ('"1. {}"\n"2. {}"', TEA),
+    "bullets, labels, answers": (
+        "1. - Example 1:\n\nQuestion: {}\n\nAnswer: A.\n\n2. - Example 2:\n\nQuestion: {}",
+        TEA,
+    ),
     "open quotes": ('1. "{}\n2. "{}', TEA),
     "ordinal signs": ("1º {}\n2º {}", ES),
     "degree signs": ("Voici deux questions :\n\n1° {}\n2° {}\n\nN'hésitez pas à en demander d'autres.", FR),
@@ -131,6 +137,7 @@ NUMBERED = {
     "hyphenated labels": ("Query-1: {}\nQuery-2: {}", TEA),
     "records": ("- id: 1\n  query: {}\n- id: 2\n  query: {}", TEA),
     "Persian labels": ("سوال ۱: {}\nسوال ۲: {}", AR),
+    "remarks": ("1. {}\n\n   (This tests knowledge.)\n\n2. {}\n\n   *This tests who.*", TEA),
     "unknown labels": ("Cwestiwn 1: {}\nCwestiwn 2: {}", ["Beth yw te?", "Pwy sy'n ei yfed?"]),
 }
 OTHER_FORMS = {
@@ -197,6 +204,179 @@ def test_parse_list_marked_items_come_without_marks(form, items):
 @pytest.mark.parametrize(("form", "items"), OTHER_FORMS.values(), ids=OTHER_FORMS)
 def test_parse_list_other_forms_come_without_wrapping(form, items):
     assert parse_list(form.format(*items)) == items
+
+
+TEA_KO = ["차란 무엇인가요?", "누가 마시나요?"]
+COMPLETIONS = [
+    (
+        (
+            "1. Write a Python function `add(a, b)` that returns the sum:\n"
+            "\n```python\ndef add(a, b):\n    # 1. TODO\n    pass\n```\n\n"
+            "2. Who drinks it?"
+        ),
+        [
+            "Write a Python function `add(a, b)` that returns the sum:\n\n"
+            "```python\ndef add(a, b):\n    # 1. TODO\n    pass\n```",
+            "Who drinks it?",
+        ],
+    ),
+    ("1. Fix the bug:\n    def f():\n        return 1\n2. Why?", ["Fix the bug:\ndef f():\n    return 1", "Why?"]),
+    (
+        ("1. What does this print? `for i in range(3): print(i)`\n2. Why?"),
+        ["What does this print? `for i in range(3): print(i)`", "Why?"],
+    ),
+    (
+        (
+            "Sure! Here are some queries:\n\n**Basic**\n1. What is tea?\n\n"
+            "**Advanced**\n2. Who drinks it?\n\n"
+            "**Note**: the last query is harder."
+        ),
+        TEA,
+    ),
+    (
+        (
+            "Below are two queries users might send.\n\n1. What is tea?\n"
+            "2. Who drinks it?\n\n---\n"
+            "These queries were designed to be diverse."
+        ),
+        TEA,
+    ),
+    (("# Queries\n\n## Query 1\n\nWhat is tea?\n\n## Query 2\n\nWho drinks it?"), TEA),
+    ("# User Queries\n\n1. What is tea?\n2. Who drinks it?", TEA),
+    ("질문 목록:\n1) 차란 무엇인가요?\n2) 누가 마시나요?\n\n(참고: 모든 질문은 본문에 근거합니다.)", TEA_KO),
+    ("### 질문 1\n차란 무엇인가요?\n\n### 질문 2\n누가 마시나요?", TEA_KO),
+    ("**1번 질문**: 차란 무엇인가요?\n**2번 질문**: 누가 마시나요?", TEA_KO),
+    ("[질문 1] 차란 무엇인가요?\n[질문 2] 누가 마시나요?", TEA_KO),
+    ("- 질문 1: 차란 무엇인가요?\n- 질문 2: 누가 마시나요?", TEA_KO),
+    ("Q1. 차란 무엇인가요?\nQ2. 누가 마시나요?", TEA_KO),
+    ("① 차란 무엇인가요?\n② 누가 마시나요?", TEA_KO),
+    ("1. 차란 무엇인가요?\n2. 누가 마시나요?\n\n더 필요하시면 말씀해 주세요!", TEA_KO),
+    ("1.차란 무엇인가요?\n2.누가 마시나요?", TEA_KO),
+    ("요청하신 질문은 다음과 같습니다:\n\n차란 무엇인가요?\n누가 마시나요?", TEA_KO),
+    ("아래에 질문 두 개를 작성했습니다.\n\n차란 무엇인가요?\n누가 마시나요?", TEA_KO),
+    ("질문1. 차란 무엇인가요?\n질문2. 누가 마시나요?", TEA_KO),
+    ("질문 #1: 차란 무엇인가요?\n질문 #2: 누가 마시나요?", TEA_KO),
+    (
+        "以下是用户可能提出的问题：\n\n1. 茶是什么？\n2. 谁喝茶？\n\n这些问题涵盖了文本的要点。",
+        ["茶是什么？", "谁喝茶？"],
+    ),
+    ("问题一\n茶是什么？\n\n问题二\n谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("问题 1：茶是什么？\n问题 2：谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("**问题一：**茶是什么？\n**问题二：**谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("1. **定义**：茶是什么？\n2. **人群**：谁喝茶？", ["**定义**：茶是什么？", "**人群**：谁喝茶？"]),
+    ("①茶是什么？\n②谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("一. 茶是什么？\n二. 谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("十一、茶是什么？\n十二、谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("查询1：茶是什么？\n查询2：谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("用户查询1：茶是什么？\n用户查询2：谁喝茶？", ["茶是什么？", "谁喝茶？"]),
+    ("以下、質問です。\n\n・お茶とは何ですか？\n・誰が飲みますか？", ["お茶とは何ですか？", "誰が飲みますか？"]),
+    ("1つ目の質問：お茶とは何ですか？\n2つ目の質問：誰が飲みますか？", ["お茶とは何ですか？", "誰が飲みますか？"]),
+    ("質問１：お茶とは何ですか？\n質問２：誰が飲みますか？", ["お茶とは何ですか？", "誰が飲みますか？"]),
+    (
+        "（1）お茶とは何ですか？\n（2）誰が飲みますか？\n\n何か他にご質問があればお知らせください。",
+        ["お茶とは何ですか？", "誰が飲みますか？"],
+    ),
+    (
+        ("Aquí hay dos preguntas:\n\n1. ¿Qué es?\n2. ¿Quién?\n\nEstas preguntas cubren el texto."),
+        ["¿Qué es?", "¿Quién?"],
+    ),
+    ("Consulta 1: ¿Qué es?\nConsulta 2: ¿Quién?", ["¿Qué es?", "¿Quién?"]),
+    ("**Pregunta 1:** ¿Qué es?\n**Pregunta 2:** ¿Quién?", ["¿Qué es?", "¿Quién?"]),
+    ("Primera pregunta: ¿Qué es?\nSegunda pregunta: ¿Quién?", ["¿Qué es?", "¿Quién?"]),
+    ("أسئلة:\n\n١) ما هو؟\n٢) من هو؟", ["ما هو؟", "من هو؟"]),
+    ("سؤال 1: ما هو؟\nسؤال 2: من هو؟", ["ما هو؟", "من هو؟"]),
+    ("سؤال ١: ما هو؟\nسؤال ٢: من هو؟", ["ما هو؟", "من هو؟"]),
+    ("أ) ما هو؟\nب) من هو؟", ["ما هو؟", "من هو؟"]),
+    ("أ. ما هو؟\nب. من هو؟", ["ما هو؟", "من هو؟"]),
+    ("فيما يلي سؤالان:\n\nما هو؟\nمن هو؟", ["ما هو؟", "من هو؟"]),
+    ("• ما هو؟\n• من هو؟", ["ما هو؟", "من هو؟"]),
+    ("Вот два вопроса:\n\nЧто это?\nКто это?\n\nНадеюсь, это поможет!", ["Что это?", "Кто это?"]),
+    ("Запрос №1: Что это?\nЗапрос №2: Кто это?", ["Что это?", "Кто это?"]),
+    (
+        ("Hier sind 2 Anfragen:\n\n• Was ist Tee?\n• Wer trinkt ihn?\n\nSag Bescheid, wenn du mehr brauchst."),
+        ["Was ist Tee?", "Wer trinkt ihn?"],
+    ),
+    ("Anfrage 1: Was ist Tee?\nAnfrage 2: Wer trinkt ihn?", ["Was ist Tee?", "Wer trinkt ihn?"]),
+    ("Requête 1 : Qu'est-ce ?\nRequête 2 : Qui ?", ["Qu'est-ce ?", "Qui ?"]),
+    ('{"instructions": ["What is tea?", "Who drinks it?"]}', TEA),
+    (('```json\n{\n  "queries": [\n    "What is tea?",\n    "Who drinks it?"\n  ]\n}\n```\n\nLet me know!'), TEA),
+    (
+        (
+            '[\n  {\n    "instruction": "What is tea?",\n'
+            '    "output": "A drink."\n  },\n  {\n'
+            '    "instruction": "Who drinks it?",\n    "output": "All."\n'
+            "  }\n]"
+        ),
+        TEA,
+    ),
+    ('{"query1": "What is tea?", "query2": "Who drinks it?"}', TEA),
+    ('{"Query 1": "What is tea?", "Query 2": "Who drinks it?"}', TEA),
+    ('[{"user_query": "What is tea?"}, {"user_query": "Who drinks it?"}]', TEA),
+    ('[{"prompt": "What is tea?"}, {"prompt": "Who drinks it?"}]', TEA),
+    ('[{"title": "Tea", "query": "What is tea?"}, {"title": "People", "query": "Who drinks it?"}]', TEA),
+    (
+        '[{"messages": [{"role": "user", "content": "What is tea?"}]}, '
+        '{"messages": [{"role": "user", "content": "Who drinks it?"}]}]',
+        TEA,
+    ),
+    ('[{"role": "user", "content": "What is tea?"}, {"role": "user", "content": "Who drinks it?"}]', TEA),
+    ('{"data": {"questions": [{"q": "What is tea?"}, {"q": "Who drinks it?"}]}}', TEA),
+    ('[{"질문": "차란 무엇인가요?"}, {"질문": "누가 마시나요?"}]', TEA_KO),
+    ('[{"pregunta": "What is tea?"}, {"pregunta": "Who drinks it?"}]', TEA),
+    ('[{"ask": "What is tea?"}, {"ask": "Who drinks it?"}]', TEA),
+    ('["What is \\"tea\\"?", "Who drinks it?"]', ['What is "tea"?', "Who drinks it?"]),
+    ('["1. What is tea?", "2. Who drinks it?"]', TEA),
+    ('["Query 1: What is tea?", "Query 2: Who drinks it?"]', TEA),
+    ("[“What is tea?”, “Who drinks it?”]", TEA),
+    ("{“queries”: [“What is tea?”, “Who drinks it?”]}", TEA),
+    ('"What is tea?", "Who drinks it?"', TEA),
+    ('"queries": ["What is tea?", "Who drinks it?"]', TEA),
+    ('queries = ["What is tea?", "Who drinks it?"]', TEA),
+    ('[\n"What is tea?"\n"Who drinks it?"\n]', TEA),
+    ('Output:\n["What is tea?", "Who drinks it?"]', TEA),
+    ("<queries>\n1. What is tea?\n2. Who drinks it?\n</queries>", TEA),
+    ("<queries>\nWhat is tea?\nWho drinks it?\n</queries>", TEA),
+    (("<query_1>What is tea?</query_1>\n<query_2>Who drinks it?</query_2>"), TEA),
+    ("<query>What is tea?\n<query>Who drinks it?", TEA),
+    ("<instruction>What is tea?</instruction><instruction>Who drinks it?</instruction>", TEA),
+    (("```xml\n<queries>\n<query>What is tea?</query>\n<query>Who drinks it?</query>\n</queries>\n```"), TEA),
+    ("<ul>\n<li>What is tea?</li>\n<li>Who drinks it?</li>\n</ul>", TEA),
+    ("| 번호 | 질문 |\n|---|---|\n| 1 | 차란 무엇인가요? |\n| 2 | 누가 마시나요? |", TEA_KO),
+    (
+        (
+            "Here is a table of queries:\n\n| Query | Type |\n"
+            "|-------|------|\n| What is tea? | question |\n"
+            "| Who drinks it? | question |"
+        ),
+        TEA,
+    ),
+    ("|Query|\n|-|\n|What is tea?|\n|Who drinks it?|", TEA),
+    (
+        (
+            "Query | Why\n------|-----\n"
+            "What is tea? | a long explanation of why this query is good\n"
+            "Who drinks it? | a long explanation of why it is good"
+        ),
+        TEA,
+    ),
+    ('1. "What is tea?" \n2. "Who drinks it?" ', TEA),
+    ('- "What is tea?"\n- "Who drinks it?"', TEA),
+    ("1. What is tea?  \n2. Who drinks it?  ", TEA),
+    ("Query 1: What is tea?\n\n---\n\nQuery 2: Who drinks it?", TEA),
+    (("Query 1:\n```\nWhat is tea?\n```\n\nQuery 2:\n```\nWho drinks it?\n```"), TEA),
+    ("1. `What is tea?`\n2. `Who drinks it?`", TEA),
+    ("Answer:\n1. What is tea?\n2. Who drinks it?", TEA),
+    ("Response:\n\nWhat is tea?\nWho drinks it?", TEA),
+    ("Output:\n1. What is tea?\n2. Who drinks it?", TEA),
+    ("Assistant: 1. What is tea?\n2. Who drinks it?", TEA),
+    ("Queries: \n1. What is tea?\n2. Who drinks it?\nEnd of queries.", TEA),
+    ("1. What is tea? *(definition)*\n2. Who drinks it?", ["What is tea? *(definition)*", "Who drinks it?"]),
+]
+
+
+@pytest.mark.parametrize(("text", "items"), COMPLETIONS)
+def test_parse_list_completion_comes_to_its_items(text, items):
+    assert parse_list(text) == items
 
 
 CONTENT = {
@@ -273,6 +453,9 @@ CONTENT = {
     ),
     "here as a word": ("1. Here is a text: tea. Sum it up.\n2. b", ["Here is a text: tea. Sum it up.", "b"]),
     "a note of the user": ("1. Plan a trip.\n   Note: no planes.\n2. b", ["Plan a trip.\nNote: no planes.", "b"]),
+    "a heading as data": ("1. Write a README with:\n\n# Title\n\n2. b", ["Write a README with:\n\n# Title", "b"]),
+    "lines and indented code": ("Why is this?\n\n    x = 1\n\nb", ["Why is this?\n\n    x = 1", "b"]),
+    "a heading in a fence": ("1. a\n```\n# Title\n```\n2. b", ["a\n```\n# Title\n```", "b"]),
     "a list as data": (
         "Write an essay with these parts:\n1. Intro\n2. Body",
         ["Write an essay with these parts:\n1. Intro\n2. Body"],
@@ -426,6 +609,87 @@ WRAPPED = {
 @pytest.mark.parametrize("text", [HASH, "What is a hash table, and why is it fast?"], ids=["command", "question"])
 def test_unwrap_wrapped_text_comes_alone(form, text):
     assert unwrap(form.format(text)) == text
+
+
+EXPLAIN_X = [
+    "Sure! Here's a harder version:\n\n```\nExplain X.\n```",
+    "Here's the rewritten prompt:\n\n---\n\nExplain X.\n\n---",
+    "Here's the rewritten prompt:\n\n---\nExplain X.\n---\n\nI added a limit.",
+    "**Rewritten Prompt**\n\nExplain X.",
+    "### Rewritten Prompt ###\nExplain X.",
+    "<rewritten_prompt>Explain X.</rewritten_prompt>\n\nI added a limit.",
+    '"Explain X." \n\nThis version is more specific.',
+    "Explain X.\n\n*This prompt adds a constraint.*",
+    "Explain X.\n\n> Note: I have added a constraint.",
+    "Explain X.\n\nNote: I've added a constraint to the original prompt.",
+    "Explain X.\nNote: I've added a constraint to the original prompt.",
+    "Explain X. (Note: I've added a constraint to the original prompt.)",
+    "“Explain X.”\n\n(Added: limit)",
+    'Prompt: "Explain X."',
+    'Rewritten Prompt: "Explain X."\n\nExplanation: This prompt adds a limit.',
+    "New Prompt:\nExplain X.\n\nReasoning: I added a limit.",
+    "Evolved prompt: Explain X.",
+    "Updated Question: Explain X.",
+    "Revised version: Explain X.",
+    "Revised: Explain X.",
+    "Harder version: Explain X.",
+    "Certainly, here's a more complex version: Explain X.",
+    "Great! Explain X.",
+    "재작성된 질문: Explain X.",
+    '다음은 재작성된 프롬프트입니다: "Explain X."',
+    "네, 알겠습니다. 다음은 수정된 프롬프트입니다.\n\nExplain X.",
+    "Explain X.\n\n도움이 필요하시면 언제든지 말씀해 주세요!",
+    "Explain X.\n\n추가된 제약 조건: 단어 수 제한",
+    "新的提示：Explain X.",
+    "重写后的提示：\n“Explain X.”",
+    "当然！以下是改写后的问题：\n\nExplain X.\n\n希望这对您有帮助！",
+    "改写：Explain X.",
+    "書き換え後のプロンプト：Explain X.",
+    "もちろんです！以下は書き換えたプロンプトです。\n\nExplain X.",
+    "Aquí está la versión reescrita: Explain X.",
+    "Prompt reescrito: Explain X.",
+    "**Prompt reescrito:**\nExplain X.",
+    "Voici la version réécrite :\n\n« Explain X. »",
+    "Hier ist die überarbeitete Version:\n\n„Explain X.“",
+    "Вот переписанный запрос:\n«Explain X.»",
+    "إليك السؤال بعد إعادة صياغته:\n\nExplain X.",
+    "#Created Prompt#\n\nExplain X.",
+    "#Created Prompt#: Explain X.\n#",
+    "Explain X.\n\n#Rewritten Prompt#:",
+    "The given prompt is: Y.\n\nThe rewritten prompt is: Explain X.",
+    "Original: Y.\nRewritten: Explain X.",
+    "Original prompt: Y.\n\nRewritten prompt: Explain X.",
+    "Given prompt: Y.\n\nNew prompt: Explain X.",
+    "Rewritten prompt (added constraint): Explain X.",
+    "**Rewritten Prompt (with one more constraint):**\n\nExplain X.",
+    'I would rewrite it as: "Explain X."',
+    "A harder version: Explain X.",
+    "Okay, here's a rewritten prompt that is harder for AI assistants:\n\nExplain X.",
+]
+
+
+@pytest.mark.parametrize("text", EXPLAIN_X)
+def test_unwrap_one_sentence_comes_alone(text):
+    assert unwrap(text) == "Explain X."
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ('Sure, here is the rewritten prompt:\n\n"Explain X.\n\nUse code."', "Explain X.\n\nUse code."),
+        (
+            "Here's an instruction with input data:\n\nSum the table.\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+            "Sum the table.\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+        ),
+        ("Here is the prompt:\n\nFix the code:\n```python\nx = 1\n```", "Fix the code:\n```python\nx = 1\n```"),
+        (
+            "Sure! Here's the rewritten prompt:\n\n1. Boil water.\n2. Pour.\n\nWhich comes first?",
+            "1. Boil water.\n2. Pour.\n\nWhich comes first?",
+        ),
+    ],
+)
+def test_unwrap_several_lines_come_as_written(text, content):
+    assert unwrap(text) == content
 
 
 UNWRAPPED = {

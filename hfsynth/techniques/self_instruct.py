@@ -19,16 +19,18 @@ from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 PROMPT = """\
-Write {{ num_instructions }} queries that a user could send to this application: {{ application_description }}
+Context:
+{{ input }}
+
+Write {{ num_instructions }} queries about the context that a user could send to this application: \
+{{ application_description }}
 
 What the queries must be like:
 {{ criteria_for_query_generation }}
+- Each makes sense to someone who hasn't read the context.
 
-Every query is about the context below and makes sense to someone who hasn't read it. Write one query on each line, \
-numbered from 1 to {{ num_instructions }}, and nothing else.
-
-Context:
-{{ input }}
+Answer with a numbered list from 1 to {{ num_instructions }}: one query on each line, without titles or comments, and \
+nothing before or after the list.
 """
 CRITERIA = """\
 - Vary the verb each query begins with, and its length.
