@@ -12,6 +12,7 @@ from datasets import Features
 from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, merge_columns
 from hfsynth.configuration import Configuration
 from hfsynth.errors import ColumnError, RowError
+from hfsynth.field_values import settle_fields
 from hfsynth.flow import Flow, Outcome, Row, RowSeeds, run_flows
 from hfsynth.generation import LLM
 from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
@@ -74,9 +75,10 @@ class Technique(Configuration, ABC):
     """The paper, as BibTeX: for the card."""
 
     def __post_init__(self) -> None:
-        """Check the fields that all techniques have."""
+        """Check every field's type, and the fields that all techniques have."""
         if not isinstance(self.llm, LLM):
             raise TypeError(f"{type(self).__name__} needs an llm such as TransformersLLM(...), not {self.llm!r}.")
+        settle_fields(self)
         object.__setattr__(self, "name", self.name or type(self).__name__)
         unknown = sorted(set(self.output_mappings) - set(self.output_features))
         if unknown:

@@ -1,4 +1,4 @@
-"""What the filters of texts share: how a column's value is read as text, and a field's value as texts."""
+"""What the filters of texts share: how a column's value is read as text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -36,14 +36,3 @@ class TextFilter(Filter, ABC):
             )
         # a turn may be without a text: one that calls a tool
         return "\n".join(message["content"] for message in messages if isinstance(message["content"], str))
-
-
-def texts_of_field(name: str, given: Any) -> tuple[str, ...]:
-    """Return the texts that a field was given, whatever list they came in.
-
-    Raises:
-        ValueError: If it was given a single text, which would be read sign by sign, or what isn't text.
-    """
-    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
-        raise ValueError(f"{name} is {given!r}; it must be texts, such as ('one', 'another').")
-    return tuple(given)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
+from hfsynth.field_values import settle_fields
 from hfsynth.generation import LLM, Completion, Origin, Request
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class RewardModel(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""
+        settle_fields(self)
         if self.batch_size < 1:
             raise ValueError(f"RewardModel.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

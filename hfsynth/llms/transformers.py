@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
+from hfsynth.field_values import settle_fields
 from hfsynth.generation import LLM, Completion, Origin, Request, Requests
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class TransformersLLM(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""
+        settle_fields(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"TransformersLLM.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

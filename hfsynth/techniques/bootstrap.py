@@ -16,6 +16,7 @@ from datasets import Dataset, Features, List, Value
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import RowError
+from hfsynth.field_values import settle_fields
 from hfsynth.flow import Flow, Row, derive_seed
 from hfsynth.generation import Request, SamplingParams
 from hfsynth.prompts import check_prompt, render_prompt
@@ -62,7 +63,8 @@ class SeedPool(Configuration):
     num_rows: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        """Check the numbers; a list of seeds becomes a tuple."""
+        """Check the seeds and the numbers."""
+        settle_fields(self)
         object.__setattr__(self, "seeds", tuple(" ".join(seed.split()) for seed in self.seeds))
         if len(self.seeds) < self.shown:
             raise ValueError(f"SeedPool has {len(self.seeds)} seeds; a prompt shows {self.shown}.")

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
+from hfsynth.field_values import as_texts, settle_fields
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Message, Request, SamplingParams
 from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
@@ -94,7 +95,7 @@ class Judge(Technique):
 
     def __post_init__(self) -> None:
         """Check the prompts, the choices and the notes."""
-        object.__setattr__(self, "choices", tuple(self.choices))
+        settle_fields(self)
         taken = sorted({"label", "probabilities"} & set(self.notes))
         if taken or not all(name and question.strip() for name, question in self.notes.items()):
             raise ValueError(
@@ -151,7 +152,7 @@ class Judge(Technique):
             name="JudgeLanguage",
             output_mappings=_renamed("language"),
             question=_QUESTION.format(question="In which language is the instruction written?"),
-            choices=tuple(languages),
+            choices=as_texts("languages of Judge.language", languages),
         )
 
     @classmethod
