@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hfsynth.conversations import content_text
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Drop, Filter
 
@@ -34,5 +35,8 @@ class TextFilter(Filter, ABC):
                 f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
                 f"of type {type(value).__name__}."
             )
-        # a turn may be without a text: one that calls a tool
-        return "\n".join(message["content"] for message in messages if isinstance(message["content"], str))
+        try:
+            texts = [content_text(message["content"]) for message in messages]
+        except ValueError as error:
+            raise ColumnError(f"{self.name} reads texts; column {self.column!r} has {error}") from None
+        return "\n".join(text for text in texts if text is not None)  # a turn that calls a tool may be without a text

@@ -19,7 +19,7 @@ from hfsynth.errors import RowError
 from hfsynth.field_values import settle_fields
 from hfsynth.flow import Flow, Row, derive_seed
 from hfsynth.generation import Request, SamplingParams
-from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.prompts import check_filled, check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION, parse_instructions
 
@@ -140,6 +140,7 @@ class BootstrapInstructions(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Ask once, and parse."""
+        check_filled(row, ("examples",))
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
         stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")
         sampling = replace(self.sampling, stop=stop)

@@ -16,7 +16,7 @@ from hfsynth.errors import RowError
 from hfsynth.field_values import as_texts, settle_fields
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Message, Request, SamplingParams
-from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
+from hfsynth.prompts import check_filled, check_prompt, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 TEMPLATE = """\
@@ -222,8 +222,7 @@ def _check_row(row: Mapping[str, Any]) -> None:
     """
     if missing := [name for name, value in row.items() if value is None]:
         raise RowError(f"{missing[0]} is None")
-    if all(isinstance(value, str) and not value.strip() for value in row.values()):
-        raise RowError(f"{' and '.join(row)} {'is' if len(row) == 1 else 'are'} empty")
+    check_filled(row, tuple(row))
 
 
 def _joined(said: str, question: str) -> str:
