@@ -2,7 +2,8 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError
-from hfsynth.chat import THINKING, ChatTemplate, split_thinking, turn_end
+from hfsynth.chat import ChatTemplate, turn_end
+from hfsynth.thinking import THINKING, split_thinking
 from tests.conftest import package_folder
 
 TEMPLATES = {path.stem: path.read_text() for path in (package_folder("trl") / "chat_templates").glob("*.jinja")}
@@ -120,7 +121,7 @@ def test_every_real_template_shows_an_answer_after_what_it_reads_before_one_but_
     for text in ("Rayleigh scattering.", "x", "Привет 👋"):
         assert chat.conversation([*asked, assistant(text)]).startswith(before + text)
     if not before.startswith(reads.rstrip()):  # it opens thinking, which an answer has none of or closes
-        opened = next(opening for opening, _, _ in THINKING if reads.rstrip().endswith(opening))
+        opened = next(marks.opening for marks in THINKING if reads.rstrip().endswith(marks.opening))
         assert before.startswith(reads.rstrip().removesuffix(opened))
         assert before.partition(opened)[0].startswith(reads.rpartition(opened)[0].rstrip())
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.quantization_config import GgufConfig
 
-from hfsynth.chat import ChatTemplate, split_thinking, turn_end
+from hfsynth.chat import ChatTemplate, turn_end
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.generation import Completion, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
@@ -25,6 +25,7 @@ from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention, is_batch_invariant
 from hfsynth.running.crew import is_main_process
+from hfsynth.thinking import split_thinking
 
 if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
@@ -204,7 +205,7 @@ class Loaded:
             text = text[: min(cuts)]
         thinking = None
         if request.role == "assistant":
-            thinking, text = split_thinking(prompt, text)
+            thinking, text = split_thinking(prompt, text, self.template.thinking)
         return Completion(
             text=self._without_special(text),
             finish_reason=written.finish_reason,
