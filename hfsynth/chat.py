@@ -30,6 +30,7 @@ _USER, _OTHER, _SYSTEM, _ANSWER = (
     "Placeholder-answer",
 )
 
+_ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
 
 
@@ -90,6 +91,7 @@ class ChatTemplate:
         """
         if fault := self.fault(messages, "assistant"):
             raise ChatTemplateError(fault)
+        self._check_roles(messages)
         return self._rendered(messages, False)
 
     def fault(self, messages: Sequence[Message], role: Role) -> str:
@@ -102,6 +104,20 @@ class ChatTemplate:
         if "assistant" in roles and self._history_fault:
             return f"the chat template of {self.name} has no second turn: {self._history_fault}"
         return ""
+
+    def _check_roles(self, messages: Sequence[Message]) -> None:
+        """Check that the template writes turns of roles that not every template has: many leave them out silently."""
+        for role in sorted({message["role"] for message in messages} - _ROLES):
+            if not self._has_role(messages, role):
+                raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
+
+    def _has_role(self, messages: Sequence[Message], role: str) -> bool:
+        """Whether the template writes the texts of a role's turns, in a conversation such as this."""
+        turns: list[Message] = [
+            {"role": one["role"], "content": _OTHER if one["role"] == role else one["content"]} for one in messages
+        ]
+        count = sum(one["role"] == role for one in messages)
+        return self._rendered(turns, False).count(_OTHER) >= count
 
     @cached_property
     def opening(self) -> str:
@@ -177,6 +193,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
         if fault := self.fault(messages, role):
             raise ChatTemplateError(fault)
+        self._check_roles(messages)
 
     def _cuts(self, messages: Sequence[Message], role: Role, ways: Sequence[tuple[str, bool]]) -> set[str | None]:
         """Return what stands before the text of a next turn, for each way (text, generation prompt) to render it."""

@@ -1,5 +1,6 @@
 """Conversations as rows have them: lists of messages, which may hold anything, checked before a model reads them."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from hfsynth.errors import RowError
@@ -40,6 +41,8 @@ def _checked(column: str, message: object) -> Message:
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
         raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
+    if not re.fullmatch(r"\w[\w.-]*", message["role"]):  # a template writes it as it is, beside its special tokens
+        raise RowError(f"{column} has a role that is no word: {message['role']!r:.200}")
     if called := [field for field in _CALLS if message.get(field)]:
         raise RowError(
             f"{column} has a turn of {message['role']!r} with {called[0]}, which aren't read: {message!r:.200}"

@@ -286,3 +286,14 @@ def test_a_users_turn_ends_at_the_special_tokens_that_follow_it(after, special, 
 )
 def test_thinking_is_parted_from_the_answer(prompt, text, expected):
     assert split_thinking(prompt, text) == expected
+
+
+@pytest.mark.parametrize("role", ["critic", "tool", "developer"])
+def test_a_role_that_a_template_leaves_out_is_refused(role):
+    source = CHATML.replace(
+        "{{ '<|im_start|>'", "{% if m['role'] in ('user', 'assistant') %}{{ '<|im_start|>'"
+    ).replace("'\n' }}{% endfor %}", "'\n' }}{% endif %}{% endfor %}")
+    turns = [user("a"), {"role": role, "content": "b"}]
+    with pytest.raises(ChatTemplateError, match=rf"template of a-model leaves out turns of the role '{role}'"):
+        template(source).prompt(turns)
+    assert "b<|im_end|>" in template(CHATML).prompt(turns)
