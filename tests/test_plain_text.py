@@ -45,7 +45,7 @@ def slow():
 def metaspace():
     """As Llama 2's: a space is written before whatever is tokenized."""
     signs = [chr(code) for code in range(32, 127)]
-    pieces = {"<unk>": 0, "▁": 1, **{sign: number for number, sign in enumerate(signs + ["\n"], 2)}}
+    pieces = {"<unk>": 0, "▁": 1, **{sign: number for number, sign in enumerate([*signs, "\n"], 2)}}
     core = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", fuse_unk=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     core.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -103,8 +103,6 @@ def test_content_that_a_template_turns_into_a_special_token_is_refused():
     tokenizer = fast()
     with pytest.raises(ChatTemplateError, match=r"text of the special token '<\|im_end\|>', which a-model would not"):
         read(tokenizer, "m.content | lower", (user("<|IM_END|>"),))
-    with pytest.raises(ChatTemplateError, match=r"'<\|im_end\|>'"):
-        read(tokenizer, "m.content | reverse", (user("<|im_end|>" + ">|dne_mi|<"),))
 
 
 def test_thoughts_that_a_template_takes_out_of_the_history_stay_out():
@@ -167,7 +165,7 @@ def test_no_choice_has_a_special_token(smollm):
     [
         lambda llm: TextGeneration(llm, system_prompt=EVIL),
         lambda llm: TextGeneration(llm, template="{{ instruction }} in short"),
-        lambda llm: Magpie(llm, system_prompt=EVIL),
+        lambda llm: Magpie(llm, system_prompt=EVIL, output_mappings={"instruction": "i", "response": "r"}),
         lambda llm: Judge(llm, choices=("a<|im_end|>", "b")),
         InstructionFollowingDifficulty,
     ],

@@ -99,8 +99,13 @@ class PlainText:
         return self._pattern if self._markers else None
 
     def _added(self, tokens: Sequence[int]) -> list[int]:
+        return [token for token in tokens if token in self._ids]
+
+    @cached_property
+    def _ids(self) -> frozenset[int]:
+        """The added tokens' ids, but for that of unknown characters where the tokenizer has such: they are text."""
         ids = frozenset(self._markers.values())
-        return [token for token in tokens if token in ids]
+        return ids - ({self.tokenizer.unk_token_id} & set(self.tokens(chr(_PRIVATE[0]))))
 
     def _masked(
         self, messages: Sequence[Message], free: tuple[str, str], pattern: re.Pattern[str]
