@@ -64,7 +64,11 @@ def tokenizer(request):
 
 
 def added(tokenizer, tokens):
-    markers = {number for number, one in tokenizer.added_tokens_decoder.items() if one.content.startswith("<")}
+    markers = {
+        number
+        for number, one in tokenizer.added_tokens_decoder.items()
+        if one.content.startswith("<") and one.content != "<unk>"
+    }
     return [tokenizer.convert_ids_to_tokens(token) for token in tokens if token in markers]
 
 
