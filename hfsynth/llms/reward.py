@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
@@ -29,6 +29,8 @@ class RewardModel(Configuration, LLM):
     Raises:
         ValueError: If a field is out of its range.
     """
+
+    version: ClassVar[int] = 2
 
     model: str = field(metadata={"help": "Name on the Hub, or folder."})
     revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})

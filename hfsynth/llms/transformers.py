@@ -4,7 +4,7 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
@@ -30,6 +30,8 @@ class TransformersLLM(Configuration, LLM):
     Raises:
         ValueError: If a field is out of its range.
     """
+
+    version: ClassVar[int] = 2
 
     model: str = field(metadata={"help": "Name on the Hub, or folder."})
     revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from datasets import Features, List, Value
 
@@ -28,6 +29,8 @@ class TextGeneration(Technique):
     >>> dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)[0]["generation"]
     'Hello?'
     """
+
+    version: ClassVar[int] = 2
 
     template: str | None = field(
         default=None, metadata={"help": "Jinja2 text over columns that makes the prompt, instead of `instruction`."}
