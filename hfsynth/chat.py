@@ -10,7 +10,7 @@ in the same way.
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import Any
 
@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from hfsynth.errors import ChatTemplateError
 from hfsynth.generation import Message, Role
+from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""
@@ -29,23 +30,8 @@ _USER, _OTHER, _SYSTEM, _ANSWER = (
     "Placeholder-answer",
 )
 
+_ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
-
-THINKING = (
-    ("<think>", "</think>", ""),
-    (
-        "<|channel|>analysis<|message|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
-        "<|channel|>final<|message|>",
-    ),
-    ("<|channel>thought", "<channel|>", ""),
-    ("<|START_THINKING|>", "<|END_THINKING|>", ""),
-    ("[THINK]", "[/THINK]", ""),
-    ("<seed:think>", "</seed:think>", ""),
-    ("◁think▷", "◁/think▷", ""),
-)
-"""How models mark where thinking begins, where it ends, and an answer without it: DeepSeek and Qwen, gpt-oss, Gemma 4,
-Command, Magistral, Seed-OSS, Kimi."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +42,13 @@ class ChatTemplate:
         name: The model, for error messages.
         render: The template.
         bos_token: The tokenizer's token for the beginning of a text; "" if it has none.
+        render_thinking: The template with its variables that switch thinking on, if it may have any.
     """
 
     name: str
     render: Render
     bos_token: str = ""
+    render_thinking: Render | None = None
 
     def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
         """Return the text that a model reads before it speaks as `role` in a conversation.
@@ -103,6 +91,7 @@ class ChatTemplate:
         """
         if fault := self.fault(messages, "assistant"):
             raise ChatTemplateError(fault)
+        self._check_roles(messages)
         return self._rendered(messages, False)
 
     def fault(self, messages: Sequence[Message], role: Role) -> str:
@@ -115,6 +104,20 @@ class ChatTemplate:
         if "assistant" in roles and self._history_fault:
             return f"the chat template of {self.name} has no second turn: {self._history_fault}"
         return ""
+
+    def _check_roles(self, messages: Sequence[Message]) -> None:
+        """Check that the template writes turns of roles that not every template has: many leave them out silently."""
+        for role in sorted({message["role"] for message in messages} - _ROLES):
+            if not self._has_role(messages, role):
+                raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
+
+    def _has_role(self, messages: Sequence[Message], role: str) -> bool:
+        """Whether the template writes the texts of a role's turns, in a conversation such as this."""
+        turns: list[Message] = [
+            {"role": one["role"], "content": _OTHER if one["role"] == role else one["content"]} for one in messages
+        ]
+        count = sum(one["role"] == role for one in messages)
+        return self._rendered(turns, False).count(_OTHER) >= count
 
     @cached_property
     def opening(self) -> str:
@@ -160,6 +163,13 @@ class ChatTemplate:
         following = self._rendered(answered, True).partition(_USER)[2].partition(_ANSWER)[0]
         return _common_beginning(self.after_user, following)
 
+    @cached_property
+    def thinking(self) -> tuple[ThinkingMarkers, ...]:
+        """How the model marks its thoughts: as the template renders them, and as models of other templates do."""
+        renders = [self.render, self.render_thinking] if self.render_thinking else [self.render]
+        derived = (derive_markers(partial(_attempt, render)) for render in renders)
+        return (*next(filter(None, derived), ()), *THINKING)
+
     def _before_user(self, messages: Sequence[Message]) -> str:
         """Cut the rendered conversation where the next user's text begins.
 
@@ -183,6 +193,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the conversation's last turn is the {role}'s already: {messages[-1]}")
         if fault := self.fault(messages, role):
             raise ChatTemplateError(fault)
+        self._check_roles(messages)
 
     def _cuts(self, messages: Sequence[Message], role: Role, ways: Sequence[tuple[str, bool]]) -> set[str | None]:
         """Return what stands before the text of a next turn, for each way (text, generation prompt) to render it."""
@@ -236,6 +247,14 @@ class ChatTemplate:
         return self._fault(history, self._wants_parts)
 
 
+def _attempt(render: Render, messages: list[dict[str, Any]], generation_prompt: bool) -> str | None:
+    """Render messages as they are; None where the template refuses them."""
+    try:
+        return render(messages, generation_prompt)
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+        return None
+
+
 def _common_beginning(one: str, other: str) -> str:
     same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(character for character, _ in same)
@@ -263,30 +282,3 @@ def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ..
     places = sorted((after.index(token), token) for token in special_tokens if token and token in after)
     text = after[: places[0][0]] if places else after
     return tuple(token for _, token in places), next(iter(text.strip().splitlines()), "")
-
-
-def split_thinking(prompt: str, text: str) -> tuple[str | None, str]:
-    r"""Part what a model thought from what it answered.
-
-    Args:
-        prompt: What the model read; some templates begin the thinking there.
-        text: What it wrote, special tokens included.
-
-    Returns:
-        The thinking, or None where there is none, and the answer: empty if the thinking was cut off.
-
-    >>> split_thinking("<think>\n", "2 + 2 is 4.</think>\n\nFour.")
-    ('2 + 2 is 4.', 'Four.')
-    >>> split_thinking("user: hi", "<think>A greeting")
-    ('A greeting', '')
-    >>> split_thinking("user: hi", "Hello!")
-    (None, 'Hello!')
-    """
-    written = text.lstrip()
-    for opening, closing, unthought in THINKING:
-        if written.startswith(opening) or prompt.rstrip().endswith(opening):
-            thought, _, answer = written.removeprefix(opening).partition(closing)
-            return thought.strip(), answer.lstrip()
-        if unthought and written.startswith(unthought):
-            return None, written.removeprefix(unthought)
-    return None, text

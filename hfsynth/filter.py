@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import ColumnError
+from hfsynth.field_values import settle_fields
 from hfsynth.record import failed_rows, failures_dataset
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Filter(Configuration, ABC):
     name: str = field(default="", metadata={"help": "The step's name in records. Default: the class."})
 
     def __post_init__(self) -> None:
-        """Name the step."""
+        """Check every field's type, and name the step."""
+        settle_fields(self)
         object.__setattr__(self, "name", self.name or type(self).__name__)
 
     @abstractmethod

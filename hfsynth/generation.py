@@ -1,5 +1,6 @@
 """What passes between a technique and an llm: messages and sampling go in as a request, a completion comes out."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from hfsynth.errors import GenerationError
+from hfsynth.field_values import as_texts, settle_fields
 
 Role = Literal["assistant", "user"]
 FinishReason = Literal["stop", "length", "error", "refused"]
@@ -38,13 +40,13 @@ class SamplingParams:
     stop: tuple[str, ...] = field(default=(), metadata={"help": "Texts that end a completion and are cut from it."})
 
     def __post_init__(self) -> None:
-        """Check every range; a list of stop texts becomes a tuple, an integer where a float belongs a float."""
-        object.__setattr__(self, "stop", tuple(self.stop))
+        """Check every type and range; a whole number where a float belongs becomes a float."""
+        settle_fields(self)
         for name in ("temperature", "top_p", "min_p", "presence_penalty"):
             object.__setattr__(self, name, float(getattr(self, name)))
         ranges = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
@@ -72,6 +74,10 @@ class Request:
     """Texts to be scored as the next turn, instead of one to be written."""
     keep_truncated: bool | None = None
     """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
+
+    def __post_init__(self) -> None:
+        """Read one choice as a tuple of one."""
+        object.__setattr__(self, "choices", as_texts("Request.choices", self.choices))
 
 
 @dataclass(frozen=True, kw_only=True)

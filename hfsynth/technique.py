@@ -16,6 +16,7 @@ from datasets import Features
 from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, column_type, merge_columns
 from hfsynth.configuration import Configuration
 from hfsynth.errors import ColumnError, FlowError, RowError
+from hfsynth.field_values import settle_fields
 from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, run_flows
 from hfsynth.generation import LLM
 from hfsynth.map_progress import BatchProgress
@@ -109,10 +110,11 @@ class Technique(Configuration, ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Check the fields that all techniques have, and what the class says of its outputs."""
+        """Check every field's type, the fields that all techniques have, and what the class says of its outputs."""
         self._check_outputs()
         if not isinstance(self.llm, LLM):
             raise TypeError(f"{type(self).__name__} needs an llm such as TransformersLLM(...), not {self.llm!r}.")
+        settle_fields(self)
         object.__setattr__(self, "name", self.name or type(self).__name__)
         unknown = sorted(set(self.output_mappings) - set(self.output_features))
         if unknown:

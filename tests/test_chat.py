@@ -2,7 +2,8 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError
-from hfsynth.chat import THINKING, ChatTemplate, split_thinking, turn_end
+from hfsynth.chat import ChatTemplate, turn_end
+from hfsynth.thinking import THINKING, split_thinking
 from tests.conftest import package_folder
 
 TEMPLATES = {path.stem: path.read_text() for path in (package_folder("trl") / "chat_templates").glob("*.jinja")}
@@ -120,7 +121,7 @@ def test_every_real_template_shows_an_answer_after_what_it_reads_before_one_but_
     for text in ("Rayleigh scattering.", "x", "Привет 👋"):
         assert chat.conversation([*asked, assistant(text)]).startswith(before + text)
     if not before.startswith(reads.rstrip()):  # it opens thinking, which an answer has none of or closes
-        opened = next(opening for opening, _, _ in THINKING if reads.rstrip().endswith(opening))
+        opened = next(marks.opening for marks in THINKING if reads.rstrip().endswith(marks.opening))
         assert before.startswith(reads.rstrip().removesuffix(opened))
         assert before.partition(opened)[0].startswith(reads.rpartition(opened)[0].rstrip())
 
@@ -285,3 +286,14 @@ def test_a_users_turn_ends_at_the_special_tokens_that_follow_it(after, special, 
 )
 def test_thinking_is_parted_from_the_answer(prompt, text, expected):
     assert split_thinking(prompt, text) == expected
+
+
+@pytest.mark.parametrize("role", ["critic", "tool", "developer"])
+def test_a_role_that_a_template_leaves_out_is_refused(role):
+    source = CHATML.replace(
+        "{{ '<|im_start|>'", "{% if m['role'] in ('user', 'assistant') %}{{ '<|im_start|>'"
+    ).replace("'\n' }}{% endfor %}", "'\n' }}{% endif %}{% endfor %}")
+    turns = [user("a"), {"role": role, "content": "b"}]
+    with pytest.raises(ChatTemplateError, match=rf"template of a-model leaves out turns of the role '{role}'"):
+        template(source).prompt(turns)
+    assert "b<|im_end|>" in template(CHATML).prompt(turns)

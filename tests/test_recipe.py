@@ -67,7 +67,7 @@ def test_a_class_of_ones_own_must_be_given_too():
 def test_a_recipe_of_another_version_of_a_class_is_an_error(monkeypatch):
     text = Pipeline((TextGeneration(EchoLLM()),)).to_yaml()
     monkeypatch.setattr(TextGeneration, "version", TextGeneration.version + 1)
-    with pytest.raises(ValueError, match="the recipe was written for TextGeneration; what is installed is"):
+    with pytest.raises(ValueError, match="the recipe was written for TextGeneration/2; what is installed is"):
         Pipeline.from_yaml(text)
 
 

@@ -143,3 +143,32 @@ def test_no_generations_are_an_error():
 def test_a_dataset_without_anything_to_answer_is_an_error():
     with pytest.raises(ColumnError, match="needs column 'instruction'"):
         TextGeneration(LLM).wire(["text"])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"a": None}, "^a is None$"),
+        ({"a": " \n"}, "^a is empty$"),
+        ({"a": None, "b": ""}, "^a and b are empty$"),
+        ({"a": None, "b": None}, "^a and b are None$"),
+        ({"a": []}, "^a is empty$"),
+        ({"a": [None, {"b": " "}]}, "^a is empty$"),
+    ],
+)
+def test_template_whose_columns_are_all_blank_fails_the_row(row, reason):
+    template = "Summarise:" + "".join(f"{{{{ {name} }}}}" for name in row)
+    with pytest.raises(RowError, match=reason):
+        next(TextGeneration(LLM, template=template).flow(row, RNG))
+
+
+@pytest.mark.parametrize("value", [0, False, 0.0, [0], {"x": 1}])
+def test_template_whose_column_has_a_number_is_filled(value):
+    (request,), _ = drive(TextGeneration(LLM, template="{{ a }}!").flow({"a": value}, RNG), say("x"))
+    assert contents(request) == [("user", f"{value}!")]
+
+
+def test_template_with_one_of_two_columns_filled_writes_the_other_as_nothing():
+    technique = TextGeneration(LLM, template="{{ a }}{{ '\nInput: ' ~ b if b else '' }}")
+    (request,), _ = drive(technique.flow({"a": "Say hi.", "b": None}, RNG), say("x"))
+    assert contents(request) == [("user", "Say hi.")]

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from hfsynth import ColumnError
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter, texts_of_field
+from hfsynth.filters.texts import TextFilter
 
 TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]]
 
@@ -33,10 +33,3 @@ def test_a_turn_without_a_text_has_none():
 def test_a_value_that_is_no_text_is_an_error_that_shows_it(value):
     with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
         list(Nothing(column="x").verdicts([value], []))
-
-
-def test_a_single_text_where_several_are_asked_for_is_an_error():
-    assert texts_of_field("X.words", ["a", "b"]) == ("a", "b")
-    for given in ("ab", [1]):
-        with pytest.raises(ValueError, match=r"X\.words is .*; it must be texts"):
-            texts_of_field("X.words", given)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter, texts_of_field
+from hfsynth.filters.texts import TextFilter
 from hfsynth.inputs import FORMATS
 from hfsynth.likeness.benchmarks import NgramIndex, index_passages, passages
 
@@ -47,7 +47,6 @@ class Decontaminate(TextFilter):
     def __post_init__(self) -> None:
         """Check the benchmarks and the numbers."""
         super().__post_init__()
-        object.__setattr__(self, "benchmarks", texts_of_field("Decontaminate.benchmarks", self.benchmarks))
         if not self.benchmarks:
             raise ValueError("Decontaminate.benchmarks is empty; give a dataset or file to compare with.")
         if not 1 <= self.shortest <= self.ngram:

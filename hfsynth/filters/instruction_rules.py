@@ -5,7 +5,6 @@ from string import punctuation
 from typing import ClassVar
 
 from hfsynth.filters.rules import Found, RuleFilter
-from hfsynth.filters.texts import texts_of_field
 from hfsynth.likeness.words import find_word, spaced_word_bounds
 
 UNSUITABLE = (
@@ -74,8 +73,6 @@ class InstructionRules(RuleFilter):
     def __post_init__(self) -> None:
         """Check the rules, the words and the limits."""
         super().__post_init__()
-        for name in ("words", "beginnings"):
-            object.__setattr__(self, name, texts_of_field(f"InstructionRules.{name}", getattr(self, name)))
         if not 0 <= self.min_words <= self.max_words:
             raise ValueError(
                 f"InstructionRules.min_words is {self.min_words} and max_words {self.max_words}; "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter, texts_of_field
+from hfsynth.filters.texts import TextFilter
 from hfsynth.likeness.novelty import NoveltyPool
 from hfsynth.likeness.words import Tokenizer, check_tokenizer
 
@@ -48,7 +48,6 @@ class Novelty(TextFilter):
     def __post_init__(self) -> None:
         """Check the texts, the threshold and the tokenizer."""
         super().__post_init__()
-        object.__setattr__(self, "texts", texts_of_field("Novelty.texts", self.texts))
         if not 0 < self.threshold < 1:
             raise ValueError(f"Novelty.threshold is {self.threshold}; it must be above 0 and below 1.")
         check_tokenizer("Novelty.tokenizer", self.tokenizer)

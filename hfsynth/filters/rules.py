@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter, texts_of_field
+from hfsynth.filters.texts import TextFilter
 
 Found = tuple[str, str]
 """What a rule found, and what that met: a limit, say."""
@@ -30,11 +30,10 @@ class RuleFilter(TextFilter, ABC):
     def __post_init__(self) -> None:
         """Check the rules."""
         super().__post_init__()
-        given = texts_of_field(f"{self.name}.rules", self.rules)
-        if unknown := [rule for rule in given if rule not in self.all_rules]:
+        if unknown := [rule for rule in self.rules if rule not in self.all_rules]:
             raise ValueError(f"{self.name} has no rule {unknown[0]!r}; its rules are {list(self.all_rules)}.")
         # in their own order: it decides which one is told of a text that several would drop
-        chosen = given or self.default_rules or self.all_rules
+        chosen = self.rules or self.default_rules or self.all_rules
         object.__setattr__(self, "rules", tuple(rule for rule in self.all_rules if rule in chosen))
 
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002

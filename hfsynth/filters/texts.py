@@ -1,10 +1,11 @@
-"""What the filters of texts share: how a column's value is read as text, and a field's value as texts."""
+"""What the filters of texts share: how a column's value is read as text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hfsynth.conversations import content_text
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Drop, Filter
 
@@ -34,16 +35,8 @@ class TextFilter(Filter, ABC):
                 f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
                 f"of type {type(value).__name__}."
             )
-        # a turn may be without a text: one that calls a tool
-        return "\n".join(message["content"] for message in messages if isinstance(message["content"], str))
-
-
-def texts_of_field(name: str, given: Any) -> tuple[str, ...]:
-    """Return the texts that a field was given, whatever list they came in.
-
-    Raises:
-        ValueError: If it was given a single text, which would be read sign by sign, or what isn't text.
-    """
-    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
-        raise ValueError(f"{name} is {given!r}; it must be texts, such as ('one', 'another').")
-    return tuple(given)
+        try:
+            texts = [content_text(message["content"]) for message in messages]
+        except ValueError as error:
+            raise ColumnError(f"{self.name} reads texts; column {self.column!r} has {error}") from None
+        return "\n".join(text for text in texts if text is not None)  # a turn that calls a tool may be without a text

@@ -41,16 +41,13 @@ class Where(Filter):
     def __post_init__(self) -> None:
         """Check the condition."""
         super().__post_init__()
-        if isinstance(self.among, str):
-            raise ValueError(f"Where.among is {self.among!r}; it must be values, such as ({self.among!r},).")
-        object.__setattr__(self, "among", tuple(self.among))
         if any(not isinstance(value, str | int | float | bool) for value in self.among):
             raise ValueError(f"Where.among is {self.among!r}; it must be texts or numbers.")
         limits = [limit for limit in (self.at_least, self.at_most) if limit is not None]
         told = f"at_least={self.at_least}, at_most={self.at_most}, among={self.among}"
         if bool(limits) == bool(self.among):
             raise ValueError(f"Where needs limits or values, one of the two: {told}.")
-        if any(math.isnan(limit) for limit in limits) or limits != sorted(limits):
+        if limits != sorted(limits):
             raise ValueError(f"Where has limits that no number lies within: {told}.")
 
     def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002

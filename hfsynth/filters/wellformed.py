@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import ClassVar
 
 from hfsynth.filters.rules import Found, RuleFilter
-from hfsynth.filters.texts import texts_of_field
 from hfsynth.likeness.words import SPACED_ENDS, UNSPACED_ENDS, signs_of_words, word_bounds, words_in
 
 MARKERS = (
@@ -82,7 +81,6 @@ class WellFormed(RuleFilter):
     def __post_init__(self) -> None:
         """Check the rules, the markers and the numbers."""
         super().__post_init__()
-        object.__setattr__(self, "markers", texts_of_field("WellFormed.markers", self.markers))
         for marker in self.markers:
             try:
                 re.compile(marker)

@@ -13,6 +13,7 @@ from hfsynth.generation import Completion, Message
 from hfsynth.llms.job import PromptTooLongError
 from hfsynth.llms.loading import chat_template, loading_error, process_device
 from hfsynth.llms.memory import compute_fitting
+from hfsynth.llms.plain_text import PlainText
 
 if TYPE_CHECKING:
     from hfsynth.llms.reward import RewardModel
@@ -102,11 +103,17 @@ class Classifier:
             ChatTemplateError: If the chat template can't render it.
             PromptTooLongError: If it is longer than the context.
         """
+        plain_text = PlainText(self.tokenizer, self.template.name if self.template else "")
         if self.template is not None:
-            made = self.tokenizer(self.template.conversation(conversation), add_special_tokens=False)
+            text = self.template.conversation(conversation)
+            made = self.tokenizer(text, add_special_tokens=False)
+            if any(plain_text.is_marked(message["content"]) for message in conversation):
+                tokens = plain_text.of_prompt(text, conversation, self.template.conversation)
+                fill = {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
+                made = {name: fill.get(name, [0] * len(tokens)) for name in made}
         else:
-            before = "\n\n".join(message["content"] for message in conversation[:-1])
-            made = self.tokenizer(before, conversation[-1]["content"])
+            pair = "\n\n".join(message["content"] for message in conversation[:-1]), conversation[-1]["content"]
+            made = self.tokenizer(*pair, split_special_tokens=any(map(plain_text.is_marked, pair)))
         count = len(made["input_ids"])
         if self.context is not None and count > self.context:
             raise PromptTooLongError(

@@ -4,27 +4,30 @@ import logging
 import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.quantization_config import GgufConfig
 
-from hfsynth.chat import ChatTemplate, split_thinking, turn_end
+from hfsynth.chat import ChatTemplate, turn_end
 from hfsynth.errors import ChatTemplateError, GenerationError
-from hfsynth.generation import Completion, Request, Requests
+from hfsynth.generation import Completion, Message, Request, Requests
 from hfsynth.llms.decoding import DecodeLoop
 from hfsynth.llms.intake import Intake
 from hfsynth.llms.job import Job, PromptTooLongError, Take, Written
 from hfsynth.llms.loading import chat_template, loading_error, process_device
 from hfsynth.llms.memory import free_memory
 from hfsynth.llms.packing import pack_linears
+from hfsynth.llms.plain_text import PlainText
 from hfsynth.llms.scoring import Comparison, score
 from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.llms.static import StaticBatches
 from hfsynth.llms.trial import adopt_attention
 from hfsynth.running.crew import is_main_process
+from hfsynth.thinking import split_thinking
 
 if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
@@ -136,7 +139,7 @@ class Loaded:
             PromptTooLongError: If the prompt leaves no room for an answer.
             ChatTemplateError: If it is empty.
         """
-        tokens = self._tokens(prompt)
+        tokens = self._prompt_tokens(request, prompt)
         if not tokens:
             raise ChatTemplateError(_EMPTY)
         limit = request.sampling.max_new_tokens
@@ -162,7 +165,7 @@ class Loaded:
             ChatTemplateError: If the prompt is empty.
         """
         begun = prompt.rstrip(" ")
-        tokens, spaces = self._tokens(begun), prompt[len(begun) :]
+        tokens, spaces = self._prompt_tokens(request, begun), prompt[len(begun) :]
         if not tokens:
             raise ChatTemplateError(_EMPTY)
         choices = [self._continued(tokens, spaces, choice) for choice in request.choices]
@@ -201,7 +204,7 @@ class Loaded:
             text = text[: min(cuts)]
         thinking = None
         if request.role == "assistant":
-            thinking, text = split_thinking(prompt, text)
+            thinking, text = split_thinking(prompt, text, self.template.thinking)
         return Completion(
             text=self._without_special(text),
             finish_reason=written.finish_reason,
@@ -230,14 +233,23 @@ class Loaded:
 
     def _continued(self, prompt: Sequence[int], spaces: str, choice: str) -> list[int]:
         """Return the tokens of a choice that stands some spaces behind a prompt."""
-        alone = self._tokens(choice)
+        alone = self._plain_text.of_text(choice)
         if not spaces or self._decode([*prompt[-1:], *alone]).endswith(spaces + choice):
             return alone
-        return self._tokens(spaces + choice)
+        return self._plain_text.of_text(spaces + choice)
 
-    def _tokens(self, text: str) -> list[int]:
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return tokens
+    def _prompt_tokens(self, request: Request, prompt: str) -> list[int]:
+        """Return the tokens of a request's prompt, in which what its messages hold stays text."""
+
+        def render(messages: tuple[Message, ...]) -> str:
+            rendered = self.prompt(replace(request, messages=messages))
+            return rendered.rstrip(" ") if request.choices else rendered
+
+        return self._plain_text.of_prompt(prompt, request.messages, render)
+
+    @cached_property
+    def _plain_text(self) -> PlainText:
+        return PlainText(self.tokenizer, self.template.name)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -10,6 +10,9 @@ from accelerate import PartialState
 from hfsynth.chat import ChatTemplate
 from hfsynth.errors import GenerationError
 
+_THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
+"""Variables by which chat templates show thoughts; a template reads those that it has."""
+
 
 def process_device() -> torch.device:
     """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
@@ -25,7 +28,12 @@ def chat_template(name: str, tokenizer: Any, variables: Mapping[str, Any]) -> Ch
         tokenizer: It has a chat template.
         variables: What the template is given besides the messages.
     """
-    return ChatTemplate(name, partial(_render, tokenizer, dict(variables)), tokenizer.bos_token or "")
+    return ChatTemplate(
+        name,
+        partial(_render, tokenizer, dict(variables)),
+        tokenizer.bos_token or "",
+        partial(_render, tokenizer, {**_THINKING_ON, **variables}),
+    )
 
 
 def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
+from hfsynth.field_values import settle_fields
 from hfsynth.generation import LLM, Completion, Origin, Request
 from hfsynth.llms.model_cache import ModelCache
 from hfsynth.llms.model_files import check_files, files_state
@@ -30,6 +31,8 @@ class RewardModel(Configuration, LLM):
     Raises:
         ValueError: If a field is out of its range.
     """
+
+    version: ClassVar[int] = 2
 
     model: str = field(metadata={"help": "Name on the Hub, or folder."})
     revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})
@@ -55,6 +58,7 @@ class RewardModel(Configuration, LLM):
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""
         object.__setattr__(self, "model", os.fspath(self.model))
+        settle_fields(self)
         if self.batch_size < 1:
             raise ValueError(f"RewardModel.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.configuration import Configuration
 from hfsynth.errors import GenerationError
+from hfsynth.field_values import settle_fields
 from hfsynth.generation import LLM, Completion, Origin, Request, Requests
 from hfsynth.llms.model_cache import ModelCache
 from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
@@ -82,6 +83,7 @@ class TransformersLLM(Configuration, LLM):
         model, gguf_file = split_gguf_path(os.fspath(self.model), self.gguf_file)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "gguf_file", gguf_file)
+        settle_fields(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"TransformersLLM.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):

@@ -20,9 +20,10 @@ from datasets import Dataset, Features, List, Value
 from hfsynth.completion_text import parse_list
 from hfsynth.configuration import Configuration
 from hfsynth.errors import RowError
+from hfsynth.field_values import settle_fields
 from hfsynth.flow import Flow, Row, derive_seed
 from hfsynth.generation import Request, SamplingParams
-from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.prompts import check_filled, check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
 
@@ -66,7 +67,8 @@ class SeedPool(Configuration):
     num_rows: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        """Check the numbers; a list of seeds becomes a tuple."""
+        """Check the seeds and the numbers."""
+        settle_fields(self)
         object.__setattr__(self, "seeds", tuple(" ".join(seed.split()) for seed in self.seeds))
         if len(self.seeds) < self.shown:
             raise ValueError(f"SeedPool has {len(self.seeds)} seeds; a prompt shows {self.shown}.")
@@ -143,6 +145,7 @@ class BootstrapInstructions(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Ask once, and parse."""
+        check_filled(row, ("examples",))
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
         stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")
         sampling = replace(self.sampling, stop=stop)

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
+from hfsynth.field_values import as_texts, settle_fields
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import LLM, Message, Request, SamplingParams
-from hfsynth.prompts import check_prompt, optional_variables, prompt_variables, render_prompt
+from hfsynth.prompts import check_filled, check_prompt, optional_variables, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 TEMPLATE = """\
@@ -123,7 +124,7 @@ class Judge(Technique):
 
     def __post_init__(self) -> None:
         """Check the prompts, the choices and the notes."""
-        object.__setattr__(self, "choices", tuple(self.choices))
+        settle_fields(self)
         taken = sorted({"label", "probabilities"} & set(self.notes))
         if taken or not all(name and question.strip() for name, question in self.notes.items()):
             raise ValueError(
@@ -183,7 +184,7 @@ class Judge(Technique):
             output_mappings=_renamed("language"),
             template=TEMPLATE,
             question=_QUESTION.format(question="In which language is the instruction written?"),
-            choices=tuple(languages),
+            choices=as_texts("languages of Judge.language", languages),
         )
 
     @classmethod
@@ -256,8 +257,7 @@ def _check_row(row: Mapping[str, Any]) -> None:
     """
     if missing := [name for name, value in row.items() if value is None]:
         raise RowError(f"{missing[0]} is None")
-    if all(isinstance(value, str) and not value.strip() for value in row.values()):
-        raise RowError(f"{' and '.join(row)} {'is' if len(row) == 1 else 'are'} empty")
+    check_filled(row, tuple(row))
 
 
 def _joined(said: str, question: str) -> str:

@@ -4,6 +4,7 @@ The model is given what stands before a user's text in its template and writes t
 The paper samples instructions at temperature 1 and answers greedily.
 """
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,12 @@ class Magpie(Technique):
                 f"Magpie.only_instruction makes one unanswered turn; it can't go with n_turns={self.n_turns} "
                 f"and keep_thinking={self.keep_thinking}."
             )
+        if not isinstance(self.system_prompt, str | Sequence | Mapping | None):
+            raise ValueError(
+                f"Magpie.system_prompt is {self.system_prompt!r}; it must be text, a list of texts, or a dict of them."
+            )
         for choice in self._choices:
-            if not isinstance(choice.prompt, str) or not choice.prompt.strip() or not choice.weight > 0:
+            if not isinstance(choice.prompt, str) or not choice.prompt.strip() or not 0 < choice.weight < math.inf:
                 raise ValueError(
                     f"Magpie.system_prompt[{choice.key!r}] must be text, or (text, weight above 0): "
                     f"{choice.prompt!r}, {choice.weight!r}."
@@ -179,7 +184,8 @@ class Magpie(Technique):
 def _choice(key: str, value: str | Sequence[Any]) -> Choice:
     if isinstance(value, str):
         return Choice(key, value, 1.0)
-    if len(value) != 2:
+    is_pair = isinstance(value, Sequence) and len(value) == 2 and isinstance(value[1], int | float)
+    if not is_pair:
         raise ValueError(f"Magpie.system_prompt[{key!r}] must be text, or (text, weight above 0): {value!r}.")
     return Choice(key, value[0], float(value[1]))
 

@@ -11,7 +11,7 @@ from hfsynth.conversations import checked_messages
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
 from hfsynth.generation import Completion, Message, Request, SamplingParams
-from hfsynth.prompts import prompt_variables, render_prompt
+from hfsynth.prompts import check_filled, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 
@@ -30,6 +30,7 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
+    version: ClassVar[int] = 2
     input_advice: ClassVar[str] = r"use template='{{ instruction }}\n\n{{ input }}'"
 
     template: str | None = field(
@@ -105,14 +106,26 @@ class TextGeneration(Technique):
         if self.template is None and "messages" in row:
             messages = _to_answer(row["messages"])
         else:
-            prompt = row["instruction"] if self.template is None else render_prompt(self.template, row)
-            if not prompt.strip():
-                raise RowError(f"the prompt is empty: {self.template!r} with {row!r}")
+            prompt = row["instruction"] if self.template is None else _filled(self.template, row)
             messages = ({"role": "user", "content": prompt},)
         system_prompt = row.get("system_prompt") or self.system_prompt
         if system_prompt and not any(message["role"] == "system" for message in messages):
             return ({"role": "system", "content": system_prompt}, *messages)
         return messages
+
+
+def _filled(template: str, row: Row) -> str:
+    """Render a row's prompt.
+
+    Raises:
+        RowError: If all columns of the template are None or blank, or the prompt comes out blank.
+    """
+    columns = prompt_variables(template)
+    check_filled(row, columns)
+    prompt = render_prompt(template, {name: row[name] for name in columns})
+    if not prompt.strip():
+        raise RowError(f"the prompt is empty: {template!r} with {row!r:.200}")
+    return prompt
 
 
 def _to_answer(conversation: object) -> tuple[Message, ...]:
