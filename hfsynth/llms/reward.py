@@ -57,7 +57,8 @@ class RewardModel(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""
-        object.__setattr__(self, "model", os.fspath(self.model))
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
         settle_fields(self)
         if self.batch_size < 1:
             raise ValueError(f"RewardModel.batch_size is {self.batch_size}; it must be at least 1.")

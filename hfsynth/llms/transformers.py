@@ -80,10 +80,12 @@ class TransformersLLM(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading; a GGUF file's path becomes its folder and its name."""
-        model, gguf_file = split_gguf_path(os.fspath(self.model), self.gguf_file)
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
+        settle_fields(self)
+        model, gguf_file = split_gguf_path(self.model, self.gguf_file)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "gguf_file", gguf_file)
-        settle_fields(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"TransformersLLM.batch_size is {self.batch_size}; it must be at least 1.")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
