@@ -1,8 +1,9 @@
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hfsynth import EchoLLM, TextGeneration, split_failures
-from hfsynth.record import step_names
+from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
+from hfsynth.record import StepTally, step_names
+from tests.helpers import ScriptedLLM
 
 
 def test_rows_are_parted_from_failures_and_none_is_lost():
@@ -55,3 +56,52 @@ def test_the_steps_that_left_entries_are_listed_and_the_rows_without_any_counted
     mixed = concatenate_datasets([Dataset.from_dict({"instruction": ["c"]}), made, both.select([1])])
     assert step_names(mixed) == (["TextGeneration", "again"], 1)
     assert step_names(Dataset.from_dict({"a": [1, 2]})) == ([], 2)
+
+
+def counted(dataset, step):
+    tally = StepTally(step=step)
+    tally.see(dataset.with_format("arrow")[:])
+    return tally.rows, tally.rows_out, tally.completion_tokens
+
+
+def test_tally_of_concatenated_results_counts_every_row():
+    """Rows of two calls have equal indices, and so equal seeds."""
+    technique = TextGeneration(ScriptedLLM())
+    parts = [
+        Dataset.from_dict({"instruction": texts}).map(technique, batched=True, with_indices=True)
+        for texts in (["a", "b", "c"], ["a", "b"])
+    ]
+    assert counted(concatenate_datasets(parts), "TextGeneration") == (5, 5, 10)
+
+
+def test_tally_of_rows_that_became_several_counts_them_once():
+    """Two rows became two each, then three each; shuffled, repeated or filtered, the first step worked on two."""
+    asked = Dataset.from_dict({"input": ["a", "b"]}).map(
+        SelfInstruct(ScriptedLLM(("1. What?\n2. Who?",))), batched=True, with_indices=True
+    )
+    answered = asked.map(TextGeneration(ScriptedLLM(), num_generations=3), batched=True, with_indices=True)
+    assert len(answered) == 12
+    assert counted(answered.shuffle(seed=1), "SelfInstruct") == (2, 12, 4)
+    assert counted(answered.shuffle(seed=1), "TextGeneration") == (4, 12, 24)
+    assert counted(answered.select(range(1, 12)), "SelfInstruct")[0] == 2
+    assert counted(concatenate_datasets([answered, answered]), "SelfInstruct")[0] == 4
+
+
+def test_tally_of_a_later_step_leaves_failed_rows_out():
+    first = Dataset.from_dict({"instruction": ["a", "b", "c"]}).map(
+        TextGeneration(ScriptedLLM(("ok", "!odd", "ok"))), batched=True, with_indices=True
+    )
+    again = TextGeneration(
+        ScriptedLLM(), name="Second", input_mappings={"instruction": "generation"},
+        output_mappings={"generation": "answer"},
+    )  # fmt: skip
+    made = first.map(again, batched=True, with_indices=True)
+    assert counted(made, "TextGeneration")[:2] == (3, 2)
+    assert counted(made, "Second") == (2, 2, 4)
+
+
+def test_metadata_seed_is_that_of_the_first_request(tmp_path):
+    llm = ScriptedLLM(log=str(tmp_path / "log"))
+    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(TextGeneration(llm), batched=True, with_indices=True)
+    asked = [int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row[0]["seed"] for row in made["generation_metadata"]] == asked
