@@ -29,7 +29,9 @@ def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[o
         TypeError: If it was called in another way, with the call that would do.
     """
     call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
-    if isinstance(batch, list | tuple) or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int):
+    is_column = isinstance(batch, list | tuple | str | int | float | None)
+    # the rank is None where map runs in one process
+    if is_column or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int | None):
         raise TypeError(
             f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
             "Columns of other names are read with input_mappings={'<input>': '<column>'}."

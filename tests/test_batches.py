@@ -76,7 +76,7 @@ def test_map_with_rank_makes_what_it_makes_without():
         ({"input_columns": ["text"], "with_indices": False}, "input_columns"),
         ({"input_columns": ["text"], "batched": False}, "input_columns"),
         ({"with_indices": False}, "with_indices=True"),
-        ({"with_indices": False, "with_rank": True}, "with_rank=True without with_indices=True"),
+        ({"with_indices": False, "with_rank": True}, "with_indices=True"),
         ({"batched": False}, "batched=True"),
         ({"batched": False, "with_indices": False}, "batched=True"),
         ({"fn_kwargs": {"temperature": 1}}, "fn_kwargs"),
