@@ -3,12 +3,12 @@
 `Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from datasets import Features
-from datasets.formatting.formatting import LazyBatch
+from datasets.formatting.formatting import LazyBatch, LazyDict
 
 from hfsynth.flow import Row
 
@@ -16,23 +16,46 @@ Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, list[Any]]
 
 
-def checked_indices(owner: str, batch: object, indices: Sequence[int] | None) -> Sequence[int]:
+def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[object] = ()) -> Sequence[int]:
     """Return the indices of a batch, if `map` was called in the way that a technique needs.
 
+    Args:
+        owner: The technique's class, for error messages.
+        batch: What `map` handed over first.
+        indices: What it handed over next.
+        rest: What else it handed over: the process's rank, or columns.
+
     Raises:
-        TypeError: If it wasn't, with the call that would do.
+        TypeError: If it was called in another way, with the call that would do.
     """
     call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
-    if not isinstance(batch, Mapping):
+    is_column = isinstance(batch, list | tuple | str | int | float | None)
+    # the rank is None where map runs in one process
+    if is_column or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int | None):
         raise TypeError(
-            f"{owner} takes a batch as a dict of columns, not {type(batch).__name__}; "
-            f"take the dataset's format off: dataset.with_format(None).map({owner}(...), …)."
+            f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
+            "Columns of other names are read with input_mappings={'<input>': '<column>'}."
+        )
+    if not isinstance(batch, Mapping) or any(hasattr(values, "dtype") for values in _plain_columns(batch)):
+        raise TypeError(
+            f"{owner} takes a batch as a dict of lists, not {type(batch).__name__} in a dataset's format; "
+            f"take the format off: dataset.with_format(None).map({owner}(...), batched=True, with_indices=True)."
         )
     if isinstance(indices, int):
-        raise TypeError(f"{owner} takes a batch of rows, not row {indices} alone; call {call}.")
+        raise TypeError(
+            f"{owner} takes a batch of rows and their indices, and got the number {indices}: one row's index without "
+            f"batched=True, or with_rank=True without with_indices=True; call {call}."
+        )
     if indices is None:
         raise TypeError(f"{owner} draws each row's random numbers from its index, and got no indices; call {call}.")
+    if not isinstance(indices, Sequence):
+        raise TypeError(f"{owner} needs a list of indices, got {type(indices).__name__}; call {call}.")
     return indices
+
+
+def _plain_columns(batch: Mapping[str, Any]) -> Iterable[Any]:
+    """Return the columns of a batch that isn't lazy: an `IterableDataset`'s, or one in a format such as torch's."""
+    return () if isinstance(batch, LazyDict) else batch.values()
 
 
 def column_type(batch: Batch, column: str) -> pa.DataType | None:

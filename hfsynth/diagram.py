@@ -47,6 +47,11 @@ class Diagram:
         return cls(tuple(nodes), tuple(Arrow(*ends, tuple(names)) for ends, names in found.items()))
 
     @property
+    def reads_dataset(self) -> bool:
+        """Whether a step reads anything of the dataset; a drawing has no box for one that nothing reads."""
+        return any(arrow.start == 0 for arrow in self.arrows)
+
+    @property
     def names(self) -> list[str]:
         """What stands at each place: the dataset, the steps, the result."""
         return ["dataset", *(node.name for node in self.nodes), "result"]
@@ -54,7 +59,7 @@ class Diagram:
     def mermaid(self) -> str:
         """Return Mermaid text."""
         ids = ["dataset", *(f"step{number}" for number in range(1, len(self.nodes) + 1)), "result"]
-        boxes = ['dataset[("dataset")]']
+        boxes = ['dataset[("dataset")]'] if self.reads_dataset else []
         for number, node in enumerate(self.nodes, 1):
             model = f"<br/>{escape(node.model)}" if node.model else ""
             boxes.append(f'step{number}["<b>{escape(node.name)}</b>{model}"]')

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 from datasets import Dataset, DatasetDict, Features
 
@@ -49,6 +50,17 @@ class Pipeline:
     def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
         """Add a step, or all steps of another pipeline, at the end."""
         return Pipeline((*self.steps, *(other.steps if isinstance(other, Pipeline) else (other,))))
+
+    def __call__(self, *arguments: object, **keywords: object) -> NoReturn:  # noqa: ARG002 - as map calls it
+        """Say that a pipeline is run, not mapped: its filters and functions need the whole dataset.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a Pipeline isn't a function for Dataset.map, since filters and functions need the whole dataset; "
+            "call pipeline.run(dataset)."
+        )
 
     def features(self, features: Features) -> list[Features | None]:
         """Return the features that the dataset has before the first step and after each.

@@ -200,12 +200,16 @@ class Technique(Configuration, ABC):
                 raise ColumnError(f"{self.name} needs text in column {wiring[name]!r}, which holds {found}.")
         return Features({**features, **self.written_features, METADATA_COLUMN: METADATA_FEATURE})
 
-    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> Columns:
+    def __call__(
+        self, batch: Batch, indices: Sequence[int] | None = None, *rank: object, **fn_kwargs: object
+    ) -> Columns:
         """Run the flows of a batch of rows, as `Dataset.map(..., batched=True, with_indices=True)` calls it.
 
         Args:
             batch: Columns of the rows, by name.
             indices: The rows' indices in the dataset, from which their seeds come.
+            rank: The process's number, which `with_rank=True` adds: not used.
+            fn_kwargs: None are taken: options are the technique's fields.
 
         Returns:
             The columns made, and where rows were multiplied all others too; for a batch of a `Dataset`, which takes
@@ -215,14 +219,18 @@ class Technique(Configuration, ABC):
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
             FlowError: If the technique's flow yields or returns what it must not, or raises for every row.
             GenerationError: If the llm can't go on.
-            TypeError: If `map` was called without `batched=True` or `with_indices=True`.
+            TypeError: If `map` was called without `batched=True` or `with_indices=True`, or with `input_columns` or
+                `fn_kwargs`.
         """
-        indices = checked_indices(type(self).__name__, batch, indices)
+        owner = type(self).__name__
+        if fn_kwargs:
+            raise TypeError(
+                f"{owner} takes no fn_kwargs, got {sorted(fn_kwargs)}; options are its fields: {owner}(llm, …)."
+            )
+        indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
         with BatchProgress(self.name, len(flows)) as watcher:
-            outcomes = run_flows(
-                flows, self.llm, self.row_seeds(indices), type(self).__name__, self.raised_rows, watcher
-            )
+            outcomes = run_flows(flows, self.llm, self.row_seeds(indices), owner, self.raised_rows, watcher)
         return self.columns(batch, indices, outcomes)
 
     @property

@@ -1,8 +1,10 @@
+import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Features, Value
+from datasets import Dataset, Features, Value
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
+from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.batches import batch_rows, checked_indices, merge_columns
 
 FEATURES = Features({"b": Value("string")})
@@ -39,5 +41,55 @@ def test_a_stream_gets_plain_lists():
 
 
 def test_a_batch_that_is_no_dict_is_an_error_that_says_how_to_get_one():
-    with pytest.raises(TypeError, match=r"as a dict of columns, not list; .*with_format\(None\)"):
-        checked_indices("X", [], [0])
+    with pytest.raises(TypeError, match=r"as a dict of lists, not DataFrame.*with_format\(None\)"):
+        checked_indices("X", pd.DataFrame(), [0])
+
+
+ROWS = Dataset.from_dict({"text": ["tea", "rye"], "stars": [4, 5]})
+STEP = TextGeneration(EchoLLM(), template="{{ text }}: {{ stars }} stars")
+CALL = {"batched": True, "with_indices": True, "load_from_cache_file": False}
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas", "arrow"])
+def test_map_over_a_format_says_to_take_it_off(form):
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        ROWS.with_format(form).map(STEP, **CALL)
+
+
+def test_map_over_a_formatted_stream_says_to_take_it_off():
+    stream = ROWS.to_iterable_dataset().with_format("numpy").map(STEP, batched=True, with_indices=True)
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        list(stream)
+
+
+def test_map_with_rank_makes_what_it_makes_without():
+    assert ROWS.map(STEP, with_rank=True, **CALL)["generation"][:] == ["tea: 4 stars", "rye: 5 stars"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"input_columns": ["text"]}, "input_columns"),
+        ({"input_columns": "text"}, "input_columns"),
+        ({"input_columns": ["text", "stars"]}, "input_columns"),
+        ({"input_columns": ["text", "stars"], "with_rank": True}, "input_columns"),
+        ({"input_columns": ["text"], "with_indices": False}, "input_columns"),
+        ({"input_columns": ["text"], "batched": False}, "input_columns"),
+        ({"with_indices": False}, "with_indices=True"),
+        ({"with_indices": False, "with_rank": True}, "with_indices=True"),
+        ({"batched": False}, "batched=True"),
+        ({"batched": False, "with_indices": False}, "batched=True"),
+        ({"fn_kwargs": {"temperature": 1}}, "fn_kwargs"),
+    ],
+)
+def test_map_called_otherwise_names_the_argument(arguments, named):
+    with pytest.raises(TypeError, match=named):
+        ROWS.map(STEP, **{**CALL, **arguments})
+
+
+@pytest.mark.parametrize("arguments", [{}, {"batched": True}, {"batched": True, "with_indices": True}])
+def test_map_of_a_pipeline_says_to_run_it(arguments):
+    with pytest.raises(TypeError, match=r"pipeline\.run\(dataset\)"):
+        ROWS.map(Pipeline((STEP,)), **arguments)
+    with pytest.raises(TypeError, match=r"pipeline\.run\(dataset\)"):
+        Pipeline((STEP,))(ROWS)

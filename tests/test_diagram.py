@@ -36,3 +36,9 @@ def test_names_can_not_break_the_mermaid_text():
     assert "&lt;b&gt;" in drawn
     assert '"m"' not in drawn.replace("&quot;", "")
     assert 'a"]' not in drawn
+
+
+def test_mermaid_of_steps_that_read_nothing_has_no_dataset():
+    drawn = Diagram.of(["id"], [node("make", [], ["text"]), node("use", ["text"], ["reply"])]).mermaid()
+    assert "dataset" not in drawn
+    assert 'step1 -- "text" --> step2' in drawn

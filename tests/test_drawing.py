@@ -2,6 +2,7 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
+from hfsynth import EchoLLM, Magpie, Pipeline
 from hfsynth.diagram import Arrow, Diagram, Node
 from hfsynth.publishing.drawing import draw_diagram, lanes_of
 
@@ -52,3 +53,10 @@ def test_a_name_too_long_for_a_line_is_parted_after_an_underscore():
         "difficulty_",
         "probabilities,",
     ]
+
+
+def test_svg_of_steps_that_read_nothing_has_no_dataset(tmp_path):
+    Pipeline((Magpie(EchoLLM()),)).draw(file=tmp_path / "a.svg")
+    picture = (tmp_path / "a.svg").read_text()
+    assert "dataset" not in picture
+    assert "<title>Steps: Magpie → result</title>" in picture

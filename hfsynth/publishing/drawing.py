@@ -26,6 +26,7 @@ _TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
 def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
     """Draw a chain of steps from left to right; columns that pass a step by go above or below it, each on a lane."""
     places, labels = len(diagram.names), _labels(diagram)
+    first = 0 if diagram.reads_dataset else 1
     lanes = lanes_of(diagram.arrows)
     heights = [_BOX + _LANE * max((side * lane for lane in lanes.values()), default=0) for side in (-1, 1)]
 
@@ -33,16 +34,16 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
         figure.set_layout_engine("none")  # the places are given
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.set_xlim(-0.5, places - 0.5)
+        axes.set_xlim(first - 0.5, places - 0.5)
         axes.set_ylim(-heights[0], heights[1])
         box = {"boxstyle": "round,pad=0.5", "facecolor": _FILL, "edgecolor": _LINE}
-        for place, label in enumerate(labels):
+        for place, label in list(enumerate(labels))[first:]:
             axes.text(place, 0, label, va="center", fontsize=9, bbox=box, zorder=3, **_TEXT)
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow, lanes.get(arrow, 0), labels)
 
-    picture = drawn(put, (_WIDTH * places, sum(heights)), form)
-    return picture if form == "png" else _titled(picture, f"Steps: {' → '.join(diagram.names)}")
+    picture = drawn(put, (_WIDTH * (places - first), sum(heights)), form)
+    return picture if form == "png" else _titled(picture, f"Steps: {' → '.join(diagram.names[first:])}")
 
 
 def lanes_of(arrows: Iterable[Arrow]) -> dict[Arrow, int]:
