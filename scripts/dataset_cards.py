@@ -19,10 +19,10 @@ CARDS = SCRIPTS.parent / "dataset_cards"
 INSTRUCTIONS = str(CARDS / "instructions.jsonl")
 TEXTS = str(SCRIPTS / "seeds.jsonl")
 RUNS = {
-    "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "48"],
+    "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "512"],
     "self_instruct": ["--dataset", TEXTS, "--max-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
-    "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "48"],
-    "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "48", "--response-max-new-tokens", "48"],
+    "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "96"],
+    "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "512"],
     "quickstart": ["--num-rows", "4"],
     "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "4", "--max-new-tokens", "192"],
 }

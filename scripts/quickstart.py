@@ -25,7 +25,8 @@ from hfsynth import (
 )
 from hfsynth.cli import say
 
-SHORT = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
+INSTRUCTIONS = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
+RESPONSES = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=512)
 
 
 def main() -> None:
@@ -41,17 +42,17 @@ def main() -> None:
 
     llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype)
     chain = (
-        SelfInstruct(llm, num_instructions=3, sampling=SHORT)
-        >> EvolInstruct(llm, num_evolutions=1, sampling=SHORT)
+        SelfInstruct(llm, num_instructions=3, sampling=INSTRUCTIONS)
+        >> EvolInstruct(llm, num_evolutions=1, sampling=INSTRUCTIONS)
         >> TextGeneration(
             llm,
             input_mappings={"instruction": "evolved_instruction"},
             output_mappings={"generation": "response"},
-            sampling=SHORT,
+            sampling=RESPONSES,
         )
     )
-    question = SamplingParams(temperature=1.0, max_new_tokens=96)
-    magpie = Pipeline((Magpie(llm, instruction_sampling=question, response_sampling=SHORT),))
+    question = SamplingParams(temperature=1.0, max_new_tokens=128)
+    magpie = Pipeline((Magpie(llm, instruction_sampling=question, response_sampling=RESPONSES),))
 
     texts = load_dataset("json", data_files=str(Path(__file__).with_name("seeds.jsonl")), split="train")
     texts = texts.select(range(min(arguments.num_rows, len(texts))))
