@@ -178,6 +178,13 @@ class LLM(Protocol):
         """
         return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
 
+    def files_state(self) -> str:
+        """Return what changes when a file of the model does, without loading it; "" where there is nothing to tell.
+
+        It is a part of the key of cached rows: another state makes them again.
+        """
+        return ""
+
     def origin(self) -> Origin:
         """Say what is known of where the model comes from, for the record, without loading it."""
         return Origin()

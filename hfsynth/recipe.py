@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,12 +12,18 @@ import yaml
 
 from hfsynth.configuration import Configuration
 from hfsynth.filter import Filter
+from hfsynth.secrets import children, is_secret_field, masked, redact
 from hfsynth.steps import Step, step_name
 from hfsynth.technique import Technique
 
 Description = dict[str, Any]
 """A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""
 _BREAKS = "\x85\u2028\u2029"
+_SECRET = "__secret__"  # where a secret was: the name of its field, and under "text" what is left without it
+_VARIABLE = "HFSYNTH_"  # how the environment variables begin that secrets are taken from
+_LONGEST, _MOST_VALUES, _DEEPEST = 4_000_000, 200_000, 50  # characters of a recipe, its values, lists in lists
+_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # which takes long to read
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
 
@@ -32,26 +39,33 @@ def describe_step(step: Step) -> Description:
         source = inspect.getsource(step)
     except (OSError, TypeError):  # typed at a prompt, or compiled
         source = ""
-    return {"function": step_name(step), "source": inspect.cleandoc(source) if source else ""}
+    return {"function": step_name(step), "source": redact(inspect.cleandoc(source)) if source else ""}
 
 
-def make_step(description: Description, known: Mapping[str, Any]) -> Step:
+def make_step(description: Description, known: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Step:
     """Make a step again.
 
     Args:
         description: What `describe_step` returned.
         known: Classes and functions by their names.
+        secrets: Values of the fields that a recipe leaves out, by the names that it has for them.
 
     Raises:
-        ValueError: If a class or function isn't known, is of another version, or has no such field.
+        ValueError: If a class or function isn't known, is of another version, or has no such field; or if a secret is
+            missing.
     """
     if "function" in description:
         function: Step = _find(description["function"], known, "a function")
+        if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
+            raise ValueError(
+                f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
+                "a recipe's functions are the user's own, given to from_yaml."
+            )
         return function
-    made = _make(description, known)
-    if not isinstance(made, Technique | Filter):
-        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {description!r}.")
-    return made
+    step = _make(description, known, secrets or {})
+    if not isinstance(step, Technique | Filter):
+        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
+    return step
 
 
 def write_recipe(
@@ -81,10 +95,14 @@ def read_source(text: str) -> Any:
     """Return the input that a recipe has, made again; None where it has none.
 
     Raises:
-        ValueError: If its class isn't known, or is of another version.
+        ValueError: If it isn't a recipe, or its class isn't known, or is of another version.
     """
-    described = yaml.safe_load(text).get("source")
-    return None if described is None else _make(described, known_names(()))
+    described = _load(text).get("source")
+    if described is None:
+        return None
+    if not isinstance(described, dict) or _CLASS not in described:
+        raise ValueError(f"a recipe's 'source' is a mapping with a {_CLASS!r}, not {str(described)[:80]!r}.")
+    return _make(described, known_names(()), {})
 
 
 def read_recipe(text: str) -> tuple[list[Description], int | None]:
@@ -93,14 +111,62 @@ def read_recipe(text: str) -> tuple[list[Description], int | None]:
     Raises:
         ValueError: If it isn't a recipe.
     """
-    try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe is not YAML: {error}") from None
-    steps = recipe.get("steps") if isinstance(recipe, dict) else None
+    recipe = _load(text)
+    steps, chunk_size = recipe.get("steps"), recipe.get("chunk_size")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
-    return steps, recipe.get("chunk_size")
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
+        raise ValueError(f"a recipe's chunk_size is a number of rows, at least 1, not {str(chunk_size)[:80]!r}.")
+    return steps, chunk_size
+
+
+def _load(text: str) -> dict[str, Any]:
+    """Read YAML whose size, once its aliases are written out, is bounded.
+
+    Raises:
+        ValueError: If it isn't a mapping, or too large.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"the recipe has {len(text):,} characters; at most {_LONGEST:,} are read.")
+    try:
+        _check_size(text)
+        recipe = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"the recipe is not YAML: {redact(str(error))}") from None
+    except ValueError as error:  # a date or number that can't be one, and what is too large
+        raise ValueError(f"the recipe can't be read: {redact(str(error))}") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(
+            f"a recipe is a mapping with 'steps', a list of techniques and functions; this is {text[:80]!r}."
+        )
+    return recipe
+
+
+def _check_size(text: str) -> None:
+    """Check how deep YAML is and how many values it has, each alias counted as what it stands for."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []  # the anchor of each list and mapping, and the values before it
+    total = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            _check_number(event)
+        if total > _MOST_VALUES or len(open_nodes) > _DEEPEST:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, or more than {_DEEPEST} lists in one another.")
+
+
+def _check_number(event: yaml.ScalarEvent) -> None:
+    if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+        raise ValueError(f"a number has {len(event.value):,} characters.")
 
 
 def replace_model(description: Description, model: str) -> Description:
@@ -135,42 +201,71 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _describe(value: Any, name: str = "") -> Any:
+def _describe(value: Any, name: str = "", marked: bool = False, place: str = "") -> Any:
+    """Return plain values; in the place of a secret, the name by which it is asked for and what is left of it."""
+    text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
+    if text is not None:
+        return {_SECRET: place or name, "text": text}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _describe(getattr(value, f.name), f.name) for f in dataclasses.fields(value) if f.init}
+        fields = {
+            f.name: _describe(getattr(value, f.name), f.name, is_secret_field(f), f.name)
+            for f in dataclasses.fields(value)
+            if f.init
+        }
         return {_CLASS: _class_name(type(value)), **fields}
     if isinstance(value, Mapping):
-        return {str(key): _describe(item) for key, item in value.items()}
+        return {str(key): _describe(item, inner, place=f"{place}.{key}") for key, item, inner in children(value, name)}
     if isinstance(value, (list, tuple)):
-        return [_describe(item, name) for item in value]
+        return [_describe(item, inner, place=f"{place}.{index}") for index, item, inner in children(value, name)]
     if (name == "model" and os.path.isdir(value)) or (name == "benchmarks" and os.path.exists(value)):
         return os.path.basename(os.path.abspath(value))
     return value
 
 
-def _make(value: Any, known: Mapping[str, Any]) -> Any:
+def _make(value: Any, known: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
     """The inverse of `_describe`; lists come back as tuples."""
     if isinstance(value, list):
-        return tuple(_make(item, known) for item in value)
+        return tuple(_make(item, known, secrets) for item in value)
     if not isinstance(value, dict):
         return value
-    fields = {key: _make(item, known) for key, item in value.items() if key != _CLASS}
+    if _SECRET in value:
+        return _secret(str(value[_SECRET]), secrets)
+    fields = {str(key): _make(item, known, secrets) for key, item in value.items() if key != _CLASS}
     if _CLASS not in value:
         return fields
     cls = _find(str(value[_CLASS]).partition("/")[0], known, "a class")
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or _class_name(cls) != value[_CLASS]:
         raise ValueError(f"the recipe was written for {value[_CLASS]}; what is installed is {_class_name(cls)}.")
-    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
+    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls) if field.init}):
         raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version.")
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a field is missing, or of another type
+        raise ValueError(f"{cls.__name__} can't be made from the recipe: {redact(str(error))}") from error
+
+
+def _secret(name: str, secrets: Mapping[str, str]) -> str:
+    """Return a secret that a recipe leaves out.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    variable = _VARIABLE + re.sub(r"\W+", "_", name).upper()
+    value = secrets.get(name) or os.environ.get(variable)
+    if not value:
+        raise ValueError(
+            f"the recipe leaves out {name!r}, which is secret: set the environment variable {variable}, or give it as "
+            f"Pipeline.from_yaml(…, secrets={{{name!r}: …}})."
+        )
+    return value
 
 
 def _class_name(cls: Any) -> str:
     version = getattr(cls, "version", 1)
-    return cls.__name__ if version == 1 else f"{cls.__name__}/{version}"
+    return str(getattr(cls, "__name__", cls)) if version == 1 else f"{cls.__name__}/{version}"
 
 
 def _find(name: Any, known: Mapping[str, Any], what: str) -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"the recipe names {name!r}, {what} that hfsynth doesn't have; give it to from_yaml.")
     return known[name]

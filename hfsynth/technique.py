@@ -15,6 +15,7 @@ from hfsynth.errors import ColumnError, RowError
 from hfsynth.flow import Flow, Outcome, Row, RowSeeds, run_flows
 from hfsynth.generation import LLM
 from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE
+from hfsynth.secrets import redact
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
@@ -230,14 +231,14 @@ class Technique(Configuration, ABC):
         return {
             "step": self.name,
             "row": row.row,
-            "model": self.llm.model_name,
+            "model": redact(self.llm.model_name),
             "seed": row.turn(-1),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,
-            "error": outcome.error,
+            "error": redact(outcome.error) if outcome.error else "",
             "column": next(iter(self.written_features)) if outcome.error else "",
-            "raw": outcome.raw,
+            "raw": redact(outcome.raw) if outcome.error else outcome.raw,
         }
 
     def _missing(self, name: str, columns: Collection[str]) -> str:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,13 +26,14 @@ from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
 from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.running.chunks import StepFolder
+from hfsynth.running.content import chunk_keys, content_key
 from hfsynth.running.crew import Crew, wait_until
 from hfsynth.running.failures import Failures
 from hfsynth.running.progress import Progress
 from hfsynth.running.rounds import Goal, RowSource, Spent
 from hfsynth.running.runner import DiskErrors, StepRun
 from hfsynth.running.whole import run_whole
-from hfsynth.steps import Step, features_after, step_hash, step_name
+from hfsynth.steps import Step, features_after, folder_name, step_hash, step_name
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Run:
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
         """
-        with self._part([dataset._fingerprint]) as part:
+        with self._part([content_key(dataset, self.options.chunk_size)]) as part:
             made = part.round(dataset)
         self._attach(part, made, dataset, RunRecord(Source.of(dataset), (), self.options.chunk_size))
         return made
@@ -186,15 +187,18 @@ class _Part:
     def _step(self, number: int, stage: _Stage, dataset: Dataset) -> tuple[Dataset, StepRecord]:
         step, options, crew = stage.step, self.options, self.failures.crew
         before = [made._fingerprint for made in stage.made] if isinstance(step, Filter) else []
-        key = Hasher.hash((dataset._fingerprint, step_hash(step), options.chunk_size, stage.given, before))
+        content, own = content_key(dataset, options.chunk_size), step_hash(step)
+        key = Hasher.hash((content, own, options.chunk_size, stage.given, before))
         if not crew.agrees(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
                 f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
                 "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
             )
-        path = options.run_dir / f"{step_name(step)}-{key}"
-        folder = StepFolder(path, -(-len(dataset) // options.chunk_size), crew.member)
+        path = options.run_dir / f"{folder_name(step)}-{key}"
         features = features_after(step, number, dataset.features)
+        in_chunks = isinstance(step, Technique) and features is not None
+        keys = chunk_keys(dataset, options.chunk_size, stage.given, own) if in_chunks else ()
+        folder = StepFolder(path, -(-len(dataset) // options.chunk_size), crew.member, keys)
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
             if not found:
@@ -269,5 +273,6 @@ def _check_shared(run_dir: Path, crew: Crew) -> None:
 def _sweep(run_dir: Path) -> None:
     """Remove what killed runs left in the directory itself; what is younger may be another run's that is starting."""
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
-        if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run was first
+            if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
+                leftover.unlink()

@@ -12,6 +12,7 @@ import errno
 import logging
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from hfsynth.running.chunks import ChunkFailure, StepFolder
 from hfsynth.running.crew import Crew, wait_until
 from hfsynth.running.overlap import ChunksInFlight
 from hfsynth.running.progress import Progress, without_bars
+from hfsynth.secrets import redact
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class StepRun:
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.crew.is_main)
             missing = self.folder.missing()
-        if missing:
+        if not all(map(self.folder.is_adoptable, missing)):
             self.technique.llm.load()  # else every chunk would fail on it, twice
         with DiskErrors(self.folder.path):
             self._take_turns()
@@ -112,7 +114,7 @@ class StepRun:
             number = self.crew.draw(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
                 return None
-            if not self.folder.chunk(number).exists():
+            if not self.folder.chunk(number).exists() and not self.folder.adopt(number):
                 return number
             self._count_found(number)
         return None
@@ -187,7 +189,8 @@ class StepRun:
         with _Recorded() as attempt:
             self._make(number, rows, outcomes(number), began)
         if attempt.error is not None and not self.folder.finished:
-            logger.warning("rows %d-%d of %s failed", rows[0], rows[-1], self.technique.name, exc_info=attempt.error)
+            trace = redact("".join(traceback.format_exception(attempt.error)))
+            logger.warning("rows %d-%d of %s failed\n%s", rows[0], rows[-1], self.technique.name, trace)
             self.folder.fail(number, rows, attempt.error)
         if self.folder.finished:  # another process made this chunk too, and was first
             self.folder.tidy()
