@@ -3,12 +3,12 @@
 `Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from datasets import Features
-from datasets.formatting.formatting import LazyBatch, LazyDict
+from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.flow import Row
 
@@ -36,7 +36,7 @@ def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[o
             f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
             "Columns of other names are read with input_mappings={'<input>': '<column>'}."
         )
-    if not isinstance(batch, Mapping) or any(hasattr(values, "dtype") for values in _plain_columns(batch)):
+    if not isinstance(batch, Mapping):
         raise TypeError(
             f"{owner} takes a batch as a dict of lists, not {type(batch).__name__} in a dataset's format; "
             f"take the format off: dataset.with_format(None).map({owner}(...), batched=True, with_indices=True)."
@@ -53,11 +53,6 @@ def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[o
     return indices
 
 
-def _plain_columns(batch: Mapping[str, Any]) -> Iterable[Any]:
-    """Return the columns of a batch that isn't lazy: an `IterableDataset`'s, or one in a format such as torch's."""
-    return () if isinstance(batch, LazyDict) else batch.values()
-
-
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
     """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
     if not isinstance(batch, LazyBatch):
@@ -68,8 +63,22 @@ def column_type(batch: Batch, column: str) -> pa.DataType | None:
 
 def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
-    columns = {name: batch[column] for name, column in wiring.items()}
+    columns = {name: plain_values(batch[column]) for name, column in wiring.items()}
     return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
+
+
+def plain_values(values: Any) -> Any:
+    """Return values without the arrays and tensors that a dataset in the format of numpy, torch or jax has.
+
+    >>> import numpy
+    >>> plain_values({"a": numpy.arange(2), "b": ["x"]})
+    {'a': [0, 1], 'b': ['x']}
+    """
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    if isinstance(values, Mapping):
+        return {name: plain_values(value) for name, value in values.items()}
+    return [plain_values(value) for value in values] if isinstance(values, list) else values
 
 
 def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features: Features) -> Columns:

@@ -9,6 +9,7 @@ A flow does no I/O and knows no batch, device or chat template, so it is tested 
 
 import hashlib
 import logging
+import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from hfsynth.errors import (
     TruncatedError,
 )
 from hfsynth.generation import LLM, Completion, Request, Requests
+from hfsynth.secrets import redact
 from hfsynth.watchdog import PATIENCE, Watchdog
 
 logger = logging.getLogger(__name__)
@@ -334,8 +336,8 @@ class Flows:
         if kind not in self._logged:
             self._logged.add(kind)
             says_enough = isinstance(error, GenerationError | ChatTemplateError | OSError)
-            trace = None if says_enough else error
-            logger.warning(f"{message}: %s", *values, _sentence(error), exc_info=trace)
+            text = _sentence(error) if says_enough else "".join(traceback.format_exception(error))
+            logger.warning(f"{message}: %s", *values, redact(text))
 
     def _start_more(self) -> None:
         """Let another batch start; what that raises is not the llm's."""

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -200,21 +201,29 @@ class Pipeline:
         return write_recipe([describe_step(step) for step in self.steps])
 
     @classmethod
-    def from_yaml(cls, text: str, *known: type | DatasetFunction, model: str | None = None) -> "Pipeline":
+    def from_yaml(
+        cls,
+        text: str,
+        *known: type | DatasetFunction,
+        model: str | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> "Pipeline":
         """Make the pipeline of a recipe.
 
         Args:
             text: The recipe.
             known: Classes and functions that it names and that are not hfsynth's own.
             model: Name or folder to use for the recipe's models, of which one in a folder is known by its name alone.
+            secrets: Keys and tokens that the recipe leaves out, by the names of their fields. Default: environment
+                variables such as `HFSYNTH_API_KEY` for `api_key`.
 
         Raises:
-            ValueError: If it isn't a recipe, or names what isn't known or is of another version.
+            ValueError: If it isn't a recipe, names what isn't known or is of another version, or lacks a secret.
         """
         described, _ = read_recipe(text)
         names = known_names(known)
         steps = [replace_model(step, model) if model else step for step in described]
-        return cls(tuple(make_step(step, names) for step in steps))
+        return cls(tuple(make_step(step, names, secrets) for step in steps))
 
     def draw(self, features: Features | None = None, *, file: str | Path | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text; a notebook shows a pipeline as a picture.

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,19 +12,18 @@ import yaml
 
 from hfsynth.configuration import Configuration
 from hfsynth.filter import Filter
+from hfsynth.secrets import children, is_secret_field, masked, redact
 from hfsynth.steps import Step, step_name
 from hfsynth.technique import Technique
 
 Description = dict[str, Any]
 """A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""
 _BREAKS = "\x85\u2028\u2029"
-_MOST_CHARACTERS = 500_000  # of a recipe: PyYAML reads that in seconds
-_MOST_VALUES = 20_000  # a pipeline of ten steps has some 400
-_DEEPEST = 50
-_TOO_LARGE = (
-    f"a recipe has at most {_MOST_VALUES:,} values, those behind anchors counted at each use, and {_DEEPEST} levels; "
-    "this one has more."
-)
+_SECRET = "__secret__"  # where a secret was: the name of its field, and under "text" what is left without it
+_VARIABLE = "HFSYNTH_"  # how the environment variables begin that secrets are taken from
+_LONGEST, _MOST_VALUES, _DEEPEST = 4_000_000, 200_000, 50  # characters of a recipe, its values, lists in lists
+_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # which takes long to read
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
 
 
@@ -39,25 +39,33 @@ def describe_step(step: Step) -> Description:
         source = inspect.getsource(step)
     except (OSError, TypeError):  # typed at a prompt, or compiled
         source = ""
-    return {"function": step_name(step), "source": inspect.cleandoc(source) if source else ""}
+    return {"function": step_name(step), "source": redact(inspect.cleandoc(source)) if source else ""}
 
 
-def make_step(description: Description, known: Mapping[str, Any]) -> Step:
+def make_step(description: Description, known: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Step:
     """Make a step again.
 
     Args:
         description: What `describe_step` returned.
         known: Classes and functions by their names.
+        secrets: Values of the fields that a recipe leaves out, by the names that it has for them.
 
     Raises:
-        ValueError: If a class or function isn't known, is of another version, or has no such field.
+        ValueError: If a class or function isn't known, is of another version, or has no such field; or if a secret is
+            missing.
     """
     if "function" in description:
-        return _function(_find(description["function"], known, "a function"), description)
-    made = _make(description, known)
-    if not isinstance(made, Technique | Filter):
-        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {description!r}.")
-    return made
+        function: Step = _find(description["function"], known, "a function")
+        if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
+            raise ValueError(
+                f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
+                "a recipe's functions are the user's own, given to from_yaml."
+            )
+        return function
+    step = _make(description, known, secrets or {})
+    if not isinstance(step, Technique | Filter):
+        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
+    return step
 
 
 def write_recipe(
@@ -87,10 +95,14 @@ def read_source(text: str) -> Any:
     """Return the input that a recipe has, made again; None where it has none.
 
     Raises:
-        ValueError: If its class isn't known, or is of another version.
+        ValueError: If it isn't a recipe, or its class isn't known, or is of another version.
     """
     described = _load(text).get("source")
-    return None if described is None else _make(described, known_names(()))
+    if described is None:
+        return None
+    if not isinstance(described, dict) or _CLASS not in described:
+        raise ValueError(f"a recipe's 'source' is a mapping with a {_CLASS!r}, not {str(described)[:80]!r}.")
+    return _make(described, known_names(()), {})
 
 
 def read_recipe(text: str) -> tuple[list[Description], int | None]:
@@ -100,72 +112,61 @@ def read_recipe(text: str) -> tuple[list[Description], int | None]:
         ValueError: If it isn't a recipe.
     """
     recipe = _load(text)
-    steps = recipe.get("steps")
+    steps, chunk_size = recipe.get("steps"), recipe.get("chunk_size")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
-        raise ValueError(
-            f"a recipe needs 'steps', a list of techniques, filters and functions that is not empty; got {steps!r}."
-        )
-    chunk_size = recipe.get("chunk_size")
-    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
-        raise ValueError(f"chunk_size of a recipe must be a whole number, got {chunk_size!r}.")
+        raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
+        raise ValueError(f"a recipe's chunk_size is a number of rows, at least 1, not {str(chunk_size)[:80]!r}.")
     return steps, chunk_size
 
 
 def _load(text: str) -> dict[str, Any]:
-    """Read YAML that has one mapping, within the limits of size, nesting and repetition that recipes need.
+    """Read YAML whose size, once its aliases are written out, is bounded.
 
     Raises:
-        ValueError: If it is no YAML, no mapping, or beyond a limit.
+        ValueError: If it isn't a mapping, or too large.
     """
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(f"a recipe has at most {_MOST_CHARACTERS:,} characters, got {len(text):,}.")
+    if len(text) > _LONGEST:
+        raise ValueError(f"the recipe has {len(text):,} characters; at most {_LONGEST:,} are read.")
     try:
-        if any(place > 2 * _MOST_VALUES for place, _ in enumerate(yaml.parse(text, Loader=yaml.SafeLoader))):
-            raise ValueError(_TOO_LARGE)
-        _check_size(yaml.compose(text, Loader=yaml.SafeLoader))
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe is not YAML: {error}") from None
-    except RecursionError:
-        raise ValueError(f"the recipe is nested deeper than {_DEEPEST} levels.") from None
+        _check_size(text)
+        recipe = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"the recipe is not YAML: {redact(str(error))}") from None
+    except ValueError as error:  # a date or number that can't be one, and what is too large
+        raise ValueError(f"the recipe can't be read: {redact(str(error))}") from None
     if not isinstance(recipe, dict):
-        raise ValueError(f"a recipe is a mapping with 'steps', as pipeline.to_yaml() writes it; got {text[:80]!r}.")
+        raise ValueError(
+            f"a recipe is a mapping with 'steps', a list of techniques and functions; this is {text[:80]!r}."
+        )
     return recipe
 
 
-def _check_size(node: yaml.Node | None) -> None:
-    """Count the values of YAML, each as often as its anchor is used.
+def _check_size(text: str) -> None:
+    """Check how deep YAML is and how many values it has, each alias counted as what it stands for."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []  # the anchor of each list and mapping, and the values before it
+    total = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            _check_number(event)
+        if total > _MOST_VALUES or len(open_nodes) > _DEEPEST:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, or more than {_DEEPEST} lists in one another.")
 
-    Raises:
-        ValueError: If there are too many, or they are nested too deep.
-    """
-    waiting = [(node, 1)] if node else []
-    count = 0
-    while waiting:
-        one, depth = waiting.pop()
-        count += 1
-        if count > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError(_TOO_LARGE)
-        if isinstance(one, yaml.MappingNode):
-            waiting += [(child, depth + 1) for pair in one.value for child in pair]
-        elif isinstance(one, yaml.SequenceNode):
-            waiting += [(child, depth + 1) for child in one.value]
 
-
-def _function(found: Any, description: Mapping[str, Any]) -> Step:
-    """Return what a recipe names as a function, if it is one of the user's.
-
-    Raises:
-        ValueError: If it is a class or a value, or one of the library's own functions.
-    """
-    is_own = str(getattr(found, "__module__", "")).partition(".")[0] == "hfsynth"
-    if is_own or isinstance(found, type) or not callable(found):
-        raise ValueError(
-            f"function {description['function']!r} of a recipe must be a function of a dataset that is your own; "
-            f"that name is {'hfsynth' if is_own else 'a class or value'}. Classes are named by {_CLASS!r}."
-        )
-    function: Step = found
-    return function
+def _check_number(event: yaml.ScalarEvent) -> None:
+    if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+        raise ValueError(f"a number has {len(event.value):,} characters.")
 
 
 def replace_model(description: Description, model: str) -> Description:
@@ -200,42 +201,71 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _describe(value: Any, name: str = "") -> Any:
+def _describe(value: Any, name: str = "", marked: bool = False, place: str = "") -> Any:
+    """Return plain values; in the place of a secret, the name by which it is asked for and what is left of it."""
+    text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
+    if text is not None:
+        return {_SECRET: place or name, "text": text}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _describe(getattr(value, f.name), f.name) for f in dataclasses.fields(value) if f.init}
+        fields = {
+            f.name: _describe(getattr(value, f.name), f.name, is_secret_field(f), f.name)
+            for f in dataclasses.fields(value)
+            if f.init
+        }
         return {_CLASS: _class_name(type(value)), **fields}
     if isinstance(value, Mapping):
-        return {str(key): _describe(item) for key, item in value.items()}
+        return {str(key): _describe(item, inner, place=f"{place}.{key}") for key, item, inner in children(value, name)}
     if isinstance(value, (list, tuple)):
-        return [_describe(item, name) for item in value]
+        return [_describe(item, inner, place=f"{place}.{index}") for index, item, inner in children(value, name)]
     if (name == "model" and os.path.isdir(value)) or (name == "benchmarks" and os.path.exists(value)):
         return os.path.basename(os.path.abspath(value))
     return value
 
 
-def _make(value: Any, known: Mapping[str, Any]) -> Any:
+def _make(value: Any, known: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
     """The inverse of `_describe`; lists come back as tuples."""
     if isinstance(value, list):
-        return tuple(_make(item, known) for item in value)
+        return tuple(_make(item, known, secrets) for item in value)
     if not isinstance(value, dict):
         return value
-    fields = {key: _make(item, known) for key, item in value.items() if key != _CLASS}
+    if _SECRET in value:
+        return _secret(str(value[_SECRET]), secrets)
+    fields = {str(key): _make(item, known, secrets) for key, item in value.items() if key != _CLASS}
     if _CLASS not in value:
         return fields
     cls = _find(str(value[_CLASS]).partition("/")[0], known, "a class")
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or _class_name(cls) != value[_CLASS]:
         raise ValueError(f"the recipe was written for {value[_CLASS]}; what is installed is {_class_name(cls)}.")
-    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
+    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls) if field.init}):
         raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version.")
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a field is missing, or of another type
+        raise ValueError(f"{cls.__name__} can't be made from the recipe: {redact(str(error))}") from error
+
+
+def _secret(name: str, secrets: Mapping[str, str]) -> str:
+    """Return a secret that a recipe leaves out.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    variable = _VARIABLE + re.sub(r"\W+", "_", name).upper()
+    value = secrets.get(name) or os.environ.get(variable)
+    if not value:
+        raise ValueError(
+            f"the recipe leaves out {name!r}, which is secret: set the environment variable {variable}, or give it as "
+            f"Pipeline.from_yaml(…, secrets={{{name!r}: …}})."
+        )
+    return value
 
 
 def _class_name(cls: Any) -> str:
     version = getattr(cls, "version", 1)
-    return cls.__name__ if version == 1 else f"{cls.__name__}/{version}"
+    return str(getattr(cls, "__name__", cls)) if version == 1 else f"{cls.__name__}/{version}"
 
 
 def _find(name: Any, known: Mapping[str, Any], what: str) -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"the recipe names {name!r}, {what} that hfsynth doesn't have; give it to from_yaml.")
     return known[name]

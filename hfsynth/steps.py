@@ -1,14 +1,16 @@
 """What a pipeline's step may be: a technique, a filter, or a named function of the whole dataset."""
 
-import inspect
+import re
 from collections.abc import Callable, Collection
 
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 
+from hfsynth.code import code_state
 from hfsynth.diagram import Node
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Filter
+from hfsynth.secrets import redact
 from hfsynth.technique import Technique
 
 DatasetFunction = Callable[[Dataset], Dataset]
@@ -41,26 +43,29 @@ def node_of(step: Step, columns: Collection[str]) -> Node:
     """
     if isinstance(step, Technique):
         reads, makes = step.wire(columns).values(), tuple(step.written_features)
-        return Node(step.name, step.llm.model_name, tuple(reads), makes)
+        return Node(step.name, redact(step.llm.model_name), tuple(reads), makes)
     return Node(step_name(step), "", tuple(columns), None)
 
 
 def step_hash(step: Step) -> str:
     """Return a hash of all that a step's rows depend on, but its input.
 
-    A function that can be imported is pickled by its name alone, so the source of its module is hashed too: editing
-    it, or what it uses there, makes it run again. What it imports from elsewhere is not looked at.
+    It has the code of a function, or of a technique's, filter's or llm's class that isn't hfsynth's own, and of what
+    it uses of its own modules (see `code.code_state`); and the state of the files that models and filters read.
     """
-    if isinstance(step, Technique):
+    if isinstance(step, Technique | Filter):
         return str(Hasher.hash(step))
-    if isinstance(step, Filter):
-        return str(Hasher.hash((step, step.files_state())))
-    module = inspect.getmodule(step)
-    try:
-        source = inspect.getsource(step if module is None or module.__name__ == "__main__" else module)
-    except (OSError, TypeError):  # typed at a prompt, or compiled
-        source = ""
-    return str(Hasher.hash((step, source)))
+    return str(Hasher.hash((step_name(step), code_state(step))))
+
+
+def folder_name(step: Step) -> str:
+    """Return a step's name as the beginning of a folder's: whatever it is, no path.
+
+    >>> from hfsynth import EchoLLM, TextGeneration
+    >>> folder_name(TextGeneration(EchoLLM(), name="../../x"))
+    'x'
+    """
+    return re.sub(r"[^\w.-]+", "_", step_name(step)).strip("._-").encode()[:100].decode(errors="ignore") or "step"
 
 
 def features_after(step: Step, number: int, features: Features | None) -> Features | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Features
 
-from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, column_type, merge_columns
+from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, column_type, merge_columns, plain_values
 from hfsynth.configuration import Configuration
 from hfsynth.errors import ColumnError, FlowError, RowError
 from hfsynth.field_values import settle_fields
@@ -22,6 +22,7 @@ from hfsynth.generation import LLM
 from hfsynth.map_progress import BatchProgress
 from hfsynth.outputs import check_rows
 from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, divide_share
+from hfsynth.secrets import redact
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
@@ -263,7 +264,7 @@ class Technique(Configuration, ABC):
         columns: Columns = {
             self.output_mappings.get(name, name): [row[name] for _, row in made] for name in self.output_features
         }
-        before = batch[METADATA_COLUMN] if METADATA_COLUMN in batch else [None] * len(outcomes)
+        before = plain_values(batch[METADATA_COLUMN]) if METADATA_COLUMN in batch else [None] * len(outcomes)
         entries = [self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices), strict=True)]
         parts = Counter(source for source, _ in made)
         histories = [
@@ -354,15 +355,15 @@ class Technique(Configuration, ABC):
         return {
             "step": self.name,
             "row": row.row,
-            "model": self.llm.model_name,
+            "model": redact(self.llm.model_name),
             "seed": row.turn(0),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,
             "truncated": outcome.truncated and not outcome.error,
-            "error": outcome.error,
+            "error": redact(outcome.error) if outcome.error else "",
             "column": next(iter(self.written_features)) if outcome.error else "",
-            "raw": outcome.raw,
+            "raw": redact(outcome.raw) if outcome.error else outcome.raw,
             "share": 1.0,
         }
 

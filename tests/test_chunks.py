@@ -1,3 +1,7 @@
+import os
+import socket
+import subprocess
+
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Value
@@ -60,11 +64,27 @@ def test_rows_are_written_in_batches_of_a_thousand_however_small_the_chunks(tmp_
         assert [batch.num_rows for batch in pa.ipc.open_stream(source)] == [1000, 1000, 500]
 
 
-def test_what_another_run_was_writing_is_removed_and_what_this_one_is_writing_is_not(tmp_path):
-    folder(tmp_path, "bbbbbbbb-0-host-2").writing("00000")
+def test_prepare_removes_what_dead_processes_were_writing(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f"bbbbbbbb-0-{socket.gethostname()}-{dead.pid}", "bbbbbbbb-0-elsewhere-2"]
+    gone, old = (folder(tmp_path, name).writing("00000") for name in names)
+    os.utime(old, (0, 0))
     own = folder(tmp_path).writing("00001")
     folder(tmp_path)
+    assert not gone.exists()
     assert [path.name for path in own.parent.iterdir()] == [own.name]
+
+
+def test_prepare_and_finish_leave_what_a_running_process_writes(tmp_path):
+    alive = folder(tmp_path, f"bbbbbbbb-0-{socket.gethostname()}-{os.getppid()}").writing("rows")
+    elsewhere = folder(tmp_path, "cccccccc-0-elsewhere-2").writing("00001")
+    step = folder(tmp_path, num_chunks=1)
+    write(step, 0, 7)
+    together(step)
+    assert step.finished
+    assert alive.exists()
+    assert elsewhere.exists()
 
 
 def test_a_chunk_that_failed_twice_is_given_up_in_this_run_and_not_in_the_next(tmp_path):

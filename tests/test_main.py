@@ -67,7 +67,7 @@ def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text("a: 1")
     done = run(tmp_path / "r.yaml", "--max-rows", 1)
     assert done.returncode == 1
-    assert "a recipe needs 'steps'" in done.stderr
+    assert "a recipe has 'steps'" in done.stderr
 
 
 def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_path, hub):

@@ -88,14 +88,15 @@ def test_run_first_rows_all_fail_stops_once_and_goes_on_when_asked(tmp_path):
     assert made["generation"][:] == [None] * 130
 
 
-def test_another_input_configuration_or_chunk_size_is_another_run(tmp_path):
+def test_fewer_rows_take_over_chunks_and_another_size_does_not(tmp_path):
+    """Of nine rows in chunks of two, only the last chunk differs from those of ten."""
     log = tmp_path / "log"
     llm = ScriptedLLM(log=str(log))
     for rows, options in ((dataset(), {}), (dataset(9), {}), (dataset(), {"chunk_size": 5})):
         run(llm, rows, tmp_path, **options)
-    assert lines(log) == 29
+    assert lines(log) == 10 + 1 + 10
     run(llm, dataset(), tmp_path)
-    assert lines(log) == 29
+    assert lines(log) == 10 + 1 + 10
 
 
 def test_rows_don_t_depend_on_the_chunks(tmp_path):

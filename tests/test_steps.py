@@ -4,7 +4,7 @@ import pytest
 from datasets import Features, Value
 
 from hfsynth import EchoLLM, TextGeneration
-from hfsynth.steps import features_after, step_hash, step_name
+from hfsynth.steps import features_after, folder_name, step_hash, step_name
 
 
 def only_long(dataset):
@@ -39,3 +39,11 @@ def test_what_a_function_makes_is_not_known_before_it_has_run():
     assert features_after(only_long, 1, features) is None
     assert features_after(TextGeneration(EchoLLM()), 2, None) is None
     assert "generation" in features_after(TextGeneration(EchoLLM()), 1, features)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "a\nb", "~", "x" * 400])
+def test_a_step_name_becomes_no_path(name):
+    folder = folder_name(TextGeneration(EchoLLM(), name=name))
+    assert folder not in ("", ".", "..")
+    assert "/" not in folder
+    assert len(folder) <= 100

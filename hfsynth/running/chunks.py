@@ -3,6 +3,7 @@
 chunk-00042-of-00100.arrow    a finished chunk: it appears whole or not at all
 chunk-00042-of-00100.failed   why it failed, in this run or an earlier one
 writing-…/                    what a process is writing now, or wrote when it was killed
+chunks.json                   what the output of each chunk depends on: another folder's equal chunk is taken over
 rows-00000-of-00002.arrow     all chunks, in order, once every one is there
 step.json                     written last: the step is finished, and these are its files
 timings.jsonl                 seconds of each chunk that was made, a line each
@@ -12,10 +13,12 @@ passing-5f0c…                 a run left rows here that failed for the time be
 
 import json
 import os
+import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,12 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.flow import storable
 from hfsynth.record import FAILURE_FEATURES, failures_dataset
+from hfsynth.secrets import redact
 
 _BYTES_PER_FILE = 512 * 1024**2
 _FAILURES = FAILURE_FEATURES.arrow_schema
 _IN_USE = 3600.0  # seconds after which nobody is taken to be writing into a folder any more
+_LEFT_OVER = 3600.0  # seconds after which what a process of another machine was writing is a dead one's
 _ROWS_PER_BATCH = 1000  # as datasets writes them: fewer make reading slow, more make it heavy
 
 
@@ -52,12 +57,15 @@ class StepFolder:
         num_chunks: How many chunks the step has.
         member: A name for this process that no other has; begins with the run's token.
         retries: Which retry of the step's rows the folder is for; 0 for the first run.
+        keys: What each chunk's output depends on (`content.chunk_keys`); () where chunks are not taken over.
     """
 
     path: Path
     num_chunks: int
     member: str
     retries: int = 0
+    keys: Sequence[str] = ()
+    _earlier: dict[str, tuple[Path, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def newest(self) -> tuple["StepFolder", list["StepFolder"]]:
         """Return the folder that the step's rows are in or belong into, and those of earlier runs, the latest first.
@@ -93,11 +101,35 @@ class StepFolder:
         return [_read(self.chunk(number)) for number in range(self.num_chunks) if self.chunk(number).exists()]
 
     def prepare(self, clean: bool) -> None:
-        """Make the folder; where asked, remove what killed processes of other runs left behind."""
+        """Make the folder and look for equal chunks; where asked, remove what killed processes left behind."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.keys and not (self.path / "chunks.json").exists() and not self.finished:
+            self._write(self.path / "chunks.json", json.dumps(list(self.keys)))
+        if self.keys:
+            self._earlier.update(_earlier_chunks(self.path, self.keys))
         for leftover in self.path.glob("writing-*") if clean else ():
-            if not leftover.name.startswith(f"writing-{self._token}"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            if not leftover.name.startswith(f"writing-{self._token}") and _is_abandoned(leftover):
+                _remove(leftover)
+
+    def is_adoptable(self, number: int) -> bool:
+        """Return whether another folder has an equal chunk."""
+        return bool(self.keys) and self.keys[number] in self._earlier
+
+    def adopt(self, number: int) -> bool:
+        """Take over an equal chunk of another folder of the step; return whether there was one."""
+        if not self.is_adoptable(number):
+            return False
+        folder, place = self._earlier[self.keys[number]]
+        writing = self.writing(f"{number:05d}")
+        try:
+            (file,), _ = _write_tables([_read_chunk(folder, place)], writing)
+        except (FileNotFoundError, KeyError):  # its folder is being put together, or was removed
+            return False
+        else:
+            self.publish(number, file)
+            return True
+        finally:
+            shutil.rmtree(writing, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
@@ -126,7 +158,7 @@ class StepFolder:
 
     def fail(self, number: int, rows: range, error: BaseException) -> None:
         """Note that a chunk failed."""
-        text = storable(f"{type(error).__name__}: {error}")
+        text = redact(storable(f"{type(error).__name__}: {error}"))
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), json.dumps(asdict(failure)))
 
@@ -188,34 +220,51 @@ class StepFolder:
             see: Is shown each chunk's table, in order.
             facts: As `finish` takes it.
         """
-        tables = (see(_read(self.chunk(number))) for number in range(self.num_chunks))
+        sizes: list[int] = []
         try:
-            self.finish(tables, facts)
+            self.finish(self._chunk_tables(see, sizes), facts, sizes)
         except FileNotFoundError:
             if not self.finished:  # else another process was first, and has removed the chunks
                 raise
 
-    def finish(self, tables: Iterable[pa.Table], facts: Callable[[int], Mapping[str, Any]]) -> None:
+    def _chunk_tables(self, see: Callable[[pa.Table], pa.Table], sizes: list[int]) -> Iterator[pa.Table]:
+        """Give the chunks' tables in order, and note how many rows each has."""
+        for number in range(self.num_chunks):
+            table = see(_read(self.chunk(number)))
+            sizes.append(len(table))
+            yield table
+
+    def finish(
+        self, tables: Iterable[pa.Table], facts: Callable[[int], Mapping[str, Any]], sizes: Sequence[int] = ()
+    ) -> None:
         """Write a step's rows as few files, and `step.json` after them.
 
         Args:
             tables: The rows.
             facts: Given how many rows there were, what is known of the step once they are written.
+            sizes: How many rows each chunk has made, once the rows are written.
         """
         writing = self.writing("rows")
         files, num_rows = _write_tables(tables, writing)
+        if self.finished:  # by another run, whose files stay
+            self.tidy()
+            return
         names = [f"rows-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
         for file, name in zip(files, names, strict=True):
             _publish(file, self.path / name)
-        told = {"step": dict(facts(num_rows)), "files": names}
+        told: dict[str, Any] = {"step": dict(facts(num_rows)), "files": names}
+        if self.keys:
+            told["chunks"] = [[key, size] for key, size in zip(self.keys, sizes, strict=True)]
         self._write(self.path / "step.json", json.dumps(told, indent=1, ensure_ascii=False))
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what a finished step has no more use for."""
-        for pattern in ("chunk-*", "writing-*"):
+        """Remove what a finished step has no more use for, but what another run is writing."""
+        for pattern in ("chunk-*", "chunks.json", "writing-*"):
             for leftover in self.path.glob(pattern):
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+                own = leftover.name.startswith(f"writing-{self._token}")
+                if pattern != "writing-*" or own or _is_abandoned(leftover):
+                    _remove(leftover)
 
     def keep_dropped(self, dropped: Dataset) -> None:
         """Write the rows that a filter dropped (`FAILURE_FEATURES`), before the step is finished."""
@@ -277,6 +326,79 @@ class StepFolder:
         writing = self.path / f"writing-{self.member}-{file.name}"
         writing.write_text(text, encoding="utf-8")
         _publish(writing, file)
+
+
+def _is_abandoned(leftover: Path) -> bool:
+    """Return whether who was writing is dead; of a process of another machine, whether it stopped long ago."""
+    own = re.match(rf"writing-\w+-\d+-{re.escape(socket.gethostname())}-(\d+)-", leftover.name)
+    if own and not _is_running(int(own[1])):
+        return True
+    try:
+        files = [leftover, *leftover.iterdir()] if leftover.is_dir() else [leftover]
+        return time.time() - max(file.stat().st_mtime for file in files) > _LEFT_OVER
+    except FileNotFoundError:
+        return True
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # one that has ended, and that nobody has waited for, can still be signalled
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def _remove(leftover: Path) -> None:
+    shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _earlier_chunks(path: Path, keys: Sequence[str]) -> dict[str, tuple[Path, int]]:
+    """Find chunks in the other folders of a step: key → folder and place, finished folders first.
+
+    Folders with rows that failed for the time being are left out: those rows are to be made again.
+    """
+    wanted = set(keys)
+    found: dict[str, tuple[Path, int]] = {}
+    siblings = [
+        sibling
+        for sibling in path.parent.glob(f"{path.name.rpartition('-')[0]}-*")
+        if sibling != path and not any(sibling.glob("passing-*"))
+    ]
+    for name in ("step.json", "chunks.json"):
+        for sibling in siblings:
+            try:
+                listed = json.loads((sibling / name).read_text(encoding="utf-8"))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            there = [key for key, _ in listed.get("chunks", ())] if name == "step.json" else listed
+            for place, key in enumerate(there):
+                if key in wanted and key not in found and (name == "step.json" or _chunk_file(sibling, place)):
+                    found[key] = (sibling, place)
+    return found
+
+
+def _chunk_file(folder: Path, place: int) -> Path | None:
+    return next(folder.glob(f"chunk-{place:05d}-of-*.arrow"), None)
+
+
+def _read_chunk(folder: Path, place: int) -> pa.Table:
+    """Return the rows of a chunk, from its own file or from those of the finished step.
+
+    Raises:
+        FileNotFoundError: If it is gone.
+    """
+    if file := _chunk_file(folder, place):
+        return _read(file)
+    told = json.loads((folder / "step.json").read_text(encoding="utf-8"))
+    sizes = [size for _, size in told["chunks"]]
+    rows = pa.concat_tables([_read(folder / name) for name in told["files"]])
+    return rows.slice(sum(sizes[:place]), sizes[place])
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

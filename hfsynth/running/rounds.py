@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hfsynth.running.content import content_key
+
 _PILOT, _FASTER = 1 / 8, 4
 _TRIED_FROM_NOTHING = 10  # times the rows wanted that are tried where the input has no end of its own
 
@@ -52,8 +54,8 @@ class DatasetRows:
 
     @property
     def fingerprint(self) -> str:
-        """The dataset's."""
-        return str(self.dataset._fingerprint)
+        """A hash of the dataset's rows."""
+        return content_key(self.dataset)
 
     @property
     def num_rows(self) -> int | None:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
 from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.running.chunks import StepFolder
+from hfsynth.running.content import chunk_keys, content_key
 from hfsynth.running.crew import Crew, wait_until
 from hfsynth.running.earlier import EarlierRows
 from hfsynth.running.failures import Failures
@@ -33,7 +34,7 @@ from hfsynth.running.progress import Progress
 from hfsynth.running.rounds import Goal, RowSource, Spent
 from hfsynth.running.runner import DiskErrors, StepRun
 from hfsynth.running.whole import run_whole
-from hfsynth.steps import Step, features_after, step_hash, step_name
+from hfsynth.steps import Step, features_after, folder_name, step_hash, step_name
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Run:
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
         """
-        with self._part([dataset._fingerprint]) as part:
+        with self._part([content_key(dataset, self.options.chunk_size)]) as part:
             made = part.round(dataset)
         self._attach(part, made, dataset, RunRecord(Source.of(dataset), (), self.options.chunk_size))
         return made
@@ -206,6 +207,9 @@ class _Part:
             *(_fingerprint(before, retry) for before in keys_before for retry in self._retries(step, before)),
         ]
         features = features_after(step, number, dataset.features)
+        if isinstance(step, Technique) and features is not None and not (superseded or of_other_input):
+            keys = chunk_keys(dataset, options.chunk_size, stage.given, step_hash(step))
+            folder = replace(folder, keys=keys)
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
             earlier = [EarlierRows(one, step, same_input=True) for one in superseded]
@@ -245,12 +249,17 @@ class _Part:
         """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
         before = [made._fingerprint for made in stage.made] if isinstance(stage.step, Filter) else []
         rest = (step_hash(stage.step), self.options.chunk_size, stage.given, before)
-        inputs = [dataset._fingerprint, *self._fingerprints_before.get(dataset._fingerprint, ())]
+        inputs = [self._input_key(dataset), *self._fingerprints_before.get(dataset._fingerprint, ())]
         key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
         return key, keys_before
 
+    def _input_key(self, dataset: Dataset) -> str:
+        """Return what tells rows from others: of a step's output its own key, else a hash of the content."""
+        is_output = dataset._fingerprint in self._fingerprints_before
+        return str(dataset._fingerprint) if is_output else content_key(dataset, self.options.chunk_size)
+
     def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
-        path = self.options.run_dir / f"{step_name(step)}-{key}"
+        path = self.options.run_dir / f"{folder_name(step)}-{key}"
         return StepFolder(path, -(-num_rows // self.options.chunk_size), self.failures.crew.member)
 
     def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
@@ -317,5 +326,6 @@ def _check_shared(run_dir: Path, crew: Crew) -> None:
 def _sweep(run_dir: Path) -> None:
     """Remove what killed runs left in the directory itself; what is younger may be another run's that is starting."""
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
-        if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run was first
+            if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
+                leftover.unlink()

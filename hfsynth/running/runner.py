@@ -14,6 +14,7 @@ import errno
 import logging
 import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -38,6 +39,7 @@ from hfsynth.running.earlier import EarlierRows, read_inputs
 from hfsynth.running.overlap import ChunksInFlight
 from hfsynth.running.progress import Progress, without_bars
 from hfsynth.running.reasons import reason_lines
+from hfsynth.secrets import redact
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -151,7 +153,7 @@ class StepRun:
             if self.earlier and self.crew.is_main:
                 self.folder.inherit_timings(self.earlier[0].folder)
             missing = self.folder.missing()
-        if missing:
+        if not all(map(self.folder.is_adoptable, missing)):
             self.technique.llm.load()  # else every chunk would fail on it, twice
         with DiskErrors(self.folder.path):
             self._take_turns()
@@ -185,7 +187,7 @@ class StepRun:
             number = self.crew.draw(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
                 return None
-            if not self.folder.chunk(number).exists():
+            if not self.folder.chunk(number).exists() and not self.folder.adopt(number):
                 return number
             self._count_found(number)
         return None
@@ -272,8 +274,9 @@ class StepRun:
             RunError: If so many rows failed one after the other.
         """
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
-        trace = None if isinstance(cause, GenerationError | OSError) else cause
-        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, cause, exc_info=trace)
+        says_enough = isinstance(cause, GenerationError | OSError)
+        text = str(cause) if says_enough else "".join(traceback.format_exception(cause))
+        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, redact(text))
         self.folder.fail(number, rows, cause)
         self._streak.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
         self._check_streak()

@@ -1,0 +1,162 @@
+"""Keys, tokens and passwords among the fields of an llm or a step: which values are secret, and texts without them.
+
+A secret is used and reaches worker processes; recipes, records, cards, caches, reprs, errors and logs have `***` in
+its place. A field says so itself, with `field(metadata={"secret": True})`; objects such as pydantic's `SecretStr`,
+values with the form of a token, and texts in fields or keys with names such as `api_key` and `authorization` count
+too.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MASK = "***"
+_SHORTEST = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
+
+_PREFIXED = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:hf|api_org)_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|sk-(?=[\w-]*[\dA-Z])[\w-]{8,}|sk-[\w-]{20,}"  # OpenAI, Anthropic, OpenRouter
+    r"|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"  # GitHub
+    r"|gl(?:pat|dt|rt|cbt|ft|imt|agent|soat)-[\w-]{12,}"  # GitLab
+    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{16,}"  # AWS, Google
+    r"|xox[a-z]-[\w-]{8,}|xapp-[\w-]{16,}"  # Slack
+    r"|[rsp]k_(?:live|test)_\w{10,}|whsec_\w{16,}"  # Stripe
+    r"|(?:nvapi-|gsk_|r8_|pplx-|xai-|npm_|dop_v1_|pypi-|shpat_|tgp_v1_|fw_|csk-|SG\.)(?=[\w.-]*\d)[\w.-]{16,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?"  # a JSON web token
+    r")"
+)
+_IN_CONTEXT = (
+    re.compile(r"(?i:\bbearer\s+)((?=\S*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
+    re.compile(r"(?i:\bbasic\s+)((?=\S*[\d=])[A-Za-z0-9+/]{8,}={0,2})"),
+    re.compile(r"[A-Za-z][\w+.-]*://([^\s/@:]*:[^\s/@]+|[^\s/@:]{16,})@"),  # user:password@host
+    re.compile(
+        r"(?i)(?:api[_-]?key|(?:access|auth|id|refresh)[_-]?token|[?&](?:key|token|sig|signature)|secret|password)"
+        r"=([^\s&,;'\"]{8,})"
+    ),
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.+?)(?:-----END|\Z)", re.DOTALL),
+)
+_ALWAYS = re.compile(  # the ends of names whose text is secret whatever it looks like
+    r"(?:^|_)(?:password|passwd|passphrase|pwd|secret|secrets|authorization|credential|credentials|apikey|cookie"
+    r"|(?:api|access|auth|secret|private|subscription|account|client|signing|encryption|shared)_?(?:key|token|secret)s?"
+    r"|(?:hf|hub|bearer|id|refresh|session|bot)_?token|secret_value)$"
+)
+_PERHAPS = re.compile(r"(?:^|_)(?:key|keys|token|tokens|auth|pat|signature|sas)$")  # secret if the text looks random
+_RANDOM = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d)[^\s<>\[\]|]{12,}|(?=\S*[A-Z])(?=\S*[a-z])[A-Za-z]{24,}")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+_SEEN: set[str] = set()
+"""Secrets of the configurations that this process has pickled, hashed or described: for `redact`."""
+
+
+def is_secret_field(field: "dataclasses.Field[Any]") -> bool:
+    """Return whether a field is marked with `metadata={"secret": True}`."""
+    return bool(field.metadata.get("secret"))
+
+
+def masked(value: Any, name: str = "", marked: bool = False) -> str | None:
+    """Return a value's text without what is secret in it, or None where nothing is.
+
+    Args:
+        value: The value of a field, or a part of it.
+        name: The name of the field, or the key of the mapping.
+        marked: Whether the field is marked as secret.
+
+    >>> masked("https://me:pass@host/v1"), masked("x", "api_key"), masked("gpt-5", "model")
+    ('https://***@host/v1', '***', None)
+    """
+    if hasattr(value, "get_secret_value") and not isinstance(value, type):
+        _remember(value.get_secret_value())
+        return MASK
+    if marked:
+        for text in _texts(value):
+            _remember(text)
+        return MASK
+    if not isinstance(value, str) or not value:
+        return None
+    if _names_secret(name, value):
+        _remember(value)
+        return MASK
+    found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(value)]
+    for text in found:
+        _remember(text)
+    shorter = _replace(value, found)
+    return shorter if shorter != value else None
+
+
+def redact(text: str) -> str:
+    """Return a text without tokens, and without the secrets of the configurations that this process has used.
+
+    >>> redact("401: key hf_abcdefghijklmnop1234 is not valid")
+    '401: key *** is not valid'
+    """
+    found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(text)]
+    return _replace(_replace(text, found), list(_SEEN))
+
+
+def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
+    """Give the parts of a mapping, list or tuple: key or index, part, and the name that says whether it is secret.
+
+    In `["--api-key", "…"]` and `("Authorization", "…")` the text after a name has that name.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key, item, name if _ALWAYS.search(_plain(name)) else str(key)
+        return
+    before = ""
+    for index, item in enumerate(value):
+        named = _ALWAYS.search(_plain(before)) and not before[:1].isspace()
+        yield index, item, before if named else name
+        before = item if isinstance(item, str) and len(item) < 40 else ""
+
+
+def repr_of(value: Any, name: str = "", marked: bool = False) -> str:
+    """Return `repr(value)` with `***` in the place of secrets, inside dataclasses, mappings and lists too."""
+    text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
+    if text is not None:
+        return repr(text)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if f.repr]
+        parts = [f"{f.name}={repr_of(getattr(value, f.name), f.name, is_secret_field(f))}" for f in fields]
+        return f"{type(value).__qualname__}({', '.join(parts)})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {repr_of(item, inner)}" for key, item, inner in children(value, name)) + "}"
+    if type(value) in (list, tuple):
+        parts = [repr_of(item, inner) for _, item, inner in children(value, name)]
+        if isinstance(value, list):
+            return f"[{', '.join(parts)}]"
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    return repr(value)
+
+
+def _names_secret(name: str, text: str) -> bool:
+    """Return whether a field's or key's name says that its text is secret."""
+    plain = _plain(name)
+    return bool(_ALWAYS.search(plain) or (_PERHAPS.search(plain) and _RANDOM.fullmatch(text)))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "_", _CAMEL.sub("_", name)).strip("_").lower()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _remember(text: Any) -> None:
+    if isinstance(text, str) and len(text) >= _SHORTEST:
+        _SEEN.add(text)
+
+
+def _replace(text: str, secrets: list[str]) -> str:
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text

@@ -1,0 +1,143 @@
+"""A planted key: nowhere in what is written or displayed, and there in a worker process."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth.publishing.folder import save
+from hfsynth.secrets import masked, redact
+
+KEY = "hf_PlantedSecretabcdefgh0123456789"
+
+
+@dataclass(frozen=True)
+class KeyLLM(EchoLLM):
+    credential: str = field(default="", metadata={"secret": True})
+    headers: Mapping[str, str] = field(default_factory=dict)
+    base_url: str = ""
+    extra: tuple[str, ...] = ()
+
+    def complete(self, requests):
+        if any("fail" in request.messages[-1]["content"] for request in requests):
+            raise PermissionError(f"401: {self.credential} is not valid")
+        return super().complete(requests)
+
+
+def planted(key: str = KEY) -> KeyLLM:
+    return KeyLLM(
+        credential=f"plain {key[3:]}",
+        headers={"Authorization": f"Bearer {key}", "X-Org": "acme"},
+        base_url=f"https://me:{key}@host/v1",
+        extra=("--api-key", key[::-1]),
+    )
+
+
+def all_bytes(folder) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def leaks(text: str | bytes) -> bool:
+    found = text if isinstance(text, bytes) else text.encode()
+    return any(part.encode() in found for part in (KEY, KEY[3:], KEY[::-1]))
+
+
+def test_secrets_stay_out_of_reprs_and_json():
+    technique = TextGeneration(planted())
+    for text in (repr(technique.llm), repr(technique), repr(Pipeline((technique,))), technique.to_json()):
+        assert not leaks(text)
+    assert "acme" in repr(technique)
+    assert "https://***@host/v1" in repr(technique)
+
+
+def test_secrets_stay_out_of_run_directory_and_dataset(tmp_path, capsys):
+    rows = Dataset.from_dict({"instruction": ["a", "b"]})
+    pipeline = Pipeline((TextGeneration(planted()),))
+    made = pipeline.run(rows, run_dir=tmp_path / "run", quiet=True)
+    save(made, tmp_path / "saved", steps=pipeline.steps)
+    made.save_to_disk(str(tmp_path / "disk"))
+    printed = capsys.readouterr()
+    assert not leaks(all_bytes(tmp_path))
+    assert not leaks(made.info.description)
+    assert not leaks(str(pipeline.preview(rows, n=1)))
+    assert not leaks(printed.out + printed.err)
+
+
+def test_an_error_that_repeats_a_key_is_recorded_without_it(tmp_path, caplog):
+    rows = Dataset.from_dict({"instruction": ["a", "fail"]})
+    made = Pipeline((TextGeneration(planted()),)).run(rows, run_dir=tmp_path, quiet=True)
+    assert "401: ***" in made[1]["generation_metadata"][0]["error"]
+    assert not leaks(all_bytes(tmp_path))
+    assert not leaks(caplog.text)
+    assert "401: ***" in caplog.text
+
+
+def test_a_worker_process_has_the_key_and_the_hash_does_not():
+    technique = TextGeneration(planted())
+    assert pickle.loads(pickle.dumps(technique)).llm == planted()
+    assert Hasher.hash(technique) == Hasher.hash(TextGeneration(planted("hf_AnotherKey" + "0123456789abcdef")))
+    other = KeyLLM(base_url="https://me:pass@elsewhere/v1")
+    assert Hasher.hash(other) != Hasher.hash(KeyLLM(base_url="https://me:pass@host/v1"))
+
+
+def test_a_recipe_asks_for_the_secret_that_it_leaves_out(monkeypatch):
+    pipeline = Pipeline((TextGeneration(KeyLLM(credential=KEY)),))
+    text = pipeline.to_yaml()
+    assert not leaks(text)
+    with pytest.raises(ValueError, match=r"'credential', which is secret: .* HFSYNTH_CREDENTIAL"):
+        Pipeline.from_yaml(text, KeyLLM)
+    assert Pipeline.from_yaml(text, KeyLLM, secrets={"credential": KEY}) == pipeline
+    monkeypatch.setenv("HFSYNTH_CREDENTIAL", KEY)
+    assert Pipeline.from_yaml(text, KeyLLM) == pipeline
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        KEY,
+        "sk-proj-abcDEF123456",
+        "ghp_abcdefghij0123456789",
+        "AKIAABCDEFGHIJKLMNOP",
+        "xoxb-123456789-abc",
+        "AIzaSyA1234567890abcdefghijk",
+        "glpat-abcdefgh12345678",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
+    ],
+)
+def test_a_token_is_recognised_inside_a_text(token):
+    assert masked(f"use {token} here") == "use *** here"
+    assert redact(f"error: {token}!") == "error: ***!"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("api_key", "x"),
+        ("password", "correct horse"),
+        ("Authorization", "abc"),
+        ("hfToken", "abc"),
+        ("x-api-key", "abc"),
+        ("token", "a1b2c3d4e5f6g7"),
+    ],
+)
+def test_a_text_under_a_secret_name_is_masked(name, text):
+    assert masked(text, name) == "***"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model", "org/model-7b-instruct"),
+        ("key", "instruction"),
+        ("end_token", "<|im_end|>"),
+        ("image_token", "<image_placeholder_01>"),
+        ("template", "Explain the Bearer scheme and basic ideas of sk-learn."),
+        ("max_tokens", "512"),
+    ],
+)
+def test_an_ordinary_value_is_not_masked(name, text):
+    assert masked(text, name) is None
