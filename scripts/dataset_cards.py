@@ -22,9 +22,9 @@ RUNS = {
     "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "512"],
     "self_instruct": ["--dataset", TEXTS, "--max-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
     "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "96"],
-    "magpie": ["--num-rows", "4", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "256"],
+    "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "512"],
     "quickstart": ["--num-rows", "4"],
-    "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "12", "--max-new-tokens", "192"],
+    "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "4", "--max-new-tokens", "192"],
 }
 """Script → its flags, beside those of the model."""
 SEEDS = str(CARDS / "self_instruct_seed_tasks.jsonl")
