@@ -28,7 +28,7 @@ def mapped(*texts):
 def test_a_dataset_that_map_made_tells_as_much_as_its_rows_and_steps_do(tmp_path):
     facts = write_config(tmp_path, mapped("x", None), "default", STEPS)
     (step,) = facts.steps
-    assert (step.rows_in, step.rows_out, dict(step.failures)) == (2, 2, {"a is None": 1})
+    assert (step.rows_in, step.rows_out, dict(step.failures)) == (2, 1, {"a is None": 1})
     assert step.recipe["system_prompt"] == "Be nice."
     assert (tmp_path / "hfsynth.yaml").exists()
 
@@ -165,7 +165,7 @@ def test_rows_with_and_without_entries_may_be_put_together(tmp_path):
     human = Dataset.from_dict({"a": ["by hand"]})
     mixed = concatenate_datasets([human, first, second])
     facts = write_config(tmp_path, mixed, "default", ())
-    assert [(step.name, step.rows_in) for step in facts.steps] == [("TextGeneration", 2), ("second", 2)]
+    assert [(step.name, step.rows_in) for step in facts.steps] == [("TextGeneration", 4), ("second", 2)]
     assert facts.splits[0].bare == 1
 
 

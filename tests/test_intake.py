@@ -40,7 +40,7 @@ def loaded():
     model = tiny(vocab_size=128)
     pack_linears(model)
     fault = adopt_attention(model)
-    return Loaded(model, Characters(), ChatTemplate("tiny", render), frozenset({5}), 200, fault, True)
+    return Loaded(model, Characters(), ChatTemplate("tiny", render), frozenset({5}), 200, fault)
 
 
 def ask(text, *choices):

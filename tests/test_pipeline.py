@@ -25,7 +25,7 @@ def test_steps_chain_their_columns_and_multiply_rows():
         "evolutions",
         "response",
     ]
-    assert len(made) == 5  # four instructions in what the echo says of the prompt, and the row that failed
+    assert len(made) == 6  # five instructions in what the echo says of the prompt, and the row that failed
     assert made[0]["response"] == made[0]["instruction"]
     assert [entry["step"] for entry in made[0]["generation_metadata"]] == [
         "SelfInstruct",
