@@ -6,10 +6,16 @@ import torch.nn.functional as F
 
 from hfsynth.llms.rounding import scaled_dot_product
 
+BFLOAT16 = pytest.param(
+    torch.bfloat16,
+    marks=pytest.mark.skipif(
+        not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no kernels for bfloat16"
+    ),
+)
 WIDTHS = [(16, 16), (64, 64), (80, 80), (128, 128), (256, 256), (192, 128)]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [BFLOAT16, torch.float32], ids=str)
 @pytest.mark.parametrize(("width", "value_width"), WIDTHS)
 def test_a_query_row_is_the_same_to_the_bit_however_many_are_read_with_it(dtype, width, value_width):
     draw = torch.Generator().manual_seed(0)

@@ -357,7 +357,7 @@ def failing_below(number):
 
 def test_an_llm_that_can_not_be_loaded_stops_the_run_before_any_chunk(tmp_path):
     chain = Pipeline((TextGeneration(TransformersLLM("/nowhere")),))
-    with pytest.raises(GenerationError, match=r"'/nowhere' .* can't be loaded"):
+    with pytest.raises(GenerationError, match="'/nowhere' can't be loaded"):
         chain.run(rows(), run_dir=tmp_path / "run", quiet=True)
 
 
