@@ -11,6 +11,7 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.flow import Row
+from hfsynth.record import METADATA_COLUMN
 
 Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, list[Any]]
@@ -65,6 +66,31 @@ def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[R
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
     columns = {name: plain_values(batch[column]) for name, column in wiring.items()}
     return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
+
+
+def row_contents(batch: Batch, num_rows: int) -> list[str]:
+    """Return a text for each row that differs where its texts, numbers or truth values do.
+
+    `generation_metadata`, lists, structs, media and None count for nothing.
+    """
+    names = scalar_columns(batch.pa_table.schema) if isinstance(batch, LazyBatch) else sorted(batch)
+    columns = {name: plain_values(batch[name]) for name in names if name != METADATA_COLUMN}
+    return [
+        repr([(name, values[row]) for name, values in columns.items() if isinstance(values[row], str | int | float)])
+        for row in range(num_rows)
+    ]
+
+
+def scalar_columns(schema: pa.Schema) -> list[str]:
+    """Return the names of columns of texts, numbers and truth values, sorted."""
+    kinds = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+    )
+    return sorted(field.name for field in schema if any(is_kind(field.type) for is_kind in kinds))
 
 
 def plain_values(values: Any) -> Any:

@@ -40,13 +40,14 @@ _MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row
 
 
-def derive_seed(seed: int, step: str, row: int, turn: int) -> int:
-    """Return the seed of one request, or of a row's own draws (turn -1): 63 bits, from nothing but these four.
+def derive_seed(seed: int, step: str, row: int, turn: int, content: str = "") -> int:
+    """Return the seed of one request, or of a row's own draws (turn -1): 63 bits, from nothing but these five.
 
     >>> derive_seed(0, "Magpie", 7, 1) == derive_seed(0, "Magpie", 7, 1) != derive_seed(0, "Magpie", 8, 1)
     True
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{row}/{turn}".encode(), digest_size=8).digest()
+    text = f"{seed}/{step}/{row}/{turn}" + (f"/{content}" if content else "")
+    digest = hashlib.blake2b(storable(text).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -376,15 +377,17 @@ def run_flows(
 
 @dataclass(frozen=True)
 class RowSeeds:
-    """Where the random numbers of one row come from: the seed field, the step's name and the row's index."""
+    """Where a row's random numbers come from: the seed field, the step's name, the row's index and its content."""
 
     seed: int
     step: str
     row: int
+    content: str = ""
+    """What else tells the row from others; "" where its index does."""
 
     def turn(self, turn: int) -> int:
         """Return the seed of the row's request number `turn`; -1 is for the row's own draws."""
-        return derive_seed(self.seed, self.step, self.row, turn)
+        return derive_seed(self.seed, self.step, self.row, turn, self.content)
 
 
 class Running:

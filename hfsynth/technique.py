@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Features
 
-from hfsynth.batches import Batch, Columns, batch_rows, checked_indices, column_type, merge_columns, plain_values
+from hfsynth.batches import (
+    Batch,
+    Columns,
+    batch_rows,
+    checked_indices,
+    column_type,
+    merge_columns,
+    plain_values,
+    row_contents,
+    scalar_columns,
+)
 from hfsynth.configuration import Configuration
 from hfsynth.errors import ColumnError, FlowError, RowError
 from hfsynth.field_values import settle_fields
@@ -95,6 +105,9 @@ class Technique(Configuration, ABC):
     """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
+    needs_no_input: ClassVar[bool] = False
+    """Whether rows differ by nothing but random numbers, which then come from all columns as well as the index: the
+    splits of a `DatasetDict` would else be equal row by row."""
     input_advice: ClassVar[str] = "join the two columns in `instruction` first"
     """How a user has `input` read beside `instruction` where the technique reads only the latter: for a hint."""
 
@@ -231,7 +244,7 @@ class Technique(Configuration, ABC):
         indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
         with BatchProgress(self.name, len(flows)) as watcher:
-            outcomes = run_flows(flows, self.llm, self.row_seeds(indices), owner, self.raised_rows, watcher)
+            outcomes = run_flows(flows, self.llm, self.row_seeds(indices, batch), owner, self.raised_rows, watcher)
         return self.columns(batch, indices, outcomes)
 
     @property
@@ -240,9 +253,17 @@ class Technique(Configuration, ABC):
         raised: RaisedRows = vars(self).setdefault("_raised_rows", RaisedRows())
         return raised
 
-    def row_seeds(self, indices: Sequence[int]) -> list[RowSeeds]:
-        """Return where the random numbers of rows come from, by their indices in the step's input."""
-        return [RowSeeds(self.seed, self.name, index) for index in indices]
+    def row_seeds(self, indices: Sequence[int], batch: Batch) -> list[RowSeeds]:
+        """Return where the random numbers of rows come from: their indices and, where asked, their columns."""
+        contents = row_contents(batch, len(indices)) if self.needs_no_input else [""] * len(indices)
+        return [
+            RowSeeds(self.seed, self.name, index, content) for index, content in zip(indices, contents, strict=True)
+        ]
+
+    def columns_read(self, features: Features) -> list[str]:
+        """Return the columns of a dataset that rows of the technique depend on, sorted."""
+        seeding = scalar_columns(features.arrow_schema) if self.needs_no_input else []
+        return sorted({*self.wire(features).values(), *seeding})
 
     def flows(self, batch: Batch, indices: Sequence[int]) -> list[Flow]:
         """Return a flow for each row of a batch, not started.
@@ -253,7 +274,7 @@ class Technique(Configuration, ABC):
         wiring = self.wire(batch)
         self._check_types(batch, wiring)
         rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices))]
-        rngs = [random.Random(seeds.turn(-1)) for seeds in self.row_seeds(indices)]
+        rngs = [random.Random(seeds.turn(-1)) for seeds in self.row_seeds(indices, batch)]
         features = self.output_features
         return [self._guarded(row, rng, features) for row, rng in zip(rows, rngs, strict=True)]
 
@@ -265,7 +286,9 @@ class Technique(Configuration, ABC):
             self.output_mappings.get(name, name): [row[name] for _, row in made] for name in self.output_features
         }
         before = plain_values(batch[METADATA_COLUMN]) if METADATA_COLUMN in batch else [None] * len(outcomes)
-        entries = [self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices), strict=True)]
+        entries = [
+            self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices, batch), strict=True)
+        ]
         parts = Counter(source for source, _ in made)
         histories = [
             divide_share([*(before[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)

@@ -2,9 +2,9 @@ import random
 from collections import Counter
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
-from hfsynth import EchoLLM, Magpie, RowError
+from hfsynth import EchoLLM, Magpie, Pipeline, RowError
 from tests.helpers import drive, say
 
 LLM = EchoLLM()
@@ -107,10 +107,10 @@ def test_a_turn_one_can_not_go_on_from_fails_the_row(completions, reason):
         drive(Magpie(LLM).flow({}, rng()), *completions)
 
 
-def test_rows_come_from_a_dataset_of_rows_with_nothing_in_them():
+def test_magpie_over_a_stream_equals_a_dataset():
     made = Dataset.from_dict({"id": range(20)}).map(Magpie(LLM), batched=True, with_indices=True, batch_size=5)
     assert len(set(made["instruction"][:])) == 20
-    stream = IterableDataset.from_generator(lambda: ({} for _ in range(20)))
+    stream = IterableDataset.from_generator(lambda: ({"id": n} for n in range(20)))
     streamed = list(stream.map(Magpie(LLM), batched=True, with_indices=True, batch_size=5))
     assert [row["instruction"] for row in streamed] == made["instruction"][:]
 
@@ -129,3 +129,23 @@ def test_rows_come_from_a_dataset_of_rows_with_nothing_in_them():
 def test_fields_that_can_not_go_together_are_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         Magpie(LLM, **fields)
+
+
+def test_magpie_over_splits_makes_other_rows_in_each():
+    """The indices of both begin with 0: what tells the rows apart are their ids."""
+    splits = {"train": Dataset.from_dict({"id": range(6)}), "test": Dataset.from_dict({"id": range(6, 9)})}
+    made = DatasetDict(splits).map(Magpie(EchoLLM(), only_instruction=True), batched=True, with_indices=True)
+    seeds = {name: [row[0]["seed"] for row in made[name]["generation_metadata"]] for name in splits}
+    assert not set(seeds["train"]) & set(seeds["test"])
+
+
+@pytest.mark.parametrize(
+    "columns", [{"id": [7, 7, 8]}, {"id": [7, 7, 8], "tags": [["a"], ["b"], None]}, {"text": ["a", None, "a"]}]
+)
+def test_magpie_in_a_run_draws_as_in_map(columns, tmp_path):
+    rows = Dataset.from_dict(columns)
+    technique = Magpie(EchoLLM(), only_instruction=True)
+    mapped = rows.map(technique, batched=True, with_indices=True)
+    ran = Pipeline((technique,)).run(rows, run_dir=tmp_path, chunk_size=2, quiet=True)
+    assert ran["generation_metadata"][:] == mapped["generation_metadata"][:]
+    assert len({row[0]["seed"] for row in ran["generation_metadata"]}) == 3

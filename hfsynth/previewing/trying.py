@@ -189,12 +189,12 @@ def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple
     indices = range(len(dataset))
     features = features_after(technique, number, dataset.features)
     technique.llm.load()
-    read = sorted(set(technique.wire(dataset.column_names).values()))
+    read = technique.columns_read(dataset.features)
     batch = dataset.select_columns(read)[:] if read else {}
     watched = [_Watched(technique) for _ in indices]
     flows = [one.flow(flow) for one, flow in zip(watched, technique.flows(batch, indices), strict=True)]
     began = time.monotonic()
-    outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices))
+    outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices, batch))
     seconds = time.monotonic() - began
     with without_bars():
         made = dataset.map(

@@ -90,7 +90,7 @@ class EarlierRows:
 
 def read_inputs(technique: Technique, dataset: Dataset, rows: range) -> list[dict[str, Any]]:
     """Return what a technique reads of some rows, as Arrow has it, under the dataset's names."""
-    read = sorted(set(technique.wire(dataset.column_names).values()))
+    read = technique.columns_read(dataset.features)
     if not read:
         return []
     inputs: list[dict[str, Any]] = dataset.select_columns(read).select(rows).with_format("arrow")[:].to_pylist()

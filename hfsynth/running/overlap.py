@@ -99,13 +99,13 @@ class ChunksInFlight:
 
     def _begin(self, number: int) -> list[Running]:
         rows = self.rows(number)
-        read = sorted(set(self.technique.wire(self.dataset.column_names).values()))
+        read = self.technique.columns_read(self.dataset.features)
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
         indices = range(self.first + rows.start, self.first + rows.stop)
         done_before = self.done_before(rows) if self.done_before is not None else {}
         flows = self.technique.flows(batch, indices)
         begun = [done_before.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
-        return self._flows.start(begun, self.technique.row_seeds(indices), type(self.technique).__name__)
+        return self._flows.start(begun, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
 
     def _begin_next(self) -> None:
         """Let the next chunk's rows in, as the llm has room and nothing waits."""

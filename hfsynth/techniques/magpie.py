@@ -56,6 +56,9 @@ class Magpie(Technique):
 
     citation: ClassVar[str] = _CITATION
 
+    version: ClassVar[int] = 2
+    needs_no_input: ClassVar[bool] = True
+
     system_prompt: SystemPrompt = field(
         default=None,
         metadata={
