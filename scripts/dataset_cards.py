@@ -22,7 +22,7 @@ RUNS = {
     "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "512"],
     "self_instruct": ["--dataset", TEXTS, "--max-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
     "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "96"],
-    "magpie": ["--num-rows", "6", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "512"],
+    "magpie": ["--num-rows", "3", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "384"],
     "quickstart": ["--num-rows", "4"],
     "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "4", "--max-new-tokens", "192"],
 }

@@ -22,7 +22,8 @@ def main(model: str, folder: str) -> None:
     llm = TransformersLLM(model, dtype="float32", tensor_parallel=True, batch_size=5)
     short = SamplingParams(temperature=0.0, max_new_tokens=9)
     evolve = EvolInstruct(llm, num_evolutions=2, sampling=short)
-    answer = TextGeneration(llm, sampling=SamplingParams(temperature=0.9, max_new_tokens=7))
+    sampling = SamplingParams(temperature=0.9, max_new_tokens=7)
+    answer = TextGeneration(llm, sampling=sampling, keep_truncated=True)
     pipeline = evolve >> answer >> Judge.quality(llm)
     rows = Dataset.from_dict({"instruction": INSTRUCTIONS})
     if os.environ.get("ACTING_APART"):  # as a script would that doesn't know of process 0
