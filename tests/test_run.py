@@ -236,7 +236,7 @@ def test_the_real_model_makes_the_same_rows_on_one_process_and_on_two_of_which_o
         "--chunk-size",
         2,
     ]
-    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10]
+    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--keep-truncated"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
 
     def start(name, launcher):

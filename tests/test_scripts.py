@@ -54,7 +54,8 @@ def test_bootstrapping_without_seeds_or_a_number_of_rows_is_told_before_a_model_
 @pytest.mark.model
 def test_magpie_runs_from_nothing_and_is_pushed(tmp_path, smollm_folder, hub):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]
-    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--output-dir", tmp_path / "made"]
+    flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--keep-truncated"]
+    flags += ["--output-dir", tmp_path / "made"]
     flags += ["--push-to-hub", "user/nothing", "--config-name", "magpie"]
     told = script("magpie", *flags, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
     assert told.returncode == 0, told.stderr
