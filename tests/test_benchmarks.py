@@ -106,7 +106,7 @@ def test_what_can_not_be_read_is_an_error_that_names_it(tmp_path, hub):
     with pytest.raises(ValueError, match=r"the benchmark 'user/nothing:main' can't be read: DatasetNotFoundError"):
         places("user/nothing:main")
     (tmp_path / "a.pdf").write_text("one two three")
-    with pytest.raises(ValueError, match=r"the benchmark '.*a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
+    with pytest.raises(ValueError, match=r"a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
         places(tmp_path / "a.pdf")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"the benchmark '.*a\.json' can't be read"):
