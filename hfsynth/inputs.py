@@ -3,10 +3,11 @@
 import glob
 from collections.abc import Mapping
 from difflib import get_close_matches
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 from datasets import (
     Dataset,
@@ -194,33 +195,37 @@ def _load_files(
     name: str, builder_options: tuple[str, Mapping[str, str]], splits: Mapping[str, list[Path]], split: str | None
 ) -> Any:
     """Load data files of one type."""
-    module, fixed = builder_options
-    options: dict[str, Any] = dict(fixed)
+    module, options = builder_options
+    has_bom = False
     for path in (path for paths in splits.values() for path in paths):
         start = _first_bytes(path)
         if not start.removeprefix(_BOM).strip():
             raise ValueError(f"the file {str(path)!r} has no rows.")
-        if module == "text" and start.startswith(_BOM):
-            options["encoding"] = "utf-8-sig"
+        has_bom = has_bom or start.startswith(_BOM)
     files = {part: [glob.escape(str(path)) for path in paths] for part, paths in splits.items()}
     builder = load_dataset_builder(module, data_files=files, **options)
     builder.download_and_prepare()
     if not builder.info.splits or not builder.info.splits.total_num_examples:
         raise ValueError(f"{name!r} has no rows.")
-    return builder.as_dataset(split=split)
+    loaded = builder.as_dataset(split=split)
+    # the text builder alone leaves the BOM in; its encoding option has no effect on compressed files
+    return loaded.map(_remove_bom, batched=True) if has_bom and module == "text" else loaded
+
+
+def _remove_bom(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {"text": [text.removeprefix("\ufeff") for text in batch["text"]]}
 
 
 def _first_bytes(path: Path) -> bytes:
     """Return the start of a file, decompressed."""
+    if path.suffix.lower() == ".zst" and "zstd" not in fsspec.available_compressions():
+        raise ValueError(f"the file {str(path)!r} can't be decompressed without zstandard; pip install zstandard.")
+    compression = "infer" if path.suffix.lower() in COMPRESSIONS else None
     try:
-        with fsspec.open(
-            str(path), "rb", compression="infer" if path.suffix.lower() in COMPRESSIONS else None
-        ) as file:
+        with fsspec.open(str(path), "rb", compression=compression) as file:
             return bytes(file.read(_CHECKED_BYTES))
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, LZMAError) as error:
         raise ValueError(f"the file {str(path)!r} can't be read: {type(error).__name__}: {error}") from error
-    except ValueError as error:  # fsspec has no reader for the compression
-        raise ValueError(f"the file {str(path)!r} can't be decompressed: {error}; install zstandard.") from error
 
 
 def _load_saved(folder: Path, split: str | None) -> Any:

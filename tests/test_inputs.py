@@ -124,9 +124,10 @@ def test_load_rows_zst_without_zstandard_names_the_package(folder):
 
 
 def test_load_rows_broken_compression_names_the_file(folder):
-    (folder / "a.jsonl.gz").write_bytes(LINES)
-    with pytest.raises(ValueError, match=r"a\.jsonl\.gz' can't be read"):
-        load_rows("a.jsonl.gz", None, "train")
+    for suffix in ("gz", "bz2", "xz"):
+        (folder / f"a.jsonl.{suffix}").write_bytes(LINES)
+        with pytest.raises(ValueError, match=rf"a\.jsonl\.{suffix}' can't be read"):
+            load_rows(f"a.jsonl.{suffix}", None, "train")
 
 
 @pytest.mark.parametrize(
