@@ -11,6 +11,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.exceptions import DatasetsError
+
 from hfsynth.cli import RunArguments, build, make, parser, say
 from hfsynth.errors import ColumnError
 from hfsynth.inputs import load_failures, load_rows, load_runs
@@ -34,15 +36,20 @@ def main() -> None:
 
 def look(flags: Sequence[str]) -> None:
     """Write the page of a dataset."""
-    told = ArgumentParser(prog="hfsynth view", description="Write one page of HTML that shows a dataset.")
-    told.add_argument("dataset", help="A dataset on the Hub, a folder, or a json, jsonl, csv, parquet or txt file.")
-    told.add_argument("--config", help="Configuration.")
-    told.add_argument("--split", default="train", help="Split. Default: train.")
-    told.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
-    told.add_argument("--embeddings", help="Model of sentence-transformers, for distances and a map by meaning.")
-    told.add_argument("--output", default="view.html", help="The page. Default: view.html.")
-    arguments = told.parse_args(flags)
-    dataset = load_rows(arguments.dataset, arguments.config, arguments.split, arguments.revision)
+    command = ArgumentParser(prog="hfsynth view", description="Write one page of HTML that shows a dataset.")
+    command.add_argument(
+        "dataset", help="A dataset on the Hub, a folder, or a json, jsonl, csv, tsv, parquet or txt file."
+    )
+    command.add_argument("--config", help="Configuration.")
+    command.add_argument("--split", default="train", help="Split. Default: train.")
+    command.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
+    command.add_argument("--embeddings", help="Model of sentence-transformers, for distances and a map by meaning.")
+    command.add_argument("--output", default="view.html", help="The page. Default: view.html.")
+    arguments = command.parse_args(flags)
+    try:
+        dataset = load_rows(arguments.dataset, arguments.config, arguments.split, arguments.revision)
+    except (DatasetsError, OSError, ValueError) as error:
+        command.error(str(error))
     config = arguments.config or dataset.info.config_name
     failures = load_failures(arguments.dataset, config, arguments.split, arguments.revision)
     title = f"{arguments.dataset}, {config or 'default'}, {arguments.split}"

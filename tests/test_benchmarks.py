@@ -1,8 +1,9 @@
+import gzip
 import json
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hfsynth.likeness import benchmarks
 from hfsynth.likeness.benchmarks import NgramIndex, Passage, index_passages, passages
@@ -106,7 +107,7 @@ def test_what_can_not_be_read_is_an_error_that_names_it(tmp_path, hub):
     with pytest.raises(ValueError, match=r"the benchmark 'user/nothing:main' can't be read: DatasetNotFoundError"):
         places("user/nothing:main")
     (tmp_path / "a.pdf").write_text("one two three")
-    with pytest.raises(ValueError, match=r"the benchmark '.*a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
+    with pytest.raises(ValueError, match=r"a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
         places(tmp_path / "a.pdf")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"the benchmark '.*a\.json' can't be read"):
@@ -121,3 +122,24 @@ def test_a_benchmark_without_a_text_to_compare_with_is_an_error(tmp_path):
 
 def test_an_empty_index_finds_nothing():
     assert NgramIndex((), (), {}).find(RHYME) is None
+
+
+@pytest.mark.parametrize("name", ["QUIZ.JSONL", "quiz.ndjson", "quiz.jsonl.gz"])
+def test_passages_file_of_any_type_in_home_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = b'{"q": "one two three"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert places(f"~/{name}") == [("one two three", f"{name} row 0 q")]
+
+
+def test_passages_saved_folder_reads_its_splits(tmp_path):
+    parts = {"train": Dataset.from_dict({"q": ["one two three"]}), "test": Dataset.from_dict({"q": ["four five six"]})}
+    DatasetDict(parts).save_to_disk(tmp_path / "disk")
+    assert [words for words, _ in places(tmp_path / "disk")] == ["one two three", "four five six"]
+    assert [words for words, _ in places(f"{tmp_path}/disk::test")] == ["four five six"]
+
+
+def test_passages_mistyped_file_names_the_nearest(tmp_path):
+    (tmp_path / "quiz.jsonl").write_text('{"q": "one two three"}')
+    with pytest.raises(ValueError, match=r"nearest name is '.*quiz\.jsonl'"):
+        places(tmp_path / "quizz.jsonl")

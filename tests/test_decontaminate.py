@@ -84,7 +84,7 @@ def test_a_field_out_of_its_range_is_an_error(fields, message):
 def test_a_benchmark_that_is_not_there_is_told_before_a_run_generates_anything(tmp_path):
     log = tmp_path / "log"
     pipeline = TextGeneration(ScriptedLLM(log=str(log))) >> Decontaminate(benchmarks=("gone.jsonl",))
-    with pytest.raises(ValueError, match=r"the benchmark 'gone\.jsonl' is not there"):
+    with pytest.raises(ValueError, match=r"the benchmark 'gone\.jsonl' can't be read: there is no file"):
         pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
     assert not log.exists()
 

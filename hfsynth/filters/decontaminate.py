@@ -13,8 +13,7 @@ from typing import ClassVar
 
 from hfsynth.filter import Drop
 from hfsynth.filters.texts import TextFilter
-from hfsynth.inputs import FORMATS
-from hfsynth.likeness.benchmarks import NgramIndex, index_passages, passages
+from hfsynth.likeness.benchmarks import NgramIndex, benchmark_parts, index_passages, passages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +60,15 @@ class Decontaminate(TextFilter):
             ValueError: If one isn't.
         """
         for benchmark in self.benchmarks:
-            if Path(benchmark).suffix in FORMATS and not Path(benchmark).is_file():
-                raise ValueError(f"the benchmark {benchmark!r} is not there; give the path of a file.")
+            try:
+                benchmark_parts(benchmark)
+            except ValueError as error:
+                raise ValueError(f"the benchmark {benchmark!r} can't be read: {error}") from error
 
     def files_state(self) -> str:
         """Name the size and time of each benchmark that is a file."""
-        states = (Path(benchmark).stat() for benchmark in self.benchmarks if Path(benchmark).is_file())
+        paths = (Path(benchmark).expanduser() for benchmark in self.benchmarks)
+        states = (path.stat() for path in paths if path.is_file())
         return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
 
     def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002

@@ -1,6 +1,5 @@
 """The texts of benchmarks, and which other texts share words in a row with one of them."""
 
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset
 from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from hfsynth.inputs import FORMATS
+from hfsynth.inputs import find_path, load_splits
 from hfsynth.likeness.words import signs_of_words, word_bounds, words_in
 
 _ROWS_AT_ONCE = 1_000
@@ -69,24 +68,34 @@ def _places(benchmark: str) -> Iterator[tuple[str, str]]:
 
 def _splits(benchmark: str) -> dict[str, Dataset]:
     """Load a benchmark: how each of its splits is called → its rows."""
-    if os.path.isfile(benchmark):
-        suffix = Path(benchmark).suffix
-        if suffix not in FORMATS:
-            raise ValueError(f"the benchmark {benchmark!r} has type {suffix!r}; use one of {sorted(FORMATS)}.")
-        return {os.path.basename(benchmark): _load(benchmark, FORMATS[suffix], split="train", data_files=benchmark)}
-    name, _, rest = benchmark.partition(":")
-    config, _, split = rest.partition(":")
-    loaded = _load(benchmark, name, config or None, split=split or None)
-    if isinstance(loaded, DatasetDict):
-        return {":".join((name, config, split)): rows for split, rows in loaded.items()}
-    return {benchmark: loaded}
-
-
-def _load(benchmark: str, *names: str | None, split: str | None, data_files: str | None = None) -> Any:
     try:
-        return load_dataset(*names, split=split, data_files=data_files)
+        name, config, split = benchmark_parts(benchmark)
+        loaded = load_splits(name, config, split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise ValueError(f"the benchmark {benchmark!r} can't be read: {type(error).__name__}: {error}") from error
+    path = find_path(name)
+    if path is not None and path.is_file():
+        return {path.name: loaded["train"]}
+    if split:
+        return {benchmark: loaded[split]}
+    return {":".join((name, config or "", part)): rows for part, rows in loaded.items()}
+
+
+def benchmark_parts(benchmark: str) -> tuple[str, str | None, str | None]:
+    """Return the name of a benchmark's dataset, its configuration and its split, as far as they are named.
+
+    Args:
+        benchmark: A file or folder; or name, name:config or name:config:split.
+
+    Raises:
+        ValueError: If the name has the form of a path, and nothing is there.
+    """
+    if Path(benchmark).expanduser().exists():
+        return benchmark, None, None
+    name, _, rest = benchmark.partition(":")
+    find_path(name)
+    config, _, split = rest.partition(":")
+    return name, config or None, split or None
 
 
 def _rows(rows: Dataset) -> Iterator[dict[str, Any]]:
