@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
@@ -19,14 +20,22 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
     """Load one split of a dataset on the Hub, of a folder, or of a file.
 
     Raises:
-        ValueError: If the file's type isn't known.
+        FileNotFoundError: If the name can only be that of a file or folder, and there is none.
+        ValueError: If the file's type isn't known, or it isn't of that type inside.
     """
     suffix = Path(name).suffix
     if not Path(name).is_file():
+        is_path = suffix in FORMATS or name.startswith((".", "~", "/")) or name.count("/") > 1
+        if is_path and not Path(name).exists():
+            raise FileNotFoundError(f"there is no file or folder {name!r} in {Path.cwd()}.")
         return load_dataset(name, config, split=split, revision=revision)
     if suffix not in FORMATS:
         raise ValueError(f"the file {name!r} has type {suffix!r}; use one of {sorted(FORMATS)}.")
-    return load_dataset(FORMATS[suffix], data_files=name, split=split)
+    try:
+        return load_dataset(FORMATS[suffix], data_files=name, split=split)
+    except DatasetGenerationError as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"the file {name!r} can't be read as {FORMATS[suffix]}: {reason}") from error
 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:

@@ -54,3 +54,15 @@ def test_a_file_of_another_type_is_an_error_that_lists_the_types(tmp_path):
     (tmp_path / "rows.xml").touch()
     with pytest.raises(ValueError, match=r"has type '\.xml'; use one of \['\.csv', "):
         load_rows(str(tmp_path / "rows.xml"), None, "train")
+
+
+@pytest.mark.parametrize("name", ["data/nothere.jsonl", "nothere.csv", "./nothere", "/nothere", "a/b/c"])
+def test_a_path_that_is_not_there_is_not_sought_on_the_hub(name):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        load_rows(name, None, "train")
+
+
+def test_a_file_of_another_type_inside_is_an_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("this is no JSON")
+    with pytest.raises(ValueError, match=r"rows.jsonl' can't be read as json"):
+        load_rows(str(tmp_path / "rows.jsonl"), None, "train")

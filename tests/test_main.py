@@ -113,7 +113,7 @@ def test_a_step_of_an_imported_module_is_run(tmp_path):
 
 
 def test_a_module_that_is_not_there_is_one_sentence(tmp_path):
-    (tmp_path / "r.yaml").write_text("steps: []")
+    (tmp_path / "r.yaml").write_text("steps:\n- function: f\n")
     done = run("run", "r.yaml", "--import", "no_steps", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --import no_steps: there is no module 'no_steps'")
