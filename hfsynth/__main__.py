@@ -1,19 +1,22 @@
 """Run a recipe again, or look at a dataset.
 
-    hfsynth hfsynth.yaml --dataset user/name --output-dir again
+    hfsynth run hfsynth.yaml --dataset user/name --output-dir again
     hfsynth view user/name --output page.html
 
 `python -m hfsynth` is the same.
 """
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 from datasets.exceptions import DatasetsError
 
-from hfsynth.cli import RunArguments, build, make, parser, say
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
 from hfsynth.errors import ColumnError
 from hfsynth.inputs import load_failures, load_rows, load_runs
 from hfsynth.pipeline import Pipeline
@@ -23,15 +26,13 @@ from hfsynth.reporting.measuring import report
 from hfsynth.viewing.page import view
 
 
+@plain_errors()
 def main() -> None:
     """Do what the command line says."""
-    try:
-        if sys.argv[1:2] == ["view"]:
-            look(sys.argv[2:])
-        else:
-            remake()
-    except KeyboardInterrupt:  # the run has said what is kept
-        sys.exit(130)
+    commands = {"run": remake, "view": look}
+    told = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    told.add_argument("command", choices=commands, help="What to do; each has a --help of its own.")
+    commands[told.parse_args(sys.argv[1:2]).command](sys.argv[2:])
 
 
 def look(flags: Sequence[str]) -> None:
@@ -67,18 +68,54 @@ def look(flags: Sequence[str]) -> None:
     say(f"{len(dataset):,} rows in {page}")
 
 
-def remake() -> None:
+def remake(flags: Sequence[str]) -> None:
     """Read the command line and the recipe, run it, save what comes out, and push it where asked."""
-    flags = parser(__doc__, RunArguments)
-    flags.add_argument("recipe", type=Path, help="The hfsynth.yaml of a dataset.")
-    flags.add_argument("--model", help="Name or folder to use for the recipe's models; one in a folder needs it.")
-    arguments = flags.parse_args()
-    text = arguments.recipe.read_text(encoding="utf-8")
+    command = parser(__doc__, RunArguments)
+    command.prog = "hfsynth run"
+    command.add_argument("recipe", type=Path, help="The hfsynth.yaml of a dataset.")
+    command.add_argument("--model", help="Name or folder to use for the recipe's models; one in a folder needs it.")
+    command.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Module, here or installed, with classes and functions of one's own that the recipe names; repeatable.",
+    )
+    arguments = command.parse_args(flags)
+    try:
+        text = arguments.recipe.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.recipe} is not text in UTF-8, as a recipe is.") from error
     _, chunk_size = read_recipe(text)
     if arguments.chunk_size is None:
         arguments.chunk_size = chunk_size
-    pipeline = Pipeline.from_yaml(text, model=arguments.model)
+    own = [definition for name in arguments.modules for definition in _definitions(name)]
+    pipeline = Pipeline.from_yaml(text, *own, model=arguments.model)
     make(pipeline, build(RunArguments, arguments), "default", read_source(text))
+
+
+def _definitions(name: str) -> list[Any]:
+    """Import a module and return the classes and functions in it that are not hfsynth's own.
+
+    Raises:
+        ValueError: If there is no such module.
+    """
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # the console script has its own folder there
+    parents = [name.rsplit(".", dots)[0] for dots in range(name.count(".") + 1)]
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in parents:
+            raise
+        raise ValueError(f"--import {name}: there is no module {error.name!r} in {folder} or installed.") from error
+    except (TypeError, ValueError) as error:
+        if name.strip(".") and not name.startswith("."):
+            raise
+        raise ValueError(f"--import {name!r} is no name of a module, such as my_module.") from error
+    named = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
+    return [value for value in named if value.__module__.partition(".")[0] != "hfsynth"]
 
 
 if __name__ == "__main__":

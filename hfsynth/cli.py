@@ -6,17 +6,23 @@ and a nested `SamplingParams` becomes a flag for each of its own fields: `sampli
 """
 
 import dataclasses
+import dis
 import json
+import re
+import sys
 import types
 import typing
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
 from rich.console import Console
 
+from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, PushError, RunError
 from hfsynth.generation import LLM, SamplingParams
 from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline
@@ -27,8 +33,11 @@ from hfsynth.publishing.folder import save
 from hfsynth.record import METADATA_COLUMN, split_failures
 from hfsynth.running.crew import is_main_process
 from hfsynth.running.rounds import EmptyRows, RowSource, accepted_of
+from hfsynth.secrets import redact
 
 T = TypeVar("T")
+_PACKAGE = Path(__file__).parent
+_EXPECTED = (ColumnError, ChatTemplateError, GenerationError, RunError, PushError, OSError)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,55 @@ class RunArguments:
             return None if self.num_rows else EmptyRows().rows(0, self.max_rows or 0, ())
         rows = load_rows(self.dataset, self.config, self.split, self.dataset_revision)
         return rows if self.max_rows is None else rows.select(range(min(self.max_rows, len(rows))))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the command with one sentence where the user can mend what went wrong; other errors keep their traceback.
+
+    It decorates a script's `main`. Exit statuses: 1 after an error, 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from what is finished.\n")
+        sys.exit(130)
+    except (RuntimeError, ValueError, TypeError, ImportError, OSError) as error:
+        if not _is_for_the_user(error):
+            raise
+        text = " ".join(redact(str(error) or type(error).__name__).split())
+        flags = {f.name: _flag(f.name) for f in dataclasses.fields(RunArguments)}
+        sys.stderr.write(f"error: {_in_flags(text, flags)}\n")
+        sys.exit(1)
+
+
+def _is_for_the_user(error: BaseException) -> bool:
+    """Return whether an error is about the input, the flags or the machine, and not a fault in the code.
+
+    Of the general classes, it is one that a `raise` statement of hfsynth or of the script makes, or that comes from
+    loading the input.
+    """
+    if isinstance(error, _EXPECTED):
+        return True
+    trace = error.__traceback__
+    files = list[str]()
+    while trace is not None:
+        code, last = trace.tb_frame.f_code, trace.tb_lasti
+        files.append(code.co_filename)
+        raised = dis.opname[code.co_code[last]] == "RAISE_VARARGS"
+        own = trace.tb_frame.f_globals.get("__name__") == "__main__" or _PACKAGE in Path(code.co_filename).parents
+        trace = trace.tb_next
+    return raised and (own or str(_PACKAGE / "inputs.py") in files)
+
+
+def _in_flags(text: str, flags: Mapping[str, str]) -> str:
+    """Return an error's text with flags in the place of fields: `SamplingParams.top_p`, or a name that it begins with.
+
+    >>> _in_flags("SamplingParams.top_p is 2.", {"top_p": "--top-p"})
+    '--top-p is 2.'
+    """
+    names = "|".join(map(re.escape, flags))
+    return re.sub(rf"(?:\b[A-Z]\w*\.|^)({names})\b(?![\w.-])", lambda found: flags[found[1]], text) if flags else text
 
 
 def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
@@ -180,10 +238,28 @@ def build(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
     for declared in dataclasses.fields(cls):  # type: ignore[arg-type]
         if isinstance(declared.default, SamplingParams):
             given = _given(arguments, [f.name for f in dataclasses.fields(SamplingParams)], _prefix(declared.name))
-            values[declared.name] = dataclasses.replace(declared.default, **given)
+            with _named_by_flags(SamplingParams, _prefix(declared.name)):
+                values[declared.name] = dataclasses.replace(declared.default, **given)
         else:
             values |= _given(arguments, [declared.name], "")
-    return cls(**values)
+    with _named_by_flags(cls):
+        return cls(**values)
+
+
+@contextmanager
+def _named_by_flags(cls: type, prefix: str = "") -> Iterator[None]:
+    """Have errors about the fields of a dataclass name their flags."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        flags = {f.name: _flag(prefix + f.name) for f in dataclasses.fields(cls)}
+        if len(error.args) == 1:
+            error.args = (_in_flags(str(error), flags),)
+        raise
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _given(arguments: Namespace, names: list[str], prefix: str) -> dict[str, Any]:
@@ -220,7 +296,7 @@ def _add_flag(group: Any, name: str, kind: Any, declared: "dataclasses.Field[Any
     required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
     if declared.default not in (None, "", (), dataclasses.MISSING) and len(str(declared.default)) < 40:
         help_text += f" Default: {declared.default}.".replace("%", "%%")
-    flag = "--" + name.replace("_", "-")
+    flag = _flag(name)
     options: dict[str, Any] = {"dest": name, "help": help_text, "required": required, "default": None}
     members = [member for member in typing.get_args(kind) if member is not type(None)]
     if isinstance(kind, types.UnionType) and len(members) == 1:

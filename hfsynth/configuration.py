@@ -49,7 +49,7 @@ class Configuration:
             type.__setattr__(cls, "__repr__", Configuration.__repr__)
 
     def __repr__(self) -> str:
-        """Return the fields as `dataclass` shows them, with `***` in the place of secrets."""
+        """Return the fields that aren't at their defaults, long texts cut, with `***` in the place of secrets."""
         return repr_of(self)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from hfsynth.errors import GenerationError
 from hfsynth.field_values import as_texts, settle_fields
+from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
 FinishReason = Literal["stop", "length", "error", "refused"]
@@ -38,6 +39,10 @@ class SamplingParams:
         default=0.0, metadata={"help": "Taken off the logits of tokens that the completion has already; 0 is off."}
     )
     stop: tuple[str, ...] = field(default=(), metadata={"help": "Texts that end a completion and are cut from it."})
+
+    def __repr__(self) -> str:
+        """Return the fields that aren't at their defaults."""
+        return repr_of(self)
 
     def __post_init__(self) -> None:
         """Check every type and range; a whole number where a float belongs becomes a float."""

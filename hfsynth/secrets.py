@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MASK = "***"
+_LONGEST = 80  # characters of a text in a repr: of a longer one it has the beginning
 _SHORTEST = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
 
 _PREFIXED = re.compile(
@@ -112,12 +113,15 @@ def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
 
 
 def repr_of(value: Any, name: str = "", marked: bool = False) -> str:
-    """Return `repr(value)` with `***` in the place of secrets, inside dataclasses, mappings and lists too."""
+    """Return `repr(value)` with `***` in the place of secrets, inside dataclasses, mappings and lists too.
+
+    Dataclasses have the fields that aren't at their defaults; long texts are cut.
+    """
     text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
     if text is not None:
-        return repr(text)
+        return repr(_cut(text))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f for f in dataclasses.fields(value) if f.repr]
+        fields = [f for f in dataclasses.fields(value) if f.repr and not _is_default(f, value)]
         parts = [f"{f.name}={repr_of(getattr(value, f.name), f.name, is_secret_field(f))}" for f in fields]
         return f"{type(value).__qualname__}({', '.join(parts)})"
     if isinstance(value, Mapping):
@@ -127,7 +131,21 @@ def repr_of(value: Any, name: str = "", marked: bool = False) -> str:
         if isinstance(value, list):
             return f"[{', '.join(parts)}]"
         return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-    return repr(value)
+    return repr(_cut(value) if type(value) is str else value)
+
+
+def _is_default(field: "dataclasses.Field[Any]", owner: Any) -> bool:
+    """Return whether a field has its default value, of the same type; a step's name is its class's by default."""
+    value, default = getattr(owner, field.name), field.default
+    if field.name == "name" and value == type(owner).__name__:
+        return True
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return default is value or (type(default) is type(value) and bool(default == value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _names_secret(name: str, text: str) -> bool:

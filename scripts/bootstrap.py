@@ -8,7 +8,7 @@ The input has a column `instruction`, with at least eight seeds; --max-rows limi
 from dataclasses import dataclass, field, replace
 
 from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FilterArguments:
         return InstructionRules() >> Novelty(texts=seeds)
 
 
+@plain_errors()
 def main() -> None:
     """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments).parse_args()

@@ -19,11 +19,11 @@ CARDS = SCRIPTS.parent / "dataset_cards"
 INSTRUCTIONS = str(CARDS / "instructions.jsonl")
 TEXTS = str(SCRIPTS / "seeds.jsonl")
 RUNS = {
-    "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "512"],
+    "text_generation": ["--dataset", INSTRUCTIONS, "--max-new-tokens", "256"],
     "self_instruct": ["--dataset", TEXTS, "--max-rows", "4", "--num-instructions", "2", "--max-new-tokens", "64"],
     "evol_instruct": ["--dataset", INSTRUCTIONS, "--num-evolutions", "2", "--max-new-tokens", "96"],
-    "magpie": ["--num-rows", "3", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "384"],
-    "quickstart": ["--num-rows", "4"],
+    "magpie": ["--num-rows", "2", "--instruction-max-new-tokens", "96", "--response-max-new-tokens", "256"],
+    "quickstart": ["--num-rows", "3"],
     "bootstrap": ["--dataset", INSTRUCTIONS, "--num-rows", "4", "--max-rows", "4", "--max-new-tokens", "192"],
 }
 """Script → its flags, beside those of the model."""
@@ -49,7 +49,7 @@ def main() -> None:
             made = Path(folder) / name
             script = str(SCRIPTS / f"{name.partition('_200')[0]}.py")
             command = [sys.executable, script, *(RUNS | LONG)[name], *model, "--output-dir", str(made)]
-            home = {"HF_HOME": folder, "OMP_NUM_THREADS": "2"}  # a cache of its own: everything is generated
+            home = {"HF_HOME": folder, "OMP_NUM_THREADS": "1"}  # a cache of its own: everything is generated
             subprocess.run(command, check=True, env={**os.environ, **home})
             keep(made, arguments.output_dir / name)
 

@@ -6,9 +6,10 @@ No input is needed; with one (--dataset), its columns are kept, and a `system_pr
 """
 
 from hfsynth import Magpie, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
+@plain_errors()
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, Magpie).parse_args()

@@ -23,12 +23,13 @@ from hfsynth import (
     save,
     split_failures,
 )
-from hfsynth.cli import say
+from hfsynth.cli import plain_errors, say
 
 INSTRUCTIONS = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 RESPONSES = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=512)
 
 
+@plain_errors()
 def main() -> None:
     """Run both pipelines and show some of what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -6,9 +6,10 @@ The input has a column `input`; the output has a row with an `instruction` for e
 """
 
 from hfsynth import Pipeline, SelfInstruct, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
+@plain_errors()
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, SelfInstruct).parse_args()

@@ -6,9 +6,10 @@ The input has a column `instruction`, or `messages`, or the columns of --templat
 """
 
 from hfsynth import Pipeline, TextGeneration, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
+@plain_errors()
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()

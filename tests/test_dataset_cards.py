@@ -18,7 +18,7 @@ OTHER_RUN = [  # what is of the day, the machine and its speed, and the packages
     (r"finished on [\d-]+", "finished"),
     (r"(?m)^- (\w+): .*of all processes\)$", r"\1 took"),
     (r"(?m)^- with python .*$", "versions"),
-    (r"(?m)^pip install hfsynth==.*$", "pip install"),
+    (r"(?m)^pip install ./hfsynth .*$", "pip install"),
     (r"(?m)^  (download_size|dataset_size): \d+$", r"\1"),
 ]
 

@@ -21,9 +21,9 @@ from hfsynth.__main__ import look
 from hfsynth.reporting import measuring
 
 
-def run(*flags, **environment):
+def run(*flags, cwd=None, **environment):
     command = [sys.executable, "-m", "hfsynth", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
 def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
@@ -32,9 +32,9 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
     )
     save(pipeline.run(Dataset.from_dict({"id": list(range(6))}), quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "python -m hfsynth default/hfsynth.yaml --max-rows 6 --output-dir again" in card
+    assert "hfsynth run default/hfsynth.yaml --max-rows 6 --output-dir again" in card
     flags = ["--max-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
-    done = run(tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
+    done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
     first, again = (
         load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
@@ -50,10 +50,10 @@ def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
     pipeline = Pipeline((BootstrapInstructions(EchoLLM()),))
     save(pipeline.run(pool, num_rows=20, run_dir=tmp_path / "run", quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "python -m hfsynth default/hfsynth.yaml --num-rows 20 --output-dir again" in card
+    assert "hfsynth run default/hfsynth.yaml --num-rows 20 --output-dir again" in card
     assert "rows of a SeedPool" in card
     flags = ["--num-rows", 20, "--output-dir", tmp_path / "again", "--run-dir", tmp_path / "run-again"]
-    done = run(tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
+    done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
     assert done.returncode == 0, done.stderr
     first, again = (
         load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
@@ -65,22 +65,22 @@ def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
 
 def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text("a: 1")
-    done = run(tmp_path / "r.yaml", "--max-rows", 1)
+    done = run("run", tmp_path / "r.yaml", "--max-rows", 1)
     assert done.returncode == 1
     assert "a recipe has 'steps'" in done.stderr
 
 
 def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_path, hub):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run(tmp_path / "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
+    done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
     assert done.returncode == 1
     assert "can only read" in done.stderr
 
 
 def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run(tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
-    assert "config_name is 'a.b'" in done.stderr
+    done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
+    assert "--config-name is 'a.b'" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -100,3 +100,35 @@ def test_a_dataset_whose_record_another_version_wrote_is_shown_without_it(tmp_pa
     said = capsys.readouterr().out
     assert "without what its runs recorded: a hfsynth.json there can't be read by this version" in said
     assert "1 rows in" in said
+
+
+def test_a_step_of_an_imported_module_is_run(tmp_path):
+    (tmp_path / "own_steps.py").write_text("def first_two(dataset):\n    return dataset.select(range(2))\n")
+    (tmp_path / "r.yaml").write_text("steps:\n- function: first_two\n")
+    flags = ["r.yaml", "--max-rows", 3, "--output-dir", "again"]
+    assert "first_two" in run("run", *flags, cwd=tmp_path).stderr
+    done = run("run", *flags, "--import", "own_steps", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 rows in again" in done.stdout
+
+
+def test_a_module_that_is_not_there_is_one_sentence(tmp_path):
+    (tmp_path / "r.yaml").write_text("steps:\n- function: f\n")
+    done = run("run", "r.yaml", "--import", "no_steps", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --import no_steps: there is no module 'no_steps'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_recipe_that_is_not_there_is_one_sentence(tmp_path):
+    done = run("run", "r.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "r.yaml" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_command_without_run_or_view_lists_both(tmp_path):
+    done = run("r.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run" in done.stderr
+    assert "view" in done.stderr

@@ -29,7 +29,8 @@ NOTHING = Dataset.from_dict({"id": [0, 1, 2]})
 def test_a_recipe_of_our_own_steps_is_a_command_with_the_rows_it_read():
     ((sentence, code, language),) = told(ran(Pipeline((Magpie(EchoLLM()),)), NOTHING))
     assert language == "bash"
-    assert code.splitlines()[-1] == "python -m hfsynth text/hfsynth.yaml --max-rows 3 --output-dir again"
+    assert code.splitlines()[-1] == "hfsynth run text/hfsynth.yaml --max-rows 3 --output-dir again"
+    assert "pip install ./hfsynth  # a checkout of its source, version " in code
     assert "hf download user/made text/hfsynth.yaml" in code
     assert sentence.startswith("The same rows come out")
 
@@ -69,7 +70,7 @@ def test_an_input_that_is_configuration_is_in_the_recipe_and_needs_no_flag():
     pool = describe_source(SeedPool(seeds=("a",) * 8))
     source = Source(4, ("examples",), recipe=pool)
     command = told(RunRecord(source, record.steps, 2, "", 5, 5))[0][1].splitlines()[-1]
-    assert command == "python -m hfsynth text/hfsynth.yaml --num-rows 5 --output-dir again"
+    assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --output-dir again"
 
 
 def test_ones_own_steps_are_python_that_is_given_them():

@@ -40,8 +40,8 @@ def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
             "python",
         )
     version = run.steps[-1].versions.get("hfsynth", "")
-    lines = [f"pip install hfsynth=={version}" if version else "", fetch]
-    lines.append(f"python -m hfsynth {recipe} {_flags(run)}--output-dir again")
+    lines = [f"pip install ./hfsynth  # a checkout of its source, version {version}" if version else "", fetch]
+    lines.append(f"hfsynth run {recipe} {_flags(run)}--output-dir again")
     return _input(run), "\n".join(line for line in lines if line), "bash"
 
 

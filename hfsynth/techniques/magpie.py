@@ -51,7 +51,7 @@ class Magpie(Technique):
     >>> from hfsynth import EchoLLM
     >>> dataset = Dataset.from_dict({"id": [0]})
     >>> dataset.map(Magpie(EchoLLM()), batched=True, with_indices=True)[0]["instruction"]
-    'Question 0: what is the square of 951?'
+    'Question 0: what is the square of 225?'
     """
 
     citation: ClassVar[str] = _CITATION
