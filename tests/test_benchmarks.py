@@ -128,7 +128,7 @@ def test_an_empty_index_finds_nothing():
 def test_passages_file_of_any_type_in_home_is_read(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HOME", str(tmp_path))
     content = b'{"q": "one two three"}\n'
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith("gz") else content)
     assert places(f"~/{name}") == [("one two three", f"{name} row 0 q")]
 
 

@@ -86,16 +86,16 @@ def folder(tmp_path, monkeypatch):
         ("a.Json", b'[{"q": "a"}, {"q": "b"}]'),
         ("a.CSV", b"q\na\nb\n"),
         ("a.tsv", b"q\tn\na\t1\nb\t2\n"),
-        ("a.TSV.gz", gzip.compress(b"q\tn\na\t1\nb\t2\n")),
-        ("a.jsonl.gz", gzip.compress(LINES)),
-        ("a.JSONL.GZ", gzip.compress(LINES)),
+        ("a.TSV.gz", gzip.compress(b"q\tn\na\t1\nb\t2\n", mtime=0)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
+        ("a.JSONL.GZ", gzip.compress(LINES, mtime=0)),
         ("a.csv.bz2", bz2.compress(b"q\na\nb\n")),
         ("a.ndjson.xz", lzma.compress(LINES)),
         ("bom.jsonl", BOM + LINES),
         ("bom.json", BOM + b'[{"q": "a"}, {"q": "b"}]'),
         ("bom.csv", BOM + b"q\na\nb\n"),
         ("bom.tsv", BOM + b"q\tn\na\t1\nb\t2\n"),
-        ("bom.jsonl.gz", gzip.compress(BOM + LINES)),
+        ("bom.jsonl.gz", gzip.compress(BOM + LINES, mtime=0)),
     ],
 )
 def test_load_rows_file_of_a_type_gives_its_rows(folder, name, content):
@@ -107,7 +107,7 @@ def test_load_rows_file_of_a_type_gives_its_rows(folder, name, content):
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.txt.gz"])
 def test_load_rows_text_with_a_bom_leaves_the_bom_out(folder, name):
     text = BOM + b"one\ntwo\n"
-    (folder / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    (folder / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith("gz") else text)
     assert load_rows(name, None, "train")["text"][:] == ["one", "two"]
 
 
@@ -143,7 +143,7 @@ def test_load_rows_broken_compression_names_the_file(folder):
         ("a.tsv", b"\n"),
         ("a.txt", b""),
         ("a.parquet", b""),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
         ("a.jsonl.gz", b""),
     ],
 )
@@ -208,7 +208,7 @@ def test_load_rows_saved_dataset_dict_gives_the_split(folder):
 @pytest.mark.parametrize("name", ["b.jsonl", "B.JSONL", "b.ndjson", "b.jsonl.gz", "B.JSONL.GZ", "TRAIN.JSONL"])
 def test_load_rows_folder_of_files_gives_their_rows(folder, name):
     (folder / "data").mkdir()
-    (folder / "data" / name).write_bytes(gzip.compress(LINES) if name.lower().endswith("gz") else LINES)
+    (folder / "data" / name).write_bytes(gzip.compress(LINES, mtime=0) if name.lower().endswith("gz") else LINES)
     assert load_rows("data", None, "train")["q"][:] == ["a", "b"]
 
 
