@@ -119,7 +119,8 @@ from datasets import Dataset
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(4)]})
 sampling = SamplingParams(max_new_tokens=4)
-technique = TextGeneration(TransformersLLM(sys.argv[1], dtype="float32"), sampling=sampling)
+llm = TransformersLLM(sys.argv[1], dtype="float32")
+technique = TextGeneration(llm, sampling=sampling, keep_truncated=True)
 first = rows.map(technique, batched=True, with_indices=True)
 made = rows.select(range(4)).map(technique, batched=True, with_indices=True, num_proc=2, new_fingerprint="forked")
 print(len(first), len(made), None in made["generation"][:])
