@@ -1,13 +1,12 @@
-"""What a whole run would take, from the rows that were tried: with ranges, since they are few.
+"""Estimates of a whole run from the traced rows of a preview, each with a 90% interval.
 
-Of each step two things are measured row by row: what becomes of one, and how many tokens that takes. Both are drawn
-again and again (a Bayesian bootstrap: every row tried gets a random weight), and carried through the steps; a range
-holds nine in ten of the outcomes. What was not seen in few rows may be there all the same, so that outcomes that were
-not met get a weight too: with rows that are dropped or not, the half of a row that Jeffreys' rule gives either.
-
-Time is tokens at the speed at which they were read and written.
+Three rates are measured at each step: accepted rows, failed rows and tokens per row. Each has a Student-t interval
+over the traced rows. A total's interval adds in quadrature the changes that it takes when one rate after the other
+moves to an end of its interval (first-order error propagation). Time is tokens at the measured speed.
 """
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,17 +16,12 @@ from numpy.typing import NDArray
 from hfsynth.previewing.trying import TriedStep
 from hfsynth.running.rounds import Goal, RowSource, Spent
 
-_DRAWS = 400
-_LEFT_OUT = 0.05  # of the outcomes, at either end of a range
-_UNSEEN = 0.5  # of a row's weight, for each of two outcomes that may not have been met
-
-Drawn = NDArray[np.float64]
-"""A number in every draw, the first of which is as measured: (1 + draws,)."""
+_Z = statistics.NormalDist().inv_cdf(0.95)  # 5% of the outcomes lie beyond either end of an interval
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number, and the two between which it is likely to be."""
+    """A number with its 90% interval."""
 
     low: float
     expected: float
@@ -36,7 +30,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would come to."""
+    """The totals that a run is expected to have."""
 
     measured: int
     """Rows of the input that were tried here."""
@@ -61,52 +55,43 @@ class Estimate:
         return self.tried == Range(self.measured, self.measured, self.measured)
 
 
-@dataclass(frozen=True)
-class _Course:
-    """What becomes of one row of the input, and what that takes."""
-
-    accepted: Drawn
-    failed: Drawn
-    tokens: Drawn
-    seconds: Drawn
-
-
 def estimate(
     steps: Sequence[TriedStep], source: RowSource, measured: int, goal: Goal | None = None, chunk_size: int = 128
 ) -> Estimate:
-    """Estimate a run from steps that were tried on the first rows of its input.
-
-    The same rows give the same estimate: its draws begin with one seed.
+    """Estimate a run from the first rows of its input. The same rows give the same estimate.
 
     Args:
-        steps: What they made of these rows.
+        steps: The traced steps of these rows.
         source: The input; one without an end is taken for these rows alone where there is no goal.
         measured: How many rows were tried.
-        goal: What is wanted, and what may be spent on it.
+        goal: The rows wanted, and the limits on them.
         chunk_size: The run's.
     """
-    course = _course(steps)
-    if goal is None:
-        tried = np.full(1 + _DRAWS, measured if source.num_rows is None else source.num_rows)
-    else:
-        rates = zip(course.accepted, course.tokens, strict=True)
-        tried = np.array([_tried(goal, source, chunk_size, *rate) for rate in rates])
+    steps = [step for step in steps if step.rows_in]
+    rates = [rate for step in steps for rate in _rates(step)]
     wanted = None if goal is None else goal.num_rows
-    drawn = 1 if tried[0] == measured else 1 + _DRAWS  # of rows that were tried nothing is to be guessed
 
-    def ranged(each: Drawn | float, most: float = np.inf) -> Range:
-        return _range(np.minimum(tried * each, most)[:drawn])
+    def totals(values: Sequence[float]) -> NDArray[np.float64]:
+        accepted, failed, tokens, seconds = _carry(steps, values)
+        if goal is None:
+            tried = measured if source.num_rows is None else source.num_rows
+        else:
+            tried = _tried(goal, source, chunk_size, accepted, tokens)
+        rows = min(tried * accepted, wanted or math.inf)
+        return np.array([tried, rows, tried * failed, tried * tokens, tried * seconds / 3600])
 
-    return Estimate(
-        measured=measured,
-        rows_in=source.num_rows,
-        wanted=wanted,
-        tried=ranged(1.0),
-        rows=ranged(course.accepted, wanted or np.inf),
-        failed=ranged(course.failed),
-        tokens=ranged(course.tokens),
-        hours=ranged(course.seconds / 3600),
-    )
+    values = [rate.expected for rate in rates]
+    expected = totals(values)
+    below, above = np.zeros((2, len(expected)))
+    if expected[0] != measured:  # else the totals are those of the traced rows
+        for place, rate in enumerate(rates):
+            ends = [totals([*values[:place], end, *values[place + 1 :]]) for end in (rate.low, rate.high)]
+            below += (expected - np.min([*ends, expected], axis=0)) ** 2
+            above += (np.max([*ends, expected], axis=0) - expected) ** 2
+    low = np.maximum(expected - np.sqrt(below), 0)
+    high = np.minimum(expected + np.sqrt(above), [source.num_rows or np.inf, wanted or np.inf, *[np.inf] * 3])
+    ranges = [Range(*map(float, ends)) for ends in zip(low, expected, high, strict=True)]
+    return Estimate(measured, source.num_rows, wanted, *ranges)
 
 
 def _tried(goal: Goal, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
@@ -118,71 +103,55 @@ def _tried(goal: Goal, source: RowSource, chunk_size: int, accepted: float, toke
     return spent.tried
 
 
-def _course(steps: Sequence[TriedStep]) -> _Course:
-    """Carry one row through the steps."""
-    rng = np.random.default_rng(0)
-    accepted = np.ones(1 + _DRAWS)
-    failed, tokens, seconds = np.zeros((3, 1 + _DRAWS))
-    for step in steps:
-        if not step.rows_in:
-            continue  # nothing is known of it
-        weights = _weights(rng, 1.0, 1.0, len(step.fates))
-        spent = accepted * _tokens(step, weights, rng) + failed * _tokens_of_failed(step)
-        seconds = seconds + (spent / step.tokens if step.tokens else (accepted + failed) / step.rows_in) * step.seconds
-        tokens = tokens + spent
-        made = _fates(step, weights, _weights(rng, 0.0, _UNSEEN, 2))
-        failed = accepted * made[:, 1] + failed * step.failed_made
-        accepted = accepted * made[:, 0]
-    return _Course(accepted, failed, tokens, seconds)
+def _carry(steps: Sequence[TriedStep], rates: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return accepted rows, failed rows, tokens and seconds per row of the input, from three rates of each step."""
+    accepted, failed, tokens, seconds = 1.0, 0.0, 0.0, 0.0
+    for place, step in enumerate(steps):
+        accepts, fails, takes = rates[3 * place : 3 * place + 3]
+        of_failed = sum(row.tokens for row in step.rows if not row.sound) / max(step.failed_in, 1)
+        spent = accepted * takes + failed * of_failed
+        seconds += (spent / step.tokens if step.tokens else (accepted + failed) / step.rows_in) * step.seconds
+        tokens += spent
+        failed = accepted * fails + failed * step.failed_made
+        accepted *= accepts
+    return accepted, failed, tokens, seconds
 
 
-def _weights(rng: np.random.Generator, measured: float, drawn: float, count: int) -> Drawn:
-    """Return the weights of rows, what they are as measured and what they are on average when drawn: (…, count)."""
-    return np.vstack([np.full((1, count), measured), rng.standard_gamma(drawn, (_DRAWS, count))])
+def _rates(step: TriedStep) -> tuple[Range, Range, Range]:
+    """Return a step's accepted rows, failed rows and tokens per sound row.
 
-
-def _means(values: Drawn, weights: Drawn) -> Drawn:
-    """Weigh what rows have: (rows, …) → (1 + draws, …)."""
-    means: Drawn = (weights / weights.sum(axis=1, keepdims=True)) @ values
-    return means
-
-
-def _fates(step: TriedStep, weights: Drawn, unseen: Drawn) -> Drawn:
-    """Draw how many accepted rows, and failed ones, a step makes of one row: (1 + draws, 2).
-
-    What may not have been met: a row that comes to nothing, and one like the average of those that don't.
+    Two rows are added to the traced ones, as in Agresti and Coull's "plus four" interval: one dropped or failed, and
+    one accepted. A step that failed on none of 16 rows may fail on others.
     """
-    fates = np.array(step.fates, float).reshape(-1, 2)
-    if not len(fates):
-        return np.tile([1.0, 0.0], (1 + _DRAWS, 1))
-    stood = fates[fates[:, 0] > 0, 0]
-    others = [[0, bool(step.model)], [stood.mean() if len(stood) else 1, 0]]
-    return _means(np.vstack([fates, others]), np.hstack([weights, unseen]))
+    if not step.fates:
+        return Range(1, 1, 1), Range(0, 0, 0), Range(0, 0, 0)
+    accepted, failed = zip(*step.fates, strict=True)
+    typical = statistics.mean([count for count in accepted if count] or [1])
+    tokens = [row.tokens for row in step.rows if row.sound]
+    return _count_range(accepted, (0, typical)), _count_range(failed, (int(bool(step.model)), 0)), _token_range(tokens)
 
 
-def _tokens(step: TriedStep, weights: Drawn, rng: np.random.Generator) -> Drawn:
-    """Draw how many tokens a row takes: (1 + draws,).
+def _count_range(counts: Sequence[float], added: tuple[float, float]) -> Range:
+    """Return the mean of counts with a t interval that `added` widens, between 0 and the largest count."""
+    sample = [*counts, *added]
+    expected, mean, half = statistics.mean(counts), statistics.mean(sample), _half_width(sample)
+    return Range(max(min(mean - half, expected), 0), expected, min(max(mean + half, expected), max(sample)))
 
-    What may not have been met: a row as cheap as the cheapest, and one beyond the dearest as far as that is beyond the
-    mean, since tokens have a long tail. The draws are then spread as Student's range is wider than the normal one.
+
+def _token_range(tokens: Sequence[float]) -> Range:
+    """Return the mean of tokens with a t interval of its logarithm.
+
+    Tokens have a long tail to the right: the largest number counts twice, since a few rows miss the longest ones.
     """
-    taken = np.array([row.tokens for row in step.rows if row.sound], float)
-    if not taken.any():
-        return np.zeros(1 + _DRAWS)
-    mean = taken.mean()
-    others = [taken.min(), taken.max() ** 2 / mean]
-    drawn = _means(np.hstack([taken, others]), np.hstack([weights, _weights(rng, 0.0, _UNSEEN, 2)]))
-    wider = (len(taken) + 1) / (len(taken) - 1) if len(taken) > 1 else 1.0
-    spread: Drawn = mean * (drawn / mean) ** wider
-    return spread
+    if not any(tokens):
+        return Range(0, 0, 0)
+    mean = statistics.mean(tokens)
+    factor = math.exp(_half_width([*tokens, max(tokens)]) / mean)
+    return Range(mean / factor, mean, mean * factor)
 
 
-def _tokens_of_failed(step: TriedStep) -> float:
-    """Return what a row takes on which an earlier step failed: mostly nothing."""
-    return sum(row.tokens for row in step.rows if not row.sound) / max(step.failed_in, 1)
-
-
-def _range(numbers: Drawn) -> Range:
-    expected = float(numbers[0])
-    low, high = np.quantile(numbers, [_LEFT_OUT, 1 - _LEFT_OUT])
-    return Range(min(float(low), expected), expected, max(float(high), expected))
+def _half_width(sample: Sequence[float]) -> float:
+    """Return half of a t interval's width; Student's quantile is the normal one with two terms of its expansion."""
+    freedom = len(sample) - 1
+    quantile = _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
+    return quantile * statistics.stdev(sample) / math.sqrt(len(sample))

@@ -102,7 +102,7 @@ def _of_what(estimate: Estimate) -> str:
         return f"of {tried} (say num_rows=… for what so many accepted rows take):"
     else:
         what = f"from {estimate.rows_in:,} rows"
-    sure = "" if estimate.exact else "; of ten such tries, nine have the truth in the range"
+    sure = "" if estimate.exact else "; ranges are 90% intervals"
     return f"{what}, by {tried}{sure}:"
 
 
