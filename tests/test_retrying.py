@@ -3,6 +3,7 @@ import time
 
 import httpx2
 import pytest
+from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hfsynth import PushError
@@ -58,6 +59,27 @@ def test_after_eight_tries_it_is_an_error_that_says_what_failed(pauses):
         persistently("asking", failing(*[answer(503)] * 8))
     assert len(pauses) == 7
     assert pauses[0] < pauses[3] < pauses[6] <= 40
+
+
+def test_interrupt_behind_which_a_failure_lies_is_raised(pauses):
+    """An interrupt that comes while the client handles a broken connection carries that failure as its context."""
+    error = KeyboardInterrupt()
+    error.__context__ = httpx2.ConnectError("no")
+    with pytest.raises(KeyboardInterrupt):
+        persistently("asking", failing(error))
+    assert pauses == []
+
+
+def test_retry_is_logged_with_its_reason_and_pause(pauses, caplog):
+    persistently("asking", failing(answer(503, Retry_After="17")))
+    assert caplog.messages == ["asking failed: answer 503; again in 17 seconds"]
+
+
+def test_request_is_limited_to_300_seconds_and_only_while_made():
+    before = get_session().timeout
+    limit = persistently("asking", lambda: get_session().timeout)
+    assert (limit.read, limit.connect) == (300, 30)
+    assert get_session().timeout == before
 
 
 def test_as_long_as_the_hub_says_is_waited(pauses):

@@ -1,29 +1,31 @@
-"""Asking the Hub again: what a busy or broken network makes of a request is no answer."""
+"""Retries of calls to the Hub whose network or server is busy or broken for a while."""
 
 import json
 import logging
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from httpx2 import Timeout, TransportError
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_exponential, wait_random
 
 from hfsynth.errors import PushError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _TRIES = 8
-_LONGEST = 30.0  # seconds between two tries
+_BACKOFF = wait_exponential(max=30) + wait_random(0, 2)  # seconds between two tries
+_LONGEST_ASKED = 300.0  # seconds between two tries where the Hub says how long
 ANSWER_SECONDS = 300.0
 """Longest silence of the Hub within one request, in seconds; then the request is made again."""
 _CONNECT_SECONDS = 30.0
 # taken meanwhile, changed meanwhile, too many requests; what is wrong with the server is 500 and above
 _AGAIN = (408, 409, 412, 429)
+_ERRORS = (OSError, ValueError, RuntimeError, TransportError)  # an interrupt is never retried, whatever its context
 
 
 def persistently(what: str, call: Callable[[], T]) -> T:
@@ -37,20 +39,26 @@ def persistently(what: str, call: Callable[[], T]) -> T:
         PushError: If it isn't answered in eight tries, each of which may be silent for `ANSWER_SECONDS`. What else the
             call raises is raised at once.
     """
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            with _time_limit():
-                return call()
-        except (OSError, ValueError, RuntimeError, TransportError) as error:
-            if not is_passing(error):
-                raise
-            if attempt == _TRIES:
-                raise PushError(f"{what} failed {_TRIES} times: {told(error)}. Try again later.") from error
-            wait = _wait(error, attempt)
-            logger.warning("%s failed: %s; again in %.0f seconds", what, told(error), wait)
-        time.sleep(wait)
+
+    def attempt() -> T:
+        with _time_limit():
+            return call()
+
+    def log(state: RetryCallState) -> None:
+        logger.warning("%s failed: %s; again in %.0f seconds", what, told(_error_of(state)), state.upcoming_sleep)
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = _error_of(state)
+        raise PushError(f"{what} failed {_TRIES} times: {told(error)}. Try again later.") from error
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(_ERRORS) & retry_if_exception(is_passing),
+        wait=_wait,
+        stop=stop_after_attempt(_TRIES),
+        before_sleep=log,
+        retry_error_callback=give_up,
+    )
+    return retrying(attempt)
 
 
 @contextmanager
@@ -92,15 +100,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or following.__context__
 
 
-def _wait(error: BaseException, attempt: int) -> float:
+def _error_of(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error
+    return error
+
+
+def _wait(state: RetryCallState) -> float:
     """Return the seconds to the next try."""
-    answers = (one.response for one in _chain(error) if isinstance(one, HfHubHTTPError))
+    answers = (one.response for one in _chain(_error_of(state)) if isinstance(one, HfHubHTTPError))
     for headers in (answer.headers for answer in answers):
         limit = parse_ratelimit_headers(headers)
-        said = limit.reset_in_seconds + 1 if limit else headers.get("Retry-After", "")
-        if str(said).isdigit():
-            return min(float(said), 10 * _LONGEST)
-    return min(2.0 ** (attempt - 1), _LONGEST) * random.uniform(0.75, 1.25)
+        seconds = limit.reset_in_seconds + 1 if limit else headers.get("Retry-After", "")
+        if str(seconds).isdigit():
+            return min(float(seconds), _LONGEST_ASKED)
+    return _BACKOFF(state)
 
 
 def told(error: BaseException) -> str:
