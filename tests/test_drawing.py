@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 from hfsynth import EchoLLM, Magpie, Pipeline
 from hfsynth.diagram import Arrow, Diagram, Node
-from hfsynth.publishing.drawing import draw_diagram, lanes_of
+from hfsynth.publishing.drawing import draw_diagram
 
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 
@@ -35,23 +35,25 @@ def test_the_steps_as_svg_are_told_where_they_can_not_be_seen():
     assert root[0].text == "Steps: dataset → <Answer> & more → result"
 
 
-def test_arrows_that_pass_steps_by_never_share_a_piece_of_a_lane():
-    arrows = [Arrow(start, end, ("a",)) for start, end in combinations(range(7), 2)]
-    lanes = lanes_of(arrows)
-    assert set(lanes) == {arrow for arrow in arrows if arrow.end - arrow.start > 1}
-    places = [(lane, place) for arrow, lane in lanes.items() for place in range(arrow.start, arrow.end)]
-    assert len(places) == len(set(places))
-    assert abs(min(lanes.values()) + max(lanes.values())) <= 1, "about as many below as above"
+def test_arrows_over_steps_are_drawn_once_with_their_columns():
+    """Every pair of six steps is connected: straight where they are neighbors, on an arc elsewhere."""
+    arrows = tuple(Arrow(*ends, (f"from{ends[0]}to{ends[1]}",)) for ends in combinations(range(8), 2))
+    nodes = tuple(Node(f"step{number}", "m", (), ()) for number in range(1, 7))
+    svg = draw_diagram(Diagram(nodes, arrows), "svg").decode()
+    labels = re.findall(r">(from\dto\d)</text>", svg)
+    assert sorted(labels) == sorted(arrow.columns[0] for arrow in arrows)
+    places = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>from', svg)
+    assert len(set(places)) == len(arrows), "no label lies on another"
 
 
-def test_a_name_too_long_for_a_line_is_parted_after_an_underscore():
+def test_name_too_long_for_a_line_breaks_after_underscore():
     made = ("difficulty", "difficulty_probabilities", "intent")
     svg = draw_diagram(Diagram.of(["a"], [Node("Judge", "m", ("a",), made)]), "svg").decode()
     lines = re.findall(r">([^<>]*)</text>", svg)
     assert [line for line in lines if "difficulty" in line or "prob" in line] == [
         "difficulty,",
         "difficulty_",
-        "probabilities,",
+        "probabilities, intent",
     ]
 
 
