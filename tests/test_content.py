@@ -3,7 +3,7 @@
 from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
 
 from hfsynth import Pipeline, TextGeneration
-from hfsynth.running.content import chunk_keys, content_key
+from hfsynth.running.content import chunk_keys, content_key, fingerprint_of
 from tests.helpers import ScriptedLLM
 
 ROWS = Dataset.from_dict(
@@ -83,3 +83,9 @@ def test_a_step_name_writes_nothing_outside_the_run_directory(tmp_path):
     Pipeline((step,)).run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "a" / "run", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
+
+
+def test_fingerprint_is_that_of_the_dataset_constructor():
+    rows = Dataset.from_dict({"a": [1, 2]})
+    assert fingerprint_of(Dataset(rows.data, fingerprint="print")) == "print"
+    assert fingerprint_of(rows.map(lambda row: row, new_fingerprint="other")) == "other"

@@ -292,8 +292,7 @@ class StepFolder:
             whole = concatenate_datasets(parts)
         else:
             whole = Dataset.from_dict({name: [] for name in features or {}}, features=features)
-        whole._fingerprint = fingerprint
-        return whole
+        return Dataset(whole.data, whole.info, whole.split, fingerprint=fingerprint)
 
     @property
     def _token(self) -> str:

@@ -13,9 +13,14 @@ _DIGESTS: dict[tuple[str, int, int], tuple[str, ...]] = {}
 """Fingerprint, number of rows and chunk size → digests, of the datasets of this process."""
 
 
+def fingerprint_of(dataset: Dataset) -> str:
+    """Return the fingerprint that datasets gives to these rows; datasets has no public name for it."""
+    return str(dataset._fingerprint)
+
+
 def chunk_digests(dataset: Dataset, chunk_size: int) -> tuple[str, ...]:
     """Return a hash of the rows of each chunk, with the names and types of the columns; () where there are none."""
-    place = (str(dataset._fingerprint), len(dataset), chunk_size)
+    place = (fingerprint_of(dataset), len(dataset), chunk_size)
     if place not in _DIGESTS:
         head = repr(list(dataset.features.items())).encode()
         tables = dataset.with_format("arrow").iter(chunk_size) if len(dataset) else ()

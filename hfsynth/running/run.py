@@ -26,7 +26,7 @@ from hfsynth.provenance import RunRecord, Source, StepRecord, attach_record
 from hfsynth.recipe import describe_source
 from hfsynth.record import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.running.chunks import StepFolder
-from hfsynth.running.content import chunk_keys, content_key
+from hfsynth.running.content import chunk_keys, content_key, fingerprint_of
 from hfsynth.running.crew import Crew, wait_until
 from hfsynth.running.earlier import EarlierRows
 from hfsynth.running.failures import Failures
@@ -247,16 +247,17 @@ class _Part:
 
     def _keys(self, stage: _Stage, dataset: Dataset) -> tuple[str, list[str]]:
         """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
-        before = [made._fingerprint for made in stage.made] if isinstance(stage.step, Filter) else []
+        before = [fingerprint_of(made) for made in stage.made] if isinstance(stage.step, Filter) else []
         rest = (step_hash(stage.step), self.options.chunk_size, stage.given, before)
-        inputs = [self._input_key(dataset), *self._fingerprints_before.get(dataset._fingerprint, ())]
+        inputs = [self._input_key(dataset), *self._fingerprints_before.get(fingerprint_of(dataset), ())]
         key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
         return key, keys_before
 
     def _input_key(self, dataset: Dataset) -> str:
         """Return what tells rows from others: of a step's output its own key, else a hash of the content."""
-        is_output = dataset._fingerprint in self._fingerprints_before
-        return str(dataset._fingerprint) if is_output else content_key(dataset, self.options.chunk_size)
+        fingerprint = fingerprint_of(dataset)
+        is_output = fingerprint in self._fingerprints_before
+        return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
 
     def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
         path = self.options.run_dir / f"{folder_name(step)}-{key}"
