@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 from httpx2 import Timeout
-from huggingface_hub import constants, get_session
+from huggingface_hub import CommitOperationAdd, constants, get_session
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
 from hfsynth.publishing import drawing, files, retrying
@@ -324,3 +325,8 @@ def test_under_accelerate_it_is_pushed_once(hub):
     assert done.returncode == 0, done.stderr
     assert len(hub.dataset(NAME).commits) == 2
     assert [line for line in hub.log if line.endswith("/commit/main")] == [f"POST /api/datasets/{NAME}/commit/main"]
+
+
+def test_client_has_the_private_fields_that_a_push_uses():
+    """Setting a field that a later client renames would have no effect, and raise nothing."""
+    assert {"_remote_oid", "_should_ignore"} <= {field.name for field in fields(CommitOperationAdd)}
