@@ -11,7 +11,6 @@ ANSWERS = ScriptedLLM(("It is so.", "As an AI, I can't say."))
 ORDER = [
     "Rows",
     "Diversity of the instructions",
-    "What the instructions open with",
     "Lengths",
     "Scripts",
     "Responses",
@@ -48,7 +47,7 @@ def test_every_part_is_shown_in_its_order(told):
 
 def test_what_is_not_there_is_not_shown():
     plain = report(Dataset.from_dict({"instruction": ["Name a lake."]}))
-    assert [section.title for section in plain.sections()] == ORDER[:5]
+    assert [section.title for section in plain.sections()] == ORDER[:4]
 
 
 def test_what_is_shown_are_the_reports_values(told):

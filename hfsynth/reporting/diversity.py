@@ -1,4 +1,4 @@
-"""What a report shows of diversity: repetition, nearest neighbours, different n-grams, openings."""
+"""What a report shows of diversity: repetition, nearest neighbours, different n-grams."""
 
 from functools import partial
 from math import sqrt
@@ -8,7 +8,6 @@ from hfsynth.reporting.embedded import NEAR as NEAR_IN_MEANING
 from hfsynth.reporting.embedded import Embedded
 from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.neighbours import NEAR, REPEATED, Neighbours
-from hfsynth.reporting.openings import Openings
 from hfsynth.reporting.pictures import draw_map, draw_similarity
 from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
 from hfsynth.reporting.wording import Distinct
@@ -16,7 +15,6 @@ from hfsynth.reporting.wording import Distinct
 if TYPE_CHECKING:
     from hfsynth.reporting.report import Report
 
-_VERBS = 10  # that are shown
 _NINETEEN_OF_TWENTY = 1.96  # standard deviations of a normal distribution, on either side
 
 
@@ -45,25 +43,6 @@ def diversity(report: "Report") -> Section:
     if laid_out:
         notes.append(map_note(laid_out.rows, laid_out.among, laid_out.told, laid_out.model))
     return Section("Diversity of the instructions", tuple(notes), tables, tuple(_pictures(near, laid_out)))
-
-
-def openings(found: Openings) -> Section:
-    """Return the section on what the instructions open with."""
-    texts = max(found.texts, 1)
-    verbs = {one.verb: None for one in found.told}
-    shown = [one for one in found.told if one.verb in list(verbs)[:_VERBS] and (one.count > 1 or not one.noun)]
-    lines = tuple(
-        Line(f"{one.verb} … {one.noun}" if one.noun else one.verb, (Cell(one.count), Cell(one.count / texts, "share")))
-        for one in shown
-    )
-    pairs = Line("different pairs of a verb and a noun", (Cell(found.pairs, "count", "higher", found.texts),))
-    note = (
-        "By word lists and rules for English, not by a parser: they found the opening verb, or a question's first "
-        f"word, in {found.found:,} of {found.texts:,} instructions ({found.found / texts:.1%}). The most frequent are "
-        "shown, with the nouns that two instructions or more have."
-    )
-    tables = (Table(("opening", "instructions", "share"), lines), Table(("", "number"), (pairs,) if lines else ()))
-    return Section("What the instructions open with", (note,), tables)
 
 
 def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:

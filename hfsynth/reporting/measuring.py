@@ -14,7 +14,6 @@ from hfsynth.reporting.answers import AnswerCounts
 from hfsynth.reporting.embedded import EMBEDDED_ROWS, Embedded
 from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import Neighbours, neighbours, sample_size
-from hfsynth.reporting.openings import OpeningCounts
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
 from hfsynth.reporting.report import Report
 from hfsynth.reporting.steps import funnel_of, steps_of
@@ -78,7 +77,6 @@ def report(
         duplicates=rows.equals.result(),
         distinct=rows.grams.result(even_shares(rows.in_order())),
         neighbours=rows.neighbours(sample),
-        openings=rows.openings.result(),
         embedded=meant,
         map=mapped,
         responses=rows.responses.result() if columns.response else None,
@@ -101,7 +99,6 @@ class _Rows:
     responses: WordingCounts = field(default_factory=WordingCounts)
     equals: Equals = field(default_factory=Equals)
     grams: GramCounts = field(default_factory=GramCounts)
-    openings: OpeningCounts = field(default_factory=OpeningCounts)
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     places: NDArray[np.int64] = field(init=False)
     """Of the rows that have an instruction."""
@@ -112,11 +109,10 @@ class _Rows:
         """Count, batch by batch."""
         there: list[bool] = []
         for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
-            words, full = words_of_batch(texts), [text for text in texts if text]
+            words = words_of_batch(texts)
             self.instructions.see(texts, words, self.tokenizer)
             self.grams.see(words)
-            self.equals.see(full)
-            self.openings.see(full)
+            self.equals.see([text for text in texts if text])
             there += map(bool, texts)
         self.places = np.flatnonzero(there)
         self.answered = np.flatnonzero(self._answers()) if self.columns.response else np.array([], np.int64)

@@ -10,7 +10,6 @@ from hfsynth.reporting.embedded import Embedded
 from hfsynth.reporting.forms import Told
 from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.neighbours import Neighbours
-from hfsynth.reporting.openings import Openings
 from hfsynth.reporting.plain import from_plain
 from hfsynth.reporting.reading import Columns
 from hfsynth.reporting.sections import Section
@@ -38,7 +37,6 @@ class Report(Told):
     distinct: tuple[Distinct, ...]
     """Of one word, of two in a row and of three, in the instructions."""
     neighbours: Neighbours
-    openings: Openings
     embedded: Embedded | None
     """None where it wasn't asked for, or there are no instructions."""
     map: InstructionMap | None
