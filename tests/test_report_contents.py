@@ -42,7 +42,7 @@ def shown(told, title, head):
 
 def test_every_part_is_shown_in_its_order(told):
     assert [section.title for section in told.sections()] == ORDER
-    assert list(told.pictures()) == ["similarity.png", "map.png", "words.png", "written.png", "funnel.png"]
+    assert list(told.pictures()) == ["similarity.png", "words.png", "written.png", "funnel.png"]
 
 
 def test_what_is_not_there_is_not_shown():

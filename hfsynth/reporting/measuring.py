@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from hfsynth.likeness.embeddings import embed
 from hfsynth.reporting.answers import AnswerCounts
 from hfsynth.reporting.embedded import EMBEDDED_ROWS, Embedded
-from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import Neighbours, neighbours, sample_size
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
 from hfsynth.reporting.report import Report
@@ -55,7 +54,7 @@ def report(
         tokenizer: Whose tokens lengths are told in, too, such as `AutoTokenizer.from_pretrained(name)`; special ones
             aren't counted.
         embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 20,000 rows
-            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't, and the map is by words.
+            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't.
         revision: Branch, tag or commit of that model on the Hub.
 
     Raises:
@@ -69,7 +68,6 @@ def report(
     columns = Columns.of(dataset, column, response)
     rows = _Rows(dataset, columns, tokenizer)
     rows.see()
-    meant, mapped = rows.meaning(embeddings, revision)
     return Report(
         rows=len(dataset),
         columns=columns,
@@ -77,8 +75,7 @@ def report(
         duplicates=rows.equals.result(),
         distinct=rows.grams.result(even_shares(rows.in_order())),
         neighbours=rows.neighbours(sample),
-        embedded=meant,
-        map=mapped,
+        embedded=rows.meaning(embeddings, revision),
         responses=rows.responses.result() if columns.response else None,
         answers=rows.answers.result(rows.some_responses()) if columns.response else None,
         steps=steps_of(dataset),
@@ -124,20 +121,16 @@ class _Rows:
         size = sample_size(texts, words) if sample is None else min(sample, texts)
         return neighbours(self._full, self._instructions_at, texts, size)
 
-    def meaning(self, model: str | None, revision: str | None) -> tuple[Embedded | None, InstructionMap | None]:
-        """Measure some instructions by what they mean, if there is a model for that, and lay them out on a map."""
+    def meaning(self, model: str | None, revision: str | None) -> Embedded | None:
+        """Measure some instructions by what they mean, if there is a model for that."""
         among = len(self.places)
-        if not among:
-            return None, None
-        if model is None:
-            texts = self._instructions_at(drawn(among, MAPPED_ROWS))
-            return None, InstructionMap.of(texts, word_vectors(texts), among)
+        if model is None or not among:
+            return None
         texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
         # a folder says nothing to those who read a report
         name = Path(model).resolve().name if Path(model).is_dir() else model
-        mapped = InstructionMap.of(texts[:MAPPED_ROWS], vectors[:MAPPED_ROWS], among, name)
-        return Embedded.of(vectors, among, name), mapped
+        return Embedded.of(vectors, among, name)
 
     def in_order(self) -> Iterator[str]:
         """Give the instructions in an order drawn by chance, as long as they are asked for."""
