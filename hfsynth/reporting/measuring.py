@@ -1,4 +1,4 @@
-"""`report`: a dataset → what its rows are like, in a few passes over it that keep a batch of rows in memory."""
+"""`report`: a dataset → what its rows are like, in a few passes over it, batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
