@@ -21,19 +21,17 @@ def test_nearness_is_that_of_rouge_score_over_all_pairs():
     full = [text for text in TEXTS if text and text.strip()]
     score = RougeScorer(["rougeL"]).score
     nearest = [max(score(a, b)["rougeL"].fmeasure for b in full if b != a) for a in full]
-    found, laid_out = glance_at(Dataset.from_dict({"instruction": TEXTS, "response": TEXTS}))
+    found = glance_at(Dataset.from_dict({"instruction": TEXTS, "response": TEXTS}))
     assert (found.column, found.among, found.rows) == ("instruction", 5, 5)
     assert found.similarity.mean == pytest.approx(np.mean(nearest))
     assert (found.similarity.smallest, found.similarity.largest) == pytest.approx((min(nearest), max(nearest)))
     assert found.near == sum(one > 0.7 for one in nearest) > 0
-    assert (found.mapped, found.told) == (laid_out.rows, laid_out.told) == (5, laid_out.told)
 
 
 def test_of_many_rows_some_are_drawn(monkeypatch):
     monkeypatch.setattr(glance, "_WORDS", 0)
-    monkeypatch.setattr(glance, "MAPPED_ROWS", 50)
-    found, laid_out = glance_at(Dataset.from_dict({"instruction": [f"Say {n} and {n % 7}." for n in range(200)]}))
-    assert (found.among, found.rows, found.mapped, len(laid_out.points)) == (200, 100, 50, 50)
+    found = glance_at(Dataset.from_dict({"instruction": [f"Say {n} and {n % 7}." for n in range(200)]}))
+    assert (found.among, found.rows) == (200, 100)
 
 
 @pytest.mark.parametrize("texts", [[], ["one"], [None, ""]])
@@ -46,6 +44,5 @@ def test_texts_that_are_no_instructions_are_not_looked_at():
 
 
 def test_glance_at_chinese_instructions_compares_their_signs():
-    found, laid_out = glance_at(Dataset.from_dict({"prompt": ["你好", "再见", "你好！"]}))
+    found = glance_at(Dataset.from_dict({"prompt": ["你好", "再见", "你好！"]}))
     assert (found.similarity.count, found.near) == (3, 2)
-    assert laid_out.rows == 3

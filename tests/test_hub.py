@@ -38,7 +38,7 @@ def no_waiting(monkeypatch):
 def plain_pictures(monkeypatch):
     """Pictures that take no time to draw, where a hundred pushes are made."""
     monkeypatch.setattr(drawing, "draw_diagram", lambda shown: b"\x89PNG")
-    for name in ("draw_lengths", "draw_funnel", "draw_similarity", "draw_map"):
+    for name in ("draw_lengths", "draw_funnel", "draw_similarity"):
         monkeypatch.setattr(files, name, lambda *shown: b"\x89PNG")
 
 

@@ -7,19 +7,15 @@ import pytest
 from matplotlib.image import imread
 
 from hfsynth.reporting.figures import Lengths
-from hfsynth.reporting.mapping import Example, InstructionMap
-from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_map, draw_similarity
+from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.reporting.spread import Spread
 
-POINTS = tuple((float(n % 7), float(n % 5)) for n in range(35))
-MAP = InstructionMap("", 35, 35, POINTS, 0.5, (Example(3, "$x^{ <b> 漢字"),))
 NEAREST = Spread.of(np.linspace(0.1, 0.9, 50), (0.0, 1.0))
 PICTURES = {
     "similarity": lambda: draw_similarity({"instructions": NEAREST}, 0.7),
     "similarities": lambda: draw_similarity({"$one^{": NEAREST, "漢字": NEAREST}, 0.7),
     "lengths": lambda: draw_lengths({"instruction": Lengths.of({3: 5, 9: 2})}, "words"),
     "funnel": lambda: draw_funnel([("SelfInstruct", 10, 25, 3), ("$odd^{" * 20, 25, 0, 0), ("last", 0, 0, 0)]),
-    "map": lambda: draw_map(MAP),
 }
 
 

@@ -11,7 +11,6 @@ ANSWERS = ScriptedLLM(("It is so.", "As an AI, I can't say."))
 ORDER = [
     "Rows",
     "Diversity of the instructions",
-    "What the instructions open with",
     "Lengths",
     "Scripts",
     "Responses",
@@ -43,12 +42,12 @@ def shown(told, title, head):
 
 def test_every_part_is_shown_in_its_order(told):
     assert [section.title for section in told.sections()] == ORDER
-    assert list(told.pictures()) == ["similarity.png", "map.png", "words.png", "written.png", "funnel.png"]
+    assert list(told.pictures()) == ["similarity.png", "words.png", "written.png", "funnel.png"]
 
 
 def test_what_is_not_there_is_not_shown():
     plain = report(Dataset.from_dict({"instruction": ["Name a lake."]}))
-    assert [section.title for section in plain.sections()] == ORDER[:5]
+    assert [section.title for section in plain.sections()] == ORDER[:4]
 
 
 def test_what_is_shown_are_the_reports_values(told):

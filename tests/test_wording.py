@@ -7,7 +7,7 @@ import pytest
 
 from hfsynth.likeness.words import normal_form, words_in
 from hfsynth.reporting import wording
-from hfsynth.reporting.hashes import Hashes
+from hfsynth.reporting.figures import Hashes
 from hfsynth.reporting.spread import Spread
 from hfsynth.reporting.wording import Equals, EvenShare, GramCounts, WordingCounts, even_shares, words_of_batch
 
@@ -78,7 +78,7 @@ def test_lengths_and_scripts_are_those_of_a_plain_count():
     assert WordingCounts().result().words is None
 
 
-def test_hashes_are_counted_in_their_file():
+def test_hashes_in_batches_are_counted_once():
     hashes, values = Hashes(), np.random.default_rng(0).integers(0, 500, 10_000).astype(np.uint64)
     for part in np.array_split(values, 7):
         hashes.add(part)

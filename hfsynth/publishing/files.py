@@ -4,7 +4,7 @@
 <config>/failures/train.parquet         the others: which step, which row, why
 <config>/hfsynth.yaml                   the recipe
 <config>/hfsynth.json                   the facts that the card is written from
-<config>/*.png                       the card's pictures: steps, funnel, lengths, similarity, map
+<config>/*.png                       the card's pictures: steps, funnel, lengths, similarity
 """
 
 import re
@@ -35,9 +35,8 @@ from hfsynth.publishing.ownership import FACTS, numbered
 from hfsynth.recipe import write_recipe
 from hfsynth.record import METADATA_COLUMN, failures_dataset, split_failures, step_names
 from hfsynth.reporting.glance import glance_at
-from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.neighbours import NEAR
-from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_map, draw_similarity
+from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.running.progress import without_bars
 from hfsynth.steps import Step
 
@@ -89,7 +88,6 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
     """
     splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
     told, written = list[SplitFacts](), list[SplitInfo]()
-    maps = dict[str, InstructionMap]()
     kept = set[str]()  # files of failures that a split has: of splits of one run, the first
     with without_bars():
         for name, split in splits.items():
@@ -103,10 +101,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
-            glance, laid_out = glance_at(rows) or (None, None)
-            if laid_out:
-                maps[name] = laid_out
-            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, glance))
+            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, glance_at(rows)))
             written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
@@ -116,7 +111,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
         info=_info(config_name, DatasetInfo(features=features), written, folder),
     )
     _write_recipes(folder, facts)
-    _write_pictures(folder, facts, maps)
+    _write_pictures(folder, facts)
     return facts
 
 
@@ -207,7 +202,7 @@ def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
             (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
 
 
-def _write_pictures(folder: Path, facts: ConfigFacts, maps: Mapping[str, InstructionMap]) -> None:
+def _write_pictures(folder: Path, facts: ConfigFacts) -> None:
     from hfsynth.publishing.drawing import draw_diagram  # matplotlib: as long as all other imports
 
     for number, run in enumerate(facts.runs, 1):
@@ -221,5 +216,3 @@ def _write_pictures(folder: Path, facts: ConfigFacts, maps: Mapping[str, Instruc
         if split.glance and split.glance.similarity:
             picture = draw_similarity({split.glance.column: split.glance.similarity}, NEAR)
             (folder / numbered("similarity.png", number)).write_bytes(picture)
-        if split.name in maps:
-            (folder / numbered("map.png", number)).write_bytes(draw_map(maps[split.name]))

@@ -9,7 +9,6 @@ from hfsynth.publishing.facts import ConfigFacts, SplitFacts, models
 from hfsynth.publishing.metadata import stated
 from hfsynth.publishing.ownership import numbered
 from hfsynth.record import METADATA_COLUMN
-from hfsynth.reporting.diversity import map_note
 from hfsynth.reporting.figures import ColumnFigures
 from hfsynth.reporting.glance import Glance
 from hfsynth.reporting.markdown import number, plain
@@ -174,15 +173,10 @@ def glances(config: ConfigFacts) -> Iterator[tuple[str, str, list[tuple[str, str
     A picture is the file's name and what it shows.
     """
     for place, split in enumerate(config.splits, 1):
-        if glance := split.glance:
+        if (glance := split.glance) and glance.similarity:
             name = _of_split(glance.column, split, config)
-            told = [map_note(glance.mapped, glance.among, glance.told)]
-            pictures = [(numbered("map.png", place), f"Map of {name}: texts with the same words lie together")]
-            if glance.similarity:
-                told.insert(0, _nearness(glance, glance.similarity.count))
-                words = f"Histogram of the ROUGE-L of each {name} with its nearest other one"
-                pictures.insert(0, (numbered("similarity.png", place), words))
-            yield name, " ".join(told), pictures
+            words = f"Histogram of the ROUGE-L of each {name} with its nearest other one"
+            yield name, _nearness(glance, glance.similarity.count), [(numbered("similarity.png", place), words)]
 
 
 def _nearness(glance: Glance, compared: int) -> str:

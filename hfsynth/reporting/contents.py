@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from hfsynth.likeness.words import UNSPACED_SCRIPTS
 from hfsynth.reporting.answers import REFUSALS
-from hfsynth.reporting.diversity import diversity, openings
+from hfsynth.reporting.diversity import diversity
 from hfsynth.reporting.figures import Lengths
 from hfsynth.reporting.pictures import draw_funnel, draw_lengths
 from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
@@ -20,7 +20,6 @@ def contents(report: "Report") -> tuple[Section, ...]:
     every = (
         _rows(report),
         diversity(report),
-        openings(report.openings),
         _lengths(report),
         _scripts(report),
         _responses(report),

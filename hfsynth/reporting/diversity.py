@@ -1,4 +1,4 @@
-"""What a report shows of diversity: repetition, nearest neighbours, different n-grams, openings."""
+"""What a report shows of diversity: repetition, nearest neighbours, different n-grams."""
 
 from functools import partial
 from math import sqrt
@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING
 
 from hfsynth.reporting.embedded import NEAR as NEAR_IN_MEANING
 from hfsynth.reporting.embedded import Embedded
-from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.neighbours import NEAR, REPEATED, Neighbours
-from hfsynth.reporting.openings import Openings
-from hfsynth.reporting.pictures import draw_map, draw_similarity
+from hfsynth.reporting.pictures import draw_similarity
 from hfsynth.reporting.sections import QUARTILES, Cell, Line, Picture, Section, Table, counted, spread_cells
 from hfsynth.reporting.wording import Distinct
 
 if TYPE_CHECKING:
     from hfsynth.reporting.report import Report
 
-_VERBS = 10  # that are shown
 _NINETEEN_OF_TWENTY = 1.96  # standard deviations of a normal distribution, on either side
 
 
@@ -40,30 +37,7 @@ def diversity(report: "Report") -> Section:
         _even(near),
         _distinct(report.distinct),
     )
-    laid_out = report.map if report.map and report.map.rows > 1 else None
-    notes = _notes(near, meant)
-    if laid_out:
-        notes.append(map_note(laid_out.rows, laid_out.among, laid_out.told, laid_out.model))
-    return Section("Diversity of the instructions", tuple(notes), tables, tuple(_pictures(near, laid_out)))
-
-
-def openings(found: Openings) -> Section:
-    """Return the section on what the instructions open with."""
-    texts = max(found.texts, 1)
-    verbs = {one.verb: None for one in found.told}
-    shown = [one for one in found.told if one.verb in list(verbs)[:_VERBS] and (one.count > 1 or not one.noun)]
-    lines = tuple(
-        Line(f"{one.verb} … {one.noun}" if one.noun else one.verb, (Cell(one.count), Cell(one.count / texts, "share")))
-        for one in shown
-    )
-    pairs = Line("different pairs of a verb and a noun", (Cell(found.pairs, "count", "higher", found.texts),))
-    note = (
-        "By word lists and rules for English, not by a parser: they found the opening verb, or a question's first "
-        f"word, in {found.found:,} of {found.texts:,} instructions ({found.found / texts:.1%}). The most frequent are "
-        "shown, with the nouns that two instructions or more have."
-    )
-    tables = (Table(("opening", "instructions", "share"), lines), Table(("", "number"), (pairs,) if lines else ()))
-    return Section("What the instructions open with", (note,), tables)
+    return Section("Diversity of the instructions", tuple(_notes(near, meant)), tables, _pictures(near))
 
 
 def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
@@ -89,13 +63,6 @@ def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
         if some:
             notes.append("Among all instructions, the nearest one in meaning is nearer than is told here.")
     return notes
-
-
-def map_note(rows: int, among: int, told: float, model: str = "") -> str:
-    """Say what a map shows; by a model's vectors, or by words."""
-    some = f"{rows:,} instructions" + ("" if rows == among else f" of the {among:,}, drawn by chance")
-    likeness = f"vectors of {model}" if model else "the words that they share"
-    return f"The map lays out {some}, by {likeness}: it shows {told:.0%} of what tells them apart."
 
 
 def _nearest(near: Neighbours, meant: Embedded | None) -> Table:
@@ -134,13 +101,8 @@ def _distinct(every: tuple[Distinct, ...]) -> Table:
     return Table(head, tuple(lines))
 
 
-def _pictures(near: Neighbours, laid_out: InstructionMap | None) -> list[Picture]:
-    found = []
-    if near.similarity:
-        words = "Histogram of each instruction's ROUGE-L with its nearest other one"
-        found.append(Picture("similarity", words, partial(draw_similarity, {"instructions": near.similarity}, NEAR)))
-    if laid_out:
-        likeness = "mean the same" if laid_out.model else "have the same words"
-        words = f"Map of the instructions, on which those that {likeness} lie together"
-        found.append(Picture("map", words, partial(draw_map, laid_out)))
-    return found
+def _pictures(near: Neighbours) -> tuple[Picture, ...]:
+    if not near.similarity:
+        return ()
+    words = "Histogram of each instruction's ROUGE-L with its nearest other one"
+    return (Picture("similarity", words, partial(draw_similarity, {"instructions": near.similarity}, NEAR)),)

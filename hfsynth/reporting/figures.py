@@ -1,13 +1,11 @@
-"""Figures of a dataset's rows: lengths, duplicates, scripts; batch by batch, so memory doesn't grow with the rows."""
+"""Figures of a dataset's rows: lengths, duplicates, scripts; batch by batch, with 8 bytes in memory for each text."""
 
 import hashlib
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,35 +91,55 @@ def text_columns(features: Features) -> list[str]:
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
     """Work out the figures of one column that `text_columns` lists."""
     counting = _Counting()
-    with tempfile.TemporaryDirectory() as folder:
-        hashes = np.lib.format.open_memmap(
-            Path(folder) / "hashes.npy", mode="w+", dtype=np.uint64, shape=(max(len(dataset), 1),)
-        )
-        for texts in _texts(dataset, column):
-            counting.see(texts, hashes)
-        duplicates = counting.texts - distinct_values(hashes[: counting.texts])
-        del hashes
+    for texts in _texts(dataset, column):
+        counting.see(texts)
     return ColumnFigures(
-        empty=len(dataset) - counting.texts,
-        duplicates=duplicates,
+        empty=len(dataset) - len(counting.hashes),
+        duplicates=len(counting.hashes) - counting.hashes.distinct(),
         lengths=Lengths.of(counting.lengths) if counting.lengths else None,
         scripts=dict(counting.scripts.most_common()),
     )
 
 
 @dataclass
+class Hashes:
+    """Hashes of 8 bytes; of each batch, the different ones are kept.
+
+    >>> hashes = Hashes()
+    >>> hashes.add(np.array([1, 2, 1], np.uint64))
+    >>> len(hashes), hashes.distinct()
+    (3, 2)
+    """
+
+    _count: int = 0
+    _batches: list[NDArray[np.uint64]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of hashes, repeated ones included."""
+        return self._count
+
+    def add(self, values: NDArray[np.uint64]) -> None:
+        """Add a batch."""
+        self._count += len(values)
+        self._batches.append(np.unique(values))
+
+    def distinct(self) -> int:
+        """Count the different ones."""
+        return len(np.unique(np.concatenate(self._batches))) if self._batches else 0
+
+
+@dataclass
 class _Counting:
     """Counts of the texts seen so far."""
 
-    texts: int = 0
+    hashes: Hashes = field(default_factory=Hashes)
     lengths: Counter[int] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
 
-    def see(self, texts: pa.Array, hashes: NDArray[np.uint64]) -> None:
+    def see(self, texts: pa.Array) -> None:
         """Count texts, none of them empty, and note their hashes."""
         plain = texts.to_pylist()
-        hashes[self.texts : self.texts + len(plain)] = [hash_of(normal_form(text)) for text in plain]
-        self.texts += len(plain)
+        self.hashes.add(np.array([hash_of(normal_form(text)) for text in plain], np.uint64))
         lengths, counts = np.unique(pc.utf8_length(texts).to_numpy(False), return_counts=True)
         self.lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
         self.scripts += letters_by_script(plain)
@@ -169,16 +187,6 @@ def _said(messages: Iterable[Mapping[str, Any]] | None) -> str:
 
 def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def distinct_values(hashes: NDArray[np.uint64]) -> int:
-    """Count different values in an array that lies in a file, and sort it there."""
-    hashes.sort()
-    piece = 1_000_000
-    changes = sum(
-        int(np.count_nonzero(np.diff(hashes[start : start + piece + 1]))) for start in range(0, len(hashes), piece)
-    )
-    return changes + bool(len(hashes))
 
 
 def _is_text(kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A glance at a split's instructions, for its card: how near each is to its nearest other one, and a map of them.
+"""A glance at a split's instructions, for its card: how near each is to its nearest other one.
 
 It takes seconds, whatever the number of rows; `hfsynth.report` looks closely.
 """
@@ -10,7 +10,6 @@ import numpy as np
 from datasets import Dataset
 
 from hfsynth.likeness.words import compared_words
-from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import NEAR, nearest_scores, sample_size
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
 from hfsynth.reporting.spread import Spread
@@ -32,33 +31,24 @@ class Glance:
     """F-measure with the nearest other one."""
     near: int
     """Of these, those with one above 0.7."""
-    mapped: int
-    """Instructions on the map: all, or some drawn by chance."""
-    told: float
-    """Share of all differences between their words that the map shows."""
 
 
-def glance_at(dataset: Dataset) -> tuple[Glance, InstructionMap] | None:
+def glance_at(dataset: Dataset) -> Glance | None:
     """Look at a dataset's instructions; None where it has fewer than two."""
     column = Columns.found(dataset)
     places, words = np.array(list(_filled(dataset, column)) if column else [], np.int64).reshape(-1, 2).T
     if column is None or len(places) < 2:
         return None
-    mapped = texts_at(dataset, column, "instruction", places[drawn(len(places), MAPPED_ROWS)])
-    laid_out = InstructionMap.of(mapped, word_vectors(mapped), len(places))
     chosen = np.sort(drawn(len(places), sample_size(len(places), int(words.sum()), _WORDS)))
     every = ([text for text in batch if text] for batch in batches_of(dataset, column, "instruction"))
     scores = nearest_scores(texts_at(dataset, column, "instruction", places[chosen]), chosen, every)
-    glance = Glance(
+    return Glance(
         column=column,
         among=len(places),
         rows=len(chosen),
         similarity=Spread.of(scores, (0.0, 1.0)),
         near=int((scores > NEAR).sum()),
-        mapped=laid_out.rows,
-        told=laid_out.told,
     )
-    return glance, laid_out
 
 
 def _filled(dataset: Dataset, column: str) -> Iterator[tuple[int, int]]:

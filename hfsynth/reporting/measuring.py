@@ -1,4 +1,4 @@
-"""`report`: a dataset → what its rows are like, in a few passes over it that keep a batch of rows in memory."""
+"""`report`: a dataset → what its rows are like, in a few passes over it, batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from hfsynth.likeness.embeddings import embed
 from hfsynth.reporting.answers import AnswerCounts
 from hfsynth.reporting.embedded import EMBEDDED_ROWS, Embedded
-from hfsynth.reporting.mapping import MAPPED_ROWS, InstructionMap, word_vectors
 from hfsynth.reporting.neighbours import Neighbours, neighbours, sample_size
-from hfsynth.reporting.openings import OpeningCounts
 from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
 from hfsynth.reporting.report import Report
 from hfsynth.reporting.steps import funnel_of, steps_of
@@ -56,7 +54,7 @@ def report(
         tokenizer: Whose tokens lengths are told in, too, such as `AutoTokenizer.from_pretrained(name)`; special ones
             aren't counted.
         embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 20,000 rows
-            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't, and the map is by words.
+            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't.
         revision: Branch, tag or commit of that model on the Hub.
 
     Raises:
@@ -70,7 +68,6 @@ def report(
     columns = Columns.of(dataset, column, response)
     rows = _Rows(dataset, columns, tokenizer)
     rows.see()
-    meant, mapped = rows.meaning(embeddings, revision)
     return Report(
         rows=len(dataset),
         columns=columns,
@@ -78,9 +75,7 @@ def report(
         duplicates=rows.equals.result(),
         distinct=rows.grams.result(even_shares(rows.in_order())),
         neighbours=rows.neighbours(sample),
-        openings=rows.openings.result(),
-        embedded=meant,
-        map=mapped,
+        embedded=rows.meaning(embeddings, revision),
         responses=rows.responses.result() if columns.response else None,
         answers=rows.answers.result(rows.some_responses()) if columns.response else None,
         steps=steps_of(dataset),
@@ -101,7 +96,6 @@ class _Rows:
     responses: WordingCounts = field(default_factory=WordingCounts)
     equals: Equals = field(default_factory=Equals)
     grams: GramCounts = field(default_factory=GramCounts)
-    openings: OpeningCounts = field(default_factory=OpeningCounts)
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     places: NDArray[np.int64] = field(init=False)
     """Of the rows that have an instruction."""
@@ -112,11 +106,10 @@ class _Rows:
         """Count, batch by batch."""
         there: list[bool] = []
         for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
-            words, full = words_of_batch(texts), [text for text in texts if text]
+            words = words_of_batch(texts)
             self.instructions.see(texts, words, self.tokenizer)
             self.grams.see(words)
-            self.equals.see(full)
-            self.openings.see(full)
+            self.equals.see([text for text in texts if text])
             there += map(bool, texts)
         self.places = np.flatnonzero(there)
         self.answered = np.flatnonzero(self._answers()) if self.columns.response else np.array([], np.int64)
@@ -128,20 +121,16 @@ class _Rows:
         size = sample_size(texts, words) if sample is None else min(sample, texts)
         return neighbours(self._full, self._instructions_at, texts, size)
 
-    def meaning(self, model: str | None, revision: str | None) -> tuple[Embedded | None, InstructionMap | None]:
-        """Measure some instructions by what they mean, if there is a model for that, and lay them out on a map."""
+    def meaning(self, model: str | None, revision: str | None) -> Embedded | None:
+        """Measure some instructions by what they mean, if there is a model for that."""
         among = len(self.places)
-        if not among:
-            return None, None
-        if model is None:
-            texts = self._instructions_at(drawn(among, MAPPED_ROWS))
-            return None, InstructionMap.of(texts, word_vectors(texts), among)
+        if model is None or not among:
+            return None
         texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
         # a folder says nothing to those who read a report
         name = Path(model).resolve().name if Path(model).is_dir() else model
-        mapped = InstructionMap.of(texts[:MAPPED_ROWS], vectors[:MAPPED_ROWS], among, name)
-        return Embedded.of(vectors, among, name), mapped
+        return Embedded.of(vectors, among, name)
 
     def in_order(self) -> Iterator[str]:
         """Give the instructions in an order drawn by chance, as long as they are asked for."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfsynth.reporting.figures import Lengths
-from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.spread import Spread
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 INK = "#1f2933"
 _BLUE, _GREY, _ORANGE = "#3e7cb1", "#9aa5b1", "#a8480f"
 _ACROSS = 3  # histograms side by side
-_WORDS = 24  # characters of a line of a text on the map
 Form = Literal["png", "svg"]
 
 
@@ -87,26 +85,6 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
             text.set_parse_math(False)
 
     return drawn(put, (6.4, 2.8))
-
-
-def draw_map(found: InstructionMap) -> bytes:
-    """Draw where the instructions lie along the two directions in which they differ most, with the words of some."""
-
-    def put(figure: "Figure") -> None:
-        axes = _plain_axes(figure)
-        axes.scatter([x for x, _ in found.points], [y for _, y in found.points], s=9, color=_BLUE, linewidths=0)
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": _GREY, "linewidth": 0.5}
-        above: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
-        for example in found.examples:
-            words, point = wrapped(example.text, _WORDS), found.points[example.place]
-            axes.annotate(words, point, bbox=box, fontsize=7, color=INK, **above).set_parse_math(False)
-        axes.margins(0.12)
-        likeness = "mean the same" if found.model else "have the same words"
-        axes.set_title(f"{found.rows:,} instructions, near each other where they {likeness}", fontsize=9)
-        axes.set_xlabel("first principal component", fontsize=8)
-        axes.set_ylabel("second principal component", fontsize=8)
-
-    return drawn(put, (7.2, 5.2))
 
 
 def wrapped(text: str, width: int) -> str:

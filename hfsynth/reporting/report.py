@@ -8,9 +8,7 @@ from hfsynth.reporting.answers import Answers
 from hfsynth.reporting.contents import contents
 from hfsynth.reporting.embedded import Embedded
 from hfsynth.reporting.forms import Told
-from hfsynth.reporting.mapping import InstructionMap
 from hfsynth.reporting.neighbours import Neighbours
-from hfsynth.reporting.openings import Openings
 from hfsynth.reporting.plain import from_plain
 from hfsynth.reporting.reading import Columns
 from hfsynth.reporting.sections import Section
@@ -38,11 +36,8 @@ class Report(Told):
     distinct: tuple[Distinct, ...]
     """Of one word, of two in a row and of three, in the instructions."""
     neighbours: Neighbours
-    openings: Openings
     embedded: Embedded | None
     """None where it wasn't asked for, or there are no instructions."""
-    map: InstructionMap | None
-    """By meaning where that was asked for, otherwise by words; None where there are no instructions."""
     responses: Wording | None
     """None where there is no column with responses."""
     answers: Answers | None

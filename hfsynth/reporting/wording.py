@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfsynth.likeness.words import normal_form, words_in
-from hfsynth.reporting.figures import Lengths, hash_of, letters_by_script
-from hfsynth.reporting.hashes import Hashes
+from hfsynth.reporting.figures import Hashes, Lengths, hash_of, letters_by_script
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
