@@ -19,31 +19,29 @@ if TYPE_CHECKING:
     from hfsynth.filters.deduplicate import Deduplicate as Deduplicate
     from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
-    from hfsynth.filters.threshold import Where as Where
+    from hfsynth.filters.where import Where as Where
     from hfsynth.filters.wellformed import WellFormed as WellFormed
-    from hfsynth.generation import LLM as LLM
-    from hfsynth.generation import Completion as Completion
-    from hfsynth.generation import Message as Message
-    from hfsynth.generation import Request as Request
-    from hfsynth.generation import SamplingParams as SamplingParams
+    from hfsynth.llm import LLM as LLM
+    from hfsynth.llm import Completion as Completion
+    from hfsynth.llm import Message as Message
+    from hfsynth.llm import Request as Request
+    from hfsynth.llm import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
-    from hfsynth.llms.reward import RewardModel as RewardModel
+    from hfsynth.llms.reward_model import RewardModel as RewardModel
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.pipeline import Pipeline as Pipeline
-    from hfsynth.publishing.folder import save as save
-    from hfsynth.publishing.hub import push_to_hub as push_to_hub
-    from hfsynth.record import split_failures as split_failures
-    from hfsynth.reporting.comparison import Comparison as Comparison
-    from hfsynth.reporting.measuring import report as report
-    from hfsynth.reporting.report import Report as Report
+    from hfsynth.publish.files import save as save
+    from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.metadata import split_failures as split_failures
+    from hfsynth.analysis.report import Comparison as Comparison
+    from hfsynth.analysis.report import report as report
+    from hfsynth.analysis.report import Report as Report
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
-    from hfsynth.techniques.instances import SelfInstructInstances as SelfInstructInstances
-    from hfsynth.techniques.instruction_difficulty import (
-        InstructionFollowingDifficulty as InstructionFollowingDifficulty,
-    )
+    from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
+    from hfsynth.techniques.instruction_difficulty import InstructionFollowingDifficulty as InstructionFollowingDifficulty
     from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.reward import Reward as Reward
@@ -57,8 +55,8 @@ _HOMES = {
     "BootstrapInstructions": "techniques.bootstrap",
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
-    "Comparison": "reporting.comparison",
-    "Completion": "generation",
+    "Comparison": "analysis.report",
+    "Completion": "llm",
     "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
     "Drop": "filter",
@@ -69,32 +67,32 @@ _HOMES = {
     "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "InstructionRules": "filters.instruction_rules",
     "Judge": "techniques.judge",
-    "LLM": "generation",
+    "LLM": "llm",
     "Magpie": "techniques.magpie",
-    "Message": "generation",
+    "Message": "llm",
     "Novelty": "filters.novelty",
     "Pipeline": "pipeline",
     "PushError": "errors",
-    "Report": "reporting.report",
-    "Request": "generation",
+    "Report": "analysis.report",
+    "Request": "llm",
     "Reward": "techniques.reward",
     "RewardDifference": "techniques.reward",
-    "RewardModel": "llms.reward",
+    "RewardModel": "llms.reward_model",
     "RowError": "errors",
     "RunError": "errors",
-    "SamplingParams": "generation",
+    "SamplingParams": "llm",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
-    "SelfInstructInstances": "techniques.instances",
+    "SelfInstructInstances": "techniques.self_instruct_instances",
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
     "WellFormed": "filters.wellformed",
-    "Where": "filters.threshold",
-    "push_to_hub": "publishing.hub",
-    "report": "reporting.measuring",
-    "save": "publishing.folder",
-    "split_failures": "record",
+    "Where": "filters.where",
+    "push_to_hub": "publish.hub",
+    "report": "analysis.report",
+    "save": "publish.files",
+    "split_failures": "metadata",
 }
 __all__ = [
     "LLM",

@@ -16,14 +16,22 @@ from typing import Any
 
 from datasets.exceptions import DatasetsError
 
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
+from hfsynth.cli import RunArguments
+from hfsynth.cli import build
+from hfsynth.cli import make
+from hfsynth.cli import parser
+from hfsynth.cli import plain_errors
+from hfsynth.cli import say
 from hfsynth.errors import ColumnError
-from hfsynth.inputs import load_failures, load_rows, load_runs
+from hfsynth.inputs import load_failures
+from hfsynth.inputs import load_rows
+from hfsynth.inputs import load_runs
 from hfsynth.pipeline import Pipeline
-from hfsynth.provenance import attach_record
-from hfsynth.recipe import read_recipe, read_source
-from hfsynth.reporting.measuring import report
-from hfsynth.viewing.page import view
+from hfsynth.run_record import attach_record
+from hfsynth.recipe import read_recipe
+from hfsynth.recipe import read_source
+from hfsynth.analysis.report import report
+from hfsynth.viewer.page import view
 
 
 @plain_errors()

@@ -22,17 +22,25 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
-from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, PushError, RunError
-from hfsynth.generation import LLM, SamplingParams
+from hfsynth.errors import ChatTemplateError
+from hfsynth.errors import ColumnError
+from hfsynth.errors import GenerationError
+from hfsynth.errors import PushError
+from hfsynth.errors import RunError
+from hfsynth.llm import LLM
+from hfsynth.llm import SamplingParams
 from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline
-from hfsynth.provenance import records
-from hfsynth.publishing.access import check_push_target
-from hfsynth.publishing.files import check_config_name
-from hfsynth.publishing.folder import save
-from hfsynth.record import METADATA_COLUMN, split_failures
-from hfsynth.running.crew import is_main_process
-from hfsynth.running.rounds import EmptyRows, RowSource, accepted_of
+from hfsynth.run_record import records
+from hfsynth.publish.hub import check_push_target
+from hfsynth.publish.files import check_config_name
+from hfsynth.publish.files import save
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.metadata import split_failures
+from hfsynth.distributed import is_main_process
+from hfsynth.runner.rounds import EmptyRows
+from hfsynth.runner.rounds import RowSource
+from hfsynth.runner.rounds import accepted_of
 from hfsynth.secrets import redact
 
 T = TypeVar("T")

@@ -3,23 +3,29 @@
 It stands before the steps that answer, so that nothing is generated for a row that is dropped anyway.
 """
 
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import tee
-from typing import TYPE_CHECKING, Any, ClassVar
-
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field
 from datasets import Dataset
-
-from hfsynth.configuration import Configuration
+from hfsynth.config import Configuration
+from hfsynth.config import settle_fields
 from hfsynth.errors import ColumnError
-from hfsynth.field_values import settle_fields
-from hfsynth.record import failed_rows, failures_dataset
+from hfsynth.llm import content_text
+from hfsynth.metadata import failed_rows
+from hfsynth.metadata import failures_dataset
+from itertools import tee
+from typing import Any
+from typing import ClassVar
+from typing import TYPE_CHECKING
+import json
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
-    from hfsynth.steps import Step
+    from hfsynth.step import Step
+
 
 _ROWS_AT_ONCE = 1_000
 
@@ -148,3 +154,76 @@ class Filter(Configuration, ABC):
         raw = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         told = {"rule": drop.rule, "value": drop.value, "met": drop.met}
         return {"step": self.name, "row": row, "column": self.column, "error": drop.rule, "raw": raw, **told}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFilter(Filter, ABC):
+    """A filter of texts; a conversation is read as the texts of its messages, one below the other.
+
+    Raises:
+        ColumnError: If a value is neither.
+    """
+
+    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+        """Decide on rows one by one, by their texts."""
+        return self.decide(map(self._text, values), map(self._text, kept))
+
+    @abstractmethod
+    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+        """Decide on texts one by one, as `verdicts` does on values."""
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        messages: list[Any] = value if isinstance(value, list) else [None]
+        if any(not isinstance(message, dict) or "content" not in message for message in messages):
+            raise ColumnError(
+                f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
+                f"of type {type(value).__name__}."
+            )
+        try:
+            texts = [content_text(message["content"]) for message in messages]
+        except ValueError as error:
+            raise ColumnError(f"{self.name} reads texts; column {self.column!r} has {error}") from None
+        return "\n".join(text for text in texts if text is not None)  # a turn that calls a tool may be without a text
+
+
+Found = tuple[str, str]
+"""What a rule found, and what that met: a limit, say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleFilter(TextFilter, ABC):
+    """A filter with a method `_<rule>` for each rule: a text → what was found in it and what that met, or None.
+
+    Raises:
+        ValueError: If a rule isn't known.
+    """
+
+    all_rules: ClassVar[tuple[str, ...]]
+    """The rules' names, in the order in which they are tried."""
+    default_rules: ClassVar[tuple[str, ...]] = ()
+    """Those that apply where none is named; all of them, if it is empty."""
+
+    rules: tuple[str, ...] = field(default=(), metadata={"help": "The rules that apply. Default: all of them."})
+
+    def __post_init__(self) -> None:
+        """Check the rules."""
+        super().__post_init__()
+        if unknown := [rule for rule in self.rules if rule not in self.all_rules]:
+            raise ValueError(f"{self.name} has no rule {unknown[0]!r}; its rules are {list(self.all_rules)}.")
+        # in their own order: it decides which one is told of a text that several would drop
+        chosen = self.rules or self.default_rules or self.all_rules
+        object.__setattr__(self, "rules", tuple(rule for rule in self.all_rules if rule in chosen))
+
+    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
+        """Try the rules on each text; what came before doesn't matter."""
+        return map(self.verdict, texts)
+
+    def verdict(self, text: str) -> Drop | None:
+        """Return why a text is dropped, by the first rule that does, or None where none does."""
+        for rule in self.rules:
+            found: Found | None = getattr(self, f"_{rule}")(text)
+            if found is not None:
+                return Drop(rule, *found)
+        return None

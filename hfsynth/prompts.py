@@ -1,16 +1,352 @@
-"""Prompts: Jinja2 text over a row's columns, rendered in a sandbox from plain values, with bounded time and size."""
+"""The Jinja2 environment of prompts: a sandbox in which time and size of a rendering are bounded, too.
 
-from collections.abc import Collection, Mapping
-from datetime import date, time, timedelta
+Jinja2's own sandbox keeps a template from Python's insides, and from changing what it reads. A template may still ask
+for `'a' * 10**9`, or for loops within loops. Here every loop, call, filter, operator and output spends of a budget,
+and what would make a large value is refused before it is made.
+"""
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
+from collections.abc import Sized
+from datetime import date
+from datetime import time as time_of_day
+from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
-from jinja2 import Template, TemplateError, TemplateSyntaxError, meta, nodes
-
 from hfsynth.errors import RowError
-from hfsynth.prompt_sandbox import Nothing, PromptEnvironment
+from jinja2 import StrictUndefined
+from jinja2 import Template
+from jinja2 import TemplateError
+from jinja2 import TemplateRuntimeError
+from jinja2 import TemplateSyntaxError
+from jinja2 import meta
+from jinja2 import nodes
+from jinja2 import pass_context
+from jinja2.runtime import Context
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+from typing import Any
+import json
+import numpy as np
+import re
+import time
+
+
+LARGEST = 10_000_000
+"""Most characters that one rendering may read and write; a step counts as `STEP` of them."""
+STEP = 20
+SECONDS = 10.0
+"""Longest rendering."""
+_BUDGET = " budget"  # the variable that holds it: no template can name one with a space
+_INTEGER_BITS = 10_000
+_FIELDS = re.compile(r"%(?:\([^)]*\))?([-#0 +.\d*]*)|\{[^{}:]*:([^}]*)")  # of a format, each with its width
+_CHEAP = frozenset({"length", "count", "first", "last", "default", "d", "attr", "abs", "int", "float", "round"})
+_OF_LISTS = frozenset(
+    {"list", "map", "select", "reject", "selectattr", "rejectattr", "sort", "unique", "groupby", "sum", "min", "max"}
+    | {"items", "dictsort", "reverse", "random"}
+)
+_WRITING = frozenset({"tojson", "pprint", "urlize", "xmlattr"})
+
+
+class Nothing(str):
+    """What None is within a prompt: written as nothing, wherever a template puts it, and still `none` to its tests."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal None, and what is empty."""
+        return other is None or str.__eq__(self, str(other))
+
+    def __ne__(self, other: object) -> bool:
+        """Differ from what is neither None nor empty."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """Hash as an empty text."""
+        return str.__hash__(self)
+
+
+class Overspent(TemplateRuntimeError):
+    """A template asks for more than a rendering may take."""
+
+
+class Budget:
+    """What one rendering may still spend, in characters and steps, and until when."""
+
+    def __init__(self, text_size: int) -> None:
+        self.text_size = text_size
+        """Characters of the template's own text, which each call of one of its macros may write."""
+        self._left = LARGEST
+        self._end = time.monotonic() + SECONDS
+
+    def spend(self, amount: int) -> None:
+        """Take off what is about to be made.
+
+        Raises:
+            Overspent: If there is not as much left, or the time is over.
+        """
+        self._left -= amount
+        if self._left < 0:
+            raise Overspent(f"it takes more than {LARGEST:,} characters, each step counting as {STEP}")
+        if time.monotonic() > self._end:
+            raise Overspent(f"it takes longer than {SECONDS:.0f} seconds")
+
+
+def _budget(context: Context) -> Budget:
+    found: Budget = context.parent[_BUDGET]
+    return found
+
+
+def _size(value: Any) -> int:
+    """Count the characters of a value as text, roughly; of one beyond the limit, a number beyond it."""
+    total, waiting = 0, [value]
+    while waiting and total <= LARGEST:
+        one = waiting.pop()
+        total += STEP
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, int):
+            total += one.bit_length() // 3
+        elif isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting += one
+    return total
+
+
+def _of_format(text: str, *values: Any) -> int:
+    """Return a bound on what a format makes of values: each field may write all of them."""
+    fields = text.count("%") + text.count("{")
+    widths = ["".join(found) for found in _FIELDS.findall(text)]
+    if any("*" in width or "{" in width for width in widths):
+        raise Overspent(f"the format {text!r:.40} takes a width from a value; write it as a number")
+    digits = sum(int(number[:9]) for width in widths for number in re.findall(r"\d+", width))
+    return len(text) + digits + fields * _size(list(values))
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(values: tuple[Any, ...], place: int, default: int) -> int:
+    value = values[place] if len(values) > place else default
+    return abs(value) if isinstance(value, int) else len(value) if isinstance(value, str) else default
+
+
+def _of_replacing(text: str, *values: Any) -> int:
+    if len(values) < 2 or not isinstance(values[0], str) or not isinstance(values[1], str):
+        return len(text) + _size(list(values))
+    return len(text) + text.count(values[0]) * len(values[1])
+
+
+def _of_joining(separator: str, items: Any) -> int:
+    return _size(items) + len(separator) * len(items)
+
+
+def _of_padding(text: str, *values: Any) -> int:
+    return len(text) + _number(values, 0, 80)
+
+
+def _of_expanding(text: str, *values: Any) -> int:
+    return len(text) + text.count("\t") * _number(values, 0, 8)
+
+
+def _of_indenting(text: str, *values: Any) -> int:
+    return len(text) + (1 + len(text.splitlines())) * _number(values, 0, 4)
+
+
+def _of_wrapping(text: str, *values: Any) -> int:
+    ends = max([1, *(len(value) for value in values if isinstance(value, str))])
+    return len(text) + (1 + len(text.splitlines()) + len(text) // max(1, _number(values, 0, 79))) * ends
+
+
+def _of_translating(text: str, *values: Any) -> int:
+    return len(text) * max(1, _size(list(values)))
+
+
+_METHODS: dict[str, Callable[..., int]] = {
+    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _of_padding),
+    **dict.fromkeys(("format", "format_map"), _of_format),
+    "expandtabs": _of_expanding,
+    "replace": _of_replacing,
+    "join": _of_joining,
+    "translate": _of_translating,
+}
+"""Methods of texts that may make more than they are given → how much, at most."""
+_FILTERS: dict[str, Callable[..., int]] = {
+    "center": _of_padding,
+    "format": _of_format,
+    "indent": _of_indenting,
+    "replace": _of_replacing,
+    "wordwrap": _of_wrapping,
+}
+"""The same of filters, by the text that they are given first."""
+
+
+class PromptEnvironment(ImmutableSandboxedEnvironment):
+    """Compiles and renders prompts."""
+
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
+
+    def __init__(self) -> None:
+        super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written)
+        self.policies["json.dumps_function"] = _json
+        del self.globals["lipsum"]  # texts at random would differ from run to run
+        self.filters = {name: self._spending(name, function) for name, function in self.filters.items()}
+        self.filters |= {"looped": _looped, "concatenated": self._spending("concatenated", _concatenated)}
+        self.tests |= {"none": lambda value: value is None or isinstance(value, Nothing)}
+
+    def compiled(self, source: str) -> Template:
+        """Compile a template whose loops and `~` spend, too."""
+        tree = self.parse(source)
+        tree = _Spending().visit(tree)
+        tree.set_environment(self)
+        template = self.from_string(tree)
+        template.globals["text size"] = _text_size(tree)
+        return template
+
+    def render(self, template: Template, variables: dict[str, Any]) -> str:
+        """Render a template with a fresh budget."""
+        return template.render({**variables, _BUDGET: Budget(template.globals["text size"])})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute, if the result is none too large."""
+        _budget(context).spend(STEP + _of_operation(operator, left, right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call, if the result is none too large."""
+        budget = _budget(__context)
+        method = getattr(__obj, "__wrapped__", __obj)
+        owner = getattr(method, "__self__", None)
+        named = _METHODS.get(getattr(method, "__name__", "")) if isinstance(owner, str) else None
+        if named is not None:
+            given = [list(one) if named is _of_joining else one for one in args]
+            budget.spend(STEP + named(owner, *given, *kwargs.values()))
+            return super().call(__context, __obj, *given, **kwargs)
+        if owner is not None and any(map(_is_width, args)) and isinstance(owner, int):
+            budget.spend(sum(one for one in args if _is_width(one)))  # to_bytes
+        is_own = isinstance(__obj, Macro) or type(__obj).__module__ == "jinja2.runtime"
+        budget.spend(STEP + (budget.text_size if is_own else 0))
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def _spending(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a filter that spends, before and after."""
+        passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
+
+        @pass_context
+        def spending(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+            budget = _budget(context)
+            value = _listed(value) if name in ("join", "list", "batch", "slice") else value
+            budget.spend(STEP + _of_filter(name, value, args, kwargs))
+            prefix = {"context": (context,), "eval_context": (context.eval_ctx,), "environment": (self,)}
+            made = function(*prefix.get(passed, ()), value, *args, **kwargs)
+            if name not in _CHEAP:
+                budget.spend(len(made) if isinstance(made, Sized) else 0)
+            return made
+
+        return spending
+
+
+class _Spending(NodeTransformer):
+    """Puts filters that spend around what a loop goes over, and in the place of `~`."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        self.generic_visit(node)
+        cost = nodes.Const(STEP + _text_size(node), lineno=node.lineno)
+        node.iter = nodes.Filter(node.iter, "looped", [cost], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
+        self.generic_visit(node)
+        parts = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(parts, "concatenated", [], [], None, None, lineno=node.lineno)
+
+
+def _text_size(node: nodes.Node) -> int:
+    return sum(len(text.data) for text in node.find_all(nodes.TemplateData))
+
+
+@pass_context
+def _written(context: Context, value: Any) -> Any:
+    """Write a value."""
+    if value is None:
+        return ""
+    _budget(context).spend(_size(value))
+    return value
+
+
+@pass_context
+def _looped(context: Context, values: Any, cost: int) -> Any:
+    """Return what a loop goes over, and spend for each round of it."""
+    budget = _budget(context)
+    if isinstance(values, Sized):
+        budget.spend(cost * len(values))
+        return values
+    return _counted(budget, values, cost)
+
+
+def _counted(budget: Budget, values: Any, cost: int) -> Any:
+    for value in values:
+        budget.spend(cost)
+        yield value
+
+
+def _concatenated(values: list[Any]) -> str:
+    return "".join("" if value is None else str(value) for value in values)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, Sized) or not hasattr(value, "__iter__") else list(value)
+
+
+def _of_operation(operator: str, left: Any, right: Any) -> int:
+    """Return a bound on the size of what an operator makes."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = {"**": left.bit_length() * max(right, 0), "*": left.bit_length() + right.bit_length()}
+        if bits.get(operator, 0) > _INTEGER_BITS:
+            raise Overspent(f"it makes a number of more than {_INTEGER_BITS:,} bits")
+        return 0
+    if operator == "*":
+        long, times = (left, right) if isinstance(left, Sized) else (right, left)
+        return len(long) * max(times, 0) if isinstance(long, Sized) and isinstance(times, int) else 0
+    if operator == "%" and isinstance(left, str):
+        return _of_format(left, *(right if isinstance(right, tuple) else [right]))
+    return sum(len(one) for one in (left, right) if isinstance(one, Sized))
+
+
+def _of_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return a bound on what a filter works through and makes."""
+    if name in _CHEAP:
+        return 0
+    given = (*args, *kwargs.values())
+    if name in ("batch", "slice"):
+        return _number(given, 0, 1) + len(value)
+    if name == "join":
+        separator = next((one for one in given if isinstance(one, str)), "")
+        return _size(value) + len(separator) * len(value)
+    if name in _WRITING:
+        return _size(value) * (1 + sum(one if _is_width(one) else _size(one) for one in given))
+    if name in _OF_LISTS:
+        return STEP * len(value) if isinstance(value, Sized) else 0
+    size = _size(value)
+    return _FILTERS[name](str(value), *given) if name in _FILTERS and size <= LARGEST else size
+
+
+def _json(value: Any, **options: Any) -> str:
+    """Write JSON, in which what was None is null."""
+    return json.dumps(_with_none(value), **options)
+
+
+def _with_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_none(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_none(one) for one in value]
+    return None if isinstance(value, Nothing) else value
+
 
 _ENVIRONMENT = PromptEnvironment()
 _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError)
@@ -51,7 +387,7 @@ def plain_value(name: str, value: Any) -> Any:
         return Nothing()
     if isinstance(value, (bool, int, float)):
         return value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, (str, date, time, timedelta, Decimal)):
+    if isinstance(value, (str, date, time_of_day, timedelta, Decimal)):
         return str(value)
     if isinstance(value, (np.generic, np.ndarray)):
         return plain_value(name, value.tolist())

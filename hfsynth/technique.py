@@ -1,42 +1,274 @@
-"""A technique: the recipe for one row, and the batched function for `Dataset.map` that it makes."""
+"""A batch of `Dataset.map` as rows, and rows as a batch again.
 
-import inspect
-import logging
-import random
-from abc import ABC, abstractmethod
+`Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
+"""
+
+from abc import ABC
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from collections.abc import Coroutine
+from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from datasets import Features
-
-from hfsynth.batches import (
-    Batch,
-    Columns,
-    batch_rows,
-    checked_indices,
-    column_type,
-    merge_columns,
-    plain_values,
-    row_contents,
-    scalar_columns,
-)
-from hfsynth.configuration import Configuration
-from hfsynth.errors import ColumnError, FlowError, RowError
-from hfsynth.field_values import settle_fields
-from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, run_flows
-from hfsynth.generation import LLM
-from hfsynth.map_progress import BatchProgress
-from hfsynth.outputs import check_rows
-from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, divide_share
+from hfsynth.config import Configuration
+from hfsynth.config import settle_fields
+from hfsynth.errors import ColumnError
+from hfsynth.errors import FlowError
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow
+from hfsynth.flow import Outcome
+from hfsynth.flow import RaisedRows
+from hfsynth.flow import Row
+from hfsynth.flow import RowSeeds
+from hfsynth.flow import lone_surrogate
+from hfsynth.flow import run_flows
+from hfsynth.llm import LLM
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.metadata import METADATA_FEATURE
+from hfsynth.metadata import divide_share
+from hfsynth.progress import BatchProgress
 from hfsynth.secrets import redact
+from numbers import Integral
+from numbers import Real
+from typing import Any
+from typing import ClassVar
+from typing import TYPE_CHECKING
+import inspect
+import logging
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as kinds
+import random
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline
-    from hfsynth.steps import Step
+    from hfsynth.step import Step
+
+
+Batch = Mapping[str, Sequence[Any]]
+Columns = dict[str, list[Any]]
+
+
+def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[object] = ()) -> Sequence[int]:
+    """Return the indices of a batch, if `map` was called in the way that a technique needs.
+
+    Args:
+        owner: The technique's class, for error messages.
+        batch: What `map` handed over first.
+        indices: What it handed over next.
+        rest: What else it handed over: the process's rank, or columns.
+
+    Raises:
+        TypeError: If it was called in another way, with the call that would do.
+    """
+    call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
+    is_column = isinstance(batch, list | tuple | str | int | float | None)
+    # the rank is None where map runs in one process
+    if is_column or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int | None):
+        raise TypeError(
+            f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
+            "Columns of other names are read with input_mappings={'<input>': '<column>'}."
+        )
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"{owner} takes a batch as a dict of lists, not {type(batch).__name__} in a dataset's format; "
+            f"take the format off: dataset.with_format(None).map({owner}(...), batched=True, with_indices=True)."
+        )
+    if isinstance(indices, int):
+        raise TypeError(
+            f"{owner} takes a batch of rows and their indices, and got the number {indices}: one row's index without "
+            f"batched=True, or with_rank=True without with_indices=True; call {call}."
+        )
+    if indices is None:
+        raise TypeError(f"{owner} draws each row's random numbers from its index, and got no indices; call {call}.")
+    if not isinstance(indices, Sequence):
+        raise TypeError(f"{owner} needs a list of indices, got {type(indices).__name__}; call {call}.")
+    return indices
+
+
+def column_type(batch: Batch, column: str) -> pa.DataType | None:
+    """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
+    if not isinstance(batch, LazyBatch):
+        return None
+    kind = batch.pa_table.schema.field(column).type
+    return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON
+
+
+def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:
+    """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
+    columns = {name: plain_values(batch[column]) for name, column in wiring.items()}
+    return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
+
+
+def row_contents(batch: Batch, num_rows: int) -> list[str]:
+    """Return a text for each row that differs where its texts, numbers or truth values do.
+
+    `generation_metadata`, lists, structs, media and None count for nothing.
+    """
+    names = scalar_columns(batch.pa_table.schema) if isinstance(batch, LazyBatch) else sorted(batch)
+    columns = {name: plain_values(batch[name]) for name in names if name != METADATA_COLUMN}
+    return [
+        repr([(name, values[row]) for name, values in columns.items() if isinstance(values[row], str | int | float)])
+        for row in range(num_rows)
+    ]
+
+
+def scalar_columns(schema: pa.Schema) -> list[str]:
+    """Return the names of columns of texts, numbers and truth values, sorted."""
+    kinds = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+    )
+    return sorted(field.name for field in schema if any(is_kind(field.type) for is_kind in kinds))
+
+
+def plain_values(values: Any) -> Any:
+    """Return values without the arrays and tensors that a dataset in the format of numpy, torch or jax has.
+
+    >>> import numpy
+    >>> plain_values({"a": numpy.arange(2), "b": ["x"]})
+    {'a': [0, 1], 'b': ['x']}
+    """
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    if isinstance(values, Mapping):
+        return {name: plain_values(value) for name, value in values.items()}
+    return [plain_values(value) for value in values] if isinstance(values, list) else values
+
+
+def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
+    """Put a technique's columns beside the batch's own, repeated where one row became several.
+
+    `Dataset.map` keeps the types of Arrow arrays, while of Python lists it would take the type from the first batch:
+    null where all of that batch failed, and then a later batch can't be written. A function may not return arrays,
+    but it may put them into the batch that it was given: `map` merges that with what is returned, and drops
+    `remove_columns` from it.
+
+    Args:
+        batch: What `map` handed over; of a `Dataset`, it is changed.
+        sources: For each row made, the batch's row it comes from.
+        made: The columns made, one value for each of `sources`.
+        features: Their types.
+
+    Returns:
+        What the batched function returns to `map`.
+    """
+    if isinstance(batch, LazyBatch):
+        return _merge_into(batch, sources, made, features)
+    num_rows = len(next(iter(batch.values()))) if batch else len(sources)
+    if list(sources) == list(range(num_rows)):
+        return made  # `map` keeps the other columns by itself
+    kept = {name: [batch[name][source] for source in sources] for name in batch if name not in made}
+    return {**kept, **made}
+
+
+def _merge_into(batch: LazyBatch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
+    table, types = batch.pa_table, features.arrow_schema
+    taken = pa.array(sources, pa.int64())
+    for name in table.column_names if list(sources) != list(range(len(table))) else ():
+        batch[name] = table.column(name).take(taken)
+    for name, values in made.items():
+        batch[name] = pa.array(values, types.field(name).type)
+    return {}
+
+
+def check_rows(owner: str, result: object, features: Features) -> list[Row]:
+    """Return what a flow returned as a list of rows.
+
+    Args:
+        owner: The technique's class.
+        result: What its flow returned.
+        features: Its outputs.
+
+    Raises:
+        FlowError: If it isn't a dict of the outputs, or a list of such dicts, or a value has another type.
+        RowError: If a value has its output's type, and still can't be stored.
+    """
+    wanted = f"it must return a dict with the keys {list(features)}, or a list of such dicts, or raise RowError"
+    if isinstance(result, Mapping):
+        rows: list[Any] = [result]
+    elif isinstance(result, Iterable) and not isinstance(result, str | bytes):
+        rows = list(result)
+    else:
+        returned = "nothing" if result is None else f"{result!r:.200}, of type {type(result).__name__}"
+        raise FlowError(f"{owner}.flow returned {returned}; {wanted}.")
+    schema = features.arrow_schema
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise FlowError(f"{owner}.flow returned a list with {row!r:.200}, of type {type(row).__name__}; {wanted}.")
+        if set(row) != set(features):
+            raise FlowError(f"{owner}.flow returned a dict with the keys {list(row)}; {wanted}.")
+        for name, value in row.items():
+            _check_value(f"{owner}.flow returned", name, value, schema.field(name).type)
+    return [dict(row) for row in rows]
+
+
+def _check_value(who: str, name: str, value: Any, kind: pa.DataType) -> None:
+    fault = misfit(value, kind)
+    if fault:
+        raise FlowError(f"{who} {value!r:.200} for {name!r}, whose type is {kind}: {fault}.")
+    if isinstance(value, str) and (fault := lone_surrogate(value)):
+        raise RowError(f"{name} has {fault}", value)
+    try:
+        pa.array([value], kind)
+    except UnicodeEncodeError as error:
+        raise RowError(f"{name} has {lone_surrogate(error.object)}", repr(value)) from error
+    except (OverflowError, pa.ArrowInvalid) as error:
+        raise RowError(f"{name} can't be stored: {error}", repr(value)) from error
+    except (TypeError, pa.ArrowNotImplementedError) as error:
+        raise FlowError(f"{who} {value!r:.200} for {name!r}, whose type is {kind}: {error}.") from error
+
+
+def misfit(value: Any, kind: pa.DataType) -> str:
+    """Say why a value is not of an Arrow type, which Arrow would bend it into or refuse; "" where it is.
+
+    >>> misfit("x", pa.int64()), misfit(["a"], pa.list_(pa.string()))
+    ('str is no int64', '')
+    """
+    if value is None:
+        return ""
+    if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+        if not isinstance(value, list | tuple | np.ndarray):
+            return f"{type(value).__name__} is no list"
+        return next((fault for item in value if (fault := misfit(item, kind.value_type))), "")
+    if kinds.is_struct(kind):
+        return _misfit_of_struct(value, kind)
+    return "" if _fits(value, kind) else f"{type(value).__name__} is no {kind}"
+
+
+def _misfit_of_struct(value: Any, kind: pa.StructType) -> str:
+    if not isinstance(value, Mapping):
+        return f"{type(value).__name__} is no dict"
+    fields = {field.name: field.type for field in kind}
+    if unknown := sorted(map(str, set(value) - set(fields))):
+        return f"it has no field {unknown[0]!r}"
+    return next((fault for name, item in value.items() if (fault := misfit(item, fields[name]))), "")
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether a value is of a type that is neither list nor struct; types without a check of their own fit."""
+    boolean = isinstance(value, bool | np.bool_)
+    if kinds.is_string(kind) or kinds.is_large_string(kind):
+        return isinstance(value, str)
+    if kinds.is_boolean(kind):
+        return boolean
+    if kinds.is_integer(kind):
+        return not boolean and (isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()))
+    if kinds.is_floating(kind):
+        return not boolean and isinstance(value, Real)
+    return True
+
 
 logger = logging.getLogger(__name__)
 

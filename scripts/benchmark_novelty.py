@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hfsynth.likeness.novelty import NoveltyPool
+from hfsynth.similarity.rouge import NoveltyPool
 
 PAIRS = 300  # that the reference is timed on
 MOST_DROPPED = 1_000  # one after the other, before there is nothing new to be made of the words

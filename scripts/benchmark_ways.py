@@ -22,16 +22,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Contin
 from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
-from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+from hfsynth import SamplingParams
+from hfsynth import TextGeneration
+from hfsynth import TransformersLLM
 from hfsynth.flow import derive_seed
-from hfsynth.llms import decoding
-from hfsynth.llms.decoding import DecodeLoop, Tally
-from hfsynth.llms.job import Job
-from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.passes import Prefill, Step
+from hfsynth.engine import decode_loop as decoding
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.decode_loop import Tally
+from hfsynth.engine.sequence import Job
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.attention import Prefill
+from hfsynth.engine.attention import Step
 from hfsynth.llms.recording import RecordedSteps
-from hfsynth.llms.sampling import Sampler
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.engine.sampling import Sampler
+from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.pipeline import Pipeline
 
 Result = dict[str, Any]

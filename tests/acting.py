@@ -15,7 +15,8 @@ from pathlib import Path
 from datasets import Dataset
 
 from hfsynth import EchoLLM
-from hfsynth.generation import Completion, Request
+from hfsynth.llm import Completion
+from hfsynth.llm import Request
 
 
 def folder() -> Path:

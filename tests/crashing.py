@@ -13,7 +13,9 @@ from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
-from hfsynth import Deduplicate, EchoLLM, TextGeneration
+from hfsynth import Deduplicate
+from hfsynth import EchoLLM
+from hfsynth import TextGeneration
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfsynth.configuration import Configuration
-from hfsynth.filter import Drop, Filter
-from hfsynth.flow import Flow, Row
-from hfsynth.generation import LLM, Completion, Origin, Request
+from hfsynth.config import Configuration
+from hfsynth.filter import Drop
+from hfsynth.filter import Filter
+from hfsynth.flow import Flow
+from hfsynth.flow import Row
+from hfsynth.llm import LLM
+from hfsynth.llm import Completion
+from hfsynth.llm import Origin
+from hfsynth.llm import Request
 
 
 @dataclass(frozen=True)

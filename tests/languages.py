@@ -4,7 +4,7 @@ The pairs say the same in each language, as far as its grammar lets them. Of the
 than a number or a name in Latin letters, and one has the same frame.
 """
 
-from hfsynth.likeness.words import compared_words
+from hfsynth.similarity.words import compared_words
 
 
 class WordsOfAnyScript:

@@ -11,7 +11,9 @@ import sys
 
 from datasets import Dataset
 
-from hfsynth import Deduplicate, EchoLLM, TextGeneration
+from hfsynth import Deduplicate
+from hfsynth import EchoLLM
+from hfsynth import TextGeneration
 from tests.acting import ActingLLM, folder, without_first
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from hfsynth.reporting.answers import AnswerCounts, is_refusal
+from hfsynth.analysis.text_stats import AnswerCounts
+from hfsynth.analysis.text_stats import is_refusal
 
 
 @pytest.mark.parametrize(

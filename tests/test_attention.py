@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from hfsynth.llms.attention import UnsupportedAttention, attend
-from hfsynth.llms.passes import Step
-from hfsynth.llms.slots import KeyValueSlots
+from hfsynth.engine.attention import UnsupportedAttention
+from hfsynth.engine.attention import attend
+from hfsynth.engine.attention import Step
+from hfsynth.engine.kv_cache import KeyValueSlots
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.engine.compatibility import adopt_attention
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from hfsynth.likeness import benchmarks
-from hfsynth.likeness.benchmarks import NgramIndex, Passage, index_passages, passages
+from hfsynth.similarity import ngrams as benchmarks
+from hfsynth.similarity.ngrams import NgramIndex
+from hfsynth.similarity.ngrams import Passage
+from hfsynth.similarity.ngrams import index_passages
+from hfsynth.similarity.ngrams import passages
 
 RHYME = "one two three four five six seven eight nine ten"
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hfsynth import ColumnError, Pipeline
+from hfsynth import ColumnError
+from hfsynth import Pipeline
 from hfsynth.filter import Filter
-from hfsynth.techniques.bootstrap import BootstrapInstructions, SeedPool
+from hfsynth.techniques.bootstrap import BootstrapInstructions
+from hfsynth.techniques.bootstrap import SeedPool
 from tests.helpers import OnlyOnce, ScriptedLLM, drive, say
 
 SEEDS = tuple(f"Seed {n}." for n in range(12))

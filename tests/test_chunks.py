@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Value
 
-from hfsynth.running.chunks import StepFolder
+from hfsynth.runner.chunks import StepFolder
 
 FEATURES = Features({"n": Value("int64"), "text": Value("string")})
 
@@ -46,7 +46,7 @@ def test_chunks_become_one_file_in_their_order_and_are_removed(tmp_path):
 
 
 def test_large_steps_become_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfsynth.running.chunks._BYTES_PER_FILE", 10)
+    monkeypatch.setattr("hfsynth.runner.chunks._BYTES_PER_FILE", 10)
     step = folder(tmp_path)
     for number in range(3):
         write(step, number, number)

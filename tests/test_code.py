@@ -7,9 +7,10 @@ import types
 import pytest
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM, TextGeneration
-from hfsynth.code import code_state
-from hfsynth.steps import step_hash
+from hfsynth import EchoLLM
+from hfsynth import TextGeneration
+from hfsynth.fingerprint import code_state
+from hfsynth.step import step_hash
 
 OWN = """
 from dataclasses import dataclass

@@ -3,8 +3,10 @@ import random
 import pytest
 from datasets import Dataset
 
-from hfsynth import Comparison, report
-from hfsynth.reporting import neighbours, wording
+from hfsynth import Comparison
+from hfsynth import report
+from hfsynth.analysis import diversity as neighbours
+from hfsynth.analysis import text_stats as wording
 
 WORDS = [f"word{n}" for n in range(300)]
 

@@ -1,8 +1,14 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import ColumnError, Deduplicate, EchoLLM, Novelty, RowError, TextGeneration, WellFormed
-from hfsynth.conversations import checked_messages
+from hfsynth import ColumnError
+from hfsynth import Deduplicate
+from hfsynth import EchoLLM
+from hfsynth import Novelty
+from hfsynth import RowError
+from hfsynth import TextGeneration
+from hfsynth import WellFormed
+from hfsynth.llm import checked_messages
 
 CALL = [{"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}]
 USER = {"role": "user", "content": "Hi"}

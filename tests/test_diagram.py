@@ -1,4 +1,6 @@
-from hfsynth.diagram import Arrow, Diagram, Node
+from hfsynth.step import Arrow
+from hfsynth.step import Diagram
+from hfsynth.step import Node
 
 
 def node(name, reads, makes, model="m"):

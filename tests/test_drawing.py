@@ -2,9 +2,13 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
-from hfsynth import EchoLLM, Magpie, Pipeline
-from hfsynth.diagram import Arrow, Diagram, Node
-from hfsynth.publishing.drawing import draw_diagram
+from hfsynth import EchoLLM
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth.step import Arrow
+from hfsynth.step import Diagram
+from hfsynth.step import Node
+from hfsynth.publish.diagram_image import draw_diagram
 
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 

@@ -1,4 +1,6 @@
-from hfsynth import EchoLLM, Request, SamplingParams
+from hfsynth import EchoLLM
+from hfsynth import Request
+from hfsynth import SamplingParams
 
 
 def ask(text, role="assistant", **options):

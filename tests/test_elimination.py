@@ -1,6 +1,7 @@
 import pytest
 
-from hfsynth.techniques.elimination import elimination, elimination_by_answer
+from hfsynth.techniques.evol_instruct import elimination
+from hfsynth.techniques.evol_instruct import elimination_by_answer
 
 
 @pytest.mark.parametrize(

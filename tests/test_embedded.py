@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth import Deduplicate, Report, report
-from hfsynth.reporting import embedded as module
-from hfsynth.reporting import measuring
-from hfsynth.reporting.embedded import Embedded
+from hfsynth import Deduplicate
+from hfsynth import Report
+from hfsynth import report
+from hfsynth.analysis import diversity as module
+from hfsynth.analysis import report as measuring
+from hfsynth.analysis.diversity import Embedded
 from tests.conftest import package_folder
 
 

@@ -2,10 +2,15 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth.generation import Completion
-from hfsynth.previewing.estimate import Range, estimate
-from hfsynth.previewing.trying import Call, TriedRow, TriedStep
-from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal
+from hfsynth.llm import Completion
+from hfsynth.dry_run import Range
+from hfsynth.dry_run import estimate
+from hfsynth.dry_run import Call
+from hfsynth.dry_run import TriedRow
+from hfsynth.dry_run import TriedStep
+from hfsynth.runner.rounds import DatasetRows
+from hfsynth.runner.rounds import EmptyRows
+from hfsynth.runner.rounds import Goal
 
 TRIES = 300
 

@@ -1,7 +1,11 @@
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration, save
+from hfsynth import EchoLLM
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import TextGeneration
+from hfsynth import save
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
 
@@ -53,7 +57,7 @@ def test_a_save_that_was_killed_can_be_repeated_and_spoils_nothing(tmp_path, mon
     save(answered("a"), tmp_path / "made")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "hfsynth.publishing.folder.write_facts", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+            "hfsynth.publish.files.write_facts", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             save(answered("b"), tmp_path / "made")

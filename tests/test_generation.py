@@ -1,7 +1,10 @@
 import pytest
 
-from hfsynth import LLM, EchoLLM, Request, SamplingParams
-from hfsynth.generation import Requests
+from hfsynth import LLM
+from hfsynth import EchoLLM
+from hfsynth import Request
+from hfsynth import SamplingParams
+from hfsynth.llm import Requests
 
 
 @pytest.mark.parametrize(

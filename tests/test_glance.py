@@ -3,8 +3,8 @@ import pytest
 from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 
-from hfsynth.reporting import glance
-from hfsynth.reporting.glance import glance_at
+from hfsynth.analysis import diversity as glance
+from hfsynth.analysis.diversity import glance_at
 
 TEXTS = [
     "Name a fruit.",

@@ -4,8 +4,10 @@ import random
 import pytest
 from datasets import Dataset
 
-from hfsynth import GenerationError, InstructionFollowingDifficulty, RowError
-from hfsynth.generation import Completion
+from hfsynth import GenerationError
+from hfsynth import InstructionFollowingDifficulty
+from hfsynth import RowError
+from hfsynth.llm import Completion
 from tests.helpers import ScriptedLLM, drive
 
 ROW = {"instruction": "Say a colour.", "response": "Blue."}

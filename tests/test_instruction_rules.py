@@ -4,7 +4,7 @@ import pytest
 from datasets.fingerprint import Hasher
 
 from hfsynth import InstructionRules
-from hfsynth.likeness.words import has_no_spaces
+from hfsynth.similarity.words import has_no_spaces
 from tests.languages import NEAR, UNLIKE
 
 

@@ -5,14 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from hfsynth import GenerationError, Request, SamplingParams
+from hfsynth import GenerationError
+from hfsynth import Request
+from hfsynth import SamplingParams
 from hfsynth.chat import ChatTemplate
-from hfsynth.generation import Requests
-from hfsynth.llms import intake
-from hfsynth.llms import loaded as loaded_module
-from hfsynth.llms.loaded import Loaded
-from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.llm import Requests
+from hfsynth.engine import model as intake
+from hfsynth.engine import model as loaded_module
+from hfsynth.engine.model import Loaded
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.compatibility import adopt_attention
 from tests.tiny import tiny
 
 

@@ -4,12 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hfsynth import GenerationError, Request, SamplingParams
-from hfsynth.generation import Requests
-from hfsynth.llms import loaded
-from hfsynth.llms.job import Written
-from hfsynth.llms.packing import PackedLinear
-from hfsynth.llms.room import told
+from hfsynth import GenerationError
+from hfsynth import Request
+from hfsynth import SamplingParams
+from hfsynth.llm import Requests
+from hfsynth.engine import model as loaded
+from hfsynth.engine.sequence import Written
+from hfsynth.engine.model import PackedLinear
+from hfsynth.engine.scheduler import told
 
 pytestmark = pytest.mark.model
 

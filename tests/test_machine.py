@@ -1,6 +1,7 @@
 import sys
 
-from hfsynth.machine import machine, versions
+from hfsynth.run_record import machine
+from hfsynth.run_record import versions
 
 
 def test_the_machine_is_named_with_its_cores():

@@ -4,7 +4,10 @@ from collections import Counter
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from hfsynth import EchoLLM, Magpie, Pipeline, RowError
+from hfsynth import EchoLLM
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import RowError
 from tests.helpers import drive, say
 
 LLM = EchoLLM()

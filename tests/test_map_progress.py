@@ -5,7 +5,8 @@ import time
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 
-from hfsynth import EchoLLM, TextGeneration
+from hfsynth import EchoLLM
+from hfsynth import TextGeneration
 
 
 class Slow(EchoLLM):

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from hfsynth.reporting.markdown import fenced, plain
+from hfsynth.text import fenced
+from hfsynth.text import plain
 
 
 @pytest.mark.parametrize(

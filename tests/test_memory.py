@@ -3,16 +3,14 @@ import torch
 from transformers import DeepseekV3Config, Gemma4TextConfig, GPTBigCodeConfig, LlamaConfig
 
 from hfsynth.errors import GenerationError
-from hfsynth.llms import memory
-from hfsynth.llms.decoding import DecodeLoop
-from hfsynth.llms.memory import (
-    available_memory,
-    cache_bytes_per_token,
-    compute_fitting,
-    free_memory,
-    is_out_of_memory,
-)
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.engine import memory
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.memory import available_memory
+from hfsynth.engine.memory import cache_bytes_per_token
+from hfsynth.engine.memory import compute_fitting
+from hfsynth.engine.memory import free_memory
+from hfsynth.engine.memory import is_out_of_memory
+from hfsynth.engine.compatibility import adopt_attention
 from tests.tiny import WORDS, job, letters, prompt, taker, tiny
 
 

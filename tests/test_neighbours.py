@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from hfsynth.likeness.near_duplicates import repeating_texts
-from hfsynth.reporting import neighbours as module
-from hfsynth.reporting.neighbours import nearest_scores, neighbours, sample_size
-from hfsynth.reporting.reading import drawn
+from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.analysis import diversity as module
+from hfsynth.analysis.diversity import nearest_scores
+from hfsynth.analysis.diversity import neighbours
+from hfsynth.analysis.diversity import sample_size
+from hfsynth.data import drawn
 from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())

@@ -7,8 +7,9 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from hfsynth.likeness.novelty import NoveltyPool, f_measures
-from hfsynth.likeness.words import rouge_score_words
+from hfsynth.similarity.rouge import NoveltyPool
+from hfsynth.similarity.rouge import f_measures
+from hfsynth.similarity.words import rouge_score_words
 from tests.languages import NEAR, UNLIKE, WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)

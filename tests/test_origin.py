@@ -2,8 +2,8 @@ import gguf
 import pytest
 from huggingface_hub import constants
 
-from hfsynth.generation import Origin
-from hfsynth.llms.origin import model_origin
+from hfsynth.llm import Origin
+from hfsynth.llms.model_files import model_origin
 from tests.conftest import GGUF
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from transformers import LongcatFlashConfig
 
-from hfsynth.llms import packing
-from hfsynth.llms.packing import PackedLinear, pack_linears
+from hfsynth.engine import model as packing
+from hfsynth.engine.model import PackedLinear
+from hfsynth.engine.model import pack_linears
 from tests.tiny import prompt, tiny
 
 BFLOAT16 = pytest.param(

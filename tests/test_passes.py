@@ -1,8 +1,11 @@
 import pytest
 import torch
 
-from hfsynth.llms.passes import Asked, Prefill, Segment, Step
-from hfsynth.llms.slots import KeyValueSlots
+from hfsynth.engine.attention import Asked
+from hfsynth.engine.attention import Prefill
+from hfsynth.engine.attention import Segment
+from hfsynth.engine.attention import Step
+from hfsynth.engine.kv_cache import KeyValueSlots
 
 CPU = torch.device("cpu")
 WIDTH, HEADS, SHARED = 8, 2, 3

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from hfsynth.reporting.figures import Lengths
-from hfsynth.reporting.pictures import draw_funnel, draw_lengths, draw_similarity
-from hfsynth.reporting.spread import Spread
+from hfsynth.analysis.text_stats import Lengths
+from hfsynth.analysis.plots import draw_funnel
+from hfsynth.analysis.plots import draw_lengths
+from hfsynth.analysis.plots import draw_similarity
+from hfsynth.analysis.text_stats import Spread
 
 NEAREST = Spread.of(np.linspace(0.1, 0.9, 50), (0.0, 1.0))
 PICTURES = {

@@ -1,7 +1,14 @@
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth import ColumnError
+from hfsynth import EchoLLM
+from hfsynth import EvolInstruct
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import SelfInstruct
+from hfsynth import TextGeneration
+from hfsynth import TransformersLLM
 from tests.helpers import ScriptedLLM
 
 LLM = EchoLLM()

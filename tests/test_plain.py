@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import pytest
 
-from hfsynth.reporting.plain import from_plain
+from hfsynth.config import from_plain
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,17 @@ from html import unescape
 import pytest
 from datasets import Dataset
 
-from hfsynth import (
-    BootstrapInstructions,
-    ColumnError,
-    Deduplicate,
-    EchoLLM,
-    InstructionRules,
-    Judge,
-    Magpie,
-    Pipeline,
-    SeedPool,
-    TextGeneration,
-)
-from hfsynth.previewing.preview import Preview
+from hfsynth import BootstrapInstructions
+from hfsynth import ColumnError
+from hfsynth import Deduplicate
+from hfsynth import EchoLLM
+from hfsynth import InstructionRules
+from hfsynth import Judge
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import SeedPool
+from hfsynth import TextGeneration
+from hfsynth.dry_run import Preview
 from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
 
 NASTY = "<b>[bold]x[/bold]</b> \x1b[2J \x9b2J \u202e</pre><script>"

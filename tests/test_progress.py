@@ -3,9 +3,10 @@ import time
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM, TextGeneration
-from hfsynth.running.crew import Crew
-from hfsynth.running.progress import Progress
+from hfsynth import EchoLLM
+from hfsynth import TextGeneration
+from hfsynth.distributed import Crew
+from hfsynth.progress import Progress
 
 
 def test_without_a_terminal_it_tells_rows_rate_tokens_failures_and_time_left_on_a_line(capsys):
@@ -74,7 +75,7 @@ def test_run_failed_row_counts_once_over_all_steps(capsys, tmp_path):
 
 
 def test_run_progress_moves_within_a_chunk(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfsynth.running.progress._SECONDS_PER_LINE", 0.5)
+    monkeypatch.setattr("hfsynth.progress._SECONDS_PER_LINE", 0.5)
     rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(20)]})
     TextGeneration(OneByOne()).__rshift__(
         TextGeneration(EchoLLM(), name="B", output_mappings={"generation": "b"})

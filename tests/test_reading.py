@@ -2,7 +2,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hfsynth import ColumnError
-from hfsynth.reporting.reading import Columns, batches_of, drawn, texts_at
+from hfsynth.data import Columns
+from hfsynth.data import batches_of
+from hfsynth.data import drawn
+from hfsynth.data import texts_at
 
 CHAT = List({"role": Value("string"), "content": Value("string")})
 

@@ -1,8 +1,12 @@
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
-from hfsynth.record import StepTally, step_names
+from hfsynth import EchoLLM
+from hfsynth import SelfInstruct
+from hfsynth import TextGeneration
+from hfsynth import split_failures
+from hfsynth.metadata import StepTally
+from hfsynth.metadata import step_names
 from tests.helpers import ScriptedLLM
 
 
@@ -24,7 +28,7 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
 
 
 def test_in_many_rows_each_failure_is_found_at_its_own_place(monkeypatch):
-    monkeypatch.setattr("hfsynth.record._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("hfsynth.metadata._ROWS_AT_ONCE", 7)
     texts = [None if n % 9 == 4 else f"say {n}" for n in range(100)]
     made = Dataset.from_dict({"instruction": texts}).map(
         TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=13

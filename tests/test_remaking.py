@@ -6,10 +6,17 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM, Magpie, Pipeline, SeedPool, TextGeneration
-from hfsynth.provenance import RunRecord, Source, records
-from hfsynth.publishing.facts import ConfigFacts, SplitFacts
-from hfsynth.publishing.remaking import again
+from hfsynth import EchoLLM
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import SeedPool
+from hfsynth import TextGeneration
+from hfsynth.run_record import RunRecord
+from hfsynth.run_record import Source
+from hfsynth.run_record import records
+from hfsynth.publish.card_data import ConfigFacts
+from hfsynth.publish.card_data import SplitFacts
+from hfsynth.publish.card import again
 from hfsynth.recipe import describe_source
 from tests.helpers import OnlyOnce
 

@@ -5,8 +5,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hfsynth.reporting.forms import Told, printable
-from hfsynth.reporting.sections import Cell, Line, Picture, Section, Table
+from hfsynth.analysis.render import Told
+from hfsynth.analysis.render import printable
+from hfsynth.analysis.render import Cell
+from hfsynth.analysis.render import Line
+from hfsynth.analysis.render import Picture
+from hfsynth.analysis.render import Section
+from hfsynth.analysis.render import Table
 
 NASTY = "<script>alert(1)</script> | **a** [x](http://y) `c` \x1b[31m\n# \u202eb & \"q\" 'r' 漢字"
 

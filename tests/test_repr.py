@@ -1,6 +1,10 @@
 """What a configuration prints as."""
 
-from hfsynth import EchoLLM, Pipeline, SamplingParams, TextGeneration, TransformersLLM
+from hfsynth import EchoLLM
+from hfsynth import Pipeline
+from hfsynth import SamplingParams
+from hfsynth import TextGeneration
+from hfsynth import TransformersLLM
 
 
 def test_repr_of_defaults_has_no_fields():

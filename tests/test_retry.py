@@ -8,9 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hfsynth import EvolInstruct, GenerationError, Pipeline, RunError, TextGeneration
-from hfsynth.configuration import Configuration
-from hfsynth.generation import LLM, Completion
+from hfsynth import EvolInstruct
+from hfsynth import GenerationError
+from hfsynth import Pipeline
+from hfsynth import RunError
+from hfsynth import TextGeneration
+from hfsynth.config import Configuration
+from hfsynth.llm import LLM
+from hfsynth.llm import Completion
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,16 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
-from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
-from hfsynth.generation import Completion
-from hfsynth.llms import classifier
-from hfsynth.llms.reward import _LOADED
+from hfsynth import EchoLLM
+from hfsynth import GenerationError
+from hfsynth import Request
+from hfsynth import Reward
+from hfsynth import RewardDifference
+from hfsynth import RewardModel
+from hfsynth import RowError
+from hfsynth.llm import Completion
+from hfsynth.llms import reward_model as classifier
+from hfsynth.llms.reward_model import _LOADED
 from tests.conftest import GGUF
 from tests.helpers import drive
 

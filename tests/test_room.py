@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from hfsynth import GenerationError
-from hfsynth.llms.room import CAPACITY, Room
-from hfsynth.llms.slots import KeyValueSlots
+from hfsynth.engine.scheduler import CAPACITY
+from hfsynth.engine.scheduler import Room
+from hfsynth.engine.kv_cache import KeyValueSlots
 from tests.tiny import job, taker
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hfsynth.llms.rounding import scaled_dot_product
+from hfsynth.engine.attention import scaled_dot_product
 
 BFLOAT16 = pytest.param(
     torch.bfloat16,

@@ -3,9 +3,17 @@
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, split_failures
-from hfsynth.provenance import records
-from hfsynth.running.rounds import DatasetRows, EmptyRows, Goal, Spent
+from hfsynth import ColumnError
+from hfsynth import EchoLLM
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth import TextGeneration
+from hfsynth import split_failures
+from hfsynth.run_record import records
+from hfsynth.runner.rounds import DatasetRows
+from hfsynth.runner.rounds import EmptyRows
+from hfsynth.runner.rounds import Goal
+from hfsynth.runner.rounds import Spent
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 
@@ -146,7 +154,7 @@ def test_an_interrupted_repeat_leaves_the_failures_of_the_finished_run(tmp_path,
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hfsynth.running.run.step_failures", interrupt)
+    monkeypatch.setattr("hfsynth.runner.run.step_failures", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pipeline().run(GIVEN, run_dir=tmp_path, quiet=True)
     assert file.read_bytes() == before

@@ -15,9 +15,15 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_dataset
 
-from hfsynth import EchoLLM, GenerationError, Pipeline, RunError, TextGeneration, TransformersLLM
-from hfsynth.running.crew import Crew, wait_until
-from hfsynth.running.run import RunOptions
+from hfsynth import EchoLLM
+from hfsynth import GenerationError
+from hfsynth import Pipeline
+from hfsynth import RunError
+from hfsynth import TextGeneration
+from hfsynth import TransformersLLM
+from hfsynth.distributed import Crew
+from hfsynth.distributed import wait_until
+from hfsynth.runner.run import RunOptions
 from tests.acting import ActingLLM, note, without_first
 from tests.conftest import GGUF
 
@@ -392,8 +398,8 @@ SURVIVOR = """
 import sys
 from datasets import Dataset
 from hfsynth import Pipeline, TextGeneration
-from hfsynth.running import run
-from hfsynth.running.crew import Crew
+from hfsynth.runner import run
+from hfsynth.distributed import Crew
 from tests.acting import ActingLLM
 
 Crew.here = classmethod(lambda cls: cls(rank=int(sys.argv[2]), size=3, token="a" * 32))
@@ -482,7 +488,7 @@ def test_ctrl_c_says_that_what_was_finished_is_kept(launched):
 
 
 def test_a_folder_that_nodes_don_t_share_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfsynth.running.run._SHARED_WAIT", 0.1)
+    monkeypatch.setattr("hfsynth.runner.run._SHARED_WAIT", 0.1)
     monkeypatch.setattr(Crew, "here", classmethod(lambda cls: cls(rank=1, size=2)))
     with pytest.raises(RunError, match="is not the folder that process 0 writes to"):
         pipeline().run(rows(), run_dir=tmp_path / "run", quiet=True)

@@ -7,8 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hfsynth import SamplingParams
 from hfsynth.errors import GenerationError
 from hfsynth.flow import derive_seed
-from hfsynth.llms import sampling
-from hfsynth.llms.sampling import Sampler, uniforms
+from hfsynth.engine import sampling
+from hfsynth.engine.sampling import Sampler
+from hfsynth.engine.sampling import uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
 CPU = torch.device("cpu")

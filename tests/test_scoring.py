@@ -6,10 +6,12 @@ import torch
 from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Qwen2Config, Qwen3Config
 
 from hfsynth import GenerationError
-from hfsynth.llms import scoring
-from hfsynth.llms.packing import pack_linears
-from hfsynth.llms.scoring import Branches, Comparison, score
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.engine import scoring
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.scoring import Branches
+from hfsynth.engine.scoring import Comparison
+from hfsynth.engine.scoring import score
+from hfsynth.engine.compatibility import adopt_attention
 from tests.tiny import prompt, tiny
 
 ENDS = frozenset({3, 60})

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
-from hfsynth.llms.seating import Row, Seating, common
-from hfsynth.llms.slots import KeyValueSlots
-from hfsynth.llms.windows import cost, windows
+from hfsynth.engine.scheduler import Row
+from hfsynth.engine.scheduler import Seating
+from hfsynth.engine.scheduler import common
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.attention import cost
+from hfsynth.engine.attention import windows
 from tests.tiny import job
 
 

@@ -8,9 +8,12 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration
-from hfsynth.publishing.folder import save
-from hfsynth.secrets import masked, redact
+from hfsynth import EchoLLM
+from hfsynth import Pipeline
+from hfsynth import TextGeneration
+from hfsynth.publish.files import save
+from hfsynth.secrets import masked
+from hfsynth.secrets import redact
 
 KEY = "hf_PlantedSecretabcdefgh0123456789"
 

@@ -2,7 +2,9 @@ import random
 
 import pytest
 
-from hfsynth import EchoLLM, RowError, SelfInstruct
+from hfsynth import EchoLLM
+from hfsynth import RowError
+from hfsynth import SelfInstruct
 from tests.helpers import drive, say
 
 LLM = EchoLLM()

@@ -4,8 +4,8 @@ import psutil
 import pytest
 import torch
 
-from hfsynth.llms import slots as module
-from hfsynth.llms.slots import KeyValueSlots
+from hfsynth.engine import kv_cache as module
+from hfsynth.engine.kv_cache import KeyValueSlots
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 8

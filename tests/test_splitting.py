@@ -11,10 +11,12 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig
 
 from hfsynth.errors import SplitModelError
-from hfsynth.llms.attention import forward
-from hfsynth.llms.passes import Prefill, Segment
-from hfsynth.llms.slots import KeyValueSlots
-from hfsynth.llms.splitting import SplitModel, Team
+from hfsynth.engine.attention import forward
+from hfsynth.engine.attention import Prefill
+from hfsynth.engine.attention import Segment
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.llms.splitting import SplitModel
+from hfsynth.llms.splitting import Team
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 

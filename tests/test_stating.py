@@ -4,9 +4,10 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from hfsynth import Magpie, Pipeline
-from hfsynth.publishing.files import write_config
-from hfsynth.publishing.stating import look_up
+from hfsynth import Magpie
+from hfsynth import Pipeline
+from hfsynth.publish.files import write_config
+from hfsynth.publish.card_data import look_up
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository
 

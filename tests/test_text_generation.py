@@ -3,7 +3,11 @@ import random
 import pytest
 from datasets import Dataset, List, Value
 
-from hfsynth import ColumnError, EchoLLM, RowError, SamplingParams, TextGeneration
+from hfsynth import ColumnError
+from hfsynth import EchoLLM
+from hfsynth import RowError
+from hfsynth import SamplingParams
+from hfsynth import TextGeneration
 from tests.helpers import ScriptedLLM, drive, say
 
 LLM = EchoLLM()

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from hfsynth import ColumnError
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter
+from hfsynth.filter import TextFilter
 
 TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]]
 

@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import ColumnError, Where
+from hfsynth import ColumnError
+from hfsynth import Where
 
 NAN = float("nan")
 

@@ -3,8 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
-from hfsynth.llms.job import Written
+from hfsynth import ChatTemplateError
+from hfsynth import GenerationError
+from hfsynth import Request
+from hfsynth import SamplingParams
+from hfsynth import TransformersLLM
+from hfsynth.engine.sequence import Written
 from hfsynth.llms.transformers import _LOADED
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)

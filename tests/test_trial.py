@@ -12,10 +12,12 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from hfsynth.llms.attention import NAME, forward
-from hfsynth.llms.passes import Prefill, Segment
-from hfsynth.llms.slots import KeyValueSlots
-from hfsynth.llms.trial import adopt_attention
+from hfsynth.engine.attention import NAME
+from hfsynth.engine.attention import forward
+from hfsynth.engine.attention import Prefill
+from hfsynth.engine.attention import Segment
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.compatibility import adopt_attention
 from tests.tiny import generated, prompt, tiny
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}

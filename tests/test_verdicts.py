@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth.reporting.verdicts import labels_of, scores_of
+from hfsynth.analysis.text_stats import labels_of
+from hfsynth.analysis.text_stats import scores_of
 
 NUMBERS = List(Value("float64"))
 ROWS = {

@@ -3,10 +3,12 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration
-from hfsynth.running.chunks import StepFolder
-from hfsynth.running.crew import Crew
-from hfsynth.running.whole import run_whole
+from hfsynth import EchoLLM
+from hfsynth import Pipeline
+from hfsynth import TextGeneration
+from hfsynth.runner.chunks import StepFolder
+from hfsynth.distributed import Crew
+from hfsynth.runner.step import run_whole
 from tests.helpers import OnlyOnce
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a"]})

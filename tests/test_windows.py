@@ -2,7 +2,9 @@ import random
 
 import torch
 
-from hfsynth.llms.windows import cost, window_of, windows
+from hfsynth.engine.attention import cost
+from hfsynth.engine.attention import window_of
+from hfsynth.engine.attention import windows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hfsynth import SamplingParams
-from hfsynth.llms.job import Job
+from hfsynth.engine.sequence import Job
 
 WORDS = 64
 SIZES = {

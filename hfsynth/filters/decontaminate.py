@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter
-from hfsynth.likeness.benchmarks import NgramIndex, benchmark_parts, index_passages, passages
+from hfsynth.filter import TextFilter
+from hfsynth.similarity.ngrams import NgramIndex
+from hfsynth.similarity.ngrams import benchmark_parts
+from hfsynth.similarity.ngrams import index_passages
+from hfsynth.similarity.ngrams import passages
 
 
 @dataclass(frozen=True, kw_only=True)

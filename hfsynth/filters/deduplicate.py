@@ -11,10 +11,13 @@ from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter
-from hfsynth.likeness.embeddings import check_installed, embed
-from hfsynth.likeness.near_duplicates import equal_texts, near_texts, similar_texts
-from hfsynth.likeness.novelty import Nearest
+from hfsynth.filter import TextFilter
+from hfsynth.similarity.embeddings import check_installed
+from hfsynth.similarity.embeddings import embed
+from hfsynth.similarity.minhash import equal_texts
+from hfsynth.similarity.minhash import near_texts
+from hfsynth.similarity.minhash import similar_texts
+from hfsynth.similarity.rouge import Nearest
 
 Way = Literal["exact", "minhash", "embeddings"]
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.975}

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfsynth.filter import Drop
-from hfsynth.filters.texts import TextFilter
-from hfsynth.likeness.novelty import NoveltyPool
-from hfsynth.likeness.words import Tokenizer, check_tokenizer
+from hfsynth.filter import TextFilter
+from hfsynth.similarity.rouge import NoveltyPool
+from hfsynth.similarity.words import Tokenizer
+from hfsynth.similarity.words import check_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

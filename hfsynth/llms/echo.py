@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hfsynth.configuration import Configuration
-from hfsynth.generation import LLM, Completion, Request
+from hfsynth.config import Configuration
+from hfsynth.llm import LLM
+from hfsynth.llm import Completion
+from hfsynth.llm import Request
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,32 @@
-"""A model's files: how a user names them, whether they are where the name says, and a text that changes with them.
+"""A model's files, their origin and state, and the cache of loaded models."""
 
-Nothing here loads torch or transformers.
-"""
-
+from accelerate import PartialState
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from functools import cache
+from functools import partial
+from hfsynth.chat import ChatTemplate
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Origin
+from huggingface_hub import RepoCard
+from huggingface_hub import try_to_load_from_cache
+from pathlib import Path
+from typing import Any
+from typing import Generic
+from typing import TypeVar
 import difflib
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import sys
+import torch
+import yaml
 
-from hfsynth.errors import GenerationError
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -209,3 +224,183 @@ def _cached_commit(model: str, revision: str | None, file: str) -> str:
     cached = try_to_load_from_cache(model, file, revision=revision)
     parts = Path(cached).parts if isinstance(cached, str) else ()
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+_GGUF = {"license": "general.license", "language": "general.languages"}  # key of a card → that of a GGUF file
+
+
+def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Origin:
+    """Say what is stated of a model.
+
+    Args:
+        model: Name on the Hub, or folder.
+        revision: Branch, tag or commit on the Hub.
+        gguf_file: GGUF file in that folder or repository.
+    """
+    if Path(model).is_dir():
+        return _told_by(Path(model), gguf_file, "")
+    file = try_to_load_from_cache(model, gguf_file or "config.json", revision=revision)
+    if not isinstance(file, str):
+        return Origin()
+    folders = Path(file).parts
+    depth = folders.index("snapshots") + 2
+    return _told_by(Path(*folders[:depth]), gguf_file, folders[depth - 1])
+
+
+def _told_by(folder: Path, gguf_file: str | None, commit: str) -> Origin:
+    """Read the card in a folder, or what a GGUF file says of itself."""
+    card = folder / "README.md"
+    if card.is_file():
+        try:
+            return Origin.of_card(RepoCard.load(card, ignore_metadata_errors=True).data.to_dict(), commit)
+        except (ValueError, yaml.YAMLError):  # a card that can't be read states nothing
+            return Origin(commit)
+    return _told_by_gguf(folder / gguf_file, commit) if gguf_file else Origin(commit)
+
+
+@cache
+def _told_by_gguf(file: Path, commit: str) -> Origin:
+    """Read a GGUF file, once in a process: its vocabulary takes seconds, and every step asks."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    stated = {key: fields[name].contents() for key, name in _GGUF.items() if name in fields}
+    return Origin.of_card(stated, commit)
+
+
+_THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
+"""Variables by which chat templates show thoughts; a template reads those that it has."""
+
+
+def process_device() -> torch.device:
+    """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
+    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
+    return device
+
+
+def chat_template(name: str, tokenizer: Any, variables: Mapping[str, Any]) -> ChatTemplate:
+    """Return a tokenizer's chat template.
+
+    Args:
+        name: The model, for error messages.
+        tokenizer: It has a chat template.
+        variables: What the template is given besides the messages.
+    """
+    return ChatTemplate(
+        name,
+        partial(_render, tokenizer, dict(variables)),
+        tokenizer.bos_token or "",
+        partial(_render, tokenizer, {**_THINKING_ON, **variables}),
+    )
+
+
+def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
+    )
+    return str(text)
+
+
+def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:
+    """Return the error for a model that can't be loaded.
+
+    Args:
+        name: The model, as the user named it.
+        revision: Branch, tag or commit on the Hub.
+        error: What transformers raised.
+    """
+    if "trust_remote_code" in str(error):
+        return GenerationError(
+            f"{name!r} can't be loaded: it brings Python code of its own, which would be run in this process. "
+            "Read the code; where you trust it, set trust_remote_code=True on the llm (and pin its revision)."
+        )
+    return GenerationError(f"{name!r} (revision {revision}) can't be loaded: {error}")
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _BeforeFork:
+    """What a process was like when it last forked; a child inherits it."""
+
+    process: int = 0
+    has_torch: bool = False
+    has_gpu: bool = False
+
+    def note(self) -> None:
+        """Note it of this process, which is about to fork."""
+        cuda = sys.modules.get("torch.cuda")
+        self.process = os.getpid()
+        self.has_torch = "torch" in sys.modules
+        self.has_gpu = bool(getattr(cuda, "is_initialized", bool)())
+
+
+_BEFORE_FORK = _BeforeFork()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_BEFORE_FORK.note)
+
+
+def prepare_child() -> None:
+    """See that torch can compute in this process, if it was forked: with one thread. Costs nothing in any other.
+
+    Raises:
+        GenerationError: If the parent had used a GPU.
+    """
+    if _BEFORE_FORK.process in (0, os.getpid()) or not _BEFORE_FORK.has_torch:
+        return
+    if _BEFORE_FORK.has_gpu:
+        raise GenerationError(
+            "this process was forked, as Dataset.map(..., num_proc=...) does, after its parent had used the GPU, "
+            "which it can't share. Use map without num_proc, or pipeline.run under `accelerate launch`."
+        )
+    import torch
+
+    torch.set_num_threads(1)
+    logger.warning(
+        "process %d was forked after torch had been loaded, and computes with 1 thread; for more, let no llm load "
+        "before Dataset.map(..., num_proc=...)",
+        os.getpid(),
+    )
+    _BEFORE_FORK.process = os.getpid()
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class ModelCache(Generic[T]):
+    """Loaded models by the configuration of their llms."""
+
+    _models: dict[str, tuple[str, T]] = field(default_factory=dict)
+    """Configuration → state of the model's files when it was loaded, what was loaded."""
+
+    def get(self, key: str, state: str, load: Callable[[], T]) -> T:
+        """Return what was loaded for a configuration; load it where nothing was, or its files have changed since.
+
+        Args:
+            key: Configuration of the llm.
+            state: `LLM.files_state`.
+            load: Loads the model.
+
+        Raises:
+            GenerationError: If this process was forked from one that used a GPU.
+        """
+        prepare_child()
+        if key in self._models and self._models[key][0] != state:
+            logger.warning("the files of a loaded model have changed: they are loaded again")
+            self.drop(key)
+        if key not in self._models:
+            self._models[key] = state, load()
+        return self._models[key][1]
+
+    def drop(self, key: str) -> None:
+        """Give back the memory of what was loaded for a configuration, if anything was."""
+        if self._models.pop(key, None) is not None:
+            from hfsynth.engine.memory import free_memory  # torch loads when a model does
+
+            free_memory()
+
+    def __len__(self) -> int:
+        """Return how many models are loaded."""
+        return len(self._models)

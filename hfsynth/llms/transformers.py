@@ -6,15 +6,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsynth.configuration import Configuration
+from hfsynth.config import Configuration
 from hfsynth.errors import GenerationError
-from hfsynth.field_values import settle_fields
-from hfsynth.generation import LLM, Completion, Origin, Request, Requests
-from hfsynth.llms.model_cache import ModelCache
-from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
+from hfsynth.config import settle_fields
+from hfsynth.llm import LLM
+from hfsynth.llm import Completion
+from hfsynth.llm import Origin
+from hfsynth.llm import Request
+from hfsynth.llm import Requests
+from hfsynth.llms.model_files import ModelCache
+from hfsynth.llms.model_files import check_files
+from hfsynth.llms.model_files import files_state
+from hfsynth.llms.model_files import split_gguf_path
 
 if TYPE_CHECKING:
-    from hfsynth.llms.loaded import Loaded
+    from hfsynth.engine.model import Loaded
 
 _LOADED: ModelCache["Loaded"] = ModelCache()
 
@@ -100,7 +106,7 @@ class TransformersLLM(Configuration, LLM):
 
     def origin(self) -> Origin:
         """Say what the model's folder, or the cache of the Hub, states of where it comes from."""
-        from hfsynth.llms.origin import model_origin
+        from hfsynth.llms.model_files import model_origin
 
         return model_origin(self.model, self.revision, self.gguf_file)
 
@@ -196,7 +202,7 @@ class TransformersLLM(Configuration, LLM):
 
     def _loaded(self) -> "Loaded":
         def load() -> "Loaded":
-            from hfsynth.llms.loaded import Loaded  # torch and transformers load when a model does
+            from hfsynth.engine.model import Loaded  # torch and transformers load when a model does
 
             check_files(self.model, self.gguf_file)
             return Loaded.load(self)

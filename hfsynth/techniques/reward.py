@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 
 from datasets import Features, Value
 
-from hfsynth.conversations import checked_messages
-from hfsynth.errors import GenerationError, RowError
-from hfsynth.flow import Flow, Row
-from hfsynth.generation import Completion, Message, Request
-from hfsynth.technique import Input, Inputs, Technique
+from hfsynth.llm import checked_messages
+from hfsynth.errors import GenerationError
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow
+from hfsynth.flow import Row
+from hfsynth.llm import Completion
+from hfsynth.llm import Message
+from hfsynth.llm import Request
+from hfsynth.technique import Input
+from hfsynth.technique import Inputs
+from hfsynth.technique import Technique
 
 
 @dataclass(frozen=True, kw_only=True)

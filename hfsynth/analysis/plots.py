@@ -1,0 +1,125 @@
+"""Pictures of a dataset, as PNG on white with dark ink, to be read on any page; none needs a network.
+
+matplotlib, which takes as long to import as all else, is imported when the first one is drawn.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from hfsynth.analysis.text_stats import Lengths
+from hfsynth.analysis.text_stats import Spread
+from typing import Any
+from typing import Literal
+from typing import TYPE_CHECKING
+import io
+import textwrap
+import warnings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+INK = "#1f2933"
+_BLUE, _GREY, _ORANGE = "#3e7cb1", "#9aa5b1", "#a8480f"
+_ACROSS = 3  # histograms side by side
+Form = Literal["png", "svg"]
+
+
+def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
+    """Draw a histogram of lengths in a unit for each kind of texts, three side by side."""
+    across, down = min(len(lengths), _ACROSS), -(-len(lengths) // _ACROSS)
+
+    def put(figure: "Figure") -> None:
+        for number, (kind, found) in enumerate(lengths.items(), 1):
+            axes = _plain_axes(figure, (down, across, number))
+            axes.stairs(found.counts, found.edges, fill=True, color=_BLUE)
+            axes.axvline(found.median, color=INK, linewidth=1, linestyle="--")
+            axes.set_title(wrapped(f"{kind} (median {found.median:,})", 36), fontsize=9, parse_math=False)
+            axes.set_xlabel(unit, fontsize=8)
+            axes.set_ylabel("texts", fontsize=8)
+
+    return drawn(put, (3.6 * across, 2.6 * down))
+
+
+def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
+    """Draw the rows that each step was given, and in front of them those that it handed on whole.
+
+    Args:
+        stages: Each step's name, rows in, rows out, and rows that it failed on.
+    """
+
+    def put(figure: "Figure") -> None:
+        axes = _plain_axes(figure)
+        places = range(len(stages))
+        axes.barh(places, [stage[1] for stage in stages], 0.7, color=_GREY, label="rows in")
+        axes.barh(places, [stage[2] for stage in stages], 0.45, color=_BLUE, label="rows out")
+        for place, (_, rows_in, rows_out, failed) in enumerate(stages):
+            told = f" {rows_in:,} → {rows_out:,}" + (f" ({failed:,} failed)" if failed else "")
+            axes.text(max(rows_in, rows_out), place, told, va="center", fontsize=8)
+        axes.set_yticks(places, [wrapped(name, 30) for name, *_ in stages], fontsize=8, parse_math=False)
+        axes.set_xlim(0, 1.35 * max(max(stage[1:3]) for stage in stages) or 1)
+        axes.set_xlabel("rows", fontsize=8)
+        axes.invert_yaxis()
+        figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
+
+    return drawn(put, (7.2, 1.2 + 0.45 * len(stages)))
+
+
+def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
+    """Draw how near the nearest other instruction is, from nothing in common to equal.
+
+    Args:
+        similarity: What a dataset is called → its figures; of two, the second is drawn as a line.
+        limit: What is marked.
+    """
+
+    def put(figure: "Figure") -> None:
+        axes = _plain_axes(figure)
+        for number, (name, spread) in enumerate(similarity.items()):
+            shares = [100 * count / spread.count for count in spread.counts]
+            label = f"{name} (median {spread.median:.2f})"
+            style: dict[str, Any] = {"color": INK, "linewidth": 1.8} if number else {"color": _BLUE, "fill": True}
+            axes.stairs(shares, spread.edges, label=label, **style)
+        axes.axvline(limit, color=_ORANGE, linewidth=1.5, linestyle="--", label=f"{limit}: Self-Instruct's limit")
+        axes.set_title("nearest other instruction", fontsize=9)
+        axes.set_xlabel("ROUGE-L F-measure with it", fontsize=8)
+        axes.set_ylabel("instructions, in %", fontsize=8)
+        for text in axes.legend(fontsize=8, framealpha=1).get_texts():
+            text.set_parse_math(False)
+
+    return drawn(put, (6.4, 2.8))
+
+
+def wrapped(text: str, width: int) -> str:
+    """Part a text into three lines at most."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …"))
+
+
+def drawn(put: Callable[["Figure"], None], size: tuple[float, float], form: Form = "png") -> bytes:
+    """Return a picture's file, the same bytes for the same picture, whatever style the user has set.
+
+    Args:
+        put: Puts what is drawn into an empty figure.
+        size: Width and height in inches.
+        form: PNG, or SVG in which texts are texts.
+    """
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "hfsynth"}]):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a column's name may be in any script
+        figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        put(figure)
+        figure.savefig(buffer, format=form, metadata={"Software": None} if form == "png" else {"Date": None})
+    return buffer.getvalue()
+
+
+def _plain_axes(figure: "Figure", place: tuple[int, int, int] = (1, 1, 1)) -> "Axes":
+    axes = figure.add_subplot(*place)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes

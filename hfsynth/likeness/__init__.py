@@ -1,1 +1,0 @@
-"""Texts that are alike: equal, worded alike, near in meaning, or in a benchmark."""

@@ -1,0 +1,348 @@
+"""What a language model is asked and returns: LLM, Request, Completion, SamplingParams, and checked conversations."""
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
+from dataclasses import dataclass
+from dataclasses import field
+from hfsynth.config import as_texts
+from hfsynth.config import settle_fields
+from hfsynth.errors import GenerationError
+from hfsynth.errors import RowError
+from hfsynth.secrets import repr_of
+from typing import Any
+from typing import Literal
+from typing import Protocol
+from typing import TypedDict
+from typing import runtime_checkable
+import math
+import re
+
+
+Role = Literal["assistant", "user"]
+FinishReason = Literal["stop", "length", "error", "refused"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation: `role` is "system", "user" or "assistant"; `content` is its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of a completion are chosen.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    max_new_tokens: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Divides the logits; 0 takes the likeliest token."})
+    top_p: float = field(default=1.0, metadata={"help": "Keep the likeliest tokens up to this share of probability."})
+    top_k: int = field(default=0, metadata={"help": "Keep this many of the likeliest tokens; 0 keeps all."})
+    min_p: float = field(default=0.0, metadata={"help": "Keep tokens at least this share as likely as the likeliest."})
+    presence_penalty: float = field(
+        default=0.0, metadata={"help": "Taken off the logits of tokens that the completion has already; 0 is off."}
+    )
+    stop: tuple[str, ...] = field(default=(), metadata={"help": "Texts that end a completion and are cut from it."})
+
+    def __repr__(self) -> str:
+        """Return the fields that aren't at their defaults."""
+        return repr_of(self)
+
+    def __post_init__(self) -> None:
+        """Check every type and range; a whole number where a float belongs becomes a float."""
+        settle_fields(self)
+        for name in ("temperature", "top_p", "min_p", "presence_penalty"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        ranges = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2"),
+            "stop": (all(self.stop), "texts that are not empty"),
+        }
+        for name, (holds, wanted) in ranges.items():
+            if not holds:
+                raise ValueError(f"SamplingParams.{name} is {getattr(self, name)!r}; it must be {wanted}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One completion that a flow asks for."""
+
+    messages: tuple[Message, ...]
+    """The conversation so far; without one, an assistant reads what the chat template puts before any answer."""
+    role: Role = "assistant"
+    """Whose turn is to be written: "assistant" answers the conversation, "user" speaks as the user (Magpie)."""
+    sampling: SamplingParams = SamplingParams()
+    """How its tokens are chosen."""
+    seed: int = 0
+    """Start of this request's own random stream; set by the technique from the row's index and the turn."""
+    choices: tuple[str, ...] = ()
+    """Texts to be scored as the next turn, instead of one to be written."""
+    keep_truncated: bool | None = None
+    """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
+
+    def __post_init__(self) -> None:
+        """Read one choice as a tuple of one."""
+        object.__setattr__(self, "choices", as_texts("Request.choices", self.choices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What an llm wrote for one request, or how it scored one's choices."""
+
+    text: str
+    """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
+    finish_reason: FinishReason
+    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it failed, and the text
+    is what there was until then; "refused": it failed, and would at any time (it is too long for the model, or
+    nothing that its chat template takes). A row that failed by an "error" is tried again when the run is started
+    again; one that was refused is not."""
+    prompt_tokens: int = 0
+    """Tokens that the model read."""
+    completion_tokens: int = 0
+    """Tokens that the model wrote, thinking and end token included."""
+    written: str = ""
+    """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
+    thinking: str | None = None
+    """What the model thought before it answered; None for a model that doesn't."""
+    error: str = ""
+    """Why it couldn't be written, or not to its end, where `finish_reason` is "error" or "refused"."""
+    scores: tuple[float, ...] = ()
+    """Natural logarithm of each choice's likelihood, the end of its turn included; of a reward model, its logits."""
+    scored_tokens: tuple[int, ...] = ()
+    """Tokens of each choice that were scored, the end included."""
+
+
+class Requests:
+    """Requests that wait to be completed, each with the key of who asked; more may join them at any time.
+
+    Args:
+        more: Called when a request is wanted and none waits; it may put some.
+    """
+
+    def __init__(self, more: Callable[[], None] | None = None) -> None:
+        self._more = more
+        self._later: deque[tuple[Hashable, Request]] = deque()
+        self._first: deque[tuple[Hashable, Request]] = deque()
+
+    def put(self, key: Hashable, request: Request, first: bool = False) -> None:
+        """Add a request, before those that are not `first`."""
+        (self._first if first else self._later).append((key, request))
+
+    def take(self) -> tuple[Hashable, Request] | None:
+        """Remove and return the next one with its key; None where there is none now."""
+        if not self and self._more:
+            self._more()
+        waiting = self._first or self._later
+        return waiting.popleft() if waiting else None
+
+    def waiting(self) -> list[Request]:
+        """List those that wait, in their order."""
+        return [request for _, request in (*self._first, *self._later)]
+
+    def clear(self) -> None:
+        """Remove all that wait."""
+        self._first.clear()
+        self._later.clear()
+
+    def keys(self) -> list[Hashable]:
+        """List the keys of those that wait, in their order."""
+        return [key for key, _ in (*self._first, *self._later)]
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._first) + len(self._later)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model or dataset comes from, as far as it is stated somewhere; nothing here is guessed."""
+
+    commit: str = ""
+    """Its commit on the Hub."""
+    licence: str = ""
+    """The licence that its own card or file names, by the Hub's identifier."""
+    languages: tuple[str, ...] = ()
+    """The languages that its own card or file names, as ISO codes."""
+
+    @classmethod
+    def of_card(cls, metadata: Mapping[str, Any], commit: str = "") -> "Origin":
+        """Read a card's metadata."""
+        languages = metadata.get("language") or ()
+        listed = [languages] if isinstance(languages, str) else languages
+        licence = metadata.get("license")
+        return cls(commit, licence if isinstance(licence, str) else "", tuple(map(str, listed)))
+
+
+@runtime_checkable
+class LLM(Protocol):
+    """What a technique needs of an llm. A frozen dataclass that loads its model on the first `complete`.
+
+    An llm is pickled and hashed with its techniques, so its state must be plain configuration: see
+    `hfsynth.configuration.Configuration`, from which an llm gets that by inheriting. One that inherits from `LLM`
+    needs no more than `model_name`, `complete`, `load` and `unload`.
+    """
+
+    @property
+    def model_name(self) -> str:
+        """The model, as it is named in records and cards."""
+
+    def overlaps(self) -> bool:
+        """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
+
+        Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on
+        the others, to the bit: or rows would depend on how many processes share the chunks. No llm of hfsynth claims
+        that: kernels round a row otherwise beside other rows, and few tokens are enough to see it.
+        """
+        return False
+
+    def prompt(self, request: Request) -> str:
+        """Return what the model reads for a request, as exactly as the llm can tell: here, the messages themselves.
+
+        Raises:
+            ChatTemplateError: If it can't be rendered.
+        """
+        return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
+
+    def origin(self) -> Origin:
+        """Say what is known of where the model comes from, for the record, without loading it."""
+        return Origin()
+
+    def files_state(self) -> str:
+        """Return a text that changes when the files change that completions depend on: a part of every cache key.
+
+        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
+        llm that reads no files.
+        """
+        return ""
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, in their order; of one with choices, the completion has their scores.
+
+        Raises:
+            GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with
+                `finish_reason="error"`, or "refused" where asking again would not help. Where `complete` raises, a
+                technique asks again in halves, so that a request that always raises fails alone.
+        """
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests until none is left, each completion as soon as it is there, with its request's key.
+
+        What becomes of a completion may put another request. This one completes all that wait, again and again.
+
+        Raises:
+            GenerationError: If the llm can't go on.
+        """
+        while waiting := list(iter(requests.take, None)):
+            completions = self.complete([request for _, request in waiting])
+            if len(completions) != len(waiting):
+                raise GenerationError(
+                    f"{self.model_name} gave {len(completions)} completions for {len(waiting)} requests."
+                )
+            yield from zip((key for key, _ in waiting), completions, strict=True)
+
+    def together(self) -> AbstractContextManager[bool]:
+        """Share a step's work among the processes of a launch: the block is run by those to which it gives True.
+
+        Here, each of them has the whole model, so each takes some of the rows.
+        """
+        return nullcontext(True)
+
+    def load(self) -> object:
+        """Load what `complete` needs, if it isn't yet.
+
+        Raises:
+            GenerationError: If it can't be.
+        """
+
+    def unload(self) -> None:
+        """Give back the memory; the next `complete` loads again."""
+
+
+_CALLS = ("tool_calls", "function_call")  # fields of a turn that a model must read to understand what follows
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def checked_messages(column: str, messages: object) -> tuple[Message, ...]:
+    """Return a row's conversation, of one message at least.
+
+    Args:
+        column: Where it comes from, for error messages.
+        messages: What the row has there.
+
+    Raises:
+        RowError: If it is not a list of messages with role and content; or a turn calls a tool or has a part that is
+            no text, such as an image: without it, the model would read another conversation.
+
+    >>> checked_messages("messages", [{"role": "user", "content": "Hi", "date": None}])
+    ({'role': 'user', 'content': 'Hi'},)
+    """
+    if (
+        isinstance(messages, (str, bytes, Mapping))
+        or not isinstance(messages, Iterable)
+        or not (listed := list(messages))
+    ):
+        raise RowError(f"{column} is not a list of role and content: {messages!r:.200}")
+    return tuple(_checked(column, message) for message in listed)
+
+
+def _checked(column: str, message: object) -> Message:
+    """Return one message, if it has nothing but a text to be read.
+
+    Raises:
+        RowError: If it has no role or text, calls a tool, or has a part that is no text.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
+        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
+    if not re.fullmatch(r"\w[\w.-]*", message["role"]):  # a template writes it as it is, beside its special tokens
+        raise RowError(f"{column} has a role that is no word: {message['role']!r:.200}")
+    if called := [field for field in _CALLS if message.get(field)]:
+        raise RowError(
+            f"{column} has a turn of {message['role']!r} with {called[0]}, which aren't read: {message!r:.200}"
+        )
+    try:
+        text = content_text(message.get("content"))
+    except ValueError as error:
+        raise RowError(f"{column} has a turn of {message['role']!r} with {error}") from None
+    if text is None:
+        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
+    return {"role": message["role"], "content": text}
+
+
+def content_text(content: object) -> str | None:
+    r"""Return the text of a message's content: a text, or a list of parts of type text, one below the other.
+
+    Returns:
+        None where there is no content.
+
+    Raises:
+        ValueError: If a part is no text, such as an image.
+
+    >>> content_text([{"type": "text", "text": "Name a fruit."}, {"type": "text", "text": "A red one."}])
+    'Name a fruit.\nA red one.'
+    """
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, (list, tuple)):
+        raise ValueError(f"content of type {type(content).__name__}; texts and lists of text parts are read.")
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise ValueError(f"a part of type {kind!r} in its content; only parts of type 'text' are read.")
+        texts.append(text)
+    return "\n".join(texts) if texts else None

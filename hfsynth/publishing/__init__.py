@@ -1,1 +1,0 @@
-"""From a dataset to what others see of it: figures, card, files, one commit."""

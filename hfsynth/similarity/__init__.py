@@ -1,0 +1,1 @@
+"""Compare texts: ROUGE-L, MinHash, n-grams, embeddings."""

@@ -1,0 +1,174 @@
+"""The texts of benchmarks, and which other texts share words in a row with one of them."""
+
+from array import array
+from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datasets import Dataset
+from datasets.exceptions import DatasetsError
+from hfsynth.inputs import find_path
+from hfsynth.inputs import load_splits
+from hfsynth.similarity.words import signs_of_words
+from hfsynth.similarity.words import word_bounds
+from hfsynth.similarity.words import words_in
+from numpy.typing import NDArray
+from pathlib import Path
+from typing import Any
+from xxhash import xxh3_64_intdigest
+import numpy as np
+
+
+_ROWS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text of a benchmark."""
+
+    words: list[str]
+    place: str
+    """The benchmark, the row and the column."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a text shares with a benchmark."""
+
+    ngram: str
+    place: str
+    """The benchmark, the row and the column."""
+
+
+def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
+    """Read the texts of a benchmark, those in lists and structs too, that have words enough.
+
+    Args:
+        benchmark: A json, jsonl, csv, parquet or txt file; or a dataset on the Hub or in a folder, as name,
+            name:config or name:config:split. Without a split, all of them are read.
+        shortest: Fewest words of a text.
+
+    Raises:
+        ValueError: If it can't be read, or has no such text.
+    """
+    found = False
+    for place, text in _places(benchmark):
+        words = words_in(text)
+        if word_bounds(words)[0] >= shortest:
+            found = True
+            yield Passage(words, place)
+    if not found:
+        raise ValueError(f"the benchmark {benchmark!r} has no text of {shortest} words or more to compare with.")
+
+
+def _places(benchmark: str) -> Iterator[tuple[str, str]]:
+    """Give each text of a benchmark after its place."""
+    for label, rows in _splits(benchmark).items():
+        for index, row in enumerate(_rows(rows)):
+            for column, value in row.items():
+                for text in _texts(value):
+                    yield f"{label} row {index} {column}", text
+
+
+def _splits(benchmark: str) -> dict[str, Dataset]:
+    """Load a benchmark: how each of its splits is called → its rows."""
+    try:
+        name, config, split = benchmark_parts(benchmark)
+        loaded = load_splits(name, config, split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise ValueError(f"the benchmark {benchmark!r} can't be read: {type(error).__name__}: {error}") from error
+    path = find_path(name)
+    if path is not None and path.is_file():
+        return {path.name: loaded["train"]}
+    if split:
+        return {benchmark: loaded[split]}
+    return {":".join((name, config or "", part)): rows for part, rows in loaded.items()}
+
+
+def benchmark_parts(benchmark: str) -> tuple[str, str | None, str | None]:
+    """Return the name of a benchmark's dataset, its configuration and its split, as far as they are named.
+
+    Args:
+        benchmark: A file or folder; or name, name:config or name:config:split.
+
+    Raises:
+        ValueError: If the name has the form of a path, and nothing is there.
+    """
+    if Path(benchmark).expanduser().exists():
+        return benchmark, None, None
+    name, _, rest = benchmark.partition(":")
+    find_path(name)
+    config, _, split = rest.partition(":")
+    return name, config or None, split or None
+
+
+def _rows(rows: Dataset) -> Iterator[dict[str, Any]]:
+    for batch in rows.with_format(None).iter(_ROWS_AT_ONCE):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+@dataclass(frozen=True)
+class NgramIndex:
+    """The runs of so many words of some texts; a text that is shorter is one run.
+
+    A run takes 12 bytes: a hash and the number of the first text that has it. What has the same hash is looked up in
+    that text. Two runs of the texts with one hash, of which the second would be missed, are not to be expected: among
+    ten million runs, the chance is one in a million.
+    """
+
+    texts: tuple[str, ...]
+    """As words, each with a space before and after it."""
+    places: tuple[str, ...]
+    runs: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint32]]]
+    """Words of a run → hashes, in order, and the number of the text of each."""
+
+    def find(self, text: str) -> Shared | None:
+        """Return what a text shares, if it does: the first of the longest runs."""
+        words = words_in(text)
+        for length, (hashes, owners) in self.runs.items():
+            ngrams = _ngrams(words, length)
+            sought = np.array([_hash(ngram) for ngram in ngrams], np.uint64)
+            places = np.searchsorted(hashes, sought).clip(max=len(hashes) - 1)
+            for hit in np.flatnonzero(hashes[places] == sought):
+                owner = owners[places[hit]]
+                if f" {ngrams[hit]} " in self.texts[owner]:
+                    return Shared(ngrams[hit], self.places[owner])
+        return None
+
+
+def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
+    """Take up the runs of `n` words of some texts; where several signs make a word, of as many signs."""
+    texts: list[str] = []
+    places: list[str] = []
+    hashes: dict[int, array[int]] = {}
+    owners: dict[int, array[int]] = {}
+    for owner, passage in enumerate(found):
+        length = min(signs_of_words(n, passage.words), len(passage.words))
+        run = [_hash(ngram) for ngram in _ngrams(passage.words, length)]
+        hashes.setdefault(length, array("Q")).extend(run)
+        owners.setdefault(length, array("I")).extend([owner] * len(run))
+        texts.append(f" {' '.join(passage.words)} ")
+        places.append(passage.place)
+    runs = {length: _sorted(hashes[length], owners[length]) for length in sorted(hashes, reverse=True)}
+    return NgramIndex(tuple(texts), tuple(places), runs)
+
+
+def _sorted(hashes: "array[int]", owners: "array[int]") -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    unique, first = np.unique(np.frombuffer(hashes, np.uint64), return_index=True)
+    return unique, np.frombuffer(owners, np.uint32)[first]
+
+
+def _ngrams(words: list[str], length: int) -> list[str]:
+    return [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
+def _hash(ngram: str) -> int:
+    return xxh3_64_intdigest(ngram.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,223 @@
+"""A text as words, in any script: to count them, and to compare texts that differ in style alone.
+
+Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their signs counts as one: an
+ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words; of Korean, the
+syllables, since its spacing and endings vary. `rouge_score`'s own words, which are for English, are here, too.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby
+from typing import Literal
+from typing import get_args
+import re
+import unicodedata
+
+
+Tokenizer = Literal["unicode", "rouge_score"]
+"""What ROUGE-L compares: words of any script, or those of the package rouge_score."""
+SPACED_ENDS = ".!?؟۔।॥։።"
+"""Marks that end a sentence where white space follows."""
+UNSPACED_ENDS = "。｡．！？។៕။"
+"""Marks that end a sentence, whatever follows."""
+UNSPACED_SCRIPTS = frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR"})
+"""Scripts without spaces between words, by the first word of their letters' Unicode names."""
+
+_EAST = (  # Chinese and Japanese, without the middle dot and the double hyphen of katakana
+    "\u3005-\u3007\u3021-\u3029\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
+_SOUTH = (  # Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese, Javanese, Tai Viet
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf"
+)
+_SYLLABLES = "\uac00-\ud7a3"  # Korean
+_SYLLABLE = re.compile(f"[{_SYLLABLES}]")
+_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
+_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # and after it, without being marks
+_STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
+_EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # that make a word, on average
+_INVISIBLE = re.compile(  # Unicode's default ignorable code points
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+_PLANES = 0x20000  # code points above are ideographs and variants of them
+_LATIN_WORD = re.compile(r"[a-z0-9]+")
+
+
+def normal_form(text: str) -> str:
+    r"""Return a text without what is only a difference in writing.
+
+    That is width, ligatures, composed or separate accents, case, white space, and characters that can't be seen.
+
+    >>> normal_form("  Ｎame\n the ﬁrst\tKing \u200b")
+    'name the first king'
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(_INVISIBLE.sub("", folded).split())
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a text in any script, in their normal form, without punctuation.
+
+    >>> words_in("Don't panic: it's 42_000 km!")
+    ['don', 't', 'panic', 'it', 's', '42', '000', 'km']
+    >>> words_in("你好，world"), words_in("한국어를 공부해요")
+    (['你', '好', 'world'], ['한국어를', '공부해요'])
+    """
+    form = normal_form(text)
+    return _LATIN_WORD.findall(form) if form.isascii() else _word_pattern().findall(form)
+
+
+def compared_words(text: str) -> list[str]:
+    """Return what ROUGE-L compares of a text in any script: as `words_in`, but Korean by syllable, and symbols too.
+
+    A text without any of these is compared by its punctuation, and a blank one by its blankness: there is always a
+    word, so that equal texts have a ROUGE-L of 1.
+
+    >>> compared_words("What's 2+2, naïvely?")
+    ['what', 's', '2', '2', 'naïvely']
+    >>> compared_words("설명해 줘 🙂"), compared_words("?!")
+    (['설', '명', '해', '줘', '🙂'], ['?', '!'])
+    """
+    form = normal_form(text)
+    found = _LATIN_WORD.findall(form) if form.isascii() else _compared_pattern().findall(form)
+    return found or list(form.replace(" ", "")) or [form]
+
+
+def rouge_score_words(text: str) -> list[str]:
+    """Part a text into words as `rouge_score` does without a stemmer: runs of a-z and 0-9, in lower case.
+
+    >>> rouge_score_words("What's 2+2, naïvely?")
+    ['what', 's', '2', '2', 'na', 'vely']
+    """
+    return _LATIN_WORD.findall(text.lower())
+
+
+TOKENIZERS: Mapping[Tokenizer, Callable[[str], list[str]]] = {
+    "unicode": compared_words,
+    "rouge_score": rouge_score_words,
+}
+
+
+def check_tokenizer(name: str, tokenizer: str) -> None:
+    """Check the value of a field that is a `Tokenizer`.
+
+    Raises:
+        ValueError: If it isn't one.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"{name} is {tokenizer!r}; it must be one of {list(get_args(Tokenizer))}.")
+
+
+def word_bounds(words: Sequence[str]) -> tuple[int, int]:
+    """Return how many words a text has at least and at most, from what `words_in` found in it.
+
+    A sign of a script without spaces may be a word; on average, two of Chinese or Japanese make one, and three of the
+    others. A Korean word has its particles and endings with it: two syllables may be a word. Of other scripts, both
+    numbers are that of the words.
+
+    >>> word_bounds(words_in("Write a poem")), word_bounds(words_in("写一首诗")), word_bounds(words_in("시를 써 줘"))
+    ((3, 3), (2, 4), (3, 3))
+    """
+    east = sum(_east().match(word) is not None for word in words)
+    south = sum(_south().match(word) is not None for word in words)
+    signs = -(-east // _EAST_SIGNS) - (-south // _SOUTH_SIGNS)
+    endings = sum((len(word) - 1) // 2 for word in words if _SYLLABLE.match(word))
+    return len(words) - east - south + signs, len(words) + endings
+
+
+def signs_of_words(number: int, words: Sequence[str]) -> int:
+    """Return how long so many words are in a text, in words and signs as `words_in` found them.
+
+    >>> signs_of_words(4, words_in("Go on and on")), signs_of_words(4, words_in("我们继续走下去吧"))
+    (4, 8)
+    """
+    return round(number * len(words) / max(word_bounds(words)[0], 1))
+
+
+def spaced_word_bounds(text: str) -> tuple[int, int]:
+    """Return how many words a text has at least and at most, counted by its spaces where its script has them.
+
+    >>> spaced_word_bounds("Don't go!"), spaced_word_bounds("用 Python 写一首诗")
+    ((2, 2), (4, 6))
+    """
+    words: list[str] = []
+    for part in text.split():
+        found = words_in(part)
+        words += found if any(has_no_spaces(word) for word in found) else [part]
+    return word_bounds(words)
+
+
+def has_no_spaces(word: str) -> bool:
+    """Return whether a word begins with a sign of a script that puts no space between words.
+
+    >>> [has_no_spaces(word) for word in ("a", "言", "한", "ไทย")]
+    [False, True, False, True]
+    """
+    return _east().match(word) is not None or _south().match(word) is not None
+
+
+def find_word(word: str, text: str) -> str:
+    """Return a word, or several, as it first stands in a text, in upper or lower case; "" where it doesn't.
+
+    It is there as a whole word. In a script without spaces it may stand anywhere, and Korean words have endings.
+
+    >>> find_word("map", "Draw a MAP."), find_word("map", "Draw maps."), find_word("画", "请画一只猫")
+    ('MAP', '', '画')
+    """
+    found = _whole_word(word).search(unicodedata.normalize("NFKC", text))
+    return found.group() if found else ""
+
+
+@cache
+def _whole_word(word: str) -> re.Pattern[str]:
+    form, marks = unicodedata.normalize("NFKC", word), _class_of("Mn", "Mc", "Me")
+    before = "" if has_no_spaces(form[:1]) else rf"(?<![^\W{_EAST}{_SOUTH}])(?<![{marks}])"
+    after = "" if has_no_spaces(form[-1:]) else rf"(?![^\W{_EAST}{_SOUTH}{_SYLLABLES}]|[{marks}])"
+    return re.compile(f"{before}{re.escape(form)}{after}", re.IGNORECASE)
+
+
+@cache
+def _east() -> re.Pattern[str]:
+    return re.compile(f"[{_EAST}]")
+
+
+@cache
+def _south() -> re.Pattern[str]:
+    return re.compile(f"[{_SOUTH}]")
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    """Find words: signs of scripts without spaces, each with its marks, and runs of letters and digits with theirs."""
+    return re.compile("|".join(_words_by_script()))
+
+
+@cache
+def _compared_pattern() -> re.Pattern[str]:
+    """Find words, Korean syllables and symbols."""
+    symbols = _class_of("So", "Sm", "Sc")
+    return re.compile("|".join((f"[{_SYLLABLES}]", *_words_by_script(_SYLLABLES), f"(?![\\x00-\\x7f])[{symbols}]")))
+
+
+def _words_by_script(other: str = "") -> Iterator[str]:
+    """Give the patterns of words; letters in `other` belong to none of them."""
+    mark = f"[{_class_of('Mn', 'Mc', 'Me')}]"
+    letter = rf"[^\W_{_EAST}{_SOUTH}{other}]"
+    yield f"{letter}+(?:{mark}+{letter}*)*"
+    yield f"[{_EAST}]{mark}*"
+    consonant = rf"[^\W_]{mark}*"
+    yield f"(?=[{_SOUTH}])[{_BEFORE}]?{consonant}(?:(?<=[{_STACKERS}]){consonant})*[{_AFTER}]?"
+
+
+@cache
+def _class_of(*categories: str) -> str:
+    """Return the characters of some Unicode categories, as what stands in brackets in a pattern."""
+    points = [point for point in range(_PLANES) if unicodedata.category(chr(point)) in categories]
+    runs = (list(run) for _, run in groupby(enumerate(points), key=lambda pair: pair[1] - pair[0]))
+    return "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)

@@ -1,0 +1,405 @@
+"""Self-Instruct's instances (arXiv 2212.10560): an instruction → inputs for it, each with its response.
+
+A task that is a classification gets its labels first and then an input for each, or nearly all inputs would be of one
+label; any other task gets its inputs first. What is no instance is cleaned away.
+"""
+
+from collections.abc import Collection
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from datasets import Features
+from datasets import List
+from datasets import Value
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow
+from hfsynth.flow import Row
+from hfsynth.llm import Request
+from hfsynth.llm import SamplingParams
+from hfsynth.prompts import check_prompt
+from hfsynth.prompts import render_prompt
+from hfsynth.technique import Input
+from hfsynth.technique import Inputs
+from hfsynth.technique import Technique
+from hfsynth.techniques.self_instruct import CITATION
+from typing import ClassVar
+import json
+import random
+import re
+
+
+CLASSIFICATION_PROMPT = """\
+Is the task a classification, whose answer is one of a few labels?
+
+Task: Say whether the review is positive or negative.
+Classification: Yes
+
+Task: Write a short poem about the sea.
+Classification: No
+
+Task: Which of these words is not an animal?
+Classification: Yes
+
+Task: Correct the grammar of the sentence.
+Classification: No
+
+Task: Sort the email into work, family or advertising.
+Classification: Yes
+
+Task: How many minutes are there in a week? Show the steps.
+Classification: No
+
+Task: {{ instruction }}
+Classification:"""
+INPUT_FIRST = """\
+Make up examples for the task. Where the task needs an input, write one and then the output for it; where it says \
+everything by itself, write the output alone. Write at most {{ num_instances }} examples.
+
+Task: Translate the sentence into French.
+Example 1
+Input: The shop opens at nine.
+Output: Le magasin ouvre à neuf heures.
+Example 2
+Input: I have lost my umbrella.
+Output: J'ai perdu mon parapluie.
+
+Task: Name three rivers in Africa.
+Example 1
+Output: The Nile, the Congo and the Niger.
+
+Task: Sort the numbers from small to large.
+Example 1
+Input: 12, 3, 45, 7
+Output: 3, 7, 12, 45
+
+Task: {{ instruction }}
+"""
+OUTPUT_FIRST = """\
+Make up examples for the classification task: for each possible label an input that has it. Where the task needs no \
+input, write the label alone. Write at most {{ num_instances }} examples.
+
+Task: Say whether the review is positive or negative.
+Label: Positive
+Input: The soup was hot, the waiter kind, and we will come again.
+Label: Negative
+Input: Two hours of waiting, and the room was still not clean.
+
+Task: Tell whether the sentence is about sport, science or cooking.
+Label: Cooking
+Input: Let the dough rest for an hour before you roll it out.
+Label: Sport
+Input: She crossed the line two seconds before the others.
+Label: Science
+Input: The probe measured how strongly the planet's field bends.
+
+Task: {{ instruction }}
+"""
+_NUMBER = r"(?:\s*[#№(\[]?\s*\d{1,3}[)\]]?)"
+_INPUT = r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट"
+_OUTPUT = r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
+_ANSWER = r"answer|response|solution"  # an output's other names, where none has its own
+_LABEL = r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल"
+_HEADING = r"example|ejemplo|exemplo|exemple|beispiel|пример|例子|示例|例|예시|예제|예|مثال|उदाहरण"
+_LINE_START = r"^[ \t>*#_•–-]*(?:\d{1,3}[.)][ \t]+)?[*_]*"
+_PART_END = rf"{_NUMBER}?[ \t*_]*[:：][ \t*_]*"
+_EXAMPLE = re.compile(
+    rf"{_LINE_START}(?:{_HEADING})(?:{_NUMBER}[ \t*_]*[.:：)]*|[ \t]+[A-Z](?=[.:：)])[.:：)]+|[ \t*_]*[:：])[ \t*_]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
+_INLINE_PART = re.compile(r"(?<=\s)(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
+_OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
+_FENCED = re.compile(r"```\w*\n((?:(?!```).)*)```", re.DOTALL)
+_NO_INPUT = {
+    "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
+    "not applicable",
+}  # fmt: skip
+
+
+DROPPED = {"input": Value("string"), "response": Value("string"), "rule": Value("string")}
+"""One instance that was cleaned away, and by which rule."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An input for a task, "" where it needs none, and the response."""
+
+    input: str
+    response: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfInstructInstances(Technique):
+    """Make instances of a task: `instruction` → `input`, `response` and `is_classification`, one row for each.
+
+    A row that comes to no instance failed, and so did one whose inputs have two responses, as in the paper. What was
+    cleaned away is in `dropped_instances`, by its rule (`clean_instances`).
+
+    >>> from hfsynth import EchoLLM
+    >>> list(SelfInstructInstances(EchoLLM()).output_features)
+    ['input', 'response', 'is_classification', 'dropped_instances']
+    """
+
+    version: ClassVar[int] = 2
+    citation: ClassVar[str] = CITATION
+    rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
+
+    num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
+    classification_prompt: str = field(
+        default=CLASSIFICATION_PROMPT,
+        metadata={"help": "Jinja2 text over instruction: answered with Yes or No, whichever is likelier."},
+    )
+    input_first_prompt: str = field(
+        default=INPUT_FIRST, metadata={"help": "Jinja2 text over instruction and num_instances, for other tasks."}
+    )
+    output_first_prompt: str = field(
+        default=OUTPUT_FIRST, metadata={"help": "Jinja2 text over these, for classifications."}
+    )
+    input_first_sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.0, presence_penalty=1.5, max_new_tokens=350, stop=("\nTask:",)),
+        metadata={"help": "How instances of other tasks are sampled."},
+    )
+    output_first_sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.0, presence_penalty=1.5, max_new_tokens=300, stop=("\nTask:",)),
+        metadata={"help": "How instances of classifications are sampled."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check the prompts and the number of instances."""
+        super().__post_init__()
+        if self.num_instances < 1:
+            raise ValueError(f"{self.name}.num_instances is {self.num_instances}; it must be at least 1.")
+        check_prompt("SelfInstructInstances.classification_prompt", self.classification_prompt, ("instruction",))
+        for name in ("input_first_prompt", "output_first_prompt"):
+            check_prompt(f"SelfInstructInstances.{name}", getattr(self, name), ("instruction", "num_instances"))
+
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
+        """`instruction`: the task."""
+        return {"instruction": Input.TEXT}
+
+    @property
+    def output_features(self) -> Features:
+        """`input`, "" where the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
+        text = Value("string")
+        made = {"input": text, "response": text, "is_classification": Value("bool")}
+        return Features({**made, "dropped_instances": List(DROPPED)})
+
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
+        """Ask whether it is a classification, then for instances, and clean them."""
+        given = {"instruction": row["instruction"], "num_instances": self.num_instances}
+        question = render_prompt(self.classification_prompt, {"instruction": row["instruction"]})
+        answer = yield Request(messages=({"role": "user", "content": question},), choices=("Yes", "No"))
+        is_classification = answer.text == "Yes"
+        template = self.output_first_prompt if is_classification else self.input_first_prompt
+        sampling = self.output_first_sampling if is_classification else self.input_first_sampling
+        prompt = render_prompt(template, given)
+        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+        found = parse_instances(completion.text)
+        kept, dropped = clean_instances(found, self.num_instances, completion.finish_reason == "length")
+        if not kept:
+            rules = ", ".join(dict.fromkeys(rule for _, rule in dropped))
+            raise RowError(
+                f"the completion has no instance{f' that stands: {rules}' if rules else ''}", completion.text
+            )
+        away = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
+        return [
+            {
+                "input": one.input,
+                "response": one.response,
+                "is_classification": is_classification,
+                "dropped_instances": away,
+            }
+            for one in kept
+        ]
+
+
+def parse_instances(text: str) -> list[Instance]:
+    r"""Read the instances of a completion, as the parser of Self-Instruct's authors does, and where it reads less.
+
+    An instance begins at a heading ("Example 1") or, without headings, where an input follows a response. What stands
+    before "Output:" is the input, under whatever name. Of a classification the line after "Label:" is the response,
+    and the rest the input. A text without any of these words has no instance.
+
+    >>> parse_instances("Example 1: Input: 2 + 2\nOutput: 4\nExample 2\nInput: 1 + 1\nOutput: 2")
+    [Instance(input='2 + 2', response='4'), Instance(input='1 + 1', response='2')]
+    >>> parse_instances("Label: Positive\nReview: Lovely!\nLabel: Negative\nReview: Dull.")
+    [Instance(input='Review: Lovely!', response='Positive'), Instance(input='Review: Dull.', response='Negative')]
+    """
+    fenced = _FENCED.fullmatch(text.strip())
+    text = (fenced[1] if fenced else text).strip()
+    if (listed := _json_instances(text)) is not None:
+        return listed
+    headings = _headings(text)
+    ends = [*(heading.start() for heading in headings[1:]), len(text)]
+    chunks = [text[heading.end() : end].strip() for heading, end in zip(headings, ends, strict=False)]
+    if headings and _response_marks(text[: headings[0].start()]):
+        chunks.insert(0, text[: headings[0].start()].strip())
+    if headings:
+        return [one for chunk in chunks if chunk for one in _read_parts(chunk) or [Instance("", chunk)]]
+    return _read_parts(text)
+
+
+def _headings(text: str) -> list[re.Match[str]]:
+    """Return the headings of examples: the numbered ones or, without any, those that parts of an example follow."""
+    found = list(_EXAMPLE.finditer(text))
+    numbered = [heading for heading in found if any(character.isdigit() for character in heading[0])]
+    if numbered:
+        return numbered
+    return [heading for heading in found if not heading.start() or _PART.match(text[heading.end() :].lstrip("\n"))]
+
+
+def _read_parts(text: str) -> list[Instance]:
+    """Read the instances of a text by the names of their parts; none where no part is named."""
+    marks = _marks(text)
+    ends = [*(start for _, start, _ in marks[1:]), len(text)]
+    parts = [(name, text[begin:end].strip()) for (name, _, begin), end in zip(marks, ends, strict=False)]
+    if not parts:
+        return []
+    if parts[0][0] == "label":
+        return list(_label_first(parts))
+    before = text[: marks[0][1]].strip()
+    if parts[0][0] == "output" and before and before[-1] not in ":：":
+        parts = list(_under_own_name(before, parts))  # the input has a name of its own
+    if parts[0][0] == "output" and parts[-1][0] == "input":
+        return list(_label_first(parts))
+    return list(_input_first(parts))
+
+
+def _marks(text: str) -> list[tuple[str, int, int]]:
+    """Find the names of parts: (part, where the name starts, where the part's text starts).
+
+    The names begin lines. Where a part has none that does, "Input:" and "Output:" inside a line count too. Of several
+    inputs in a row the first one counts: together they are one instance's input.
+    """
+    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _PART.finditer(text)]
+    if any(name in ("output", "label") for name, *_ in found):
+        found = [mark for mark in found if mark[0] != "answer"]
+    wanted = {"input"} if any(name == "label" for name, *_ in found[:1]) else set()
+    wanted |= {"output", "label"} if not any(name != "input" for name, *_ in found) else set()
+    inline = [(_part_name(mark), mark.start(), mark.end()) for mark in _INLINE_PART.finditer(text)]
+    present = {name for name, *_ in found}
+    found += [mark for mark in inline if mark[0] in wanted - present]
+    marks: list[tuple[str, int, int]] = []
+    for name, start, begin in sorted(found, key=lambda mark: mark[1]):
+        if not (marks and marks[-1][0] == name == "input"):
+            marks.append(("output" if name == "answer" else name, start, begin))
+    return marks
+
+
+def _response_marks(text: str) -> bool:
+    return any(_part_name(mark) != "input" for mark in _PART.finditer(text))
+
+
+def _part_name(mark: re.Match[str]) -> str:
+    """Return which part a name stands for: "input", "output", "label", or "answer", an output's other names."""
+    name = mark[1].casefold()
+    for part, names in (("input", _INPUT), ("output", _OUTPUT), ("label", _LABEL)):
+        if re.fullmatch(names, name, re.IGNORECASE):
+            return part
+    return "answer"
+
+
+def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Put the inputs that have another name ("Sentence: …") among the parts, their name kept."""
+    yield "input", before
+    name = _OTHER_NAME.match(before)
+    mark = re.compile(rf"^{re.escape(name[0])}", re.MULTILINE) if name else None
+    for part, value in parts:
+        following = mark.search(value) if mark and part == "output" else None
+        yield part, value[: following.start()].strip() if following else value
+        if following:
+            yield "input", value[following.start() :]
+
+
+def _label_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
+    """Pair each response with what comes after it."""
+    for place, (part, value) in enumerate(parts):
+        if part == "input":
+            continue
+        if place + 1 < len(parts) and parts[place + 1][0] == "input":
+            yield Instance(_plain_input(parts[place + 1][1]), value.rstrip(" \t,;|-–—*_"))
+        elif part == "label":
+            label, _, rest = value.partition("\n")
+            yield Instance(_plain_input(rest.strip()), label.strip().rstrip("*_").strip())
+        else:
+            yield Instance("", value)
+
+
+def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
+    """Pair each response with the input before it; of several responses to one input the first one counts."""
+    given, answered = None, False
+    for part, value in parts:
+        if part == "input":
+            if given is not None and not answered:
+                yield Instance(given, "")
+            given, answered = _plain_input(value), False
+        elif given is None or not answered:
+            yield Instance(given or "", value)
+            answered = given is not None
+    if given is not None and not answered:
+        yield Instance(given, "")
+
+
+def _json_instances(text: str) -> list[Instance] | None:
+    """Read a JSON list of objects, or one object, with an input and a response; None where the text is none."""
+    if not text.startswith(("[", "{")):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    records = found if isinstance(found, list) else [found]
+    if not records or not all(isinstance(record, dict) for record in records):
+        return None
+    parts = [{_key_part(str(key)): str(value) for key, value in record.items()} for record in records]
+    if not all("response" in part for part in parts):
+        return None
+    return [Instance(_plain_input(part.get("input", "").strip()), part["response"].strip()) for part in parts]
+
+
+def _key_part(key: str) -> str:
+    mark = _PART.match(f"{key}:")
+    return "" if mark is None else "input" if _part_name(mark) == "input" else "response"
+
+
+def _plain_input(text: str) -> str:
+    """Return an input; "" for a text that says that there is none."""
+    return "" if text.strip(" .()[]<>*_-–—").casefold() in _NO_INPUT else text
+
+
+def clean_instances(
+    found: Sequence[Instance], most: int, cut_off: bool = False
+) -> tuple[list[Instance], list[tuple[Instance, str]]]:
+    """Part instances into those that stand, and the others with the rule that each breaks.
+
+    The rules: `cut_off`, the last of a completion that was; `empty`, there is no response; `copied`, the response is
+    the input once more; `colon`, a part ends in one; `repeated`, it was there before; `contradicted`, its input has
+    another response too, and then none of the task stands; `surplus`, there are enough.
+
+    >>> kept, dropped = clean_instances([Instance("a", "b"), Instance("a", "a"), Instance("c", "")], 5)
+    >>> kept, [rule for _, rule in dropped]
+    ([Instance(input='a', response='b')], ['copied', 'empty'])
+    """
+    broken = [_broken(one, found[:place]) for place, one in enumerate(found)]
+    if cut_off and found:
+        broken[-1] = "cut_off"
+    standing = [one for one, rule in zip(found, broken, strict=True) if not rule]
+    inputs = [one.input for one in standing if one.input]  # a task without input may have several responses
+    if len(set(inputs)) < len(inputs):
+        broken = [rule or "contradicted" for rule in broken]
+        standing = []
+    kept = standing[:most]
+    dropped = [(one, rule) for one, rule in zip(found, broken, strict=True) if rule]
+    return kept, [*dropped, *((one, "surplus") for one in standing[most:])]
+
+
+def _broken(one: Instance, before: Sequence[Instance]) -> str:
+    """Return the rule that an instance breaks by itself, or "" if it stands."""
+    if not one.response:
+        return "empty"
+    if one.response == one.input:
+        return "copied"
+    if one.input.endswith(":") or one.response.endswith(":"):
+        return "colon"
+    return "repeated" if one in before else ""

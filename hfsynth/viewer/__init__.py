@@ -1,0 +1,1 @@
+"""Show rows of a dataset as one HTML page."""
