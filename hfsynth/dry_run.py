@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from dataclasses import field
 from datasets import Dataset
@@ -180,12 +179,11 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
         rows, seconds, made = list[TriedRow](), 0.0, dataset
-        with step.llm.together() if isinstance(step, Technique) else nullcontext():
-            if len(dataset):
-                _unload_others(step, steps[: number - 1])
-                rows, seconds, made = (
-                    _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
-                )
+        if len(dataset):
+            _unload_others(step, steps[: number - 1])
+            rows, seconds, made = (
+                _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
+            )
         tried.append(
             TriedStep(
                 name=step_name(step),

@@ -22,7 +22,6 @@ from hfsynth.errors import FlowError
 from hfsynth.errors import GenerationError
 from hfsynth.errors import RowError
 from hfsynth.errors import RunError
-from hfsynth.errors import SplitModelError
 from hfsynth.errors import TruncatedError
 from hfsynth.llm import LLM
 from hfsynth.llm import Completion
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
 _MAX_RAISED = 8  # rows that may raise before any row of a technique was completed
-_FATAL = (ColumnError, FlowError, RunError, SplitModelError, NameError, ImportError)  # would be the same for every row
+_FATAL = (ColumnError, FlowError, RunError, NameError, ImportError)  # would be the same for every row
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
 _MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row

@@ -1,29 +1,15 @@
 """What a language model is asked and returns: LLM, Request, Completion, SamplingParams, and checked conversations."""
 
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from contextlib import nullcontext
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.config import as_texts
-from hfsynth.config import settle_fields
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RowError
-from hfsynth.secrets import repr_of
-from typing import Any
-from typing import Literal
-from typing import Protocol
-from typing import TypedDict
-from typing import runtime_checkable
 import math
 import re
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
+from hfsynth.config import as_texts, settle_fields
+from hfsynth.errors import GenerationError, RowError
+from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
 FinishReason = Literal["stop", "length", "error", "refused"]
@@ -253,13 +239,6 @@ class LLM(Protocol):
                     f"{self.model_name} gave {len(completions)} completions for {len(waiting)} requests."
                 )
             yield from zip((key for key, _ in waiting), completions, strict=True)
-
-    def together(self) -> AbstractContextManager[bool]:
-        """Share a step's work among the processes of a launch: the block is run by those to which it gives True.
-
-        Here, each of them has the whole model, so each takes some of the rows.
-        """
-        return nullcontext(True)
 
     def load(self) -> object:
         """Load what `complete` needs, if it isn't yet.

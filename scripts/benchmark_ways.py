@@ -33,7 +33,6 @@ from hfsynth.engine.sequence import Job
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.attention import Prefill
 from hfsynth.engine.attention import Step
-from hfsynth.llms.recording import RecordedSteps
 from hfsynth.engine.sampling import Sampler
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.pipeline import Pipeline
@@ -223,7 +222,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
-    places = [(decoding, "forward", "forward"), (RecordedSteps, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
     places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:

@@ -27,7 +27,6 @@ from transformers import AutoModelForSequenceClassification
 from transformers import AutoTokenizer
 from typing import Any
 from typing import ClassVar
-from typing import TYPE_CHECKING
 import os
 import torch
 

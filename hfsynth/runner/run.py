@@ -289,14 +289,10 @@ class _Part:
             earlier += [EarlierRows(one, step, same_input=False) for one in of_other_input]
             if not found:
                 self._take_over(step.llm)
-            with step.llm.together() as works:
-                if works and not found:
-                    run = StepRun(
-                        dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
-                    )
-                    self.failures.work(run)
-            if not folder.finished:
-                raise RunError(f"process 0 could not finish step {number}, {step_name(step)}; it says why.")
+                run = StepRun(
+                    dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
+                )
+                self.failures.work(run)
             made = folder.load(features, fingerprint)
             failed = self.failures.add(step_failures(made))
             self.failures.has_passing |= folder.left_passing_failures

@@ -21,7 +21,6 @@ from hfsynth.errors import ColumnError
 from hfsynth.errors import FlowError
 from hfsynth.errors import GenerationError
 from hfsynth.errors import RunError
-from hfsynth.errors import SplitModelError
 from hfsynth.filter import Filter
 from hfsynth.flow import Flows
 from hfsynth.flow import Outcome
@@ -580,8 +579,8 @@ class _Recorded:
     """Keeps what a chunk raised, to be recorded.
 
     What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
-    itself (a chat template that can't serve it, a flow that isn't one, a model that has lost a part) is not kept: it
-    would be the same for every chunk. Nor is that the run stops.
+    itself (a chat template that can't serve it, a flow that isn't one) is not kept: it would be the same for every
+    chunk. Nor is that the run stops.
     """
 
     def __init__(self) -> None:
@@ -593,7 +592,7 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError | SplitModelError)
+        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError)
         if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None
