@@ -18,11 +18,9 @@ def text(request):
 class SlottedLLM(EchoLLM):
     """Takes as many requests as it has slots, and completes the one with the shortest text first."""
 
+    batch_invariant = True
     slots: int = 4
     bad: str = ""
-
-    def overlaps(self):
-        return True
 
     def stream(self, requests):
         seated = []

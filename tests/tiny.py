@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hfsynth import SamplingParams
-from hfsynth.engine.sequence import Job
+from hfsynth.chat import TokenizedRequest
 
 WORDS = 64
 SIZES = {
@@ -36,9 +36,9 @@ def letters(tokens):
     return "".join(chr(48 + token) for token in tokens)
 
 
-def job(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
+def tokenized(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
     params = SamplingParams(**{"temperature": 0.0, **sampling})
-    return Job(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
+    return TokenizedRequest(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
 
 
 def generated(model, prompt, number):
@@ -51,9 +51,9 @@ def generated(model, prompt, number):
     return made[0, len(prompt) :].tolist()
 
 
-def taker(jobs):
-    """Give the jobs one by one."""
-    waiting = list(jobs)
+def next_of(requests):
+    """Return the requests one by one, then None."""
+    waiting = list(requests)
     return lambda: waiting.pop(0) if waiting else None
 
 

@@ -156,7 +156,7 @@ class ChunksInFlight:
 
     def _begin_next(self) -> None:
         """Let the next chunk's rows in, as the llm has room and nothing waits."""
-        if not self.technique.llm.overlaps():
+        if not self.technique.llm.batch_invariant:
             return
         number = self._claim()
         if number is not None:

@@ -22,13 +22,13 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+from hfsynth.chat import TokenizedRequest
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine.attention import Prefill, Step
-from hfsynth.engine.compatibility import adopt_attention
-from hfsynth.engine.decode_loop import DecodeLoop, Tally
+from hfsynth.engine.attention import DecodeBatch, PrefillBatch
+from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
-from hfsynth.engine.sequence import Job
 from hfsynth.flow import derive_seed
 from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
@@ -125,31 +125,31 @@ def loop(job: Result, sharing: bool = True) -> Result:
     """The decode loop; without sharing, every prompt is computed whole."""
     model, all_work, ends = load(job)
     pack_linears(model)
-    if fault := adopt_attention(model):
+    if fault := install_attention(model):
         raise SystemExit(fault)
-    decoding._SHARED = decoding._SHARED if sharing else sys.maxsize
+    decoding._REUSED_TOKENS = decoding._REUSED_TOKENS if sharing else sys.maxsize
     engine = DecodeLoop(model, str, job["slots"])
 
     def run(work: Work) -> list[int]:
-        engine.tally = Tally()
+        engine.stats = LoopStats()
         sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
         seeds = [derive_seed(0, TextGeneration.__name__, row, 0) for row in range(len(work))]  # as the whole run's
         rows = zip(work, seeds, strict=True)
-        jobs = [Job(prompt, sampling, seed, limit, frozenset(ends), ()) for (prompt, limit), seed in rows]
+        jobs = [TokenizedRequest(prompt, sampling, seed, limit, frozenset(ends), ()) for (prompt, limit), seed in rows]
         waiting = list(reversed(jobs))
         written = dict(engine.run(lambda: waiting.pop() if waiting else None))
-        return [len(written[one].tokens) for one in jobs]
+        return [len(written[one].token_ids) for one in jobs]
 
     spent: dict[str, float] = {}
     made = watched = timed(job, run, all_work, shares(model.device, spent))
     if job["device"] != "cpu":  # waiting for the device to learn what took how long costs time of its own
         made = timed(job, run, all_work)
-    tally = engine.tally
-    made["occupancy"] = tally.stepped / max(tally.steps * job["slots"], 1)
-    made["prompt_tokens_computed"], made["prompt_tokens_copied"] = tally.read, tally.copied
+    stats = engine.stats
+    made["occupancy"] = stats.decoded / max(stats.steps * job["slots"], 1)
+    made["prompt_tokens_computed"], made["prompt_tokens_copied"] = stats.prefilled, stats.reused
     made["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
     rows = [(len(prompt), count) for (prompt, _), count in zip(all_work, made["rows"], strict=True)]
-    made["roofline"] = roofline(model, job["slots"], rows, tally.read)
+    made["roofline"] = roofline(model, job["slots"], rows, stats.prefilled)
     return made
 
 
@@ -219,7 +219,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         return lambda: setattr(owner, name, real)
 
     places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
-    places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
+    places += [(kind, name, "attention") for kind in (DecodeBatch, PrefillBatch) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:
         yield
