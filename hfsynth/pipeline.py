@@ -310,7 +310,7 @@ class Pipeline:
                         f"step {number}, {step.name}, reads {name!r}, of which step {maker} makes {column!r}: to read "
                         f"that, say input_mappings={{{name!r}: {column!r}}}, or {{{name!r}: {name!r}}} if it is meant."
                     )
-            for old, new in step.rewrites.items():
+            for old, new in step.replaces.items():
                 if new in step.output_features:
                     newer[step.input_mappings.get(old, old)] = (number, step.output_mappings.get(new, new))
         return hints

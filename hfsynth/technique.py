@@ -330,11 +330,12 @@ class Technique(Configuration, ABC):
         },
     )
 
-    rewrites: ClassVar[Mapping[str, str]] = {}
-    """Inputs of which an output is a newer version: a pipeline says so where a later step still reads the older."""
+    replaces: ClassVar[Mapping[str, str]] = {}
+    """Input → the output that is a newer version of it; a pipeline warns if a later step still reads the input."""
 
-    rules: ClassVar[tuple[str, str] | None] = None
-    """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
+    rejection_column: ClassVar[tuple[str, str] | None] = None
+    """An output that holds lists of structs, and the field of these structs that names the rule which rejected a part
+    of the row ("" for none); records count the rows by rule."""
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
     needs_no_input: ClassVar[bool] = False
@@ -400,9 +401,12 @@ class Technique(Configuration, ABC):
         return Features({self.output_mappings.get(name, name): kind for name, kind in self.output_features.items()})
 
     @property
-    def written_rules(self) -> tuple[str, str] | None:
-        """`rules`, with the dataset's name of the output."""
-        return self.rules and (self.output_mappings.get(self.rules[0], self.rules[0]), self.rules[1])
+    def written_rejection_column(self) -> tuple[str, str] | None:
+        """`rejection_column`, with the dataset's name of the output."""
+        if self.rejection_column is None:
+            return None
+        output, rule = self.rejection_column
+        return self.output_mappings.get(output, output), rule
 
     def wire(self, columns: Collection[str]) -> dict[str, str]:
         """Find the inputs among a dataset's columns and check the outputs against them.

@@ -397,7 +397,7 @@ class StepRun:
         if not self.crew.is_main:
             wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
         if not self.folder.finished:
-            tally = StepTally(self.technique.written_rules)
+            tally = StepTally(self.technique.written_rejection_column)
 
             def facts(rows_out: int) -> dict[str, Any]:
                 seconds = self.folder.seconds()
