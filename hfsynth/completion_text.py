@@ -14,25 +14,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hfsynth.completion_phrases import ANSWER
-from hfsynth.completion_phrases import CLOSING
-from hfsynth.completion_phrases import COURTESY
-from hfsynth.completion_phrases import FAREWELL
-from hfsynth.completion_phrases import HERE
-from hfsynth.completion_phrases import LABEL
-from hfsynth.completion_phrases import LIST_NOUN
-from hfsynth.completion_phrases import NOTE
-from hfsynth.completion_phrases import NOUN
-from hfsynth.completion_phrases import OF_THE_MODEL
-from hfsynth.completion_phrases import OFFER
-from hfsynth.completion_phrases import ORDINALS
-from hfsynth.completion_phrases import POINTING
-from hfsynth.completion_phrases import PRESENTING
-from hfsynth.completion_phrases import REMARK
-from hfsynth.completion_phrases import REQUEST
-from hfsynth.completion_phrases import REWRITING
-from hfsynth.completion_phrases import TEXT_LABEL
-from hfsynth.completion_phrases import TEXT_NOUN
+from hfsynth.completion_phrases import (
+    ANSWER,
+    CLOSING,
+    COURTESY,
+    FAREWELL,
+    HERE,
+    LABEL,
+    LIST_NOUN,
+    NOTE,
+    NOUN,
+    OF_THE_MODEL,
+    OFFER,
+    ORDINALS,
+    POINTING,
+    PRESENTING,
+    REMARK,
+    REQUEST,
+    REWRITING,
+    TEXT_LABEL,
+    TEXT_NOUN,
+)
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[ \t]*$")
 _WRAPPING_FENCES = {"", "text", "txt", "plaintext", "plain", "markdown", "md", "prompt", "json", "jsonl", "json5"} | {

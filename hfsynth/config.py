@@ -1,38 +1,21 @@
 """Configurations: a frozen dataclass to JSON and back, its fingerprint, and the checks of its fields."""
 
-from collections import abc
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import fields
-from dataclasses import is_dataclass
-from datasets.utils._dill import Pickler
-from datasets.utils._dill import pklregister
-from functools import cache
-from hfsynth.fingerprint import code_state
-from hfsynth.secrets import children
-from hfsynth.secrets import is_secret_field
-from hfsynth.secrets import masked
-from hfsynth.secrets import repr_of
-from numbers import Integral
-from numbers import Real
-from types import NoneType
-from types import UnionType
-from typing import Any
-from typing import ClassVar
-from typing import Protocol
-from typing import Union
-from typing import get_args
-from typing import get_origin
-from typing import get_type_hints
-from typing import runtime_checkable
 import dataclasses
 import json
 import math
 import os
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
+from datasets.utils._dill import Pickler, pklregister
+
+from hfsynth.fingerprint import code_state
+from hfsynth.secrets import children, is_secret_field, masked, repr_of
 
 _CLASS = "__class__"  # key of a nested dataclass in the JSON: its place in the list of classes
 _VERSION = "__version__"

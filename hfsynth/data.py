@@ -1,21 +1,15 @@
 """What a report reads: a column's texts, batch by batch; of a conversation, the first instruction or last answer."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
-from datasets import List
-from datasets import Value
-from hfsynth.analysis.text_stats import is_chat
-from hfsynth.analysis.text_stats import text_columns
-from hfsynth.errors import ColumnError
-from numpy.typing import NDArray
-from typing import Any
-from typing import Literal
-import numpy as np
+from typing import Any, Literal
 
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from hfsynth.analysis.text_stats import is_chat, text_columns
+from hfsynth.errors import ColumnError
 
 INSTRUCTION_COLUMNS = (
     "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"

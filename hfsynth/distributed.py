@@ -4,16 +4,14 @@
 the next chunk when it is free, and no collective call is made. A process that runs alone counts for itself.
 """
 
-from dataclasses import dataclass
-from dataclasses import field
-from datetime import timedelta
-from itertools import count
-from typing import Any
 import os
 import socket
 import time
 import uuid
-
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from typing import Any
 
 _RUNS = count()  # runs of this process so far; the same in all processes, since all run the same script
 _TOKEN_WAIT = timedelta(minutes=10)  # a process may come late: it downloads a dataset, or its node starts slowly

@@ -1,50 +1,37 @@
 """Preview a pipeline: a traced run of a few rows, its text and an estimate of the cost of all rows."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Dataset
-from functools import partial
-from hfsynth.analysis.render import printable
-from hfsynth.errors import RowError
-from hfsynth.filter import Filter
-from hfsynth.flow import Flow
-from hfsynth.flow import Outcome
-from hfsynth.flow import Row
-from hfsynth.flow import run_flows
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.metadata import failed_rows
-from hfsynth.progress import without_bars
-from hfsynth.runner.rounds import Goal
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import Spent
-from hfsynth.runner.step import LaidOut
-from hfsynth.step import DatasetFunction
-from hfsynth.step import Step
-from hfsynth.step import features_after
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from hfsynth.text import duration
-from html import escape
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.console import Group
-from rich.console import RenderableType
-from rich.panel import Panel
-from rich.text import Text
-from typing import Any
 import io
 import json
 import math
-import numpy as np
 import statistics
 import time
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from hfsynth.analysis.render import printable
+from hfsynth.errors import RowError
+from hfsynth.filter import Filter
+from hfsynth.flow import Flow, Outcome, Row, run_flows
+from hfsynth.llm import Completion, Request
+from hfsynth.metadata import failed_rows
+from hfsynth.progress import without_bars
+from hfsynth.runner.rounds import Goal, RowSource, Spent
+from hfsynth.runner.step import LaidOut
+from hfsynth.step import DatasetFunction, Step, features_after, step_name
+from hfsynth.technique import Technique
+from hfsynth.text import duration
 
 
 @dataclass(frozen=True)

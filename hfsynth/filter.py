@@ -3,24 +3,19 @@
 It stands before the steps that answer, so that nothing is generated for a row that is dropped anyway.
 """
 
-from abc import ABC
-from abc import abstractmethod
-from collections.abc import Iterable
-from collections.abc import Iterator
-from dataclasses import dataclass
-from dataclasses import field
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import tee
+from typing import TYPE_CHECKING, Any, ClassVar
+
 from datasets import Dataset
-from hfsynth.config import Configuration
-from hfsynth.config import settle_fields
+
+from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import ColumnError
 from hfsynth.llm import content_text
-from hfsynth.metadata import failed_rows
-from hfsynth.metadata import failures_dataset
-from itertools import tee
-from typing import Any
-from typing import ClassVar
-from typing import TYPE_CHECKING
-import json
+from hfsynth.metadata import failed_rows, failures_dataset
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline

@@ -6,13 +6,6 @@ and classes, base classes, closures, and the values of globals. hfsynth, the sta
 are named and not read.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import fields
-from hfsynth.secrets import masked
-from typing import Any
 import dataclasses
 import datetime
 import decimal
@@ -30,7 +23,11 @@ import sys
 import sysconfig
 import types
 import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
 
+from hfsynth.secrets import masked
 
 logger = logging.getLogger(__name__)
 _MOST = 2_000  # objects that are looked at: code beyond that is named, not read

@@ -16,21 +16,19 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RowError
-from hfsynth.errors import RunError
-from hfsynth.errors import SplitModelError
-from hfsynth.errors import TruncatedError
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.llm import Requests
+from hfsynth.errors import (
+    ChatTemplateError,
+    ColumnError,
+    FlowError,
+    GenerationError,
+    RowError,
+    RunError,
+    SplitModelError,
+    TruncatedError,
+)
+from hfsynth.llm import LLM, Completion, Request, Requests
 from hfsynth.secrets import redact
-from hfsynth.watchdog import PATIENCE
-from hfsynth.watchdog import Watchdog
+from hfsynth.watchdog import PATIENCE, Watchdog
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]

@@ -22,9 +22,9 @@ from datasets import (
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hfsynth.run_record import RunRecord
 from hfsynth.publish.card_data import ConfigFacts
 from hfsynth.publish.file_names import FACTS
+from hfsynth.run_record import RunRecord
 
 FORMATS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ".jsonl": ("json", {}),

@@ -1,29 +1,16 @@
 """What a language model is asked and returns: LLM, Request, Completion, SamplingParams, and checked conversations."""
 
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Hashable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from contextlib import nullcontext
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.config import as_texts
-from hfsynth.config import settle_fields
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RowError
-from hfsynth.secrets import repr_of
-from typing import Any
-from typing import Literal
-from typing import Protocol
-from typing import TypedDict
-from typing import runtime_checkable
 import math
 import re
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
+from hfsynth.config import as_texts, settle_fields
+from hfsynth.errors import GenerationError, RowError
+from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
 FinishReason = Literal["stop", "length", "error", "refused"]

@@ -1,44 +1,24 @@
 """Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
 
+import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import replace
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import Features
-from hfsynth.distributed import is_main_process
-from hfsynth.dry_run import Preview
-from hfsynth.dry_run import estimate
-from hfsynth.dry_run import try_steps
-from hfsynth.filter import Filter
-from hfsynth.publish.hub import check_push_target
-from hfsynth.publish.hub import push_to_hub
-from hfsynth.recipe import describe_step
-from hfsynth.recipe import known_names
-from hfsynth.recipe import make_step
-from hfsynth.recipe import read_recipe
-from hfsynth.recipe import replace_model
-from hfsynth.recipe import write_recipe
-from hfsynth.runner.rounds import Goal
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import source_of
-from hfsynth.runner.run import Run
-from hfsynth.runner.run import RunOptions
-from hfsynth.runner.run import default_run_dir
-from hfsynth.step import DatasetFunction
-from hfsynth.step import Diagram
-from hfsynth.step import Node
-from hfsynth.step import Step
-from hfsynth.step import features_after
-from hfsynth.step import node_of
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
-import logging
-import re
 
+from datasets import Dataset, DatasetDict, Features
+
+from hfsynth.distributed import is_main_process
+from hfsynth.dry_run import Preview, estimate, try_steps
+from hfsynth.filter import Filter
+from hfsynth.publish.hub import check_push_target, push_to_hub
+from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, replace_model, write_recipe
+from hfsynth.runner.rounds import Goal, RowSource, source_of
+from hfsynth.runner.run import Run, RunOptions, default_run_dir
+from hfsynth.step import DatasetFunction, Diagram, Node, Step, features_after, node_of, step_name
+from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
 

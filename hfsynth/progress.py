@@ -1,21 +1,20 @@
 """Progress bars of runs and of batches of `Dataset.map`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datasets import disable_progress_bars
-from datasets import enable_progress_bars
-from datasets.utils import are_progress_bars_disabled
-from hfsynth.distributed import Crew
-from hfsynth.flow import Running
-from hfsynth.flow import Watcher
-from hfsynth.llm import Completion
-from multiprocess import parent_process  # type: ignore[import-untyped]
-from tqdm.auto import tqdm
-from types import TracebackType
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
+from datasets import disable_progress_bars, enable_progress_bars
+from datasets.utils import are_progress_bars_disabled
+from multiprocess import parent_process  # type: ignore[import-untyped]
+from tqdm.auto import tqdm
+
+from hfsynth.distributed import Crew
+from hfsynth.flow import Running, Watcher
+from hfsynth.llm import Completion
 
 _SECONDS_PER_LINE = 10.0
 

@@ -1,25 +1,20 @@
 """A pipeline as YAML from which it can be made again: every field of every step, by the names of their classes."""
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from hfsynth.config import Configuration
-from hfsynth.filter import Filter
-from hfsynth.secrets import children
-from hfsynth.secrets import is_secret_field
-from hfsynth.secrets import masked
-from hfsynth.secrets import redact
-from hfsynth.step import Step
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from importlib.metadata import version
-from typing import Any
 import dataclasses
 import inspect
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
 import yaml
 
+from hfsynth.config import Configuration
+from hfsynth.filter import Filter
+from hfsynth.secrets import children, is_secret_field, masked, redact
+from hfsynth.step import Step, step_name
+from hfsynth.technique import Technique
 
 Description = dict[str, Any]
 """A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""

@@ -1,38 +1,26 @@
 """What a run ran on: the processor or accelerator, and the versions of what matters for its rows."""
 
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets.naming import camelcase_to_snakecase
-from datetime import datetime
-from datetime import timezone
-from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import StepTally
-from hfsynth.metadata import failed_rows
-from hfsynth.recipe import describe_step
-from hfsynth.step import Node
-from hfsynth.step import Step
-from hfsynth.step import node_of
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from huggingface_hub import constants
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version
-from pathlib import Path
-from pathlib import PurePath
-from typing import Any
 import json
 import os
 import platform
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+from typing import Any
 
+from datasets import Dataset
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants
+
+from hfsynth.llm import Origin
+from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows
+from hfsynth.recipe import describe_step
+from hfsynth.step import Node, Step, node_of, step_name
+from hfsynth.technique import Technique
 
 _PACKAGES = (
     "hfsynth", "datasets", "transformers", "torch", "accelerate", "rapidfuzz", "datasketch", "sentence-transformers"

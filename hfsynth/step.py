@@ -1,20 +1,18 @@
 """A step of a pipeline: names, keys, columns, and its node of a diagram."""
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
+from html import escape
+
+from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
+
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Filter
 from hfsynth.fingerprint import code_state
 from hfsynth.secrets import redact
 from hfsynth.technique import Technique
-from html import escape
-import re
 
 
 @dataclass(frozen=True)

@@ -3,50 +3,31 @@
 `Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
 """
 
-from abc import ABC
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Collection
-from collections.abc import Coroutine
-from collections.abc import Generator
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Features
-from datasets.formatting.formatting import LazyBatch
-from enum import Enum
-from functools import lru_cache
-from hfsynth.config import Configuration
-from hfsynth.config import settle_fields
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Outcome
-from hfsynth.flow import RaisedRows
-from hfsynth.flow import Row
-from hfsynth.flow import RowSeeds
-from hfsynth.flow import lone_surrogate
-from hfsynth.flow import run_flows
-from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import METADATA_FEATURE
-from hfsynth.metadata import divide_share
-from hfsynth.progress import BatchProgress
-from hfsynth.secrets import redact
-from numbers import Integral
-from numbers import Real
-from typing import Any
-from typing import ClassVar
-from typing import TYPE_CHECKING
 import inspect
 import logging
+import random
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
-import random
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch
+
+from hfsynth.config import Configuration, settle_fields
+from hfsynth.errors import ColumnError, FlowError, RowError
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, lone_surrogate, run_flows
+from hfsynth.llm import LLM
+from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
+from hfsynth.progress import BatchProgress
+from hfsynth.secrets import redact
 
 if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import Deduplicate, EchoLLM, TextGeneration
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 

@@ -11,9 +11,7 @@ import sys
 
 from datasets import Dataset
 
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import Deduplicate, EchoLLM, TextGeneration
 from tests.acting import ActingLLM, folder, without_first
 
 

@@ -11,11 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from hfsynth import EvolInstruct
-from hfsynth import Judge
-from hfsynth import SamplingParams
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
+from hfsynth import EvolInstruct, Judge, SamplingParams, TextGeneration, TransformersLLM
 
 INSTRUCTIONS = [f"Name {n} uses of salt and of {'vinegar ' * n}." for n in range(1, 13)]
 

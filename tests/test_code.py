@@ -7,8 +7,7 @@ import types
 import pytest
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, TextGeneration
 from hfsynth.fingerprint import code_state
 from hfsynth.step import step_hash
 

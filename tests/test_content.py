@@ -2,11 +2,8 @@
 
 from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
 
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.runner.chunks import chunk_keys
-from hfsynth.runner.chunks import content_key
-from hfsynth.runner.chunks import fingerprint_of
+from hfsynth import Pipeline, TextGeneration
+from hfsynth.runner.chunks import chunk_keys, content_key, fingerprint_of
 from tests.helpers import ScriptedLLM
 
 ROWS = Dataset.from_dict(

@@ -1,9 +1,7 @@
 import pytest
 from torch.distributed import TCPStore
 
-from hfsynth.distributed import Crew
-from hfsynth.distributed import is_main_process
-from hfsynth.distributed import wait_until
+from hfsynth.distributed import Crew, is_main_process, wait_until
 
 
 def test_a_process_alone_counts_for_itself():

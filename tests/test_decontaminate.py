@@ -5,9 +5,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import Decontaminate
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
+from hfsynth import Decontaminate, Pipeline, TextGeneration
 from tests.helpers import ScriptedLLM
 
 QUESTION = "A farmer has twelve sheep and sells all but five of them: how many sheep does the farmer have left?"

@@ -1,6 +1,4 @@
-from hfsynth.step import Arrow
-from hfsynth.step import Diagram
-from hfsynth.step import Node
+from hfsynth.step import Arrow, Diagram, Node
 
 
 def node(name, reads, makes, model="m"):

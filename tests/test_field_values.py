@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth import Decontaminate
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import InstructionRules
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Novelty
-from hfsynth import RewardModel
-from hfsynth import SamplingParams
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth import WellFormed
-from hfsynth import Where
-from hfsynth.config import as_texts
-from hfsynth.config import settle_fields
+from hfsynth import (
+    Decontaminate,
+    EchoLLM,
+    EvolInstruct,
+    InstructionRules,
+    Judge,
+    Magpie,
+    Novelty,
+    RewardModel,
+    SamplingParams,
+    SeedPool,
+    TextGeneration,
+    TransformersLLM,
+    WellFormed,
+    Where,
+)
+from hfsynth.config import as_texts, settle_fields
 from hfsynth.llm import Request
 
 NAN = float("nan")

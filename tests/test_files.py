@@ -6,16 +6,12 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Image, concatenate_datas
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, Pipeline, SelfInstruct, TextGeneration
+from hfsynth.analysis.plots import draw_lengths
+from hfsynth.analysis.text_stats import Lengths
 from hfsynth.publish import files
 from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.files import write_config
-from hfsynth.publish.files import write_facts
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.plots import draw_lengths
+from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)

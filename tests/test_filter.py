@@ -2,8 +2,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import ColumnError
-from hfsynth import TextGeneration
+from hfsynth import ColumnError, TextGeneration
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})

@@ -6,12 +6,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 
-from hfsynth import Decontaminate
-from hfsynth import Deduplicate
-from hfsynth import InstructionRules
-from hfsynth import Novelty
-from hfsynth import WellFormed
-from hfsynth import Where
+from hfsynth import Decontaminate, Deduplicate, InstructionRules, Novelty, WellFormed, Where
 from tests.test_near_duplicates import variants
 
 TEXTS = [*variants(4, 60), "Translate this:", "Draw a red fruit for me.", "  Translate  THIS:", "one two"]

@@ -8,15 +8,9 @@ from importlib.util import find_spec
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
-from hfsynth import push_to_hub
-from hfsynth import save
+from hfsynth import EchoLLM, TextGeneration, push_to_hub, save
 from hfsynth.__main__ import main
-from hfsynth.inputs import load_failures
-from hfsynth.inputs import load_rows
-from hfsynth.inputs import load_runs
-from hfsynth.inputs import load_splits
+from hfsynth.inputs import load_failures, load_rows, load_runs, load_splits
 
 MADE = Dataset.from_dict({"instruction": ["a", None]}).map(
     TextGeneration(EchoLLM()), batched=True, with_indices=True, load_from_cache_file=False

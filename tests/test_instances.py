@@ -2,10 +2,12 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import RowError
-from hfsynth.techniques.self_instruct_instances import Instance
-from hfsynth.techniques.self_instruct_instances import SelfInstructInstances
-from hfsynth.techniques.self_instruct_instances import clean_instances
-from hfsynth.techniques.self_instruct_instances import parse_instances
+from hfsynth.techniques.self_instruct_instances import (
+    Instance,
+    SelfInstructInstances,
+    clean_instances,
+    parse_instances,
+)
 from tests.helpers import ScriptedLLM, drive, say
 
 YES, NO = say("Yes"), say("No")

@@ -6,16 +6,9 @@ import pytest
 from datasets import Dataset, List, Value
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM
-from hfsynth import GenerationError
-from hfsynth import Judge
-from hfsynth import Pipeline
-from hfsynth import RowError
-from hfsynth import SamplingParams
+from hfsynth import EchoLLM, GenerationError, Judge, Pipeline, RowError, SamplingParams
 from hfsynth.llm import Completion
-from hfsynth.techniques.judge import CATEGORIES
-from hfsynth.techniques.judge import HAZARDS
-from hfsynth.techniques.judge import QUALITY
+from hfsynth.techniques.judge import CATEGORIES, HAZARDS, QUALITY
 from tests.helpers import ScriptedLLM, drive, say
 
 LLM = EchoLLM()

@@ -5,8 +5,7 @@ import time
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, TextGeneration
 
 
 class Slow(EchoLLM):

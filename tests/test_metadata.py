@@ -2,15 +2,9 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import DatasetCardData
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.publish.files import write_config
-from hfsynth.publish.files import write_facts
-from hfsynth.publish.card_data import merge_metadata
-from hfsynth.publish.card_data import metadata_of
-from hfsynth.publish.card_data import size_category
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
+from hfsynth.publish.card_data import merge_metadata, metadata_of, size_category
+from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import NamedLLM
 
 NAMES = [

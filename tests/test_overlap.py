@@ -3,10 +3,7 @@ from dataclasses import dataclass
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
 from hfsynth.runner.step import ChunksInFlight
 from tests.helpers import ScriptedLLM
 

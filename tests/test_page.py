@@ -14,12 +14,7 @@ from urllib.parse import quote
 import pytest
 from datasets import Dataset, Features, Value
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Judge
-from hfsynth import TextGeneration
-from hfsynth import save
-from hfsynth import split_failures
+from hfsynth import EchoLLM, EvolInstruct, Judge, TextGeneration, save, split_failures
 from hfsynth.viewer.page import view
 from tests.helpers import OnlyOnce, ScriptedLLM
 

@@ -1,14 +1,7 @@
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hfsynth import ColumnError
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
+from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, SelfInstruct, TextGeneration, TransformersLLM
 from tests.helpers import ScriptedLLM
 
 LLM = EchoLLM()

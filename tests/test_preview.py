@@ -4,16 +4,18 @@ from html import unescape
 import pytest
 from datasets import Dataset
 
-from hfsynth import BootstrapInstructions
-from hfsynth import ColumnError
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import InstructionRules
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
+from hfsynth import (
+    BootstrapInstructions,
+    ColumnError,
+    Deduplicate,
+    EchoLLM,
+    InstructionRules,
+    Judge,
+    Magpie,
+    Pipeline,
+    SeedPool,
+    TextGeneration,
+)
 from hfsynth.dry_run import Preview
 from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
 

@@ -3,8 +3,7 @@ import time
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, TextGeneration
 from hfsynth.distributed import Crew
 from hfsynth.progress import Progress
 

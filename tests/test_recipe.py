@@ -1,25 +1,23 @@
 import pytest
 import yaml
 
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import InstructionFollowingDifficulty
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Novelty
-from hfsynth import Pipeline
-from hfsynth import Reward
-from hfsynth import RewardModel
-from hfsynth import SamplingParams
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.recipe import describe_step
-from hfsynth.recipe import known_names
-from hfsynth.recipe import make_step
-from hfsynth.recipe import read_recipe
-from hfsynth.recipe import write_recipe
+from hfsynth import (
+    Deduplicate,
+    EchoLLM,
+    EvolInstruct,
+    InstructionFollowingDifficulty,
+    Judge,
+    Magpie,
+    Novelty,
+    Pipeline,
+    Reward,
+    RewardModel,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
+from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, write_recipe
 from tests.helpers import ScriptedLLM
 
 

@@ -1,12 +1,8 @@
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hfsynth import EchoLLM
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import split_failures
-from hfsynth.metadata import StepTally
-from hfsynth.metadata import step_names
+from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
+from hfsynth.metadata import StepTally, step_names
 from tests.helpers import ScriptedLLM
 
 

@@ -4,12 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
-from hfsynth.llms import recording
-from hfsynth.llms import varlen
-from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.llms.recording import RecordedSteps
-from hfsynth.llms.recording import can_record
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.llms import recording, varlen
+from hfsynth.llms.recording import RecordedSteps, can_record
 from tests.elsewhere import Graph, elsewhere, moved
 from tests.tiny import generated, job, letters, prompt, taker, tiny
 

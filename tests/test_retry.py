@@ -8,14 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hfsynth import EvolInstruct
-from hfsynth import GenerationError
-from hfsynth import Pipeline
-from hfsynth import RunError
-from hfsynth import TextGeneration
+from hfsynth import EvolInstruct, GenerationError, Pipeline, RunError, TextGeneration
 from hfsynth.config import Configuration
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
+from hfsynth.llm import LLM, Completion
 
 
 @dataclass(frozen=True)

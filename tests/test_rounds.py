@@ -3,17 +3,9 @@
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import ColumnError
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth import split_failures
+from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, split_failures
 from hfsynth.run_record import records
-from hfsynth.runner.rounds import DatasetRows
-from hfsynth.runner.rounds import EmptyRows
-from hfsynth.runner.rounds import Goal
-from hfsynth.runner.rounds import Spent
+from hfsynth.runner.rounds import DatasetRows, EmptyRows, Goal, Spent
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 

@@ -15,14 +15,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_dataset
 
-from hfsynth import EchoLLM
-from hfsynth import GenerationError
-from hfsynth import Pipeline
-from hfsynth import RunError
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.distributed import Crew
-from hfsynth.distributed import wait_until
+from hfsynth import EchoLLM, GenerationError, Pipeline, RunError, TextGeneration, TransformersLLM
+from hfsynth.distributed import Crew, wait_until
 from hfsynth.runner.run import RunOptions
 from tests.acting import ActingLLM, note, without_first
 from tests.conftest import GGUF

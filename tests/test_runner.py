@@ -3,12 +3,7 @@ from dataclasses import dataclass
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import GenerationError
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import RowError
-from hfsynth import RunError
-from hfsynth import TextGeneration
+from hfsynth import GenerationError, Magpie, Pipeline, RowError, RunError, TextGeneration
 from tests.helpers import ScriptedLLM
 
 

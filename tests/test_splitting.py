@@ -10,13 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig
 
-from hfsynth.errors import SplitModelError
-from hfsynth.engine.attention import forward
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
+from hfsynth.engine.attention import Prefill, Segment, forward
 from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.llms.splitting import SplitModel
-from hfsynth.llms.splitting import Team
+from hfsynth.errors import SplitModelError
+from hfsynth.llms.splitting import SplitModel, Team
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 

@@ -3,12 +3,8 @@ import functools
 import pytest
 from datasets import Features, Value
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
-from hfsynth.step import features_after
-from hfsynth.step import folder_name
-from hfsynth.step import step_hash
-from hfsynth.step import step_name
+from hfsynth import EchoLLM, TextGeneration
+from hfsynth.step import features_after, folder_name, step_hash, step_name
 
 
 def only_long(dataset):

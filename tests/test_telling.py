@@ -9,11 +9,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from rouge_score.rouge_scorer import RougeScorer
 
-from hfsynth import EvolInstruct
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import save
+from hfsynth import EvolInstruct, Pipeline, SelfInstruct, TextGeneration, save
 from hfsynth.run_record import records
 from hfsynth.text import duration
 from tests.helpers import OnlyOnce, ScriptedLLM

@@ -5,8 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import ColumnError
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
+from hfsynth.filter import Drop, TextFilter
 
 TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]]
 

@@ -4,8 +4,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import ColumnError
-from hfsynth import Where
+from hfsynth import ColumnError, Where
 
 NAN = float("nan")
 

@@ -5,12 +5,7 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth import report
-from hfsynth import split_failures
+from hfsynth import EvolInstruct, Magpie, Pipeline, TextGeneration, report, split_failures
 from hfsynth.run_record import records
 from tests.helpers import ScriptedLLM
 

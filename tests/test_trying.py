@@ -3,13 +3,7 @@ from dataclasses import dataclass
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import GenerationError
-from hfsynth import Judge
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, EvolInstruct, GenerationError, Judge, Pipeline, SelfInstruct, TextGeneration
 from hfsynth.dry_run import try_steps
 from tests.conftest import GGUF
 from tests.helpers import OnlyOnce, ScriptedLLM
@@ -130,8 +124,7 @@ def test_the_rows_are_those_that_a_run_begins_with_and_the_cache_keeps_nothing(t
 
 @pytest.mark.model
 def test_the_prompt_is_what_the_real_model_reads_and_writes_special_tokens_too(smollm_folder):
-    from hfsynth import SamplingParams
-    from hfsynth import TransformersLLM
+    from hfsynth import SamplingParams, TransformersLLM
 
     llm = TransformersLLM(smollm_folder, gguf_file=GGUF, dtype="float32", batch_size=8)
     short = SamplingParams(temperature=0, max_new_tokens=40)

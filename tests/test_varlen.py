@@ -2,17 +2,13 @@ import pytest
 import torch
 
 from hfsynth.engine import attention
-from hfsynth.llms import varlen
-from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.attention import Asked
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import Step
-from hfsynth.engine.scoring import Comparison
-from hfsynth.engine.scoring import score
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.static_batches import StaticBatches
+from hfsynth.engine.attention import Asked, Prefill, Segment, Step
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.scoring import Comparison, score
+from hfsynth.engine.static_batches import StaticBatches
+from hfsynth.llms import varlen
 from hfsynth.llms.varlen import Spans
 from tests.elsewhere import GPU, by_the_book, elsewhere, moved
 from tests.tiny import generated, job, letters, prompt, taker, tiny

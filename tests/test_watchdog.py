@@ -3,10 +3,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from hfsynth import EchoLLM
-from hfsynth import Request
-from hfsynth.flow import Flows
-from hfsynth.flow import RowSeeds
+from hfsynth import EchoLLM, Request
+from hfsynth.flow import Flows, RowSeeds
 from hfsynth.watchdog import Watchdog
 
 

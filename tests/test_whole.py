@@ -3,11 +3,9 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.runner.chunks import StepFolder
+from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.distributed import Crew
+from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.step import run_whole
 from tests.helpers import OnlyOnce
 

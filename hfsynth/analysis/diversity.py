@@ -1,28 +1,20 @@
 """Diversity of instructions: nearest neighbours by ROUGE-L and by embeddings."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 from datasets import Dataset
-from hfsynth.analysis.text_stats import Spread
-from hfsynth.data import Columns
-from hfsynth.data import batches_of
-from hfsynth.data import drawn
-from hfsynth.data import texts_at
-from hfsynth.filters.deduplicate import Deduplicate
-from hfsynth.similarity.minhash import repeating_texts
-from hfsynth.similarity.rouge import Numbered
-from hfsynth.similarity.rouge import as_code_points
-from hfsynth.similarity.rouge import f_measures
-from hfsynth.similarity.words import compared_words
 from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
-import numpy as np
 
+from hfsynth.analysis.text_stats import Spread
+from hfsynth.data import Columns, batches_of, drawn, texts_at
+from hfsynth.filters.deduplicate import Deduplicate
+from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.similarity.rouge import Numbered, as_code_points, f_measures
+from hfsynth.similarity.words import compared_words
 
 NEAR_IN_MEANING = 0.025
 """Magpie's distance, as one less the cosine similarity."""

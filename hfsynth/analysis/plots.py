@@ -3,17 +3,13 @@
 matplotlib, which takes as long to import as all else, is imported when the first one is drawn.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.text_stats import Spread
-from typing import Any
-from typing import Literal
-from typing import TYPE_CHECKING
 import io
 import textwrap
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hfsynth.analysis.text_stats import Lengths, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,31 +1,24 @@
 """Figures of a dataset's texts: lengths, scripts, duplicates, refusals, verdicts."""
 
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Dataset
-from datasets import Features
-from datasets import List
-from datasets import Value
-from functools import cache
-from hfsynth.filters.wellformed import WellFormed
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import words_in
-from itertools import islice
-from numpy.typing import NDArray
-from typing import Any
-from typing import TYPE_CHECKING
 import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import re
-import unicodedata
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from hfsynth.filters.wellformed import WellFormed
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

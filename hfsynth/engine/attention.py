@@ -1,16 +1,16 @@
 """Attention over KV-cache slots: metadata of a forward pass, length buckets, the attention function."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.llms import varlen
-from torch import Tensor
-from transformers import AttentionInterface
-from typing import Any
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.llms import varlen
 
 
 def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:

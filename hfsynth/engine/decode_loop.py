@@ -11,38 +11,24 @@ All that a row is known by is its tokens, of which the first `filled` are in its
 put back at any time: its tokens are read again, as a prompt. Where memory runs out, some rows wait (`room.py`).
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import Step
-from hfsynth.engine.attention import forward
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.memory import is_out_of_memory
-from hfsynth.engine.memory import tokens_fitting
-from hfsynth.engine.sampling import NOT_NUMBERS
-from hfsynth.engine.sampling import Sampler
-from hfsynth.engine.scheduler import CAPACITY
-from hfsynth.engine.scheduler import Room
-from hfsynth.engine.scheduler import Row
-from hfsynth.engine.scheduler import told
-from hfsynth.engine.sequence import Decode
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.sequence import Take
-from hfsynth.engine.sequence import Written
-from hfsynth.llms import varlen
-from hfsynth.llms.recording import RecordedSteps
-from hfsynth.llms.recording import can_record
-from hfsynth.llms.splitting import SplitModel
 from itertools import accumulate
-from torch import Tensor
-from typing import Any
-from typing import TypeVar
-import torch
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
+from hfsynth.engine.attention import Prefill, Segment, Step, forward
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.memory import is_out_of_memory, tokens_fitting
+from hfsynth.engine.sampling import NOT_NUMBERS, Sampler
+from hfsynth.engine.scheduler import CAPACITY, Room, Row, told
+from hfsynth.engine.sequence import Decode, Job, Take, Written
+from hfsynth.llms import varlen
+from hfsynth.llms.recording import RecordedSteps, can_record
+from hfsynth.llms.splitting import SplitModel
 
 # A CPU takes half the time for half the tokens; a GPU that waits to be asked for each kernel takes as long for one
 # prompt as for many. Its two numbers are worked out for an H100, not measured.

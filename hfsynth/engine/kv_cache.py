@@ -4,15 +4,14 @@ All slots are as long as the longest row needs, and most rows are far shorter. S
 has, and a CPU takes memory for a position only when it is written.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from functools import cache
-from functools import partial
-from torch import Tensor
 import math
 import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+
 import torch
+from torch import Tensor
 
 
 @dataclass

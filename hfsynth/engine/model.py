@@ -1,55 +1,34 @@
 """A loaded model and its tokenizer: requests become sequences, sequences become completions."""
 
+import logging
+import os
+import re
 from collections import deque
-from collections.abc import Hashable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hfsynth.chat import ChatTemplate
-from hfsynth.chat import turn_end
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.distributed.configuration_utils import DistributedConfig
+from transformers.utils.quantization_config import GgufConfig
+
+from hfsynth.chat import ChatTemplate, turn_end
 from hfsynth.distributed import is_main_process
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.memory import free_memory
 from hfsynth.engine.plain_text import PlainText
-from hfsynth.engine.scoring import Comparison
-from hfsynth.engine.scoring import FORWARD_TOKENS
-from hfsynth.engine.scoring import score
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.sequence import PromptTooLongError
-from hfsynth.engine.sequence import Take
-from hfsynth.engine.sequence import Written
+from hfsynth.engine.scoring import FORWARD_TOKENS, Comparison, score
+from hfsynth.engine.sequence import Job, PromptTooLongError, Take, Written
 from hfsynth.engine.static_batches import StaticBatches
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import GenerationError
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import Requests
-from hfsynth.llms.model_files import chat_template
-from hfsynth.llms.model_files import loading_error
-from hfsynth.llms.model_files import process_device
-from hfsynth.llms.splitting import SplitModel
-from hfsynth.llms.splitting import Team
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.llm import Completion, Message, Request, Requests
+from hfsynth.llms.model_files import chat_template, loading_error, process_device
+from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.thinking import split_thinking
-from torch import Tensor
-from torch import nn
-from transformers import AutoModelForCausalLM
-from transformers import AutoTokenizer
-from transformers import GenerationConfig
-from transformers.distributed.configuration_utils import DistributedConfig
-from transformers.utils.quantization_config import GgufConfig
-from typing import Any
-from typing import Protocol
-from typing import TYPE_CHECKING
-import logging
-import os
-import re
-import torch
 
 if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM

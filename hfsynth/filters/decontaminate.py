@@ -11,12 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
-from hfsynth.similarity.ngrams import NgramIndex
-from hfsynth.similarity.ngrams import benchmark_parts
-from hfsynth.similarity.ngrams import index_passages
-from hfsynth.similarity.ngrams import passages
+from hfsynth.filter import Drop, TextFilter
+from hfsynth.similarity.ngrams import NgramIndex, benchmark_parts, index_passages, passages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
-from hfsynth.similarity.embeddings import check_installed
-from hfsynth.similarity.embeddings import embed
-from hfsynth.similarity.minhash import equal_texts
-from hfsynth.similarity.minhash import near_texts
-from hfsynth.similarity.minhash import similar_texts
+from hfsynth.filter import Drop, TextFilter
+from hfsynth.similarity.embeddings import check_installed, embed
+from hfsynth.similarity.minhash import equal_texts, near_texts, similar_texts
 from hfsynth.similarity.rouge import Nearest
 
 Way = Literal["exact", "minhash", "embeddings"]

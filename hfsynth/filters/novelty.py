@@ -4,11 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
+from hfsynth.filter import Drop, TextFilter
 from hfsynth.similarity.rouge import NoveltyPool
-from hfsynth.similarity.words import Tokenizer
-from hfsynth.similarity.words import check_tokenizer
+from hfsynth.similarity.words import Tokenizer, check_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,13 @@
 Magpie keeps instructions of good or excellent quality, and responses with a reward of at least -10.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from dataclasses import KW_ONLY
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.errors import ColumnError
-from hfsynth.filter import Drop
-from hfsynth.filter import Filter
-from typing import Any
-from typing import ClassVar
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
+
+from hfsynth.errors import ColumnError
+from hfsynth.filter import Drop, Filter
 
 
 @dataclass(frozen=True)

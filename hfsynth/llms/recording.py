@@ -23,10 +23,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from hfsynth.llms import varlen
-from hfsynth.engine.memory import is_out_of_memory
 from hfsynth.engine.attention import Asked
 from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.memory import is_out_of_memory
+from hfsynth.llms import varlen
 
 logger = logging.getLogger(__name__)
 _TOLERANCE = 0.01  # of the logits' size, by which a recorded step may differ from the step: kernels are the same

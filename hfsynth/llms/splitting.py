@@ -22,16 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hfsynth.engine.attention import Pass, Prefill, Step
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.memory import free_memory, is_out_of_memory, tokens_fitting
+from hfsynth.engine.scoring import Branches
 from hfsynth.errors import SplitModelError
 from hfsynth.llms.model_files import process_device
-from hfsynth.engine.memory import free_memory
-from hfsynth.engine.memory import is_out_of_memory
-from hfsynth.engine.memory import tokens_fitting
-from hfsynth.engine.attention import Pass
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Step
-from hfsynth.engine.scoring import Branches
-from hfsynth.engine.kv_cache import KeyValueSlots
 
 _PATIENCE = timedelta(days=7)  # that a process waits for the next word: process 0 may be at other work
 

@@ -6,18 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsynth.config import Configuration
+from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import GenerationError
-from hfsynth.config import settle_fields
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Origin
-from hfsynth.llm import Request
-from hfsynth.llm import Requests
-from hfsynth.llms.model_files import ModelCache
-from hfsynth.llms.model_files import check_files
-from hfsynth.llms.model_files import files_state
-from hfsynth.llms.model_files import split_gguf_path
+from hfsynth.llm import LLM, Completion, Origin, Request, Requests
+from hfsynth.llms.model_files import ModelCache, check_files, files_state, split_gguf_path
 
 if TYPE_CHECKING:
     from hfsynth.engine.model import Loaded

@@ -1,33 +1,24 @@
 """What a dataset card states: facts of the rows and of the run, the YAML header, licences."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
 from datasets import Dataset
 from datasets.features.features import require_decoding
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
 from hfsynth.analysis.diversity import Glance
-from hfsynth.analysis.text_stats import ColumnFigures
-from hfsynth.analysis.text_stats import column_figures
-from hfsynth.analysis.text_stats import text_columns
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures, text_columns
 from hfsynth.config import from_plain
 from hfsynth.errors import PushError
 from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import step_names
+from hfsynth.metadata import METADATA_COLUMN, step_names
 from hfsynth.publish.retry import persistently
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import StepRecord
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-from typing import Any
-import json
-import logging
-
+from hfsynth.run_record import RunRecord, StepRecord
 
 SAMPLES = 3
 _SHOWN = 1_000  # characters of a text that a sample shows

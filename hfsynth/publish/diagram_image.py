@@ -1,19 +1,16 @@
 """The picture of a chain of steps and of the columns between them."""
 
-from hfsynth.analysis.plots import Form
-from hfsynth.analysis.plots import INK
-from hfsynth.analysis.plots import drawn
-from hfsynth.step import Arrow
-from hfsynth.step import Diagram
+import re
 from html import escape
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
-from typing import Any
-import re
 
+from hfsynth.analysis.plots import INK, Form, drawn
+from hfsynth.step import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
 _PLACE = 3.0  # inches from one step to the next; the numbers below are inches, too

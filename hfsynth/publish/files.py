@@ -1,52 +1,40 @@
 """Files of a published dataset: which are ours, and writing them to a folder."""
 
-from collections.abc import Collection
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import replace
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import DatasetInfo
-from datasets import LargeList
-from datasets import List
-from datasets import SplitDict
-from datasets import SplitInfo
-from datasets import Value
-from datasets import concatenate_datasets
-from datasets.features.features import require_storage_embed
-from datasets.table import embed_table_storage
-from hfsynth.analysis.diversity import NEAR
-from hfsynth.analysis.diversity import glance_at
-from hfsynth.analysis.plots import draw_funnel
-from hfsynth.analysis.plots import draw_lengths
-from hfsynth.analysis.plots import draw_similarity
-from hfsynth.distributed import is_main_process
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import failures_dataset
-from hfsynth.metadata import split_failures
-from hfsynth.metadata import step_names
-from hfsynth.progress import without_bars
-from hfsynth.publish import card
-from hfsynth.publish.card import read_metadata
-from hfsynth.publish.card import write_card
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.card_data import SplitFacts
-from hfsynth.publish.file_names import FACTS
-from hfsynth.publish.file_names import conflict
-from hfsynth.publish.file_names import is_ours
-from hfsynth.publish.file_names import numbered
-from hfsynth.recipe import write_recipe
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import read_off
-from hfsynth.run_record import records
-from hfsynth.step import Step
-from pathlib import Path
-from typing import Any
 import logging
-import pyarrow.parquet as pq
 import re
 import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    LargeList,
+    List,
+    SplitDict,
+    SplitInfo,
+    Value,
+    concatenate_datasets,
+)
+from datasets.features.features import require_storage_embed
+from datasets.table import embed_table_storage
+
+from hfsynth.analysis.diversity import NEAR, glance_at
+from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
+from hfsynth.distributed import is_main_process
+from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_names
+from hfsynth.progress import without_bars
+from hfsynth.publish import card
+from hfsynth.publish.card import read_metadata, write_card
+from hfsynth.publish.card_data import ConfigFacts, SplitFacts
+from hfsynth.publish.file_names import FACTS, conflict, is_ours, numbered
+from hfsynth.recipe import write_recipe
+from hfsynth.run_record import RunRecord, read_off, records
+from hfsynth.step import Step
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _BYTES_PER_SHARD = 500 * 1000**2

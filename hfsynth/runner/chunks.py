@@ -3,41 +3,28 @@
 The fingerprint of datasets has the path and time of a file, so it changes when one is touched or copied.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets import Features
-from datasets import concatenate_datasets
-from functools import cached_property
-from hfsynth.flow import Outcome
-from hfsynth.flow import is_passing
-from hfsynth.flow import storable
-from hfsynth.metadata import FAILURE_FEATURES
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import failures_dataset
-from hfsynth.secrets import redact
-from hfsynth.technique import Technique
-from pathlib import Path
-from typing import Any
-from xxhash import xxh3_128
-from xxhash import xxh3_128_hexdigest
 import json
-import numpy as np
 import os
-import pyarrow as pa
-import pyarrow.parquet as pq
 import re
 import shutil
 import socket
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, concatenate_datasets
+from xxhash import xxh3_128, xxh3_128_hexdigest
+
+from hfsynth.flow import Outcome, is_passing, storable
+from hfsynth.metadata import FAILURE_FEATURES, METADATA_COLUMN, failures_dataset
+from hfsynth.secrets import redact
+from hfsynth.technique import Technique
 
 _DIGESTS: dict[tuple[str, int, int], tuple[str, ...]] = {}
 """Fingerprint, number of rows and chunk size → digests, of the datasets of this process."""

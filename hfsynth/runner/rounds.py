@@ -5,18 +5,15 @@ kept in earlier ones. A row's index counts on from round to round: the accepted 
 all of the input would have made, whatever the rounds were.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import Features
-from datasets import Value
-from hfsynth.runner.chunks import content_key
 from math import ceil
-from typing import Protocol
-from typing import runtime_checkable
-import sys
+from typing import Protocol, runtime_checkable
 
+from datasets import Dataset, DatasetDict, Features, Value
+
+from hfsynth.runner.chunks import content_key
 
 _PILOT, _FASTER = 1 / 8, 4
 _TRIED_FROM_NOTHING = 10  # times the rows wanted that are tried where the input has no end of its own

@@ -1,58 +1,32 @@
 """The rows of a run that came to nothing, and the file that tells of them: what failed, and what filters dropped."""
 
-from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Sequence
-from contextlib import contextmanager
-from contextlib import suppress
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets import concatenate_datasets
-from datasets import config
-from datasets.fingerprint import Hasher
-from hfsynth.distributed import Crew
-from hfsynth.distributed import wait_until
-from hfsynth.errors import ColumnError
-from hfsynth.errors import RunError
-from hfsynth.filter import Filter
-from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import split_failures
-from hfsynth.metadata import step_failures
-from hfsynth.progress import Progress
-from hfsynth.progress import without_bars
-from hfsynth.recipe import describe_source
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import Source
-from hfsynth.run_record import StepRecord
-from hfsynth.run_record import attach_record
-from hfsynth.runner.chunks import EarlierRows
-from hfsynth.runner.chunks import StepFolder
-from hfsynth.runner.chunks import chunk_keys
-from hfsynth.runner.chunks import content_key
-from hfsynth.runner.chunks import fingerprint_of
-from hfsynth.runner.rounds import Goal
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import Spent
-from hfsynth.runner.step import DiskErrors
-from hfsynth.runner.step import StepRun
-from hfsynth.runner.step import reason_lines
-from hfsynth.runner.step import run_whole
-from hfsynth.step import Step
-from hfsynth.step import features_after
-from hfsynth.step import folder_name
-from hfsynth.step import step_hash
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from pathlib import Path
 import errno
 import logging
 import os
 import socket
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from datasets import Dataset, concatenate_datasets, config
+from datasets.fingerprint import Hasher
+
+from hfsynth.distributed import Crew, wait_until
+from hfsynth.errors import ColumnError, RunError
+from hfsynth.filter import Filter
+from hfsynth.llm import LLM
+from hfsynth.metadata import METADATA_COLUMN, split_failures, step_failures
+from hfsynth.progress import Progress, without_bars
+from hfsynth.recipe import describe_source
+from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
+from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
+from hfsynth.runner.rounds import Goal, RowSource, Spent
+from hfsynth.runner.step import DiskErrors, StepRun, reason_lines, run_whole
+from hfsynth.step import Step, features_after, folder_name, step_hash, step_name
+from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
 

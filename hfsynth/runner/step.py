@@ -1,62 +1,35 @@
 """Why rows failed or were dropped, counted, as lines to show."""
 
-from collections import Counter
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets import Features
-from datasets import concatenate_datasets
-from functools import cached_property
-from hfsynth.distributed import Crew
-from hfsynth.distributed import wait_until
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RunError
-from hfsynth.errors import SplitModelError
-from hfsynth.filter import Filter
-from hfsynth.flow import Flows
-from hfsynth.flow import Outcome
-from hfsynth.flow import Running
-from hfsynth.flow import Watcher
-from hfsynth.llm import Completion
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import StepTally
-from hfsynth.metadata import failed_rows
-from hfsynth.metadata import failures_dataset
-from hfsynth.metadata import step_failures
-from hfsynth.progress import Progress
-from hfsynth.progress import without_bars
-from hfsynth.run_record import step_record
-from hfsynth.runner.chunks import ChunkFailure
-from hfsynth.runner.chunks import EarlierRows
-from hfsynth.runner.chunks import StepFolder
-from hfsynth.runner.chunks import read_inputs
-from hfsynth.secrets import redact
-from hfsynth.step import DatasetFunction
-from hfsynth.step import step_name
-from hfsynth.technique import Batch
-from hfsynth.technique import Columns
-from hfsynth.technique import Technique
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 import errno
 import logging
-import pyarrow as pa
 import re
 import shutil
 import time
 import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import pyarrow as pa
+from datasets import Dataset, Features, concatenate_datasets
+
+from hfsynth.distributed import Crew, wait_until
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, SplitModelError
+from hfsynth.filter import Filter
+from hfsynth.flow import Flows, Outcome, Running, Watcher
+from hfsynth.llm import Completion
+from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
+from hfsynth.progress import Progress, without_bars
+from hfsynth.run_record import step_record
+from hfsynth.runner.chunks import ChunkFailure, EarlierRows, StepFolder, read_inputs
+from hfsynth.secrets import redact
+from hfsynth.step import DatasetFunction, step_name
+from hfsynth.technique import Batch, Columns, Technique
 
 _LISTED = 5
 _LONGEST = 300  # characters of a reason: some quote what a model wrote

@@ -4,17 +4,15 @@ Each function takes the texts, and those that stayed before them, and gives for 
 `repeating_texts` looks at some texts alone, however many there are before them.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from hfsynth.similarity.rouge import Nearest
 from hfsynth.similarity.words import normal_form
-from itertools import islice
-from numpy.typing import NDArray
-from typing import Any
-import numpy as np
-
 
 Vectors = NDArray[np.float32]  # texts × dimensions, each of length 1
 _BLOCK = 256  # texts that are embedded, and compared with another so many, at once

@@ -18,20 +18,12 @@ from typing import ClassVar
 from datasets import Dataset, Features, List, Value
 
 from hfsynth.completion_text import parse_list
-from hfsynth.config import Configuration
+from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import RowError
-from hfsynth.config import settle_fields
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.flow import derive_seed
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_filled
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row, derive_seed
+from hfsynth.llm import Request, SamplingParams
+from hfsynth.prompts import check_filled, check_prompt, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
 
 PROMPT = """\

@@ -11,39 +11,22 @@ A round fails, and the row keeps its version from before, where by the paper's r
 and where there is no use in asking: it is `empty`, was `cut_off`, or is `unchanged`.
 """
 
-from collections.abc import Collection
-from collections.abc import Generator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Features
-from datasets import List
-from datasets import Value
-from hfsynth.completion_text import unwrap
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import render_prompt
-from hfsynth.similarity.words import SPACED_ENDS
-from hfsynth.similarity.words import UNSPACED_ENDS
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import spaced_word_bounds
-from hfsynth.similarity.words import words_in
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
-from typing import Any
-from typing import ClassVar
 import random
 import re
 import unicodedata
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+from datasets import Features, List, Value
+
+from hfsynth.completion_text import unwrap
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
+from hfsynth.technique import Input, Inputs, Technique
 
 JUDGE_TEMPLATE = """\
 Compare two instructions for an AI assistant. They are equal if both have the same constraints and requirements, and \

@@ -12,23 +12,12 @@ from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
+from hfsynth.config import as_texts, settle_fields
 from hfsynth.errors import RowError
-from hfsynth.config import as_texts
-from hfsynth.config import settle_fields
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import LLM
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_filled
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import optional_variables
-from hfsynth.prompts import prompt_variables
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import LLM, Message, Request, SamplingParams
+from hfsynth.prompts import check_filled, check_prompt, optional_variables, prompt_variables, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
 
 TEMPLATE = """\
 This is what a user sent to an AI assistant. Don't answer it: it is to be judged.

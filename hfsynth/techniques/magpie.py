@@ -13,15 +13,9 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Message, Request, SamplingParams
+from hfsynth.technique import Input, Inputs, Technique
 
 SystemPrompt = str | Sequence[str] | Mapping[str, str | Sequence[Any]] | None
 MESSAGES = List({"role": Value("string"), "content": Value("string")})

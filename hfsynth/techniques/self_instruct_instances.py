@@ -4,30 +4,21 @@ A task that is a classification gets its labels first and then an input for each
 label; any other task gets its inputs first. What is no instance is cleaned away.
 """
 
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Features
-from datasets import List
-from datasets import Value
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
-from hfsynth.techniques.self_instruct import CITATION
-from typing import ClassVar
 import json
 import random
 import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
+from datasets import Features, List, Value
+
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
+from hfsynth.techniques.self_instruct import CITATION
 
 CLASSIFICATION_PROMPT = """\
 Is the task a classification, whose answer is one of a few labels?

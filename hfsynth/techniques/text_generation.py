@@ -7,21 +7,11 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.llm import checked_messages
-from hfsynth.errors import RowError
-from hfsynth.errors import TruncatedError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_filled
-from hfsynth.prompts import prompt_variables
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.errors import RowError, TruncatedError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Message, Request, SamplingParams, checked_messages
+from hfsynth.prompts import check_filled, prompt_variables, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
 
 
 @dataclass(frozen=True, kw_only=True)
