@@ -9,7 +9,8 @@ from datasets import Dataset, Features, List, Value
 
 from hfsynth import Deduplicate, report
 from hfsynth.analysis import text_stats as figures
-from hfsynth.analysis.text_stats import ColumnFigures, column_figures, script_of, text_columns
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures, script_of
+from hfsynth.data import text_columns
 
 CHAT = List({"role": Value("string"), "content": Value("string")})
 

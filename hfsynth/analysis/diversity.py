@@ -227,7 +227,7 @@ _GLANCE_WORDS = 1_000_000_000  # that drawn rows are compared with: some seconds
 
 
 @dataclass(frozen=True)
-class Glance:
+class QuickDiversity:
     """How alike a split's instructions are."""
 
     column: str
@@ -242,7 +242,7 @@ class Glance:
     """Of these, those with one above 0.7."""
 
 
-def glance_at(dataset: Dataset) -> Glance | None:
+def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
     """Look at a dataset's instructions; None where it has fewer than two."""
     column = Columns.found(dataset)
     places, words = np.array(list(_filled(dataset, column)) if column else [], np.int64).reshape(-1, 2).T
@@ -251,7 +251,7 @@ def glance_at(dataset: Dataset) -> Glance | None:
     chosen = np.sort(drawn(len(places), sample_size(len(places), int(words.sum()), _GLANCE_WORDS)))
     every = ([text for text in batch if text] for batch in batches_of(dataset, column, "instruction"))
     scores = nearest_scores(texts_at(dataset, column, "instruction", places[chosen]), chosen, every)
-    return Glance(
+    return QuickDiversity(
         column=column,
         among=len(places),
         rows=len(chosen),

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
+from hfsynth.data import is_chat
 from hfsynth.filters.wellformed import WellFormed
-from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ class Spread:
 
 _FIGURE_ROWS = 5_000
 _LENGTH_BINS = 20
-_MESSAGE = {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,6 @@ class ColumnFigures:
         lengths = facts["lengths"]
         arrays = lengths and {name: tuple(lengths[name]) for name in ("edges", "counts")}
         return cls(**{**facts, "lengths": lengths and Lengths(**{**lengths, **arrays})})
-
-
-def text_columns(features: Features) -> list[str]:
-    """List the columns that hold texts or conversations."""
-    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
 
 
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
@@ -243,15 +237,6 @@ def _said(messages: Iterable[Mapping[str, Any]] | None) -> str:
 
 def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def _is_text(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
-
-
-def is_chat(kind: Any) -> bool:
-    """Return whether a feature is that of conversations: lists of messages with role and content."""
-    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE
 
 
 GRAMS = (1, 2, 3)

@@ -25,7 +25,7 @@ from datasets.table import embed_table_storage
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hfsynth.analysis.diversity import NEAR, glance_at
+from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.distributed import is_main_process
 from hfsynth.inputs import find_path
@@ -100,7 +100,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
-            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, glance_at(rows)))
+            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, measure_quick_diversity(rows)))
             written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
