@@ -6,21 +6,17 @@ It stands before the steps that answer, so that nothing is generated for a row t
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import tee
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import ColumnError
 from hfsynth.llm import content_text
 from hfsynth.metadata import failed_rows, failures_dataset
-
-if TYPE_CHECKING:
-    from hfsynth.pipeline import Pipeline
-    from hfsynth.step import Step
-
+from hfsynth.step import DatasetStep
 
 _ROWS_AT_ONCE = 1_000
 
@@ -37,8 +33,17 @@ class Drop:
     """The text that it resembles, or the limit that it exceeds."""
 
 
+class Split(NamedTuple):
+    """A dataset in two parts, by a filter."""
+
+    kept: Dataset
+    """The rows that stay."""
+    dropped: Dataset
+    """One row for each that was dropped, with `rule`, `value` and `matched` (`FAILURE_FEATURES`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Filter(Configuration, ABC):
+class Filter(Configuration, DatasetStep):
     """What decides, by the values of one column, which rows of a dataset stay.
 
     A filter is used as `filter(dataset)`, or as a step of a pipeline, which keeps the dropped rows among its failures.
@@ -51,8 +56,7 @@ class Filter(Configuration, ABC):
 
     decides_on_none: ClassVar[bool] = False
     """Whether a row whose value is None, though no technique failed on it, is decided on too."""
-    stateful: ClassVar[bool] = False
-    """Whether it compares a row with the rows before it, so that it drops a larger share of more rows."""
+    reads_earlier_rows: ClassVar[bool] = True
 
     column: str = field(default="instruction", metadata={"help": "The column that is looked at."})
     name: str = field(default="", metadata={"help": "The step's name in records. Default: the class."})
@@ -78,12 +82,18 @@ class Filter(Configuration, ABC):
         """Convert a value of the column into what `decide` takes; here, the value itself."""
         return value
 
-    def check_ready(self) -> None:
-        """Check what can be known of a filter's needs without meeting them, before a run generates anything.
+    def renamed(self, name: str) -> "Filter":
+        """Return the filter with another name."""
+        return replace(self, name=name)
+
+    def check_features(self, features: Features) -> Features:
+        """Return the features: a filter changes no column.
 
         Raises:
-            ImportError, ValueError: If a package or a file that it needs isn't there.
+            ColumnError: If the column is missing.
         """
+        self.check_columns(features)
+        return features
 
     def files_state(self) -> str:
         """Say what tells the files that a filter reads from what they were before; "" where it reads none.
@@ -107,10 +117,10 @@ class Filter(Configuration, ABC):
         Raises:
             ColumnError: If the column is missing.
         """
-        return self.split(dataset)[0]
+        return self.split(dataset).kept
 
-    def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> tuple[Dataset, Dataset]:
-        """Part a dataset into the rows that stay, and the dropped ones as failures (`FAILURE_FEATURES`).
+    def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> Split:
+        """Return the rows that stay, and the dropped ones as failures (`FAILURE_FEATURES`).
 
         Args:
             dataset: The rows.
@@ -132,13 +142,7 @@ class Filter(Configuration, ABC):
             if drop is not None:
                 dropped[place] = self._entry(first + place, value, drop)
         stay = dataset.select([place for place in range(len(dataset)) if place not in dropped]) if dropped else dataset
-        return stay, failures_dataset(list(dropped.values()))
-
-    def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
-        """Chain: `filter >> technique` is a pipeline."""
-        from hfsynth.pipeline import Pipeline  # the layer above, known only to this piece of syntax
-
-        return Pipeline((self,)) >> other
+        return Split(stay, failures_dataset(list(dropped.values())))
 
     def _sound(self, dataset: Dataset) -> Iterator[tuple[int, Any]]:
         """Give the places and values of the rows that there is something to decide on."""

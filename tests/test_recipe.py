@@ -17,7 +17,7 @@ from hfsynth import (
     TextGeneration,
     TransformersLLM,
 )
-from hfsynth.recipe import describe_step, known_names, make_step, read_recipe, write_recipe
+from hfsynth.recipe import known_names, make_step, read_recipe, write_recipe
 from tests.helpers import ScriptedLLM
 
 
@@ -54,7 +54,7 @@ def test_a_recipe_reads_as_yaml_with_its_prompts_as_they_read():
 def test_a_function_is_told_with_its_source_and_must_be_given_to_make_it_again():
     text = (TextGeneration(EchoLLM()) >> long_enough).to_yaml()
     assert "return dataset" in yaml.safe_load(text)["steps"][1]["source"]
-    assert Pipeline.from_yaml(text, long_enough).steps[1] is long_enough
+    assert Pipeline.from_yaml(text, long_enough).steps[1].function is long_enough
     with pytest.raises(ValueError, match="names 'long_enough', a function that hfsynth doesn't have"):
         Pipeline.from_yaml(text)
 
@@ -91,7 +91,7 @@ def test_where_a_models_folder_lies_is_not_told(tmp_path):
 
 
 def test_the_chunk_size_is_part_of_a_recipe_that_was_run():
-    steps, chunk_size = read_recipe(write_recipe([describe_step(TextGeneration(EchoLLM()))], 64))
+    steps, chunk_size = read_recipe(write_recipe([TextGeneration(EchoLLM()).describe()], 64))
     assert (len(steps), chunk_size) == (1, 64)
 
 
