@@ -9,7 +9,7 @@ from datasets.fingerprint import Hasher
 
 from hfsynth import EchoLLM, TextGeneration
 from hfsynth.fingerprint import code_state
-from hfsynth.step import step_hash
+from hfsynth.step import as_step
 
 OWN = """
 from dataclasses import dataclass
@@ -71,7 +71,9 @@ def test_an_edit_that_a_class_depends_on_changes_its_hash(old, new):
 
 @pytest.mark.parametrize("edit", ["LIMIT = 4", "LIMIT = 'x'"])
 def test_an_edit_that_a_function_depends_on_changes_its_hash(edit):
-    assert step_hash(module(OWN).step) != step_hash(module(OWN.replace("LIMIT = 3", edit)).step)
+    assert (
+        as_step(module(OWN).step).fingerprint() != as_step(module(OWN.replace("LIMIT = 3", edit)).step).fingerprint()
+    )
 
 
 def test_a_comment_leaves_the_hash_as_it_was():
@@ -93,7 +95,7 @@ def test_the_hash_of_an_own_class_is_the_same_in_every_process(tmp_path):
 def test_an_open_client_in_a_global_is_warned_of_and_stable(caplog):
     text = "import sqlite3\nCLIENT = sqlite3.connect(':memory:')\ndef step(dataset):\n    return CLIENT and dataset\n"
     first, second = module(text).step, module(text).step
-    assert step_hash(first) == step_hash(second)
+    assert as_step(first).fingerprint() == as_step(second).fingerprint()
     assert "'CLIENT'" in caplog.text
 
 

@@ -19,7 +19,7 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
         "raw": ["", ""],
         "rule": ["", ""],
         "value": ["", ""],
-        "met": ["", ""],
+        "matched": ["", ""],
     }
 
 

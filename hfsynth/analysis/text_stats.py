@@ -438,7 +438,7 @@ def is_refusal(response: str) -> bool:
 
 def repetitions(responses: Iterable[str]) -> Mapping[str, int]:
     """Count responses that repeat a line, or words in a row, by `WellFormed`'s rule that finds it first."""
-    drops = (_REPETITION.verdict(response) for response in responses)
+    drops = _REPETITION.decide(responses, ())
     return dict.fromkeys(_REPETITION.rules, 0) | Counter(drop.rule for drop in drops if drop is not None)
 
 

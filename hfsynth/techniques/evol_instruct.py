@@ -161,8 +161,8 @@ class EvolInstruct(Technique):
     version: ClassVar[int] = 2
     citation: ClassVar[str] = _CITATION
 
-    rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
-    rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
+    replaces: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
+    rejection_column: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
     input_advice: ClassVar[str] = "use input_mappings={'input': 'input'}"
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})

@@ -134,7 +134,7 @@ class SelfInstructInstances(Technique):
 
     version: ClassVar[int] = 2
     citation: ClassVar[str] = CITATION
-    rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
+    rejection_column: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
     num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
     classification_prompt: str = field(

@@ -133,7 +133,7 @@ def test_a_step_that_is_there_twice_is_in_the_recipe_twice(tmp_path):
     rows = Pipeline((shorter, answer("a", "b"), shorter)).run(Dataset.from_dict({"a": list("abcd")}), quiet=True)
     facts = write_config(tmp_path, rows, "default", ())
     again = Pipeline.from_yaml((tmp_path / "hfsynth.yaml").read_text(), shorter)
-    assert [getattr(step, "name", "") for step in again.steps] == ["", "TextGeneration", ""]
+    assert [step.name for step in again.steps] == ["shorter", "TextGeneration", "shorter"]
     assert facts.rows == 2
 
 
