@@ -77,8 +77,9 @@ class Request:
     """Start of this request's own random stream; set by the technique from the row's index and the turn."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
-    keep_truncated: bool | None = None
-    """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
+    keep_truncated: bool | None = False
+    """Whether a text that was cut off is kept, its row marked `truncated`; by default the row fails with the text.
+    None hands the completion to the flow, which looks at `finish_reason` itself."""
 
     def __post_init__(self) -> None:
         """Read one choice as a tuple of one."""

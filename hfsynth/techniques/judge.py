@@ -129,7 +129,8 @@ class Judge(Technique):
         taken = sorted({"label", "probabilities"} & set(self.pre_questions))
         if taken or not all(name and question.strip() for name, question in self.pre_questions.items()):
             raise ValueError(
-                f"Judge.pre_questions must name questions, by names other than label and probabilities: {dict(self.pre_questions)!r}."
+                "Judge.pre_questions must name questions, by names other than label and probabilities: "
+                f"{dict(self.pre_questions)!r}."
             )
         super().__post_init__()
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
@@ -222,7 +223,7 @@ class Judge(Technique):
         notes: dict[str, str] = {}
         for name, question in self.pre_questions.items():
             turns.append({"role": "user", "content": _joined(said, question)})
-            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling)
+            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling, keep_truncated=None)
             if not written.text:
                 reason = f"the note {name!r} is empty (finish_reason: {written.finish_reason})"
                 raise RowError(reason, written.thinking or "")
