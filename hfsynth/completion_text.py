@@ -17,6 +17,7 @@ from typing import Any
 
 from hfsynth.completion_phrases import (
     ANSWER,
+    ANSWER_HEADING,
     CLOSING,
     COURTESY,
     FAREWELL,
@@ -24,6 +25,7 @@ from hfsynth.completion_phrases import (
     LABEL,
     LIST_NOUN,
     NOTE,
+    NOTE_HEADING,
     NOUN,
     OF_THE_MODEL,
     OFFER,
@@ -33,6 +35,7 @@ from hfsynth.completion_phrases import (
     REMARK,
     REQUEST,
     REWRITING,
+    SUGGESTION,
     TEXT_LABEL,
     TEXT_NOUN,
 )
@@ -259,7 +262,7 @@ def _take_off_announcement(text: str) -> str:
     inline = re.match(r"[^\n:：?？\"“]{1,200}[:：][*_]*[ \t]+(?=\S)|[^\n：？“]{1,80}：(?=\S)", text)
     if inline and _announces_inline(inline.group().rstrip()):
         return text[inline.end() :]
-    exclaimed = _EXCLAMATION.match(text)
+    exclaimed = _EXCLAMATION.match(text) or SUGGESTION.match(text)
     return text[exclaimed.end() :] if exclaimed else text
 
 
@@ -280,19 +283,26 @@ _EXCLAMATION = re.compile(rf"{COURTESY.pattern}\s*[!！]\s*(?=\S)", re.IGNORECAS
 def _take_off_closing(text: str) -> str:
     lines = text.split("\n")
     fenced = _fenced(lines)
-    old = next((n for n, line in enumerate(lines) if n and not fenced[n] and _OLD_HEADING.match(line)), None)
-    if old is not None and lines[old].lstrip().startswith("#"):
-        return "\n".join(lines[:old])
+    for place in range(1, len(lines)):
+        line = lines[place].lstrip()
+        if not fenced[place] and line.startswith("#") and (ANSWER_HEADING.match(line) or _OLD_HEADING.match(line)):
+            return "\n".join(lines[:place])
     for place in range(len(lines) - 1, 0, -1):
         if fenced[place]:
             break
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
         if is_closing(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
-            return _without_rules("\n".join(lines[:place]))
+            before = _without_rules("\n".join(lines[:place]))
+            return _without_rules(re.sub(r"\n[^\n]*\Z", "", before)) if _ends_in_note_heading(before) else before
     note = _NOTE_AT_END.search(text)
     if note and note.start() and OF_THE_MODEL.search(note.group()):
         text = text[: note.start()]
     return _without_rules(text)
+
+
+def _ends_in_note_heading(text: str) -> bool:
+    before, _, last = text.rpartition("\n")
+    return bool(before.strip()) and NOTE_HEADING.match(last) is not None
 
 
 _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
