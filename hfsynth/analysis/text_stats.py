@@ -466,7 +466,7 @@ def is_refusal(response: str) -> bool:
 
 def count_repetitions(responses: Iterable[str]) -> Mapping[str, int]:
     """Count the responses that repeat a line or words, by the first rule of `WellFormed` that finds it."""
-    drops = (_REPETITION.verdict(response) for response in responses)
+    drops = _REPETITION.decide(responses, ())
     return dict.fromkeys(_REPETITION.rules, 0) | Counter(drop.rule for drop in drops if drop is not None)
 
 

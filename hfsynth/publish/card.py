@@ -14,12 +14,12 @@ from jinja2 import Environment, StrictUndefined
 from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import Diagram
 from hfsynth.publish.card_data import ConfigFacts, Metadata, SplitFacts, merge_metadata, metadata_of, models, stated
 from hfsynth.publish.file_names import numbered
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import accepted_of
-from hfsynth.step import Diagram
 from hfsynth.text import duration, fenced, number, plain
 
 _REASONS = 10  # reasons of failures that are listed for a step

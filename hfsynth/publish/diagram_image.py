@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
 from hfsynth.analysis.plots import INK, Form, render_figure
-from hfsynth.step import Arrow, Diagram
+from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
 _PLACE = 3.0  # inches from one step to the next; the numbers below are inches, too
