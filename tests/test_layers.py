@@ -31,7 +31,6 @@ EXCEPTIONS = {
     ("pipeline", "publish.diagram_image"),  # Pipeline.draw
 }
 REMAINING: set[tuple[str, str]] = {
-    ("data", "analysis.text_stats"),
     ("engine.attention", "llms.varlen"),
     ("engine.compatibility", "llms.varlen"),
     ("engine.decode_loop", "llms.recording"),
