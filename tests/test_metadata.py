@@ -19,7 +19,7 @@ def test_split_failures_keeps_every_row_once():
         "raw": ["", ""],
         "rule": ["", ""],
         "value": ["", ""],
-        "met": ["", ""],
+        "matched": ["", ""],
     }
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from hfsynth.analysis.diversity import NEAR, Glance
+from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import Diagram
 from hfsynth.publish.card_data import (
     ConfigFacts,
     Metadata,
@@ -29,7 +30,6 @@ from hfsynth.publish.card_data import (
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import accepted_of
-from hfsynth.step import Diagram
 from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
@@ -303,7 +303,7 @@ def _diversity_sections(config: ConfigFacts) -> Iterator[tuple[str, str, str]]:
             yield _name_in_split(diversity.column, split, config), sentence, numbered_name("similarity.png", place)
 
 
-def _diversity_sentence(diversity: Glance, compared: int) -> str:
+def _diversity_sentence(diversity: QuickDiversity, compared: int) -> str:
     sample = "" if diversity.rows == diversity.among else f" sampled from {number(diversity.among)}"
     near = f"{number(diversity.near)} of {number(compared)} texts{sample} ({diversity.near / compared:.1%})"
     return f"ROUGE-L with the most similar other text is above {NEAR} for {near}; Self-Instruct drops such duplicates."

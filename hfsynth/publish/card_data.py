@@ -11,9 +11,10 @@ from datasets.features.features import require_decoding
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from hfsynth.analysis.diversity import Glance
-from hfsynth.analysis.text_stats import ColumnFigures, column_figures, text_columns
+from hfsynth.analysis.diversity import QuickDiversity
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures
 from hfsynth.config import from_plain
+from hfsynth.data import text_columns
 from hfsynth.errors import PushError
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, step_names
@@ -48,7 +49,7 @@ class SplitFacts:
     """Rows in the split's file of failures."""
     untracked_rows: int = 0
     """Rows without an entry of any technique."""
-    diversity: Glance | None = None
+    diversity: QuickDiversity | None = None
     """Of the split's instructions; None for fewer than two."""
 
     @classmethod
@@ -59,7 +60,7 @@ class SplitFacts:
         *,
         failures: int = 0,
         runs: tuple[RunRecord, ...] = (),
-        diversity: Glance | None = None,
+        diversity: QuickDiversity | None = None,
     ) -> "SplitFacts":
         """Compute the facts from the published rows.
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from hfsynth.analysis.plots import INK, Form, drawn
-from hfsynth.step import Arrow, Diagram
+from hfsynth.analysis.plots import INK, Form, render_figure
+from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
 _STEP_WIDTH = 3.0  # between the middles of two boxes; all lengths are in inches
@@ -50,7 +50,7 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow)
 
-    image = drawn(draw, (_STEP_WIDTH * (len(names) - first), above - below), form)
+    image = render_figure(draw, (_STEP_WIDTH * (len(names) - first), above - below), form)
     return image if form == "png" else _add_title(image, f"Steps: {' → '.join(names[first:])}")
 
 

@@ -25,7 +25,7 @@ from datasets.table import embed_table_storage
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hfsynth.analysis.diversity import NEAR, glance_at
+from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.distributed import is_main_process
 from hfsynth.inputs import find_path
@@ -239,7 +239,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
             facts_of_splits.append(
-                SplitFacts.of(name, rows, failures=len(failures), runs=runs, diversity=glance_at(rows))
+                SplitFacts.of(name, rows, failures=len(failures), runs=runs, diversity=measure_quick_diversity(rows))
             )
             infos.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth import EchoLLM, EvolInstruct, Magpie, Pipeline, SeedPool, SelfInstruct, TextGeneration, save
-from hfsynth.analysis.diversity import Glance
+from hfsynth.analysis.diversity import QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures, Lengths, Spread
 from hfsynth.llm import Origin
 from hfsynth.publish.card import reproduction_snippets, write_card
@@ -55,7 +55,9 @@ def golden_configs():
     )  # fmt: skip
     run = RunRecord(Source(24, ("input",), "user/texts", "b" * 40, "default", "train"), (question, select, evolve), 8)
     figures = ColumnFigures(1, 2, Lengths.of({5: 3, 12: 4, 20: 2}), {"LATIN": 90, "CYRILLIC": 10})
-    diversity = Glance("instruction", 20, 20, Spread.of(np.array([0.1, 0.4, 0.8] * 6 + [0.2, 0.3]), (0.0, 1.0)), 6)
+    diversity = QuickDiversity(
+        "instruction", 20, 20, Spread.of(np.array([0.1, 0.4, 0.8] * 6 + [0.2, 0.3]), (0.0, 1.0)), 6
+    )
     train = SplitFacts("train", 20, {"instruction": figures}, ({"instruction": "Name a river."},), (run,), 14, 3,
                        diversity)  # fmt: skip
     test = SplitFacts("test", 10, {}, (), (run,), 0)
@@ -343,7 +345,7 @@ def test_card_counts_drops_saved_tokens_and_accepted_rows(tmp_path):
     failures = load_dataset(
         "parquet", data_files=str(tmp_path / "saved/default/failures/train.parquet"), split="train"
     )
-    assert failures.filter(lambda row: row["rule"])["met"][:] == ["a", "a"]
+    assert failures.filter(lambda row: row["rule"])["matched"][:] == ["a", "a"]
 
 
 def test_card_text_statistics_equal_those_of_the_rows(saved):

@@ -143,7 +143,7 @@ def test_write_config_recipe_keeps_a_repeated_step(tmp_path):
     rows = Pipeline((shorter, answer("a", "b"), shorter)).run(Dataset.from_dict({"a": list("abcd")}), quiet=True)
     facts = write_config(tmp_path, rows, "default", ())
     recipe = Pipeline.from_yaml((tmp_path / "hfsynth.yaml").read_text(), shorter)
-    assert [getattr(step, "name", "") for step in recipe.steps] == ["", "TextGeneration", ""]
+    assert [step.name for step in recipe.steps] == ["shorter", "TextGeneration", "shorter"]
     assert facts.rows == 2
 
 
