@@ -11,15 +11,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from hfsynth.analysis.diversity import NEAR, Glance
+from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import Diagram
 from hfsynth.publish.card_data import ConfigFacts, Metadata, SplitFacts, merge_metadata, metadata_of, models, stated
 from hfsynth.publish.file_names import numbered
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import accepted_of
-from hfsynth.step import Diagram
 from hfsynth.text import duration, fenced, number, plain
 
 _REASONS = 10  # reasons of failures that are listed for a step
@@ -174,7 +174,7 @@ def glances(config: ConfigFacts) -> Iterator[tuple[str, str, list[tuple[str, str
             yield name, _nearness(glance, glance.similarity.count), [(numbered("similarity.png", place), words)]
 
 
-def _nearness(glance: Glance, compared: int) -> str:
+def _nearness(glance: QuickDiversity, compared: int) -> str:
     some = "" if glance.rows == glance.among else f" of the {number(glance.among)}, drawn by chance and"
     return (
         f"Of {number(compared)} texts{some} compared with all others by ROUGE-L, {number(glance.near)} "

@@ -155,7 +155,7 @@ class SelfInstructInstances(Technique):
 
     version: ClassVar[int] = 2
     citation: ClassVar[str] = CITATION
-    rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
+    rejection_column: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
     num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
     classification_prompt: str = field(
@@ -206,7 +206,9 @@ class SelfInstructInstances(Technique):
         template = self.output_first_prompt if is_classification else self.input_first_prompt
         sampling = self.output_first_sampling if is_classification else self.input_first_sampling
         prompt = render_prompt(template, given)
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
+        )
         found = parse_instances(completion.text)
         kept, dropped = clean_instances(found, self.num_instances, completion.finish_reason == "length")
         if not kept:

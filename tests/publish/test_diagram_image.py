@@ -3,8 +3,9 @@ from itertools import combinations
 from xml.etree import ElementTree
 
 from hfsynth import EchoLLM, Magpie, Pipeline
+from hfsynth.pipeline import Arrow, Diagram
 from hfsynth.publish.diagram_image import draw_diagram
-from hfsynth.step import Arrow, Diagram, Node
+from hfsynth.step import Node
 
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 
