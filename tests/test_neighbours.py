@@ -8,8 +8,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth.analysis import diversity as module
 from hfsynth.analysis.diversity import nearest_scores, neighbours, sample_size
-from hfsynth.data import drawn
-from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.data import sample_indices
+from hfsynth.similarity.minhash import find_repeating
 from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())
@@ -68,7 +68,7 @@ def test_nearest_scores_of_more_words_than_code_points_are_equal(monkeypatch):
 
 def test_of_drawn_rows_the_nearest_neighbour_is_searched_among_all():
     items = variants(2, 80)
-    places = np.sort(drawn(len(items), 20))
+    places = np.sort(sample_indices(len(items), 20))
     scores = all_pairs(items)[places]
     found = measure(items, 20)
     assert (found.rows, found.among, found.similarity.count) == (20, len(items), 20)
@@ -91,12 +91,12 @@ def earlier_ones(items, threshold=0.8):
 def test_near_repetitions_are_those_of_comparing_each_text_with_all_before_it(seed):
     items = variants(seed, 120)
     assert measure(items, len(items)).repeats == len(earlier_ones(items)) > 10
-    chosen = {place: items[place] for place in drawn(len(items), 40).tolist()}
-    assert repeating_texts(items, chosen, 0.8, 5, 256) == earlier_ones(items) & set(chosen)
+    chosen = {place: items[place] for place in sample_indices(len(items), 40).tolist()}
+    assert find_repeating(items, chosen, 0.8, 5, 256) == earlier_ones(items) & set(chosen)
 
 
 def test_a_row_nearly_repeats_what_is_before_it_alone():
-    assert repeating_texts(["Name a red fruit.", "Name a red fruit!"], {0: "Name a red fruit."}, 0.8, 5, 64) == set()
+    assert find_repeating(["Name a red fruit.", "Name a red fruit!"], {0: "Name a red fruit."}, 0.8, 5, 64) == set()
 
 
 def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
@@ -104,10 +104,10 @@ def test_rows_of_different_datasets_are_compared_among_as_many(monkeypatch):
     monkeypatch.setattr(module, "_EVEN_DRAWS", 2)
     items = variants(3, 60)
     (ten, thirty) = measure(items, 5).even
-    order = [items[place] for place in drawn(len(items), 2000)]
+    order = [items[place] for place in sample_indices(len(items), 2000)]
     assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 2, 30, 2)
     for even in (ten, thirty):
-        draws = [[order[place] for place in drawn(len(order), even.rows, seed)] for seed in (0, 1)]
+        draws = [[order[place] for place in sample_indices(len(order), even.rows, seed)] for seed in (0, 1)]
         scores = np.concatenate([all_pairs(texts) for texts in draws])
         assert even.mean == pytest.approx(scores.mean())
         assert even.near == pytest.approx((scores > 0.7).mean())

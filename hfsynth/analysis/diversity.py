@@ -10,9 +10,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from hfsynth.analysis.text_stats import Spread
-from hfsynth.data import Columns, batches_of, drawn, texts_at
-from hfsynth.filters.deduplicate import Deduplicate
-from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.data import find_instruction_column, iter_text_batches, sample_indices, texts_at
+from hfsynth.similarity.minhash import find_repeating
 from hfsynth.similarity.rouge import Numbered, as_code_points, f_measures
 from hfsynth.similarity.words import compared_words
 
@@ -121,13 +120,13 @@ def neighbours(
         texts: How many there are.
         size: How many of them are compared with all others (`sample_size`).
     """
-    places = np.sort(drawn(texts, size))
+    places = np.sort(sample_indices(texts, size))
     chosen = texts_at(places)
     scores = nearest_scores(chosen, places, read())
     each = (text for batch in read() for text in batch)
     by_place = dict(zip(places.tolist(), chosen, strict=True))
-    repeats = repeating_texts(each, by_place, REPEATED, Deduplicate.shingle, Deduplicate.permutations)
-    some = texts_at(drawn(texts, _EVEN_DRAWS * EVEN_ROWS[-1]))
+    repeats = find_repeating(each, by_place, REPEATED)
+    some = texts_at(sample_indices(texts, _EVEN_DRAWS * EVEN_ROWS[-1]))
     return Neighbours(
         rows=len(places),
         among=texts,
@@ -173,7 +172,7 @@ def nearest_scores(
 def _even(texts: Sequence[str], rows: int) -> Even:
     """Draw so many rows several times, and compare those of each draw among themselves."""
     draws = _EVEN_DRAWS if rows < len(texts) else 1
-    parts = [[texts[place] for place in drawn(len(texts), rows, seed)] for seed in range(draws)]
+    parts = [[texts[place] for place in sample_indices(len(texts), rows, seed)] for seed in range(draws)]
     scores = np.concatenate([nearest_scores(part, np.arange(rows), [part]) for part in parts])
     return Even(rows, draws, float(scores.mean()), float((scores > NEAR).mean()))
 
@@ -244,12 +243,12 @@ class QuickDiversity:
 
 def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
     """Look at a dataset's instructions; None where it has fewer than two."""
-    column = Columns.found(dataset)
+    column = find_instruction_column(dataset)
     places, words = np.array(list(_filled(dataset, column)) if column else [], np.int64).reshape(-1, 2).T
     if column is None or len(places) < 2:
         return None
-    chosen = np.sort(drawn(len(places), sample_size(len(places), int(words.sum()), _GLANCE_WORDS)))
-    every = ([text for text in batch if text] for batch in batches_of(dataset, column, "instruction"))
+    chosen = np.sort(sample_indices(len(places), sample_size(len(places), int(words.sum()), _GLANCE_WORDS)))
+    every = ([text for text in batch if text] for batch in iter_text_batches(dataset, column, "instruction"))
     scores = nearest_scores(texts_at(dataset, column, "instruction", places[chosen]), chosen, every)
     return QuickDiversity(
         column=column,
@@ -262,7 +261,7 @@ def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
 
 def _filled(dataset: Dataset, column: str) -> Iterator[tuple[int, int]]:
     """Give the places of the rows that have an instruction, and about how many words of it are compared."""
-    texts = (text for batch in batches_of(dataset, column, "instruction") for text in batch)
+    texts = (text for batch in iter_text_batches(dataset, column, "instruction") for text in batch)
     return ((place, _number_of_words(text)) for place, text in enumerate(texts) if text)
 
 

@@ -54,7 +54,7 @@ from hfsynth.analysis.text_stats import (
     words_of_batch,
 )
 from hfsynth.config import from_plain
-from hfsynth.data import Columns, batches_of, drawn, texts_at
+from hfsynth.data import TextColumns, iter_text_batches, sample_indices, texts_at
 from hfsynth.metadata import METADATA_COLUMN, StepTally, step_names
 from hfsynth.run_record import StepRecord, records
 from hfsynth.similarity.embeddings import embed
@@ -401,7 +401,7 @@ class Report(Told):
     """
 
     rows: int
-    columns: Columns
+    columns: TextColumns
     instructions: Wording
     duplicates: int
     """Instructions that are equal to an earlier one, but for width, case and white space."""
@@ -497,7 +497,7 @@ def report(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample is {sample}; at least 1 row must be compared with the others.")
-    columns = Columns.of(dataset, column, response)
+    columns = TextColumns.find(dataset, column, response)
     rows = _Rows(dataset, columns, tokenizer)
     rows.see()
     return Report(
@@ -522,7 +522,7 @@ class _Rows:
     """The rows, and what was counted of them in the first pass."""
 
     dataset: Dataset
-    columns: Columns
+    columns: TextColumns
     tokenizer: "PreTrainedTokenizerBase | None"
     instructions: WordingCounts = field(default_factory=WordingCounts)
     responses: WordingCounts = field(default_factory=WordingCounts)
@@ -537,7 +537,7 @@ class _Rows:
     def see(self) -> None:
         """Count, batch by batch."""
         there: list[bool] = []
-        for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
+        for texts in iter_text_batches(self.dataset, self.columns.instruction, "instruction"):
             words = words_of_batch(texts)
             self.instructions.see(texts, words, self.tokenizer)
             self.grams.see(words)
@@ -558,7 +558,7 @@ class _Rows:
         among = len(self.places)
         if model is None or not among:
             return None
-        texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
+        texts = self._instructions_at(sample_indices(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
         # a folder says nothing to those who read a report
         name = Path(model).resolve().name if Path(model).is_dir() else model
@@ -566,20 +566,20 @@ class _Rows:
 
     def in_order(self) -> Iterator[str]:
         """Give the instructions in an order drawn by chance, as long as they are asked for."""
-        order = drawn(len(self.places), len(self.places))
+        order = sample_indices(len(self.places), len(self.places))
         for start in range(0, len(order), _ORDERED):
             yield from self._instructions_at(order[start : start + _ORDERED])
 
     def some_responses(self) -> list[str]:
         """Return responses, all of them or some drawn by chance."""
-        places = self.answered[np.sort(drawn(len(self.answered), _ANSWERS))]
+        places = self.answered[np.sort(sample_indices(len(self.answered), _ANSWERS))]
         return texts_at(self.dataset, self.columns.response, "response", places)
 
     def _answers(self) -> list[bool]:
         """Count the responses, beside their instructions; return which rows have one."""
         there: list[bool] = []
-        instructions = batches_of(self.dataset, self.columns.instruction, "instruction")
-        responses = batches_of(self.dataset, self.columns.response, "response")
+        instructions = iter_text_batches(self.dataset, self.columns.instruction, "instruction")
+        responses = iter_text_batches(self.dataset, self.columns.response, "response")
         for asked, texts in zip(instructions, responses, strict=True):
             self.responses.see(texts, words_of_batch(texts), self.tokenizer)
             self.answers.see(asked, texts)
@@ -587,7 +587,7 @@ class _Rows:
         return there
 
     def _full(self) -> Iterator[list[str]]:
-        for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
+        for texts in iter_text_batches(self.dataset, self.columns.instruction, "instruction"):
             yield [text for text in texts if text]
 
     def _instructions_at(self, places: NDArray[np.int64]) -> list[str]:

@@ -17,7 +17,7 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from hfsynth.data import is_chat
-from hfsynth.filters.wellformed import WellFormed
+from hfsynth.similarity.repetition import find_repeated_line, find_repeated_words
 from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:
@@ -406,7 +406,6 @@ REFUSALS = (
 """English phrases of a refusal, in their normal form; whole words."""
 _BEGINNING = 200  # characters in which a refusal stands
 _REFUSAL = re.compile(rf"\b(?:{'|'.join(map(re.escape, REFUSALS))})(?!\w)")
-_REPETITION = WellFormed(rules=("repeated_line", "repeated_words"))
 
 
 @dataclass(frozen=True)
@@ -437,9 +436,14 @@ def is_refusal(response: str) -> bool:
 
 
 def repetitions(responses: Iterable[str]) -> Mapping[str, int]:
-    """Count responses that repeat a line, or words in a row, by `WellFormed`'s rule that finds it first."""
-    drops = _REPETITION.decide(responses, ())
-    return dict.fromkeys(_REPETITION.rules, 0) | Counter(drop.rule for drop in drops if drop is not None)
+    """Count responses that repeat a line, and others that repeat a run of words, as `WellFormed` finds them."""
+    counts = {"repeated_line": 0, "repeated_words": 0}
+    for response in responses:
+        if find_repeated_line(response):
+            counts["repeated_line"] += 1
+        elif find_repeated_words(response):
+            counts["repeated_words"] += 1
+    return counts
 
 
 @dataclass
