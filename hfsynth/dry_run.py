@@ -7,7 +7,6 @@ import statistics
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -168,13 +167,12 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
         rows, seconds, made = list[TriedRow](), 0.0, dataset
-        with step.llm.together() if isinstance(step, Technique) else nullcontext():
-            if len(dataset):
-                _unload_others(step, steps[: number - 1])
-                if isinstance(step, Technique):
-                    rows, seconds, made = _try_technique(step, number, dataset)
-                elif isinstance(step, DatasetStep):
-                    rows, seconds, made = _try_whole(step, dataset)
+        if len(dataset):
+            _unload_others(step, steps[: number - 1])
+            if isinstance(step, Technique):
+                rows, seconds, made = _try_technique(step, number, dataset)
+            elif isinstance(step, DatasetStep):
+                rows, seconds, made = _try_whole(step, dataset)
         tried.append(
             TriedStep(
                 name=step.name,

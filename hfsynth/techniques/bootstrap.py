@@ -148,7 +148,9 @@ class BootstrapInstructions(Technique):
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
         stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")
         sampling = replace(self.sampling, stop=stop)
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
+        )
         if completion.finish_reason == "length":
             raise RowError(f"the list was cut off after {completion.completion_tokens} tokens", completion.text)
         tasks = parse_list(completion.text)

@@ -223,7 +223,7 @@ class Judge(Technique):
         notes: dict[str, str] = {}
         for name, question in self.pre_questions.items():
             turns.append({"role": "user", "content": _joined(said, question)})
-            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling)
+            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling, keep_truncated=None)
             if not written.text:
                 reason = f"the note {name!r} is empty (finish_reason: {written.finish_reason})"
                 raise RowError(reason, written.thinking or "")
