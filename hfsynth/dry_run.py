@@ -570,7 +570,7 @@ def step_summary(step: TracedStep, n: int) -> str:
     """
     if not step.rows_in:
         return "not run: no row reached this step"
-    summary = f"{step.rows_in:,} rows in, {step.rows_out:,} rows out, {duration(step.seconds)}"
+    summary = f"{_rows(step.rows_in)} in, {_rows(step.rows_out)} out, {duration(step.seconds)}"
     summary += f", {step.tokens:,} tokens" if step.tokens else ""
     if not step.rows:
         return f"{summary}; functions do not report single rows"
@@ -582,7 +582,7 @@ def step_summary(step: TracedStep, n: int) -> str:
         "dropped": sum(not row.rows_out for row in rest),
     }
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count)
-    return f"{summary}; {len(rest):,} rows not displayed" + (f" ({outcomes})" if outcomes else "")
+    return f"{summary}; {_rows(len(rest))} not displayed" + (f" ({outcomes})" if outcomes else "")
 
 
 def estimate_lines(estimate: Estimate, steps: Sequence[TracedStep]) -> list[str]:
@@ -600,7 +600,7 @@ def estimate_lines(estimate: Estimate, steps: Sequence[TracedStep]) -> list[str]
 
 
 def _estimate_heading(estimate: Estimate) -> str:
-    rows = f"{estimate.measured:,} traced rows"
+    rows = f"{estimate.measured:,} traced row{'' if estimate.measured == 1 else 's'}"
     if estimate.num_rows:
         heading = f"{estimate.num_rows:,} accepted rows, estimated from {rows}"
     elif estimate.rows_in is None:
@@ -623,7 +623,7 @@ def _time_line(estimate: Estimate, steps: Sequence[TracedStep]) -> str:
         return f"time on this device: {expected}"
     batches = sorted({step.rows_in for step in steps if step.model and step.rows_in})
     sizes = " to ".join(f"{size:,}" for size in dict.fromkeys(batches[:1] + batches[-1:]))
-    speed = f", at the speed of {sizes} rows at once; larger batches are likely to be faster" if sizes else ""
+    speed = f", at the speed of batches of {sizes}; larger ones are likely to be faster" if sizes else ""
     return f"time on this device: at most {_approximate(low, expected, high)}{speed}"
 
 
@@ -634,7 +634,7 @@ def _warnings(steps: Sequence[TracedStep]) -> Iterator[str]:
         if not step.rows_in:
             yield f"{name} was not run: its cost is not included."
         elif step.rows_in < _FEW_ROWS:
-            yield f"{name} ran on {step.rows_in:,} rows only; set a larger measured=…."
+            yield f"{name} ran on {_rows(step.rows_in)} only: set a larger measured=…."
         if step.stateful:
             yield f"{name} compares rows with earlier ones, and drops a larger share of more rows: expect fewer rows."
 
@@ -646,6 +646,10 @@ def _row_text(row: TracedRow) -> Text:
         text.append(f"{part.heading}\n", style=_STYLES["fact"])
         text.append(f"{part.text}\n" if part.text else "", style=_STYLES[part.kind])
     return text
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _visible_character(character: str) -> str:

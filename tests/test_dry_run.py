@@ -468,7 +468,7 @@ def test_preview_warns_of_steps_with_few_rows():
     rows = Dataset.from_dict({"instruction": ["a"] * 90 + ["b"]})
     preview = (OnlyOnce() >> Judge.quality(EchoLLM())).preview(rows)
     warnings = "\n".join(estimate_lines(preview.estimate, preview.steps))
-    assert "JudgeQuality ran on 1 rows" in warnings
+    assert "JudgeQuality ran on 1 row" in warnings
     assert "OnlyOnce compares rows" in warnings
 
 
