@@ -78,8 +78,9 @@ class Request:
     """Start of this request's own random stream; set by the technique from the row's index and the turn."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
-    keep_truncated: bool | None = None
-    """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
+    keep_truncated: bool | None = False
+    """Whether a text that was cut off is kept, its row marked `truncated`; by default the row fails with the text.
+    None hands the completion to the flow, which looks at `finish_reason` itself."""
 
     def __post_init__(self) -> None:
         """Read one choice as a tuple of one."""
@@ -160,8 +161,8 @@ class Origin:
 
     commit: str = ""
     """Its commit on the Hub."""
-    licence: str = ""
-    """The licence that its own card or file names, by the Hub's identifier."""
+    license: str = ""
+    """The license that its own card or file names, by the Hub's identifier."""
     languages: tuple[str, ...] = ()
     """The languages that its own card or file names, as ISO codes."""
 
@@ -170,8 +171,8 @@ class Origin:
         """Read a card's metadata."""
         languages = metadata.get("language") or ()
         listed = [languages] if isinstance(languages, str) else languages
-        licence = metadata.get("license")
-        return cls(commit, licence if isinstance(licence, str) else "", tuple(map(str, listed)))
+        license = metadata.get("license")
+        return cls(commit, license if isinstance(license, str) else "", tuple(map(str, listed)))
 
 
 L = TypeVar("L", bound="LLM")

@@ -55,7 +55,7 @@ class NamedLLM(ScriptedLLM):
     """A scripted llm that says it is another model."""
 
     model: str = ""
-    licence: str = ""
+    license: str = ""
     languages: tuple[str, ...] = ()
 
     @property
@@ -63,16 +63,16 @@ class NamedLLM(ScriptedLLM):
         return self.model
 
     def origin(self) -> Origin:
-        return Origin(licence=self.licence, languages=self.languages)
+        return Origin(license=self.license, languages=self.languages)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlyOnce(Filter):
     """Drops a text that was there before."""
 
-    remembers = True
+    stateful = True
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
         seen = set(kept)
         for value in values:
             yield Drop("repeated", "1", value) if value in seen else None

@@ -477,10 +477,10 @@ def test_no_technique_opens_a_turn_by_a_rows_text(smollm, make):
     request = next(technique.flows(rows[:], [0])[0])
     prompt = smollm.prompt(request)
     if request.choices:
-        made = loaded.tokenize_choices(request, prompt).token_ids
+        result = loaded.tokenize_choices(request, prompt).token_ids
     else:
-        made = loaded.tokenize(request, prompt).prompt_ids
-    turns = sum(one == "<|im_start|>" for one in added(loaded.tokenizer, made))
+        result = loaded.tokenize(request, prompt).prompt_ids
+    turns = sum(one == "<|im_start|>" for one in added(loaded.tokenizer, result))
     assert turns == 1 + len(request.messages) + ("system" not in {m["role"] for m in request.messages})
 
 

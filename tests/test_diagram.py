@@ -1,4 +1,5 @@
-from hfsynth.step import Arrow, Diagram, Node
+from hfsynth.pipeline import Arrow, Diagram
+from hfsynth.step import Node
 
 
 def node(name, reads, makes, model="m"):

@@ -7,6 +7,7 @@ from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.distributed import Crew
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.step import run_whole
+from hfsynth.step import as_step
 from tests.helpers import OnlyOnce
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a"]})
@@ -46,7 +47,7 @@ def test_where_nothing_was_dropped_there_is_no_file_of_it(tmp_path):
 
 def test_a_function_must_return_a_dataset(tmp_path):
     with pytest.raises(TypeError, match="nothing returned NoneType; a step returns a Dataset"):
-        run_whole(nothing, GIVEN, folder(tmp_path), Crew(), ([], 0))
+        run_whole(as_step(nothing), GIVEN, folder(tmp_path), Crew(), ([], 0))
 
 
 def test_a_function_may_leave_no_row(tmp_path):

@@ -45,10 +45,10 @@ def generated(model, prompt, number):
     """What `model.generate` writes for one row, greedily."""
     ids = torch.tensor([list(prompt)])
     with torch.inference_mode():
-        made = model.generate(
+        result = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, do_sample=False, pad_token_id=0
         )
-    return made[0, len(prompt) :].tolist()
+    return result[0, len(prompt) :].tolist()
 
 
 def next_of(requests):

@@ -16,16 +16,16 @@ from datasets.fingerprint import Hasher
 
 from hfsynth.distributed import Crew, wait_until
 from hfsynth.errors import ColumnError, RunError
-from hfsynth.filter import Filter
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN, split_failures, step_failures
+from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
 from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
-from hfsynth.runner.rounds import Goal, RowSource, Spent
+from hfsynth.runner.rounds import Goal, RowSource, Spent, source_of
 from hfsynth.runner.step import DiskErrors, StepRun, reason_lines, run_whole
-from hfsynth.step import Step, features_after, folder_name, step_hash, step_name
+from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,8 @@ class _Stage:
     """A step, and how far the run has come with it."""
 
     step: Step
+    key: str
+    """The step's hash as the run began: user code may change objects of its own while it runs."""
     given: int = 0
     """Rows that it was given so far."""
     made: list[Dataset] = field(default_factory=list)
@@ -175,11 +177,12 @@ class Run:
         """Begin to run, and see that the failures are written however it ends."""
         crew = Crew.here()
         _check_shared(self.options.run_dir, crew)
-        named = Hasher.hash([*keys, *map(step_hash, self.steps), self.options.chunk_size])
+        stages = [_Stage(step, step.fingerprint()) for step in self.steps]
+        named = Hasher.hash([*keys, *(stage.key for stage in stages), self.options.chunk_size])
         failures = Failures(self.options.run_dir / f"failures-{named}.parquet", crew, [])
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
-                yield _Part([_Stage(step) for step in self.steps], self.options, failures, progress)
+                yield _Part(stages, self.options, failures, progress)
             failures.complete = True
         except KeyboardInterrupt:
             if crew.is_main:
@@ -197,6 +200,28 @@ class Run:
         kept = str(part.failures.file) if part.failures.file.exists() else ""
         if steps:
             attach_record(made, before, replace(record, steps=steps, failures_file=kept))
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    dataset: Dataset | RowSource | None,
+    *,
+    num_rows: int | None,
+    max_rows: int | None,
+    max_tokens: int | None,
+    run_dir: str | Path | None,
+    chunk_size: int,
+    quiet: bool,
+) -> Dataset:
+    """Run a pipeline over a dataset, as `Pipeline.run` documents."""
+    goal = Goal.of(num_rows, max_rows, max_tokens)
+    source = source_of(dataset, num_rows)
+    pipeline.check(source.rows(0, 0, ()).features)
+    folder = Path(run_dir) if run_dir is not None else default_run_dir()
+    run = Run(pipeline.steps, RunOptions(folder, chunk_size, quiet))
+    if goal is not None:
+        return run.until(source, goal)
+    return run.over(source.rows(0, source.num_rows or 0, ()))
 
 
 @dataclass
@@ -230,7 +255,7 @@ class _Part:
         for number, stage in enumerate(self.stages, 1):
             if among_others and not len(dataset):
                 break
-            self.progress.begin(number, step_name(stage.step), len(dataset))
+            self.progress.begin(number, stage.step.name, len(dataset))
             made, record = self._step(number, stage, dataset)
             stage.record = record if stage.record is None else stage.record.plus(record)
             stage.given += len(dataset)
@@ -243,7 +268,7 @@ class _Part:
         key, keys_before = self._keys(stage, dataset)
         if not crew.agrees(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
-                f"process {crew.rank} has another input or pipeline at step {number}, {step_name(step)}, than the "
+                f"process {crew.rank} has another input or pipeline at step {number}, {step.name}, than the "
                 "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
             )
         folder, superseded = self._folder(step, key, len(dataset)).newest()
@@ -253,9 +278,9 @@ class _Part:
             *(_fingerprint(key, retry) for retry in reversed(range(folder.retries))),
             *(_fingerprint(before, retry) for before in keys_before for retry in self._retries(step, before)),
         ]
-        features = features_after(step, number, dataset.features)
+        features = step.features_after(dataset.features, number)
         if isinstance(step, Technique) and features is not None and not (superseded or of_other_input):
-            keys = chunk_keys(dataset, options.chunk_size, stage.given, step_hash(step))
+            keys = chunk_keys(dataset, options.chunk_size, stage.given, stage.key)
             folder = replace(folder, keys=keys)
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
@@ -270,7 +295,7 @@ class _Part:
             made = folder.load(features, fingerprint)
             failed = self.failures.add(step_failures(made))
             self.failures.has_passing |= folder.left_passing_failures
-        else:
+        elif isinstance(step, DatasetStep):
             if not found:
                 run_whole(step, dataset, folder, crew, (stage.made, stage.given))
             made, failed, found = folder.load(features, fingerprint), 0, True
@@ -290,8 +315,8 @@ class _Part:
 
     def _keys(self, stage: _Stage, dataset: Dataset) -> tuple[str, list[str]]:
         """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
-        before = [fingerprint_of(made) for made in stage.made] if isinstance(stage.step, Filter) else []
-        rest = (step_hash(stage.step), self.options.chunk_size, stage.given, before)
+        before = [fingerprint_of(made) for made in stage.made] if stage.step.reads_earlier_rows else []
+        rest = (stage.key, self.options.chunk_size, stage.given, before)
         inputs = [self._input_key(dataset), *self._fingerprints_before.get(fingerprint_of(dataset), ())]
         key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
         return key, keys_before
@@ -303,7 +328,7 @@ class _Part:
         return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
 
     def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
-        path = self.options.run_dir / f"{folder_name(step)}-{key}"
+        path = self.options.run_dir / f"{step.folder_name}-{key}"
         return StepFolder(path, -(-num_rows // self.options.chunk_size), self.failures.crew.member)
 
     def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
@@ -339,7 +364,7 @@ def _check_types(step: Step, before: Sequence[Dataset], made: Dataset) -> None:
             concatenate_datasets([earlier.select(range(min(1, len(earlier)))), made.select(range(min(1, len(made))))])
         except ValueError as error:
             raise ColumnError(
-                f"{step_name(step)} made columns of other types in an earlier round: {error}. Give them the same ones "
+                f"{step.name} made columns of other types in an earlier round: {error}. Give them the same ones "
                 "in every round, with `features` in its map, or cast."
             ) from error
 

@@ -20,7 +20,6 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import Crew, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
-from hfsynth.filter import Filter
 from hfsynth.flow import Flows, Outcome, Running, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
@@ -28,7 +27,7 @@ from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, EarlierRows, StepFolder, read_inputs
 from hfsynth.secrets import redact
-from hfsynth.step import DatasetFunction, step_name
+from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, Technique
 
 _LISTED = 5
@@ -370,11 +369,11 @@ class StepRun:
         if not self.crew.is_main:
             wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
         if not self.folder.finished:
-            tally = StepTally(self.technique.written_rules)
+            tally = StepTally(self.technique.written_rejection_column)
 
-            def facts(rows_out: int) -> dict[str, Any]:
-                seconds = self.folder.seconds()
-                return step_record(self.technique, self.dataset, rows_out, seconds, self.crew.size, tally)
+            def facts(_: int) -> dict[str, Any]:
+                columns, seconds = self.dataset.column_names, self.folder.seconds()
+                return step_record(self.technique, columns, tally, seconds, self.crew.size)
 
             self.folder.consolidate(tally.see, facts)
 
@@ -617,7 +616,7 @@ _WAIT = 24 * 3600.0  # seconds that process 0 may take while the others wait
 
 
 def run_whole(
-    step: Filter | DatasetFunction,
+    step: DatasetStep,
     dataset: Dataset,
     folder: StepFolder,
     crew: Crew,
@@ -638,14 +637,12 @@ def run_whole(
     """
     if not crew.is_main:
         if not wait_until(lambda: folder.finished or crew.on_its_own, _WAIT):
-            raise RunError(f"process 0 has not finished {step_name(step)} in {_WAIT:,.0f} seconds.")
+            raise RunError(f"process 0 has not finished {step.name} in {_WAIT:,.0f} seconds.")
         if folder.finished:
             return
     cached, began = set(_caches(dataset)), time.monotonic()
     with without_bars():
-        made, dropped = step.split(dataset, *before) if isinstance(step, Filter) else (step(dataset), None)
-    if not isinstance(made, Dataset):
-        raise TypeError(f"{step_name(step)} returned {type(made).__name__}; a step returns a Dataset.")
+        made, dropped = step.split(dataset, *before)
     try:
         _keep(step, dataset, (made, dropped), folder, (crew, time.monotonic() - began))
     except FileNotFoundError:
@@ -656,7 +653,7 @@ def run_whole(
 
 
 def _keep(
-    step: Filter | DatasetFunction,
+    step: DatasetStep,
     dataset: Dataset,
     done: tuple[Dataset, Dataset | None],
     folder: StepFolder,
@@ -664,18 +661,20 @@ def _keep(
 ) -> None:
     """Write what a step made and dropped, and that it is finished; by which processes, and in how many seconds."""
     (made, dropped), (crew, took) = done, by
-    tally = StepTally()
     failed = len(failed_rows(made))
+    tally = StepTally(rows=len(dataset) - len(failed_rows(dataset)))
     with DiskErrors(folder.path):
         folder.prepare(clean=crew.is_main)
         if dropped is not None:
             folder.keep_dropped(dropped)
             tally.stopped.update({"": len(made) - failed})
             tally.stopped.update(dropped["rule"])
-        folder.finish(
-            _tables(made),
-            lambda rows_out: step_record(step, dataset, rows_out - failed, (took, took), crew.size, tally),
-        )
+
+        def facts(rows_out: int) -> dict[str, Any]:
+            tally.rows_out = rows_out - failed
+            return step_record(step, dataset.column_names, tally, (took, took), crew.size)
+
+        folder.finish(_tables(made), facts)
 
 
 def _caches(dataset: Dataset) -> Iterator[Path]:

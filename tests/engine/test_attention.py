@@ -150,11 +150,11 @@ def test_scaled_dot_product_rounds_a_row_alike_in_any_batch(dtype, width, value_
         torch.randn(4, 4, *shape, generator=draw).to(dtype)
         for shape in ((100, width), (1024, width), (1024, value_width))
     )
-    whole = scaled_dot_product(query, keys, values, torch.zeros(100, 1024, dtype=dtype), None)
+    full = scaled_dot_product(query, keys, values, torch.zeros(100, 1024, dtype=dtype), None)
     plain = F.scaled_dot_product_attention(query, keys, values)
-    assert torch.allclose(whole, plain, atol=0.02)
+    assert torch.allclose(full, plain, atol=0.02)
     for rows in (1, 2, 3, 5, 8, 10, 31, 33, 34, 37, 42, 65, 97):
         for mask_rows in (rows, 1):
             mask = torch.zeros(mask_rows, 1024, dtype=dtype)
             part = scaled_dot_product(query[:, :, :rows], keys, values, mask, None)
-            assert torch.equal(part, whole[:, :, :rows])
+            assert torch.equal(part, full[:, :, :rows])

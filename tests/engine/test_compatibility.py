@@ -51,7 +51,7 @@ def test_a_kernel_that_returns_other_strides_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(  # as one for GPUs does: what is returned lies token by token, not head by head
         F,
         "scaled_dot_product_attention",
-        lambda *given, **options: kernel(*given, **options).transpose(1, 2).contiguous().transpose(1, 2),
+        lambda *received, **options: kernel(*received, **options).transpose(1, 2).contiguous().transpose(1, 2),
     )
     assert install_attention(tiny()) == ""
 
@@ -83,16 +83,16 @@ def test_install_attention_with_other_logits_is_refused():
 
 
 def test_forward_on_several_devices_keeps_the_batch_in_place():
-    model, seen = tiny(), []
+    model, observed = tiny(), []
     hook = AlignDevicesHook(execution_device="meta", io_same_device=True)
 
     def moved(module, inputs, options):
-        seen.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
+        observed.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
 
     assert install_attention(model) == ""
     model.register_forward_pre_hook(moved, with_kwargs=True)
     slots = KeyValueSlots(1, 32, model.device)
     kept = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device), [2, 7])
-    whole = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device))
-    assert torch.allclose(kept, whole[[2, 7]], atol=1e-4)
-    assert seen == [[2, 7], 0]
+    full = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device))
+    assert torch.allclose(kept, full[[2, 7]], atol=1e-4)
+    assert observed == [[2, 7], 0]

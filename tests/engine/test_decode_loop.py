@@ -33,8 +33,8 @@ def ready(model):
 
 
 def run(loop, requests):
-    made = dict(loop.run(next_of(requests)))
-    return [made[one] for one in requests]
+    result = dict(loop.run(next_of(requests)))
+    return [result[one] for one in requests]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def pair():
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 64])
 def test_loop_greedy_equals_generate_at_every_length(pair, slots):
     prompts = [prompt(length, seed=length) for length in LENGTHS]
-    made = run(DecodeLoop(pair[1], letters, slots), [tokenized(one, max_new_tokens=20) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 20) for one in prompts]
-    assert {written.finish_reason for written in made} == {"length"}
+    result = run(DecodeLoop(pair[1], letters, slots), [tokenized(one, max_new_tokens=20) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 20) for one in prompts]
+    assert {written.finish_reason for written in result} == {"length"}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_loop_greedy_equals_generate_at_every_length(pair, slots):
 def test_loop_greedy_equals_generate_for_architectures(config, sizes):
     plain, own = tiny(config, **sizes), ready(tiny(config, **sizes))
     prompts = [prompt(length, seed=length) for length in (3, 20, 40, 150)]
-    made = run(DecodeLoop(own, letters, 3), [tokenized(one, max_new_tokens=30) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(plain, one, 30) for one in prompts]
+    result = run(DecodeLoop(own, letters, 3), [tokenized(one, max_new_tokens=30) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(plain, one, 30) for one in prompts]
 
 
 def test_each_row_ends_by_its_own_end_tokens_stop_text_or_length(pair):
@@ -78,11 +78,11 @@ def test_each_row_ends_by_its_own_end_tokens_stop_text_or_length(pair):
         tokenized(prompt(5), stop=[text[3:6]], max_new_tokens=30),
         tokenized(prompt(5), max_new_tokens=4),
     ]
-    made = run(DecodeLoop(pair[1], letters, 2), requests)
+    result = run(DecodeLoop(pair[1], letters, 2), requests)
     first = min(free.index(free[6]), free.index(free[9]))
-    assert [len(written.token_ids) for written in made] == [30, first + 1, text.index(text[3:6]) + 3, 4]
-    assert all(written.token_ids == free[: len(written.token_ids)] for written in made)
-    assert [written.finish_reason for written in made] == ["length", "stop", "stop", "length"]
+    assert [len(written.token_ids) for written in result] == [30, first + 1, text.index(text[3:6]) + 3, 4]
+    assert all(written.token_ids == free[: len(written.token_ids)] for written in result)
+    assert [written.finish_reason for written in result] == ["length", "stop", "stop", "length"]
 
 
 def test_a_freed_slot_is_taken_at_once(pair):
@@ -94,20 +94,20 @@ def test_a_freed_slot_is_taken_at_once(pair):
 
 
 def test_loop_takes_a_request_that_follows_a_completion(pair):
-    waiting, made = [tokenized(prompt(6), max_new_tokens=5)], []
+    waiting, result = [tokenized(prompt(6), max_new_tokens=5)], []
     for _, written in DecodeLoop(pair[1], letters, 2).run(lambda: waiting.pop() if waiting else None):
-        made.append(written.token_ids)
-        if len(made) < 3:
-            waiting.append(tokenized(prompt(6) + [t for tokens in made for t in tokens], max_new_tokens=5))
-    assert [t for tokens in made for t in tokens] == generated(pair[0], prompt(6), 15)
+        result.append(written.token_ids)
+        if len(result) < 3:
+            waiting.append(tokenized(prompt(6) + [t for tokens in result for t in tokens], max_new_tokens=5))
+    assert [t for tokens in result for t in tokens] == generated(pair[0], prompt(6), 15)
 
 
 def test_a_beginning_that_rows_share_is_read_once(pair):
     shared = prompt(100)
     prompts = [shared + prompt(5, seed=n) for n in range(1, 13)]
     loop = DecodeLoop(pair[1], letters, 12)
-    made = run(loop, [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(loop, [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
     assert (loop.stats.prefilled, loop.stats.reused) == (100 + 12 * 5, 11 * 100)
 
 
@@ -123,18 +123,18 @@ def test_a_rows_next_turn_finds_its_first_in_the_slot_it_left(pair):
     turns = [tokenized(prompt(50), max_new_tokens=8)]
     running = loop.run(lambda: turns.pop() if turns else None)
     _, first = next(running)
-    again = prompt(50) + first.token_ids + prompt(4, seed=9)
-    turns.append(tokenized(again))
+    continued = prompt(50) + first.token_ids + prompt(4, seed=9)
+    turns.append(tokenized(continued))
     ((_, second),) = running
-    assert second.token_ids == generated(pair[0], again, 12)
+    assert second.token_ids == generated(pair[0], continued, 12)
     assert loop.stats.reused == 50 + 7  # the last token was chosen, but not read
 
 
 def test_a_long_prompt_is_read_in_pieces(pair, monkeypatch):
     monkeypatch.setattr(decoding, "_PREFILL_TOKENS", {"cpu": 50})
     prompts = [prompt(220, seed=1), prompt(30, seed=2), prompt(7, seed=3)]
-    made = run(DecodeLoop(pair[1], letters, 3), [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(DecodeLoop(pair[1], letters, 3), [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -152,11 +152,11 @@ def test_samples_follow_the_models_distribution(pair):
     with torch.inference_mode():
         logits = pair[0](torch.tensor([prompt(8)])).logits[0, -1]
     expected = (logits / 0.7).softmax(-1)
-    made = run(
+    result = run(
         DecodeLoop(pair[1], letters, 64),
         [tokenized(prompt(8), seed=n, temperature=0.7, max_new_tokens=1) for n in range(number)],
     )
-    counts = torch.bincount(torch.tensor([written.token_ids[0] for written in made]), minlength=WORDS)
+    counts = torch.bincount(torch.tensor([written.token_ids[0] for written in result]), minlength=WORDS)
     often = expected * number >= 5
     chi_square = ((counts - expected * number)[often] ** 2 / (expected * number)[often]).sum()
     # three standard deviations above the mean of a chi-square with that many degrees of freedom
@@ -165,23 +165,23 @@ def test_samples_follow_the_models_distribution(pair):
 
 
 def test_loop_samples_with_the_requests_own_numbers(pair):
-    (made,) = run(DecodeLoop(pair[1], letters, 1), [tokenized(prompt(8), seed=5, temperature=1.0)])
+    (result,) = run(DecodeLoop(pair[1], letters, 1), [tokenized(prompt(8), seed=5, temperature=1.0)])
     tokens = prompt(8)
     for uniform in uniforms(5, 12).double():
         with torch.inference_mode():
             weights = pair[0](torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
         tokens.append(int((weights.cumsum(-1) > uniform).int().argmax()))
-    assert made.token_ids == tokens[8:]
+    assert result.token_ids == tokens[8:]
 
 
-def short_of_memory(monkeypatch, most):
+def short_of_memory(monkeypatch, limit):
     """Run out of memory in every forward that has more than `most` rows."""
     real, sizes = decoding.forward, []
 
     def short(model, tokens, batch, keep=0):
         rows = len(batch.lengths) if hasattr(batch, "lengths") else len(batch.segments)
         sizes.append(rows)
-        if rows > most:
+        if rows > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(model, tokens, batch, keep)
 
@@ -193,8 +193,8 @@ def test_running_out_of_memory_halves_the_rows_and_loses_none(pair, monkeypatch,
     prompts = [prompt(20, seed=n) for n in range(8)]
     sizes = short_of_memory(monkeypatch, 2)
     with caplog.at_level(logging.WARNING):
-        made = run(DecodeLoop(pair[1], letters, 8), [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+        result = run(DecodeLoop(pair[1], letters, 8), [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
     assert [size for size in sizes if size > 2] == [8, 4]
     assert [record.args for record in caplog.records] == [(8, 20, 4), (4, 20, 2)]
 
@@ -211,8 +211,8 @@ def test_loop_short_of_memory_has_fewer_longer_slots(pair, monkeypatch):
     prompts = [prompt(300 + n, seed=n) for n in range(6)]
     loop = DecodeLoop(pair[1], letters, 6)
     assert loop._table.slots.count == 4
-    made = run(loop, [tokenized(one, max_new_tokens=100) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 100) for one in prompts]
+    result = run(loop, [tokenized(one, max_new_tokens=100) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 100) for one in prompts]
     assert loop._table.slots.count == 3
 
 
@@ -221,23 +221,23 @@ def test_loop_makes_room_for_a_long_prompt(pair, monkeypatch):
     monkeypatch.setattr(scheduler, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
     prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(1300, seed=4), prompt(5, seed=5)]
     counts = widths(monkeypatch)
-    made = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
     assert counts == [(4, 384), (1, 1536)]
 
 
 def widths(monkeypatch):
     """Note how many slots of which capacity each forward has, without repetition."""
-    real, seen = decoding.forward, []
+    real, observed = decoding.forward, []
 
     def noting(model, tokens, batch, keep=0):
         size = batch.slots.count, batch.slots.capacity
-        if seen[-1:] != [size]:
-            seen.append(size)
+        if observed[-1:] != [size]:
+            observed.append(size)
         return real(model, tokens, batch, keep)
 
     monkeypatch.setattr(decoding, "forward", noting)
-    return seen
+    return observed
 
 
 def test_loop_after_a_long_row_has_all_slots(pair, monkeypatch):
@@ -246,8 +246,8 @@ def test_loop_after_a_long_row_has_all_slots(pair, monkeypatch):
     prompts = [prompt(1500, seed=99), *(prompt(20, seed=n) for n in range(60))]
     counts = widths(monkeypatch)
     loop = DecodeLoop(pair[1], letters, 8)
-    made = run(loop, [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(loop, [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
     assert counts == [(1, 1632), (8, 384)]
     assert loop.stats.decoded / loop.stats.steps > 6
 
@@ -265,12 +265,12 @@ def test_loop_row_too_long_for_memory_fails_alone(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
     monkeypatch.setattr(scheduler, "available_memory", lambda device: int(2 * 384 * per_token / 0.4) + 1)
     prompts = [prompt(20, seed=1), prompt(900, seed=2), prompt(760, seed=3), prompt(20, seed=4)]
-    made = run(DecodeLoop(pair[1], letters, 8), [tokenized(one, max_new_tokens=30) for one in prompts])
-    assert [written.finish_reason for written in made] == ["length", "error", "error", "length"]
-    assert made[1].token_ids == []
-    assert made[2].token_ids == generated(pair[0], prompts[2], 30)[: len(made[2].token_ids)]
-    assert len(made[2].token_ids) == 9, "it began, and came to its slot's end"
-    assert [made[n].token_ids for n in (0, 3)] == [generated(pair[0], prompts[n], 30) for n in (0, 3)]
+    result = run(DecodeLoop(pair[1], letters, 8), [tokenized(one, max_new_tokens=30) for one in prompts])
+    assert [written.finish_reason for written in result] == ["length", "error", "error", "length"]
+    assert result[1].token_ids == []
+    assert result[2].token_ids == generated(pair[0], prompts[2], 30)[: len(result[2].token_ids)]
+    assert len(result[2].token_ids) == 9, "it began, and came to its slot's end"
+    assert [result[n].token_ids for n in (0, 3)] == [generated(pair[0], prompts[n], 30) for n in (0, 3)]
 
 
 def test_loop_prompt_too_long_for_memory_fails_alone(pair, monkeypatch):
@@ -284,10 +284,10 @@ def test_loop_prompt_too_long_for_memory_fails_alone(pair, monkeypatch):
 
     monkeypatch.setattr(decoding.KeyValueSlots, "_zeros", room)
     prompts = [*(prompt(20, seed=n) for n in range(6)), prompt(1000, seed=99), *(prompt(20, seed=n) for n in (6, 7))]
-    made = run(DecodeLoop(pair[1], letters, 8), [tokenized(one) for one in prompts])
-    assert made[6].finish_reason == "error"
+    result = run(DecodeLoop(pair[1], letters, 8), [tokenized(one) for one in prompts])
+    assert result[6].finish_reason == "error"
     for n in (0, 1, 2, 3, 4, 5, 7, 8):
-        assert made[n].token_ids == generated(pair[0], prompts[n], 12)
+        assert result[n].token_ids == generated(pair[0], prompts[n], 12)
 
 
 def test_loop_fewer_slots_keep_a_sequence_behind_gaps(pair, monkeypatch):
@@ -297,8 +297,8 @@ def test_loop_fewer_slots_keep_a_sequence_behind_gaps(pair, monkeypatch):
     short = [
         tokenized(prompt(50, seed=n), max_new_tokens=5) for n in (1, 2)
     ]  # they end batch the third needs more room
-    made = run(loop, [*short, tokenized(prompt(380), max_new_tokens=30)])
-    assert made[2].token_ids == generated(pair[0], prompt(380), 30)
+    result = run(loop, [*short, tokenized(prompt(380), max_new_tokens=30)])
+    assert result[2].token_ids == generated(pair[0], prompt(380), 30)
     assert loop._table.slots.count == 2
 
 
@@ -328,16 +328,16 @@ def failing(function, *calls):
 def test_running_out_of_memory_while_choosing_spoils_no_row(pair, monkeypatch, call):
     monkeypatch.setattr(decoding.Sampler, "choose", failing(decoding.Sampler.choose, call))
     prompts = [prompt(20, seed=n) for n in range(4)]
-    made = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
 
 
 @pytest.mark.parametrize("call", [5, 6, 7, 8])
 def test_running_out_of_memory_while_slots_grow_spoils_no_row(pair, monkeypatch, call):
     monkeypatch.setattr(decoding.KeyValueSlots, "_zeros", failing(decoding.KeyValueSlots._zeros, call))
     prompts = [prompt(380, seed=n) for n in range(4)]
-    made = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
-    assert [written.token_ids for written in made] == [generated(pair[0], one, 12) for one in prompts]
+    result = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
+    assert [written.token_ids for written in result] == [generated(pair[0], one, 12) for one in prompts]
 
 
 def test_loop_one_row_frees_unused_slots_before_it_fails(pair, monkeypatch):
@@ -349,8 +349,8 @@ def test_loop_one_row_frees_unused_slots_before_it_fails(pair, monkeypatch):
         return forward(model, tokens, batch, keep)
 
     monkeypatch.setattr(decoding, "forward", small)
-    (made,) = run(DecodeLoop(pair[1], letters, 64), [tokenized(prompt(20))])
-    assert made.token_ids == generated(pair[0], prompt(20), 12)
+    (result,) = run(DecodeLoop(pair[1], letters, 64), [tokenized(prompt(20))])
+    assert result.token_ids == generated(pair[0], prompt(20), 12)
 
 
 def test_a_run_computes_its_rows_as_if_no_run_had_been_before(pair, monkeypatch):
@@ -389,8 +389,8 @@ def test_loop_before_its_end_is_not_reusable(pair):
 def test_loop_presence_penalty_counts_generated_tokens(pair):
     prompts = [prompt(length, seed=length) for length in (3, 20, 40)]
     requests = [tokenized(one, max_new_tokens=20, presence_penalty=2.0) for one in prompts]
-    made = run(DecodeLoop(pair[1], letters, 2), [*requests, tokenized(prompts[0], max_new_tokens=20)])
-    for one, written in zip(prompts, made, strict=False):
+    result = run(DecodeLoop(pair[1], letters, 2), [*requests, tokenized(prompts[0], max_new_tokens=20)])
+    for one, written in zip(prompts, result, strict=False):
         tokens = list(one)
         while len(tokens) < len(one) + 20:
             with torch.inference_mode():
@@ -398,7 +398,7 @@ def test_loop_presence_penalty_counts_generated_tokens(pair):
                 logits[sorted(set(tokens[len(one) :]))] -= 2
             tokens.append(int(logits.argmax()))
         assert written.token_ids == tokens[len(one) :]
-    assert made[-1].token_ids == generated(pair[0], prompts[0], 20) != made[0].token_ids
+    assert result[-1].token_ids == generated(pair[0], prompts[0], 20) != result[0].token_ids
 
 
 def spoiled(token):
@@ -413,21 +413,21 @@ def spoiled(token):
 def test_loop_row_with_nan_logits_fails_alone(pair, slots):
     prompts = [prompt(2, seed=n) for n in range(5)]
     expected = [generated(pair[0], one, 6) for one in prompts]
-    seen = {token for one in [*prompts, *expected] for token in one}
-    bad = next(token for token in range(WORDS) if token not in seen)
+    observed = {token for one in [*prompts, *expected] for token in one}
+    bad = next(token for token in range(WORDS) if token not in observed)
     requests = [tokenized(one, max_new_tokens=6) for one in prompts]
     requests[2:2] = [tokenized([bad, *prompt(40)])]
-    made = run(DecodeLoop(spoiled(bad), letters, slots), requests)
-    assert made.pop(2) == Generated([], "refused", NON_FINITE_LOGITS)
-    assert [written.token_ids for written in made] == expected
+    result = run(DecodeLoop(spoiled(bad), letters, slots), requests)
+    assert result.pop(2) == Generated([], "refused", NON_FINITE_LOGITS)
+    assert [written.token_ids for written in result] == expected
 
 
 def test_loop_row_keeps_tokens_before_nan_logits(pair):
     prompts = (prompt(1, seed=n) for n in range(99))
     texts = ((one, generated(pair[0], one, 2)) for one in prompts)
-    asked, wrote = next((one, made) for one, made in texts if len({*one, *made}) == 3)
-    (made,) = run(DecodeLoop(spoiled(wrote[1]), letters, 2), [tokenized(asked)])
-    assert made == Generated(wrote, "refused", NON_FINITE_LOGITS)
+    asked, wrote = next((one, result) for one, result in texts if len({*one, *result}) == 3)
+    (result,) = run(DecodeLoop(spoiled(wrote[1]), letters, 2), [tokenized(asked)])
+    assert result == Generated(wrote, "refused", NON_FINITE_LOGITS)
 
 
 def test_loop_nan_logits_of_all_rows_raise(pair):

@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 8
 
 
-def made(count, capacity):
+def result(count, capacity):
     slots = KeyValueSlots(count, capacity, CPU)
     slots.layer(0, torch.zeros(1, HEADS, 1, WIDTH), torch.zeros(1, HEADS, 1, 2 * WIDTH))
     return slots
 
 
 def test_slots_resized_keep_their_contents():
-    slots = made(2, 32)
+    slots = result(2, 32)
     slots.layers[0][0][1] = 7.0
     slots.resize(4, 64, lengths=[0, 32])
     keys, values = slots.layers[0]
@@ -37,7 +37,7 @@ def test_slots_resized_keep_their_contents():
 
 def test_slots_resized_keep_each_sequences_length():
     lengths = [1, 3, 64, 0, 40, 5]
-    slots = made(6, 64)
+    slots = result(6, 64)
     keys, values = slots.layers[0]
     keys[:], values[:] = 5.0, 6.0
     slots.resize(6, 96, lengths)
@@ -49,7 +49,7 @@ def test_slots_resized_keep_each_sequences_length():
 
 
 def test_slots_may_change_places():
-    slots = made(3, 32)
+    slots = result(3, 32)
     keys, _ = slots.layers[0]
     keys[:] = torch.arange(3.0)[:, None, None, None]
     slots.copy([0, 1, 2], [1, 2, 0], [4, 4, 4])
@@ -58,7 +58,7 @@ def test_slots_may_change_places():
 
 
 def test_slots_that_hold_much_and_little_change_places():
-    slots = made(4, 512)
+    slots = result(4, 512)
     keys, values = slots.layers[0]
     keys[:] = values[:] = torch.arange(4.0)[:, None, None, None]
     lengths = [2, 500, 30, 400]
@@ -70,7 +70,7 @@ def test_slots_that_hold_much_and_little_change_places():
 
 
 def test_slot_blanked_is_zero():
-    slots = made(3, 32)
+    slots = result(3, 32)
     for tensor in slots.layers[0]:
         tensor[:] = torch.nan
     slots.blank(1)
@@ -81,7 +81,7 @@ def test_slot_blanked_is_zero():
 def test_positions_that_nobody_wrote_take_no_memory():
     process = psutil.Process()
     before = process.memory_info().rss
-    slots = made(512, 1 << 14)
+    slots = result(512, 1 << 14)
     keys, values = slots.layers[0]
     size = keys.nbytes + values.nbytes
     assert size > 3 << 28
@@ -103,10 +103,10 @@ def test_memory_that_the_system_refuses_is_memory_that_ran_out(monkeypatch):
 
 
 def test_slots_resize_out_of_memory_leaves_them_empty(monkeypatch):
-    slots = made(2, 32)
+    slots = result(2, 32)
 
-    def refuse(self, like):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    def refuse(*arguments, **options):
+        raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(kv_cache.mmap, "mmap", refuse)
     with pytest.raises(torch.OutOfMemoryError):

@@ -31,8 +31,8 @@ class Characters:
 
 
 def render(messages, generation_prompt):
-    said = "".join(f"<{message['role'][0]}>{message['content']}" for message in messages)
-    return said + ("<a>" if generation_prompt else "")
+    spoken = "".join(f"<{message['role'][0]}>{message['content']}" for message in messages)
+    return spoken + ("<a>" if generation_prompt else "")
 
 
 @pytest.fixture(scope="module")
@@ -50,41 +50,41 @@ def ask(text, *choices):
 
 
 def queue(*requests, more=None):
-    made = Requests(more)
+    result = Requests(more)
     for key, request in enumerate(requests):
-        made.put(key, request)
-    return made
+        result.put(key, request)
+    return result
 
 
 def test_choices_are_scored_and_the_likeliest_is_the_text(loaded):
-    ((_, made),) = loaded.stream(queue(ask("hello", "AB", "A", "xyz")), 4)
-    assert made.text == ("AB", "A", "xyz")[made.scores.index(max(made.scores))]
-    assert (made.finish_reason, made.completion_tokens) == ("stop", 0)
-    assert made.prompt_tokens == len("<u>hello<a>") + 6
-    assert made.scored_tokens == (3, 2, 4)
+    ((_, result),) = loaded.stream(queue(ask("hello", "AB", "A", "xyz")), 4)
+    assert result.text == ("AB", "A", "xyz")[result.scores.index(max(result.scores))]
+    assert (result.finish_reason, result.completion_tokens) == ("stop", 0)
+    assert result.prompt_tokens == len("<u>hello<a>") + 6
+    assert result.scored_tokens == (3, 2, 4)
 
 
 def test_of_equally_likely_choices_the_first_is_the_text(loaded, monkeypatch):
     monkeypatch.setattr(model_module, "score", lambda model, compared, is_replaced: [(-2.0, -1.0, -1.0)])
-    ((_, made),) = loaded.stream(queue(ask("hello", "A", "B", "C")), 4)
-    assert (made.text, made.scores) == ("B", (-2.0, -1.0, -1.0))
+    ((_, result),) = loaded.stream(queue(ask("hello", "A", "B", "C")), 4)
+    assert (result.text, result.scores) == ("B", (-2.0, -1.0, -1.0))
 
 
 def test_the_choices_are_asked_for_in_their_own_role(loaded):
     request = Request(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
     user = Request(messages=request.messages, role="user", choices=("c",))
-    ((_, made),) = loaded.stream(queue(user), 4)
-    assert made.prompt_tokens == len("<u>a<a>b<u>c")
+    ((_, result),) = loaded.stream(queue(user), 4)
+    assert result.prompt_tokens == len("<u>a<a>b<u>c")
 
 
 def test_stream_mixes_generated_scored_and_refused(loaded):
     requests = [ask("one"), ask("two", "A", "B"), ask("three"), ask("four", "A"), ask("5" * 300), ask("6" * 300, "A")]
-    made = dict(loaded.stream(queue(*requests), 4))
-    assert sorted(made) == list(range(6))
-    assert [made[key].completion_tokens > 0 for key in range(6)] == [True, False, True, False, False, False]
-    assert [len(made[key].scores) for key in range(6)] == [0, 2, 0, 1, 0, 0]
-    assert "fill the model's context of 200" in made[4].error
-    assert "a choice's 1 are more than the model's context of 200" in made[5].error
+    result = dict(loaded.stream(queue(*requests), 4))
+    assert sorted(result) == list(range(6))
+    assert [result[key].completion_tokens > 0 for key in range(6)] == [True, False, True, False, False, False]
+    assert [len(result[key].scores) for key in range(6)] == [0, 2, 0, 1, 0, 0]
+    assert "fill the model's context of 200" in result[4].error
+    assert "a choice's 1 are more than the model's context of 200" in result[5].error
 
 
 @pytest.mark.parametrize("request_", [ask("two", "A", "B"), ask("5" * 300)], ids=["scored", "refused"])
@@ -173,8 +173,8 @@ def test_stream_of_answered_conversations_raises(loaded):
     answered = Request(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
     with pytest.raises(GenerationError, match=r"tiny writes texts or scores choices.*use RewardModel\(\.\.\.\)"):
         list(loaded.stream(queue(answered, answered), 4))
-    made = dict(loaded.stream(queue(answered, ask("hello")), 4))
-    assert "last turn is the assistant's already" in made[0].error
+    result = dict(loaded.stream(queue(answered, ask("hello")), 4))
+    assert "last turn is the assistant's already" in result[0].error
 
 
 BFLOAT16 = pytest.param(
@@ -227,9 +227,9 @@ def test_a_rows_product_is_the_same_to_the_bit_in_any_company(dtype):
     torch.manual_seed(0)
     layer, x = PackedLinear(nn.Linear(576, 1536, bias=False, dtype=dtype)), torch.randn(200, 576, dtype=dtype)
     with torch.inference_mode():
-        whole = layer(x)
+        full = layer(x)
         for count in (2, 3, 16, 33, 64, 100):
-            assert torch.equal(layer(x[50 : 50 + count]), whole[50 : 50 + count])
+            assert torch.equal(layer(x[50 : 50 + count]), full[50 : 50 + count])
 
 
 def test_only_one_layer_at_a_time_is_there_twice(monkeypatch):

@@ -122,8 +122,8 @@ def test_uniforms_of_seeds_alike_in_32_bits_differ(rows):
 
 
 def test_uniforms_are_those_of_numpys_philox_generator():
-    drawn = np.random.Generator(np.random.Philox(key=2**40 + 7)).random(1000)
-    assert np.abs(uniforms(2**40 + 7, 1000).double().numpy() - drawn).max() <= 2**-24
+    sampled = np.random.Generator(np.random.Philox(key=2**40 + 7)).random(1000)
+    assert np.abs(uniforms(2**40 + 7, 1000).double().numpy() - sampled).max() <= 2**-24
 
 
 def test_uniforms_of_a_negative_seed_are_its_own():
@@ -208,10 +208,10 @@ class WithoutFloat64(TorchDispatchMode):
     """A device that has no float64."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.device.type != "cpu" and made.dtype == torch.float64:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type != "cpu" and result.dtype == torch.float64:
             raise TypeError(f"{function}: the device has no float64")
-        return made
+        return result
 
 
 @pytest.mark.parametrize(

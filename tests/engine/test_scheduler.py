@@ -10,20 +10,20 @@ from hfsynth.engine.scheduler import CAPACITY, Scheduler, Sequence, SlotTable, c
 from tests.tiny import next_of, tokenized
 
 
-def room(most=4, tokens=4 * CAPACITY):
+def room(limit=4, tokens=4 * CAPACITY):
     """Slots of which one layer is written."""
-    made = Scheduler(KeyValueSlots(min(most, tokens // CAPACITY), CAPACITY, torch.device("cpu")), most, tokens)
-    made.table.slots.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    return made
+    result = Scheduler(KeyValueSlots(min(limit, tokens // CAPACITY), CAPACITY, torch.device("cpu")), limit, tokens)
+    result.table.slots.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    return result
 
 
-def fill(made, take):
+def fill(result, take):
     """Seat rows while there are any, and say that they have read all they have."""
-    while row := made.admit(take):
-        assert made.allocate(row)
-    for row in made.sequences:
+    while row := result.admit(take):
+        assert result.allocate(row)
+    for row in result.sequences:
         row.num_cached = len(row.token_ids) - 1
-    return [len(row.token_ids) for row in made.sequences]
+    return [len(row.token_ids) for row in result.sequences]
 
 
 def lengths(*each):
@@ -37,66 +37,66 @@ def test_scheduler_admits_sequences_within_memory():
 
 
 def test_scheduler_admits_a_waiting_sequence_first():
-    made, take = room(8), lengths(20, 20, 1500)
-    assert fill(made, take) == [20, 20]
-    for row in made.sequences:
-        made.table.release(row)
-    assert fill(made, take) == [1500]
-    assert (made.table.slots.count, made.table.slots.capacity) == (1, 1536)
+    result, take = room(8), lengths(20, 20, 1500)
+    assert fill(result, take) == [20, 20]
+    for row in result.sequences:
+        result.table.release(row)
+    assert fill(result, take) == [1500]
+    assert (result.table.slots.count, result.table.slots.capacity) == (1, 1536)
 
 
-@pytest.mark.parametrize(("most", "after"), [(40, (40, CAPACITY)), (30, (28, 544))])
-def test_scheduler_shortens_slots_for_many_sequences(most, after):
-    made, take = room(most, 40 * CAPACITY), lengths(400, *[20] * 60)
-    fill(made, take)
-    assert (made.table.slots.count, made.table.slots.capacity) == (28, 544)
-    made.table.release(max(made.sequences, key=lambda row: len(row.token_ids)))
-    fill(made, take)
-    assert (made.table.slots.count, made.table.slots.capacity) == after
+@pytest.mark.parametrize(("limit", "after"), [(40, (40, CAPACITY)), (30, (28, 544))])
+def test_scheduler_shortens_slots_for_many_sequences(limit, after):
+    result, take = room(limit, 40 * CAPACITY), lengths(400, *[20] * 60)
+    fill(result, take)
+    assert (result.table.slots.count, result.table.slots.capacity) == (28, 544)
+    result.table.release(max(result.sequences, key=lambda row: len(row.token_ids)))
+    fill(result, take)
+    assert (result.table.slots.count, result.table.slots.capacity) == after
 
 
 def test_scheduler_allocate_too_long_returns_false():
-    made = room()
-    assert not made.allocate(made.admit(lengths(1600)))
-    assert made.sequences == []
-    assert made.is_pristine
+    result = room()
+    assert not result.allocate(result.admit(lengths(1600)))
+    assert result.sequences == []
+    assert result.is_pristine
 
 
 def test_scheduler_extend_preempts_few_long_ones():
-    made = room()
-    assert fill(made, lengths(20, 30, 384, 40)) == [20, 30, 384, 40]
-    long = made.sequences[2]
+    result = room()
+    assert fill(result, lengths(20, 30, 384, 40)) == [20, 30, 384, 40]
+    long = result.sequences[2]
     long.generated += [5]
-    assert made.extend() == []
-    assert sorted(len(row.token_ids) for row in made.sequences) == [20, 30, 40]
+    assert result.extend() == []
+    assert sorted(len(row.token_ids) for row in result.sequences) == [20, 30, 40]
     assert long.num_cached == 0, "nothing is kept of it but its tokens"
 
 
 def test_scheduler_extend_preempts_the_shortest():
-    made = room()
-    assert fill(made, lengths(384, 380, 384, 384)) == [384, 380, 384, 384]
-    for row in made.sequences:
+    result = room()
+    assert fill(result, lengths(384, 380, 384, 384)) == [384, 380, 384, 384]
+    for row in result.sequences:
         row.generated += [5] * 5
-    assert made.extend() == []
-    assert [len(row.token_ids) for row in made.sequences] == [389, 389, 389]
-    assert made.table.slots.capacity >= 389
+    assert result.extend() == []
+    assert [len(row.token_ids) for row in result.sequences] == [389, 389, 389]
+    assert result.table.slots.capacity >= 389
 
 
 def test_scheduler_preempt_half_keeps_the_shorter():
-    made = room()
-    fill(made, lengths(20, 300, 30, 200))
-    assert made.preempt_half() == []
-    assert [len(row.token_ids) for row in made.sequences] == [20, 30]
-    assert not made.is_pristine
-    assert fill(made, lengths()) == [20, 30], "no more than memory held"
+    result = room()
+    fill(result, lengths(20, 300, 30, 200))
+    assert result.preempt_half() == []
+    assert [len(row.token_ids) for row in result.sequences] == [20, 30]
+    assert not result.is_pristine
+    assert fill(result, lengths()) == [20, 30], "no more than memory held"
 
 
 def test_scheduler_preempt_half_of_one_sequence():
-    made = room()
-    fill(made, lengths(700))
-    assert made.preempt_half() == []
-    (lost,) = made.preempt_half()
-    assert (len(lost.token_ids), made.sequences) == (700, [])
+    result = room()
+    fill(result, lengths(700))
+    assert result.preempt_half() == []
+    (lost,) = result.preempt_half()
+    assert (len(lost.token_ids), result.sequences) == (700, [])
     other = room()
     fill(other, lengths(20))
     assert other.preempt_half() == []
@@ -105,21 +105,21 @@ def test_scheduler_preempt_half_of_one_sequence():
 
 
 def test_scheduler_extend_grows_slots_geometrically():
-    made, sizes = room(4, 100 * CAPACITY), []
-    fill(made, lengths(20))
-    (row,) = made.sequences
+    result, sizes = room(4, 100 * CAPACITY), []
+    fill(result, lengths(20))
+    (row,) = result.sequences
     for _ in range(2000):
         row.generated.append(5)
-        assert made.extend() == []
-        sizes += [made.table.slots.capacity] * (made.table.slots.capacity not in sizes)
+        assert result.extend() == []
+        sizes += [result.table.slots.capacity] * (result.table.slots.capacity not in sizes)
     assert sizes == [384, 576, 864, 1312, 2048]
 
 
 def slot_table(count=4, capacity=1024):
     """Slots whose one layer says at each position which token is there."""
-    made = SlotTable(KeyValueSlots(count, capacity, torch.device("cpu")))
-    made.slots.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    return made
+    result = SlotTable(KeyValueSlots(count, capacity, torch.device("cpu")))
+    result.slots.layer(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    return result
 
 
 def sit(seats, tokens):
@@ -200,9 +200,9 @@ def test_slot_table_out_of_memory_forgets_contents():
     seats.slots.layers[1] = (None, None)  # the second layer can't be copied
     seats.release(rows[0])
 
-    def half(sources, targets, length, whole=seats.slots.copy):
+    def half(sources, targets, length, full=seats.slots.copy):
         del seats.slots.layers[1]
-        whole(sources, targets, length)
+        full(sources, targets, length)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     seats.slots.copy = half

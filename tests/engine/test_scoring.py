@@ -51,8 +51,8 @@ def naive(model, one):
         with torch.inference_mode():
             logits = model(torch.tensor([[*one.prompt_ids, *choice]])).logits[0, len(one.prompt_ids) - 1 :]
         logp = logits.double().log_softmax(-1)
-        said = sum(float(logp[place, token]) for place, token in enumerate(choice))
-        scores.append(said + float(logp[len(choice), sorted(one.end_tokens)].logsumexp(-1)))
+        spoken = sum(float(logp[place, token]) for place, token in enumerate(choice))
+        scores.append(spoken + float(logp[len(choice), sorted(one.end_tokens)].logsumexp(-1)))
     return scores
 
 
@@ -119,13 +119,13 @@ def test_score_of_all_tokens_sums_to_one(pair):
     assert math.fsum(math.exp(found) for found in scores) == pytest.approx(1, abs=1e-5)
 
 
-def lengths_of_forwards(monkeypatch, most=10**9):
+def lengths_of_forwards(monkeypatch, limit=10**9):
     """Note the tokens of each forward, and run out of memory where there are more than `most`."""
     read = []
 
     def note(model, tokens, where, keep):
         read.append(len(tokens))
-        if len(tokens) > most:
+        if len(tokens) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return forward(model, tokens, where, keep)
 
@@ -142,7 +142,7 @@ def test_score_forward_takes_at_least_one_request(pair, monkeypatch):
 
 
 def test_running_out_of_memory_halves_the_requests_and_goes_on(pair, monkeypatch, caplog):
-    read = lengths_of_forwards(monkeypatch, most=150)
+    read = lengths_of_forwards(monkeypatch, limit=150)
     compared = [compare(50, 5, seed=n) for n in range(5)]
     with caplog.at_level(logging.WARNING):
         scores = score(pair[1], compared, is_replaced=True)
@@ -152,7 +152,7 @@ def test_running_out_of_memory_halves_the_requests_and_goes_on(pair, monkeypatch
 
 
 def test_one_request_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
-    lengths_of_forwards(monkeypatch, most=40)
+    lengths_of_forwards(monkeypatch, limit=40)
     with pytest.raises(GenerationError, match="out of memory with a request of 55 tokens alone"):
         score(pair[1], [compare(50, 5), compare(30, 1)], is_replaced=True)
 

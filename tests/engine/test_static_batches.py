@@ -45,9 +45,9 @@ PROMPTS = [[1, 2, 3], [9], list(range(3, 40)), [5, 5]]
 
 
 def test_greedy_rows_of_a_batch_are_those_of_each_row_alone(model):
-    made = run(model, *(tokenized(prompt) for prompt in PROMPTS))
-    assert [written.token_ids for written in made] == [greedy(model, prompt, 12) for prompt in PROMPTS]
-    assert {written.finish_reason for written in made} == {"length"}
+    result = run(model, *(tokenized(prompt) for prompt in PROMPTS))
+    assert [written.token_ids for written in result] == [greedy(model, prompt, 12) for prompt in PROMPTS]
+    assert {written.finish_reason for written in result} == {"length"}
 
 
 def test_a_row_ends_at_its_own_end_token_and_keeps_it(model):
@@ -62,14 +62,14 @@ def test_a_row_ends_at_its_own_end_token_and_keeps_it(model):
 def test_a_row_ends_at_a_stop_text_that_crosses_tokens(model):
     free = greedy(model, PROMPTS[1], 12)
     text = "".join(chr(65 + token) for token in free)
-    (made,) = run(model, tokenized(PROMPTS[1], stop=[text[3:5]]))
-    assert made.token_ids == free[: text.index(text[3:5]) + 2]
-    assert made.finish_reason == "stop"
+    (result,) = run(model, tokenized(PROMPTS[1], stop=[text[3:5]]))
+    assert result.token_ids == free[: text.index(text[3:5]) + 2]
+    assert result.finish_reason == "stop"
 
 
 def test_each_row_has_its_own_length(model):
-    made = run(model, tokenized(PROMPTS[0], max_new_tokens=3), tokenized(PROMPTS[1], max_new_tokens=7))
-    assert [len(written.token_ids) for written in made] == [3, 7]
+    result = run(model, tokenized(PROMPTS[0], max_new_tokens=3), tokenized(PROMPTS[1], max_new_tokens=7))
+    assert [len(written.token_ids) for written in result] == [3, 7]
 
 
 def test_a_sampled_row_depends_on_its_seed_and_not_on_its_batch(model):
@@ -86,13 +86,13 @@ def stream(model, requests, size):
     return dict(engine.run(lambda: waiting.pop(0) if waiting else None))
 
 
-def noting(monkeypatch, most):
+def noting(monkeypatch, limit):
     """Note the lengths of each batch's prompts, and run out of memory where there are more than `most`."""
     batches = []
 
     def note(model, requests, decode):
         batches.append([len(tokenized.prompt_ids) for tokenized in requests])
-        if len(requests) > most:
+        if len(requests) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return generate_batch(model, requests, decode)
 
@@ -102,9 +102,9 @@ def noting(monkeypatch, most):
 
 def test_the_longest_prompts_come_first(model, monkeypatch):
     batches = noting(monkeypatch, 9)
-    made = stream(model, [tokenized(prompt) for prompt in PROMPTS], 3)
+    result = stream(model, [tokenized(prompt) for prompt in PROMPTS], 3)
     assert batches == [[37, 3, 2], [1]]
-    assert {tuple(one.prompt): written.token_ids for one, written in made.items()} == {
+    assert {tuple(one.prompt_ids): written.token_ids for one, written in result.items()} == {
         tuple(prompt): greedy(model, prompt, 12) for prompt in PROMPTS
     }
 
@@ -128,19 +128,19 @@ def test_a_row_that_has_ended_is_not_read_on_beyond_the_context():
         tokenized(prompt(5), max_new_tokens=30),
         tokenized(prompt(50), max_new_tokens=4),
     ]
-    made = dict(StaticBatches(model, letters, 4).run(next_of(requests)))
-    assert [len(made[one].token_ids) for one in requests] == [4, 30, 4]
+    result = dict(StaticBatches(model, letters, 4).run(next_of(requests)))
+    assert [len(result[one].token_ids) for one in requests] == [4, 30, 4]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_row_whose_logits_are_not_numbers_fails_alone(model, temperature):
     prompts = [[1, 2, 3], [9], [4, 4]]
     expected = [row.token_ids for row in run(model, *(tokenized(one, temperature=temperature) for one in prompts))]
-    seen = {token for one in [*prompts, *expected] for token in one}
-    bad = next(token for token in range(1, WORDS) if token not in seen)  # 0 pads
+    observed = {token for one in [*prompts, *expected] for token in one}
+    bad = next(token for token in range(1, WORDS) if token not in observed)  # 0 pads
     spoiled = copy.deepcopy(model)
     with torch.no_grad():
         spoiled.get_input_embeddings().weight[bad] = torch.nan
-    made = run(spoiled, *(tokenized(one, temperature=temperature) for one in [prompts[0], [bad, 5], *prompts[1:]]))
-    assert made.pop(1) == Generated([], "refused", NON_FINITE_LOGITS)
-    assert [row.token_ids for row in made] == expected
+    result = run(spoiled, *(tokenized(one, temperature=temperature) for one in [prompts[0], [bad, 5], *prompts[1:]]))
+    assert result.pop(1) == Generated([], "refused", NON_FINITE_LOGITS)
+    assert [row.token_ids for row in result] == expected

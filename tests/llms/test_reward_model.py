@@ -68,27 +68,27 @@ def plain(folder, tokenizer, instruction, response):
 
 
 def test_reward_equals_a_plain_call_of_the_model(loaded, folder, tokenizer):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
     expected = [plain(folder, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
-    assert len(set(made["reward"][:3])) == 3
-    entry = made[0]["generation_metadata"][0]
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert len(set(result["reward"][:3])) == 3
+    entry = result[0]["generation_metadata"][0]
     assert (entry["model"], entry["completion_tokens"], entry["finish_reason"]) == ("rewarder", 0, "stop")
     assert entry["prompt_tokens"] > 0
 
 
 def test_reward_beyond_the_context_fails_its_row(loaded):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][3] is None
-    assert "are more than the model's context of 300" in made[3]["generation_metadata"][0]["error"]
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][3] is None
+    assert "are more than the model's context of 300" in result[3]["generation_metadata"][0]["error"]
 
 
 def test_reward_does_not_depend_on_batch_or_order(loaded, folder):
     requests = [Request(messages=pair("Say it. " * n, f"It, {n} times.")) for n in range(1, 9)]
     together = loaded.complete(requests)
     for size in (1, 3):
-        made = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
-        assert [m.scores[0] for m in made] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
+        result = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
+        assert [m.scores[0] for m in result] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
     assert {(m.text, m.finish_reason, m.completion_tokens) for m in together} == {("", "stop", 0)}
 
 
@@ -96,9 +96,9 @@ def test_a_model_that_knows_no_padding_reads_row_by_row(tmp_path, tokenizer, fol
     model = LlamaClassifier.from_pretrained(folder)
     model.config.pad_token_id = None
     with RewardModel(saved(tmp_path, tokenizer, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
+        result = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
     expected = [plain(tmp_path, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
 
 
 def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
@@ -108,8 +108,8 @@ def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
     bare.chat_template = None
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     with RewardModel(saved(tmp_path, bare, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
-    for row in made.select(range(3)):
+        result = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
+    for row in result.select(range(3)):
         with torch.inference_mode():
             logits = model(**bare(row["instruction"], row["response"], return_tensors="pt")).logits
         assert row["reward"] == pytest.approx(float(logits[0, 1]), abs=1e-5)
@@ -118,9 +118,9 @@ def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
 def test_reward_of_a_conversation_reads_every_turn(loaded, folder):
     messages = [*pair("Hi", "Hello."), *pair("Say a colour.", "Blue.")]
     dataset = Dataset.from_dict({"conversation": [messages, messages[:3], None]})
-    made = dataset.map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
-    errors = [row["generation_metadata"][0]["error"] for row in made]
+    result = dataset.map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
+    errors = [row["generation_metadata"][0]["error"] for row in result]
     assert "ends with a turn of 'user'" in errors[1]
     assert "conversation is not a list of role and content" in errors[2]
 

@@ -40,14 +40,14 @@ def test_scripted_run_out_ends_a_map():
 
 
 def test_scripted_function_replies_to_each_request():
-    made = ROWS.map(TextGeneration(ScriptedLLM(loudly, name="loud")), batched=True, with_indices=True)
-    assert made["generation"][:] == ["A B", "C", "D"]
-    assert made[0]["generation_metadata"][0]["model"] == "loud"
+    result = ROWS.map(TextGeneration(ScriptedLLM(loudly, name="loud")), batched=True, with_indices=True)
+    assert result["generation"][:] == ["A B", "C", "D"]
+    assert result[0]["generation_metadata"][0]["model"] == "loud"
 
 
 def test_scripted_choice_gets_the_best_score():
-    (made,) = ScriptedLLM(["good"]).complete([ask("a", "bad", "good", "very good")])
-    assert (made.text, made.scores, made.scored_tokens) == ("good", (-1.0, 0.0, -1.0), (2, 2, 3))
+    (result,) = ScriptedLLM(["good"]).complete([ask("a", "bad", "good", "very good")])
+    assert (result.text, result.scores, result.scored_tokens) == ("good", (-1.0, 0.0, -1.0), (2, 2, 3))
     with pytest.raises(ValueError, match="'odd'"):
         ScriptedLLM(["odd"]).complete([ask("a", "bad", "good")])
 
@@ -87,5 +87,5 @@ def test_scripted_function_is_imported_by_its_name(monkeypatch):
 
 def test_scripted_serves_a_judge():
     judge = Judge.quality(ScriptedLLM(lambda request: request.choices[-1] if request.choices else "Fine."))
-    made = Dataset.from_dict({"instruction": ["a"]}).map(judge, batched=True, with_indices=True)
-    assert made[0]["generation_metadata"][0]["model"] == "scripted"
+    result = Dataset.from_dict({"instruction": ["a"]}).map(judge, batched=True, with_indices=True)
+    assert result[0]["generation_metadata"][0]["model"] == "scripted"

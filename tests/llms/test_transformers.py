@@ -131,8 +131,8 @@ def test_special_tokens_inside_a_text_are_no_part_of_it(smollm, monkeypatch):
     request = ask("Hi!")
     prompt = smollm.prompt(request)
     tokens = loaded.chat.tokenizer("Hello<|im_start|> there<|im_end|>", add_special_tokens=False).input_ids
-    made = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
-    assert made.text == "Hello there"
+    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    assert result.text == "Hello there"
 
 
 @pytest.mark.model
@@ -141,8 +141,8 @@ def test_thinking_is_no_part_of_the_text(smollm):
     request = ask("Hi!")
     prompt = smollm.prompt(request)
     tokens = loaded.chat.tokenizer("<think>\nhm\n</think>\n\nHello!<|im_end|>", add_special_tokens=False).input_ids
-    made = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
-    assert (made.thinking, made.text) == ("hm", "Hello!")
+    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    assert (result.thinking, result.text) == ("hm", "Hello!")
 
 
 @pytest.mark.model
@@ -254,13 +254,13 @@ def naive(loaded, prompt, choice):
 
 @pytest.mark.model
 def test_scores_are_those_of_plain_forwards(smollm, monkeypatch):
-    made = smollm.complete([*SCORED, *REQUESTS])[:2]
+    result = smollm.complete([*SCORED, *REQUESTS])[:2]
     assert [smollm.prompt(request)[-22:] for request in SCORED] == ["<|im_start|>assistant\n"] * 2
     assert smollm.prompt(SCORED[1]) == "<|im_start|>assistant\n"
-    assert [one.text for one in made] == [CHOICES[one.scores.index(max(one.scores))] for one in made]
+    assert [one.text for one in result] == [CHOICES[one.scores.index(max(one.scores))] for one in result]
     loaded = smollm.loaded_model()
     monkeypatch.setattr(loaded.model.config, "_attn_implementation", "sdpa")
-    for request, completion in zip(SCORED, made, strict=True):
+    for request, completion in zip(SCORED, result, strict=True):
         expected = [naive(loaded, smollm.prompt(request), choice) for choice in CHOICES]
         assert completion.scores == pytest.approx(expected, abs=1e-3)
 
@@ -270,9 +270,9 @@ def test_a_model_with_its_own_attention_scores_alike(smollm, monkeypatch):
     expected = smollm.complete(SCORED)
     monkeypatch.setattr(model_module, "install_attention", lambda model: "it has states")
     with replace(smollm, chat_template_kwargs={"c": 1}) as other:
-        for one, made in zip(expected, other.complete(SCORED), strict=True):
-            assert made.scores == pytest.approx(one.scores, abs=1e-3)
-            assert replace(made, scores=()) == replace(one, scores=())
+        for one, result in zip(expected, other.complete(SCORED), strict=True):
+            assert result.scores == pytest.approx(one.scores, abs=1e-3)
+            assert replace(result, scores=()) == replace(one, scores=())
 
 
 @pytest.mark.model
@@ -295,10 +295,10 @@ def test_completion_of_an_error_keeps_its_tokens(smollm):
     chat = smollm.loaded_model().chat
     tokenized = chat.tokenize(REQUESTS[0], chat.prompt(REQUESTS[0]))
     ids = chat.tokenizer("The capital of", add_special_tokens=False).input_ids
-    made = chat.completion(REQUESTS[0], "", tokenized, Generated(ids, "error", "out of memory"))
-    assert (made.text, made.finish_reason, made.prompt_tokens) == (
+    result = chat.completion(REQUESTS[0], "", tokenized, Generated(ids, "error", "out of memory"))
+    assert (result.text, result.finish_reason, result.prompt_tokens) == (
         "The capital of",
         "error",
         len(tokenized.prompt_ids),
     )
-    assert (made.completion_tokens, made.error) == (len(ids), "out of memory")
+    assert (result.completion_tokens, result.error) == (len(ids), "out of memory")

@@ -1,0 +1,141 @@
+"""No identifier of the tree has a word that says nothing to a reader."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORDS = "told said shown made met given seen drawn known whole again what how most another"
+BANNED = set(WORDS.split())
+REMAINING: set[str] = {
+    "hfsynth/__main__.py",
+    "hfsynth/cli.py",
+    "hfsynth/config.py",
+    "hfsynth/filters/where.py",
+    "hfsynth/fingerprint.py",
+    "hfsynth/flow.py",
+    "hfsynth/pipeline.py",
+    "hfsynth/progress.py",
+    "hfsynth/prompts.py",
+    "hfsynth/recipe.py",
+    "hfsynth/run_record.py",
+    "hfsynth/runner/chunks.py",
+    "hfsynth/runner/rounds.py",
+    "hfsynth/runner/run.py",
+    "hfsynth/runner/step.py",
+    "hfsynth/secrets.py",
+    "hfsynth/technique.py",
+    "hfsynth/techniques/bootstrap.py",
+    "hfsynth/techniques/evol_instruct.py",
+    "hfsynth/techniques/judge.py",
+    "hfsynth/techniques/magpie.py",
+    "hfsynth/techniques/self_instruct.py",
+    "hfsynth/techniques/self_instruct_instances.py",
+    "hfsynth/techniques/text_generation.py",
+    "hfsynth/viewer/page.py",
+    "hfsynth/viewer/rows.py",
+    "scripts/benchmarks/generation.py",
+    "scripts/benchmarks/novelty.py",
+    "scripts/benchmarks/report.py",
+    "scripts/bootstrap.py",
+    "scripts/quickstart.py",
+    "tests/crashing.py",
+    "tests/helpers.py",
+    "tests/hub_server.py",
+    "tests/launched.py",
+    "tests/test_batches.py",
+    "tests/test_benchmark_generation.py",
+    "tests/test_bootstrap.py",
+    "tests/test_chunks.py",
+    "tests/test_cli.py",
+    "tests/test_code.py",
+    "tests/test_configuration.py",
+    "tests/test_content.py",
+    "tests/test_crew.py",
+    "tests/test_diagram.py",
+    "tests/test_errors.py",
+    "tests/test_evol_instruct.py",
+    "tests/test_field_values.py",
+    "tests/test_filter.py",
+    "tests/test_flow.py",
+    "tests/test_instances.py",
+    "tests/test_instruction_difficulty.py",
+    "tests/test_judge.py",
+    "tests/test_magpie.py",
+    "tests/test_main.py",
+    "tests/test_overlap.py",
+    "tests/test_page.py",
+    "tests/test_pipeline.py",
+    "tests/test_plain.py",
+    "tests/test_progress.py",
+    "tests/test_prompts.py",
+    "tests/test_readme.py",
+    "tests/test_recipe.py",
+    "tests/test_retry.py",
+    "tests/test_rounds.py",
+    "tests/test_row_faults.py",
+    "tests/test_run.py",
+    "tests/test_runner.py",
+    "tests/test_scripts.py",
+    "tests/test_secrets.py",
+    "tests/test_self_instruct.py",
+    "tests/test_shown.py",
+    "tests/test_step.py",
+    "tests/test_technique.py",
+    "tests/test_text_generation.py",
+    "tests/test_truncation.py",
+    "tests/test_watchdog.py",
+    "tests/test_whole.py",
+}
+"""Files with such names that are still to be renamed; the test fails for an entry that is no longer needed."""
+
+
+def stored_names(source):
+    """Give the names that a source binds: variables, arguments, attributes, functions, classes, import aliases."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.alias) and node.asname:
+            yield node.asname
+
+
+def banned_names(source):
+    return {
+        name
+        for name in stored_names(source)
+        if BANNED & {part.lower() for part in re.split(r"_|(?<=[a-z0-9])(?=[A-Z])", name)}
+    }
+
+
+def test_names_have_no_banned_word():
+    paths = [path for folder in ("hfsynth", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix(): banned_names(path.read_text()) for path in paths}
+    found = {file: names for file, names in found.items() if names}
+    assert {file: names for file, names in found.items() if file not in REMAINING} == {}
+    assert REMAINING - set(found) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("told = 1", {"told"}),
+        ("def f(rows_made): ...", {"rows_made"}),
+        ("class ToldStep: ...", {"ToldStep"}),
+        ("self.given: int = 1", {"given"}),
+        ("import json as whole", {"whole"}),
+        ("for met, (a, seen_b) in c: ...", {"met", "seen_b"}),
+        ("show = lambda again: made", {"again"}),
+        ("madeira = metric = howl = knowns = 1", set()),
+        ("print(told, x.made, what=1)", set()),
+    ],
+)
+def test_banned_names_of_a_source(source, names):
+    assert banned_names(source) == names
