@@ -13,8 +13,9 @@ from transformers import (
 )
 
 from hfsynth.engine.attention import NAME, PrefillBatch, Segment, forward
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.compatibility import attention_of, has_attention_backend, install_attention
 from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.scoring import supports_logits_to_keep
 from tests.tiny import generated, prompt, tiny
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
@@ -96,3 +97,14 @@ def test_forward_on_several_devices_keeps_the_batch_in_place():
     full = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device))
     assert torch.allclose(kept, full[[2, 7]], atol=1e-4)
     assert observed == [[2, 7], 0]
+
+
+def test_transformers_private_attributes_are_unchanged():
+    """The private attributes of models that are read, each in a function of its own."""
+    model = tiny()
+    assert has_attention_backend(model) is True
+    assert has_attention_backend(tiny(Mamba2Config, **MAMBA)) is False
+    assert attention_of(model) == "sdpa"
+    assert install_attention(model) == ""
+    assert attention_of(model) == NAME
+    assert supports_logits_to_keep(model) is True
