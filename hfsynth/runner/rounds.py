@@ -92,6 +92,11 @@ def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowS
     if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
         splits = f"; give one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
         raise TypeError(f"a pipeline runs over a Dataset, not {type(dataset).__name__}{splits}.")
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise TypeError(
+            "the dataset has the custom format of with_transform or set_transform, which a pipeline does not apply; "
+            "apply it with dataset.map, or take it off with dataset.with_format(None)."
+        )
     if isinstance(dataset, Dataset):
         return DatasetRows(dataset)
     source = dataset if dataset is not None else EmptyRows()
