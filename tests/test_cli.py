@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hfsynth import (
+    BootstrapInstructions,
     EchoLLM,
     EvolInstruct,
     InstructionFollowingDifficulty,
@@ -111,6 +112,12 @@ def test_of_several_processes_only_the_first_previews(monkeypatch, capsys):
 def test_build_number_below_one_names_the_flag(flag, value):
     with pytest.raises(ValueError, match=f"^{flag} is {value}; it must be at least 1"):
         parse(RunArguments, flag, value)
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "1"])
+def test_build_bootstrap_number_of_tasks_names_the_flag(value):
+    with pytest.raises(ValueError, match=f"^--num-tasks is {value}; it must be at least 2"):
+        parse(BootstrapInstructions, "--num-tasks", value)
 
 
 @pytest.mark.parametrize("text", ['{"a": "x"', "{'a': 'x'}", '["a", "b"', '[{"a": 1}'])
