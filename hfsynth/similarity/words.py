@@ -184,12 +184,12 @@ def find_word(word: str, text: str) -> str:
     >>> find_word("map", "Draw a MAP."), find_word("map", "Draw maps."), find_word("画", "请画一只猫")
     ('MAP', '', '画')
     """
-    found = _whole_word(word).search(unicodedata.normalize("NFKC", text))
+    found = _word_finder(word).search(unicodedata.normalize("NFKC", text))
     return found.group() if found else ""
 
 
 @cache
-def _whole_word(word: str) -> re.Pattern[str]:
+def _word_finder(word: str) -> re.Pattern[str]:
     form, marks = unicodedata.normalize("NFKC", word), _class_of("Mn", "Mc", "Me")
     before = "" if has_no_spaces(form[:1]) else rf"(?<![^\W{_EAST}{_SOUTH}])(?<![{marks}])"
     after = "" if has_no_spaces(form[-1:]) else rf"(?![^\W{_EAST}{_SOUTH}{_SYLLABLES}]|[{marks}])"

@@ -40,15 +40,15 @@ from tests.languages import NEAR, UNLIKE
         ("", []),
     ],
 )
-def test_words_are_those_of_the_script(text, words):
+def test_words_in_follow_the_script(text, words):
     assert words_in(text) == words
 
 
-def test_texts_that_differ_in_writing_alone_have_one_normal_form():
+def test_normal_form_ignores_width_case_and_spaces():
     assert normal_form("ＡＢＣ\u00a0 d\r\n") == normal_form("abc D") == "abc d"
 
 
-def test_normal_form_is_free_of_what_cannot_be_seen():
+def test_normal_form_drops_invisible_characters():
     assert normal_form("\ufeffa\u200bb\u00ad \u200f") == "ab"
 
 
@@ -66,12 +66,12 @@ def test_normal_form_is_free_of_what_cannot_be_seen():
         (" \n", [""]),
     ],
 )
-def test_compared_words_of_a_text_are_never_none(text, words):
+def test_compared_words_are_never_empty(text, words):
     assert compared_words(text) == words
 
 
 @pytest.mark.parametrize("text", [text for pair in (*NEAR["en"], *UNLIKE["en"]) for text in pair])
-def test_words_of_plain_english_are_those_of_rouge_score(text):
+def test_compared_words_of_english_are_those_of_rouge_score(text):
     assert compared_words(text) == words_in(text) == tokenize(text, None)
 
 
@@ -98,7 +98,7 @@ def test_spaced_word_bounds_of_spaced_scripts_count_spaces():
     assert spaced_word_bounds("请写 a poem") == (3, 4)
 
 
-def test_scripts_without_spaces_are_told_from_others():
+def test_has_no_spaces_recognizes_scripts():
     assert [has_no_spaces(word) for word in ("東", "の", "ー", "ไท", "ខ្មែ", "한", "a", "2", "भाषा")] == [
         True, True, True, True, True, False, False, False, False,
     ]  # fmt: skip
