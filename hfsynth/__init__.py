@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.runner.run import RunResult as RunResult
+    from hfsynth.runner.run import run as run
     from hfsynth.metadata import split_failures as split_failures
     from hfsynth.analysis.report import Comparison as Comparison
     from hfsynth.analysis.report import report as report
@@ -80,6 +82,7 @@ _HOMES = {
     "RewardModel": "llms.reward_model",
     "RowError": "errors",
     "RunError": "errors",
+    "RunResult": "runner.run",
     "SamplingParams": "llm",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
@@ -91,6 +94,7 @@ _HOMES = {
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
     "report": "analysis.report",
+    "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
 }
@@ -123,6 +127,7 @@ __all__ = [
     "RewardModel",
     "RowError",
     "RunError",
+    "RunResult",
     "SamplingParams",
     "SeedPool",
     "SelfInstruct",
@@ -134,6 +139,7 @@ __all__ = [
     "Where",
     "push_to_hub",
     "report",
+    "run",
     "save",
     "split_failures",
 ]

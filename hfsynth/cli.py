@@ -40,7 +40,7 @@ from hfsynth.metadata import split_failures
 from hfsynth.distributed import is_main_process
 from hfsynth.runner.rounds import EmptyRows
 from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import accepted_of
+from hfsynth.runner.rounds import format_acceptance
 from hfsynth.secrets import redact
 
 T = TypeVar("T")
@@ -212,7 +212,7 @@ def _lost(dataset: Dataset) -> str:
     truncated = sum(step.truncated for step in told.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
     text += f", {truncated} with a text that was cut off" if truncated else ""
-    return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
+    return f"{text}; {format_acceptance(told.accepted, told.source.rows)}" if told.wanted else text
 
 
 def say(text: str) -> None:

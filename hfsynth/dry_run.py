@@ -20,10 +20,10 @@ from hfsynth.llm import Completion
 from hfsynth.llm import Request
 from hfsynth.metadata import failed_rows
 from hfsynth.progress import without_bars
-from hfsynth.runner.rounds import Goal
+from hfsynth.runner.rounds import Target
 from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import Spent
-from hfsynth.runner.step import LaidOut
+from hfsynth.runner.rounds import Usage
+from hfsynth.runner.step import AttachOutcomes
 from hfsynth.step import DatasetFunction
 from hfsynth.step import Step
 from hfsynth.step import features_after
@@ -223,7 +223,7 @@ def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple
     seconds = time.monotonic() - began
     with without_bars():
         made = dataset.map(
-            LaidOut(technique, 0, 0, outcomes),
+            AttachOutcomes(technique, 0, 0, outcomes),
             batched=True,
             with_indices=True,
             features=features,
@@ -297,7 +297,7 @@ class Estimate:
 
 
 def estimate(
-    steps: Sequence[TriedStep], source: RowSource, measured: int, goal: Goal | None = None, chunk_size: int = 128
+    steps: Sequence[TriedStep], source: RowSource, measured: int, goal: Target | None = None, chunk_size: int = 128
 ) -> Estimate:
     """Estimate a run from the first rows of its input. The same rows give the same estimate.
 
@@ -335,12 +335,12 @@ def estimate(
     return Estimate(measured, source.num_rows, wanted, *ranges)
 
 
-def _tried(goal: Goal, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
+def _tried(goal: Target, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
     """Return how many rows of the input a run takes, round by round, at a rate of accepted rows and of tokens."""
-    spent = Spent()
+    spent = Usage()
     while count := spent.next_round(goal, source, chunk_size):
         tried = spent.tried + count
-        spent = Spent(tried, round(tried * accepted), round(tried * tokens))
+        spent = Usage(tried, round(tried * accepted), round(tried * tokens))
     return spent.tried
 
 

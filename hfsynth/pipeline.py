@@ -11,7 +11,6 @@ from hfsynth.dry_run import Preview
 from hfsynth.dry_run import estimate
 from hfsynth.dry_run import try_steps
 from hfsynth.filter import Filter
-from hfsynth.publish.hub import check_push_target
 from hfsynth.publish.hub import push_to_hub
 from hfsynth.recipe import describe_step
 from hfsynth.recipe import known_names
@@ -19,12 +18,9 @@ from hfsynth.recipe import make_step
 from hfsynth.recipe import read_recipe
 from hfsynth.recipe import replace_model
 from hfsynth.recipe import write_recipe
-from hfsynth.runner.rounds import Goal
+from hfsynth.runner.rounds import Target
 from hfsynth.runner.rounds import RowSource
 from hfsynth.runner.rounds import source_of
-from hfsynth.runner.run import Run
-from hfsynth.runner.run import RunOptions
-from hfsynth.runner.run import default_run_dir
 from hfsynth.step import DatasetFunction
 from hfsynth.step import Diagram
 from hfsynth.step import Node
@@ -92,6 +88,23 @@ class Pipeline:
             stages.append(features_after(step, number, stages[-1]))
         return stages
 
+    def check(self, features: Features) -> None:
+        """Check everything that can be checked before a model is loaded, and log hints at likely mistakes.
+
+        Args:
+            features: The input's.
+
+        Raises:
+            ColumnError: If a step's columns don't fit.
+            ImportError, ValueError: If a filter lacks a package or a file.
+        """
+        self.features(features)
+        for step in self.steps:
+            if isinstance(step, Filter):
+                step.check_ready()
+        for hint in self._hints():
+            logger.warning(hint)
+
     def run(
         self,
         dataset: Dataset | RowSource | None = None,
@@ -132,16 +145,22 @@ class Pipeline:
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        goal = Goal.of(num_rows, max_rows, max_tokens)
-        source = source_of(dataset, num_rows)
-        self._check(source)
         if push_target is not None and is_main_process():
+            from hfsynth.publish.hub import check_push_target
+
             check_push_target(push_target)
-        folder = Path(run_dir) if run_dir is not None else default_run_dir()
-        run = Run(self.steps, RunOptions(folder, chunk_size, quiet))
-        if goal is not None:
-            return run.until(source, goal)
-        return run.over(source.rows(0, source.num_rows or 0, ()))
+        from hfsynth.runner.run import run
+
+        return run(
+            self,
+            dataset,
+            num_rows=num_rows,
+            max_rows=max_rows,
+            max_tokens=max_tokens,
+            run_dir=run_dir,
+            chunk_size=chunk_size,
+            quiet=quiet,
+        ).dataset
 
     def preview(
         self,
@@ -178,9 +197,9 @@ class Pipeline:
         """
         if n < 1:
             raise ValueError(f"n is {n}; a preview shows at least 1 row.")
-        goal = Goal.of(num_rows, max_rows, max_tokens)
+        goal = Target.from_options(num_rows, max_rows, max_tokens)
         source = source_of(dataset, num_rows or n)
-        self._check(source)
+        self.check(source.rows(0, 0, ()).features)
         most = max(n, measured) if is_main_process() else 0
         count = min(limit for limit in (most, source.num_rows, max_rows) if limit is not None)
         steps = try_steps(self.steps, source.rows(0, count, ()))
@@ -286,15 +305,6 @@ class Pipeline:
             nodes.append(node_of(step, seen))
             seen |= set(nodes[-1].makes or ())
         return Diagram.of(columns, nodes)
-
-    def _check(self, source: RowSource) -> None:
-        """Check all that can be known before a model is loaded, and say what may not be meant."""
-        self.features(source.rows(0, 0, ()).features)
-        for step in self.steps:
-            if isinstance(step, Filter):
-                step.check_ready()
-        for hint in self._hints():
-            logger.warning(hint)
 
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""

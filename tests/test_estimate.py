@@ -10,7 +10,7 @@ from hfsynth.dry_run import TriedRow
 from hfsynth.dry_run import TriedStep
 from hfsynth.runner.rounds import DatasetRows
 from hfsynth.runner.rounds import EmptyRows
-from hfsynth.runner.rounds import Goal
+from hfsynth.runner.rounds import Target
 
 TRIES = 300
 
@@ -115,14 +115,14 @@ def test_the_same_rows_give_the_same_estimate():
 
 
 def test_a_goal_is_reached_after_as_many_rows_as_it_takes_in_whole_chunks():
-    found = over([sieve(*[1, 0] * 8), step(*(row(n, 50) for n in range(8)))], None, goal=Goal(1000))
-    assert found.tried.expected == 128 + 512 + 1408  # as `Spent.next_round` says
+    found = over([sieve(*[1, 0] * 8), step(*(row(n, 50) for n in range(8)))], None, goal=Target(1000))
+    assert found.tried.expected == 128 + 512 + 1408  # as `Usage.next_round` says
     assert found.tried.low < 2048 < found.tried.high
     assert found.rows == Range(1000, 1000, 1000)
     assert found.tokens.expected == 2048 / 2 * 50
 
 
-@pytest.mark.parametrize(("goal", "rows"), [(Goal(1000, max_rows=300), None), (Goal(1000), 300)])
+@pytest.mark.parametrize(("goal", "rows"), [(Target(1000, max_rows=300), None), (Target(1000), 300)])
 def test_where_the_input_or_its_limit_ends_before_the_goal_fewer_rows_are_accepted(goal, rows):
     found = over([sieve(1, 0), step(row(0, 50))], rows, goal=goal)
     assert found.tried == Range(300, 300, 300)
@@ -130,7 +130,7 @@ def test_where_the_input_or_its_limit_ends_before_the_goal_fewer_rows_are_accept
 
 
 def test_no_more_is_tried_than_the_tokens_do_for():
-    found = over([step(row(0, 50), row(1, 50))], None, goal=Goal(1000, max_tokens=20_000))
+    found = over([step(row(0, 50), row(1, 50))], None, goal=Target(1000, max_tokens=20_000))
     assert 128 <= found.tried.expected <= 400
     assert round(found.tokens.high) <= 20_000
 
@@ -162,7 +162,7 @@ def test_range_of_rows_holds_truth_in_90_percent(drop_rate, rows):
 
 def test_range_of_rows_tried_for_goal_holds_truth_in_90_percent():
     rng = np.random.default_rng(2)
-    found = (over([filtered(rng, 16, 0.5)], None, goal=Goal(1000)).tried for _ in range(TRIES))
+    found = (over([filtered(rng, 16, 0.5)], None, goal=Target(1000)).tried for _ in range(TRIES))
     assert coverage(found, 2048) >= 0.86
 
 

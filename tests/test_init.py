@@ -46,6 +46,7 @@ def test_the_public_names_are_these():
         "RewardModel",
         "RowError",
         "RunError",
+        "RunResult",
         "SamplingParams",
         "SeedPool",
         "SelfInstruct",
@@ -57,6 +58,7 @@ def test_the_public_names_are_these():
         "Where",
         "push_to_hub",
         "report",
+        "run",
         "save",
         "split_failures",
     ]

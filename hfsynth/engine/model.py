@@ -12,6 +12,8 @@ from functools import cached_property
 from hfsynth.chat import ChatTemplate
 from hfsynth.chat import turn_end
 from hfsynth.distributed import is_main_process
+from hfsynth.distributed import local_world_size
+from hfsynth.distributed import process_device
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.memory import free_memory
@@ -32,7 +34,6 @@ from hfsynth.llm import Request
 from hfsynth.llm import Requests
 from hfsynth.llms.model_files import chat_template
 from hfsynth.llms.model_files import loading_error
-from hfsynth.llms.model_files import process_device
 from hfsynth.llms.splitting import SplitModel
 from hfsynth.llms.splitting import Team
 from hfsynth.thinking import split_thinking
@@ -47,7 +48,6 @@ from typing import Any
 from typing import Protocol
 from typing import TYPE_CHECKING
 import logging
-import os
 import re
 import torch
 
@@ -406,9 +406,9 @@ class Loaded:
 
 def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
     """Load the weights onto this process's device, or as many devices or processes as they are to be spread over."""
-    if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+    if llm.device_map and local_world_size() > 1:
         raise GenerationError(
-            f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, each "
+            f"device_map is {llm.device_map!r}, and {local_world_size()} processes run on this node, each "
             "of which would take all its devices; launch one process a node (--num_processes 1), or say "
             "tensor_parallel=True instead."
         )

@@ -1,6 +1,5 @@
 """A model's files, their origin and state, and the cache of loaded models."""
 
-from accelerate import PartialState
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ import logging
 import os
 import re
 import sys
-import torch
 import yaml
 
 
@@ -270,12 +268,6 @@ def _told_by_gguf(file: Path, commit: str) -> Origin:
 
 _THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
 """Variables by which chat templates show thoughts; a template reads those that it has."""
-
-
-def process_device() -> torch.device:
-    """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
-    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
-    return device
 
 
 def chat_template(name: str, tokenizer: Any, variables: Mapping[str, Any]) -> ChatTemplate:

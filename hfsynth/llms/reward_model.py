@@ -22,7 +22,7 @@ from hfsynth.llms.model_files import chat_template
 from hfsynth.llms.model_files import check_files
 from hfsynth.llms.model_files import files_state
 from hfsynth.llms.model_files import loading_error
-from hfsynth.llms.model_files import process_device
+from hfsynth.distributed import process_device
 from transformers import AutoModelForSequenceClassification
 from transformers import AutoTokenizer
 from typing import Any

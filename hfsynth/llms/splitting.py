@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hfsynth.errors import SplitModelError
-from hfsynth.llms.model_files import process_device
+from hfsynth.distributed import process_device
 from hfsynth.engine.memory import free_memory
 from hfsynth.engine.memory import is_out_of_memory
 from hfsynth.engine.memory import tokens_fitting

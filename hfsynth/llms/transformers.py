@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfsynth.config import Configuration
 from hfsynth.errors import GenerationError
 from hfsynth.config import settle_fields
+from hfsynth.distributed import is_main_process
+from hfsynth.distributed import world_size
 from hfsynth.llm import LLM
 from hfsynth.llm import Completion
 from hfsynth.llm import Origin
@@ -129,7 +131,7 @@ class TransformersLLM(Configuration, LLM):
     @property
     def is_split(self) -> bool:
         """Whether each process has but a part of the model."""
-        return self.tensor_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        return self.tensor_parallel and world_size() > 1
 
     def files_state(self) -> str:
         """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
@@ -188,9 +190,9 @@ class TransformersLLM(Configuration, LLM):
             ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
             GenerationError: As `complete` does.
         """
-        if self.is_split and os.environ["RANK"] != "0":
+        if self.is_split and not is_main_process():
             raise GenerationError(
-                f"{self.model_name} is split over {os.environ['WORLD_SIZE']} processes, which Dataset.map would keep "
+                f"{self.model_name} is split over {world_size()} processes, which Dataset.map would keep "
                 "apart: each would read rows of its own. Use pipeline.run."
             )
         return self._loaded().stream(requests, self.batch_size)

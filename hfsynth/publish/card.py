@@ -21,7 +21,7 @@ from hfsynth.recipe import known_names
 from hfsynth.run_record import RunRecord
 from hfsynth.run_record import Source
 from hfsynth.run_record import StepRecord
-from hfsynth.runner.rounds import accepted_of
+from hfsynth.runner.rounds import format_acceptance
 from hfsynth.step import Diagram
 from hfsynth.text import duration
 from hfsynth.text import fenced
@@ -56,7 +56,7 @@ def opening(config: ConfigFacts) -> str:
     if bare and METADATA_COLUMN in config.columns:
         told.append(f"Of them {number(bare)} were not made by these steps.")
     told += [
-        f"{number(run.wanted)} accepted rows were asked for: {accepted_of(run.accepted, run.source.rows)}."
+        f"{number(run.wanted)} accepted rows were asked for: {format_acceptance(run.accepted, run.source.rows)}."
         for run in config.runs
         if run.wanted
     ]
