@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hfsynth.analysis.report import Comparison as Comparison
+    from hfsynth.analysis.report import Report as Report
+    from hfsynth.analysis.report import report as report
     from hfsynth.errors import ChatTemplateError as ChatTemplateError
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
     from hfsynth.filters.deduplicate import Deduplicate as Deduplicate
     from hfsynth.filters.instruction_rules import InstructionRules as InstructionRules
     from hfsynth.filters.novelty import Novelty as Novelty
-    from hfsynth.filters.where import Where as Where
     from hfsynth.filters.wellformed import WellFormed as WellFormed
+    from hfsynth.filters.where import Where as Where
     from hfsynth.llm import LLM as LLM
     from hfsynth.llm import Completion as Completion
     from hfsynth.llm import Message as Message
@@ -29,26 +32,25 @@ if TYPE_CHECKING:
     from hfsynth.llms.echo import EchoLLM as EchoLLM
     from hfsynth.llms.reward_model import RewardModel as RewardModel
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
+    from hfsynth.metadata import split_failures as split_failures
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
     from hfsynth.runner.run import RunResult as RunResult
     from hfsynth.runner.run import run as run
-    from hfsynth.metadata import split_failures as split_failures
-    from hfsynth.analysis.report import Comparison as Comparison
-    from hfsynth.analysis.report import report as report
-    from hfsynth.analysis.report import Report as Report
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
     from hfsynth.techniques.evol_instruct import EvolInstruct as EvolInstruct
-    from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
-    from hfsynth.techniques.instruction_difficulty import InstructionFollowingDifficulty as InstructionFollowingDifficulty
+    from hfsynth.techniques.instruction_difficulty import (
+        InstructionFollowingDifficulty as InstructionFollowingDifficulty,
+    )
     from hfsynth.techniques.judge import Judge as Judge
     from hfsynth.techniques.magpie import Magpie as Magpie
     from hfsynth.techniques.reward import Reward as Reward
     from hfsynth.techniques.reward import RewardDifference as RewardDifference
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
+    from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
 
 __version__ = "0.1.0"

@@ -16,21 +16,14 @@ from typing import Any
 
 from datasets.exceptions import DatasetsError
 
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
-from hfsynth.cli import say
-from hfsynth.errors import ColumnError
-from hfsynth.inputs import load_failures
-from hfsynth.inputs import load_rows
-from hfsynth.inputs import load_runs
-from hfsynth.pipeline import Pipeline
-from hfsynth.run_record import attach_record
-from hfsynth.recipe import read_recipe
-from hfsynth.recipe import read_source
 from hfsynth.analysis.report import report
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
+from hfsynth.errors import ColumnError
+from hfsynth.inputs import load_rows
+from hfsynth.pipeline import Pipeline
+from hfsynth.publish.files import load_failures, load_runs
+from hfsynth.recipe import read_recipe, read_source
+from hfsynth.run_record import attach_record
 from hfsynth.viewer.page import view
 
 

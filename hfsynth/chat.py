@@ -7,23 +7,18 @@ the template makes of the turns before it. What stands before an answer that is 
 in the same way.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from functools import partial
-from hfsynth.errors import ChatTemplateError
-from hfsynth.llm import Message
-from hfsynth.llm import Role
-from hfsynth.thinking import THINKING
-from hfsynth.thinking import ThinkingMarkers
-from hfsynth.thinking import derive_markers
-from itertools import takewhile
-from jinja2 import TemplateError
-from typing import Any
 import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import Any
 
+from jinja2 import TemplateError
+
+from hfsynth.errors import ChatTemplateError
+from hfsynth.llm import Message, Role
+from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""

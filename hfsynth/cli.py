@@ -22,25 +22,16 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import ColumnError
-from hfsynth.errors import GenerationError
-from hfsynth.errors import PushError
-from hfsynth.errors import RunError
-from hfsynth.llm import LLM
-from hfsynth.llm import SamplingParams
-from hfsynth.inputs import load_rows
-from hfsynth.pipeline import Pipeline
-from hfsynth.run_record import records
-from hfsynth.publish.hub import check_push_target
-from hfsynth.publish.files import check_config_name
-from hfsynth.publish.files import save
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import split_failures
 from hfsynth.distributed import is_main_process
-from hfsynth.runner.rounds import EmptyRows
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import format_acceptance
+from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, PushError, RunError
+from hfsynth.inputs import load_rows
+from hfsynth.llm import LLM, SamplingParams
+from hfsynth.metadata import METADATA_COLUMN, split_failures
+from hfsynth.pipeline import Pipeline
+from hfsynth.publish.files import check_config_name, save
+from hfsynth.publish.hub import check_push_target
+from hfsynth.run_record import records
+from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
 
 T = TypeVar("T")

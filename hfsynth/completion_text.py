@@ -9,30 +9,32 @@ import ast
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hfsynth.completion_phrases import ANSWER
-from hfsynth.completion_phrases import CLOSING
-from hfsynth.completion_phrases import COURTESY
-from hfsynth.completion_phrases import FAREWELL
-from hfsynth.completion_phrases import HERE
-from hfsynth.completion_phrases import LABEL
-from hfsynth.completion_phrases import LIST_NOUN
-from hfsynth.completion_phrases import NOTE
-from hfsynth.completion_phrases import NOUN
-from hfsynth.completion_phrases import OF_THE_MODEL
-from hfsynth.completion_phrases import OFFER
-from hfsynth.completion_phrases import ORDINALS
-from hfsynth.completion_phrases import POINTING
-from hfsynth.completion_phrases import PRESENTING
-from hfsynth.completion_phrases import REMARK
-from hfsynth.completion_phrases import REQUEST
-from hfsynth.completion_phrases import REWRITING
-from hfsynth.completion_phrases import TEXT_LABEL
-from hfsynth.completion_phrases import TEXT_NOUN
+from hfsynth.completion_phrases import (
+    ANSWER,
+    CLOSING,
+    COURTESY,
+    FAREWELL,
+    HERE,
+    LABEL,
+    LIST_NOUN,
+    NOTE,
+    NOUN,
+    OF_THE_MODEL,
+    OFFER,
+    ORDINALS,
+    POINTING,
+    PRESENTING,
+    REMARK,
+    REQUEST,
+    REWRITING,
+    TEXT_LABEL,
+    TEXT_NOUN,
+)
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[ \t]*$")
 _WRAPPING_FENCES = {"", "text", "txt", "plaintext", "plain", "markdown", "md", "prompt", "json", "jsonl", "json5"} | {
@@ -58,7 +60,7 @@ def unwrap(text: str) -> str:
     >>> unwrap('Sure! Here is the rewritten prompt:\n\n"Explain tea in 20 words."\n\nI added a limit.')
     'Explain tea in 20 words.'
     """
-    text = _with_plain_line_ends(text).strip()
+    text = _without_thoughts(text).strip()
     while text:
         shorter = text
         for take_off in _WRAPPERS:
@@ -86,8 +88,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     lines = text.rstrip(" ").split("\n")
     if cut_off and not lines[-1] and _SENTENCE_END.search(text.rstrip()) and not _fenced(lines)[-1]:
         cut_off = False  # it was cut off between two items
-    text = _LEAD.sub("", _with_plain_line_ends(text))
-    text = _without_outer_tag(_without_outer_fence(_without_quotation(text)))
+    text = _without_outer_tag(_without_surroundings(_LEAD.sub("", _without_thoughts(text))))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
         found = read(text, cut_off)
@@ -99,6 +100,45 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
         if any(character.isalnum() for character in item) and not _only_announces(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
+
+
+def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    r"""Read the records of a text: objects of JSON, elements of XML, or rows of a Markdown table; [] without any.
+
+    Args:
+        text: The completion. A record may be within others that are none, and after a line that announces it.
+        is_record: Whether an object is one, by its keys and values.
+
+    >>> text = 'Here are the examples:\n```json\n{"examples": [{"input": "2 + 2", "output": 4}]}\n```'
+    >>> parse_records(text, lambda record: "output" in record)
+    [{'input': '2 + 2', 'output': 4}]
+    """
+    text = _without_surroundings(_without_thoughts(text))
+    if (values := _parsed_json(text)) is not None:
+        return list(_records_within(values, is_record))
+    if (table := _parsed_table(text, cut_off=False)) is not None:
+        rows = [dict(zip(table[0], row, strict=True)) for row in table[1]]
+        return [row for row in rows if is_record(row)]
+    before, opening, _ = text.partition("<")
+    return _element_records(text, is_record) if opening and _introduces(_filled(before.split("\n"))) else []
+
+
+def _records_within(value: Any, is_record: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the records in a value, in lists and objects that are none."""
+    if isinstance(value, dict) and is_record(value):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _records_within(inner, is_record)
+
+
+def _without_thoughts(text: str) -> str:
+    return _THOUGHTS.sub("", _with_plain_line_ends(text))
+
+
+def _without_surroundings(text: str) -> str:
+    """Return a text without the fence or the quotation that is around all of it."""
+    return _without_outer_fence(_without_quotation(text))
 
 
 def _without_numbers(items: Sequence[str]) -> list[str]:
@@ -170,7 +210,7 @@ def _only_announces(text: str) -> bool:
     return "\n" not in text and _COLON_END.search(text) is not None and _announces(text, in_list=True)
 
 
-def _closes(line: str, in_list: bool = False) -> bool:
+def is_closing(line: str, in_list: bool = False) -> bool:
     """Tell whether a model speaks in a line of what it wrote before."""
     line = line.strip()
     if _presents_inline(line):
@@ -233,7 +273,7 @@ def _take_off_closing(text: str) -> str:
         if fenced[place]:
             break
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
-        if _closes(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
+        if is_closing(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
             return _without_rules("\n".join(lines[:place]))
     note = _NOTE_AT_END.search(text)
     if note and note.start() and OF_THE_MODEL.search(note.group()):
@@ -429,7 +469,7 @@ def _without_outer_fence(text: str) -> str:
     if opening is None:
         return text
     found = _FENCE.match(lines[opening])
-    before = [line for line in lines[:opening] if line.strip()]
+    before = _filled(lines[:opening])
     if found is None or not _introduces(before):
         return text
     closing = next((n for n in range(opening + 1, len(lines)) if _closes_fence(lines[n], found.group(1))), len(lines))
@@ -449,13 +489,14 @@ def _without_quotation(text: str) -> str:
     """Return what is within a quotation that is around all of a list."""
     lines = text.split("\n")
     start = next((place for place, line in enumerate(lines) if line.startswith(">")), None)
-    if start is None or not _introduces([line for line in lines[:start] if line.strip()]):
+    if start is None or not _introduces(_filled(lines[:start])):
         return text
     return _take_off_quotation("\n".join(lines[start:]))
 
 
+_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _LEAD = re.compile(
-    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力|결과)[*]*\s*[:：][*]*[ \t]*"
+    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力)[*]*\s*[:：][*]*[ \t]*"
     r"(?=\n|\d+[.)]|[\[{<`])",
     re.IGNORECASE,
 )
@@ -470,9 +511,14 @@ _OUTER_TAG = re.compile(
 def _without_outer_tag(text: str) -> str:
     """Return what is within the one tag around a list."""
     found = _OUTER_TAG.search(text)
-    if found is None or not _introduces([line for line in text[: found.start()].split("\n") if line.strip()]):
+    if found is None or not _introduces(_filled(text[: found.start()].split("\n"))):
         return text
     return found["content"]
+
+
+def _filled(lines: Sequence[str]) -> list[str]:
+    """Return the lines that are not blank."""
+    return [line for line in lines if line.strip()]
 
 
 def _introduces(lines: Sequence[str]) -> bool:
@@ -498,15 +544,20 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
+    values = _parsed_json(text)
+    return None if values is None else list(_texts_of(values)) or None
+
+
+def _parsed_json(text: str) -> list[Any] | None:
+    """Return the complete values of the JSON that a text is, after lines that announce it; None where it is none."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
     if start is None:
         return None
     try:
-        items = [item for value in _json_values(text[start:]) for item in _texts_of(value)]
+        return list(_json_values(text[start:]))
     except RecursionError:  # nested too deep for a list of instructions
         return None
-    return items or None
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -645,16 +696,34 @@ def _tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001
     lines = text[: max(start, 0)].split("\n")
     if lines[-1].strip() and _any_marker(lines[-1]) is not None:
         lines.pop()  # the first tag follows a number or a bullet
-    if start < 0 or "</" not in text or not _introduces([line for line in lines if line.strip()]):
+    if start < 0 or "</" not in text or not _introduces(_filled(lines)):
         return None
     items = [found["content"] for found in _innermost(text)]
     if items:
         return items
-    lines = [line for line in text[start:].split("\n") if line.strip()]
+    lines = _filled(text[start:].split("\n"))
     found = [_LINE_TAG.match(line) for line in lines]
     if len(lines) > 1 and len({one["tag"] for one in found if one}) == 1 and all(found):
         return [one["content"] for one in found if one]
     return None
+
+
+_ELEMENT = re.compile(r"<(?P<tag>[^\W\d]\w*)(?:\s[^<>]*)?>(?P<content>.*?)</(?P=tag)\s*>", re.DOTALL)
+
+
+def _element_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Read the elements of a text as records, where a tag that comes again begins the next; else those within them."""
+    if "</" not in text:
+        return []
+    records: list[dict[str, Any]] = [{}]
+    for found in _ELEMENT.finditer(text):
+        if found["tag"] in records[-1]:
+            records.append({})
+        records[-1][found["tag"]] = found["content"].strip()
+    if all(map(is_record, records)):
+        return records
+    contents = [content for record in records for content in record.values()]
+    return [inner for content in contents for inner in _element_records(content, is_record)]
 
 
 def _innermost(text: str) -> Iterator[re.Match[str]]:
@@ -673,11 +742,21 @@ _TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\
 
 def _table_items(text: str, cut_off: bool) -> list[str] | None:
     """Read the column of a Markdown table that has the instructions; None where the text doesn't begin with one."""
+    table = _parsed_table(text, cut_off)
+    if table is None:
+        return None
+    names, rows = table
+    column = _instruction_column(names, rows)
+    return [row[column] for row in rows]
+
+
+def _parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+    """Return the names of a Markdown table's columns and its rows; None where the text doesn't begin with a table."""
     lines = text.split("\n")
     head = next((place for place, line in enumerate(lines) if "|" in line), None)
     if head is None or head + 1 >= len(lines) or not _TABLE_RULE.match(lines[head + 1]) or "|" not in lines[head + 1]:
         return None
-    if not _introduces([line for line in lines[:head] if line.strip()]):
+    if not _introduces(_filled(lines[:head])):
         return None
     names = _cells(lines[head])
     rows = []
@@ -687,9 +766,7 @@ def _table_items(text: str, cut_off: bool) -> list[str] | None:
         rows.append(line)
     if cut_off and rows and head + 2 + len(rows) == len(lines) and not rows[-1].rstrip().endswith("|"):
         rows.pop()
-    cells = [row for row in map(_cells, rows) if len(row) == len(names)]
-    column = _instruction_column(names, cells)
-    return [row[column] for row in cells]
+    return names, [row for row in map(_cells, rows) if len(row) == len(names)]
 
 
 def _cells(line: str) -> list[str]:
@@ -1004,7 +1081,7 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
 
 def _with_own_lines(lines: Sequence[str]) -> list[str]:
     """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
-    filled = [line for line in lines if line.strip()]
+    filled = _filled(lines)
     announced = re.match(r"[^:：]{1,120}[:：][ \t]*(?=1[.)]\s)", filled[0]) if len(filled) == 1 else None
     if announced and _announces(announced.group(), in_list=True):
         lines = filled = [filled[0][announced.end() :]]
@@ -1020,7 +1097,7 @@ def _with_own_lines(lines: Sequence[str]) -> list[str]:
 
 def _is_data(lines: Sequence[str], starts: _Found) -> bool:
     """Tell whether a list is the data of an instruction before it, rather than one of instructions."""
-    before = [line for line in lines[: starts[0][0]] if line.strip()]
+    before = _filled(lines[: starts[0][0]])
     if not before or not _COLON_END.search(before[-1]) or _announces(before[-1], in_list=True):
         return False
     others = [line for line in before[:-1] if not _announces(line, in_list=True) and not _HEADING.match(line)]
@@ -1096,7 +1173,7 @@ def _last_body(marker: _Marker, body: Sequence[str], has_paragraphs: bool) -> tu
 
 def _is_outside(line: str, before: str, has_paragraphs: bool) -> bool:
     """Tell whether a line that isn't indented ends the last item, which is what was before it."""
-    if _closes(line, in_list=True):
+    if is_closing(line, in_list=True):
         return True
     text = before.rstrip()
     if not text or _RULE.match(line):
@@ -1164,7 +1241,7 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
     """Return the lines before the first with which a model closes a list, and whether there is none."""
     fenced = _fenced(lines)
     for place, line in enumerate(lines):
-        if place and not fenced[place] and _closes(line, in_list=True):
+        if place and not fenced[place] and is_closing(line, in_list=True):
             return list(lines[:place]), False
     return list(lines), True
 

@@ -1,42 +1,30 @@
 """Configurations: a frozen dataclass to JSON and back, its fingerprint, and the checks of its fields."""
 
-from collections import abc
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import fields
-from dataclasses import is_dataclass
-from datasets.utils._dill import Pickler
-from datasets.utils._dill import pklregister
-from functools import cache
-from hfsynth.fingerprint import code_state
-from hfsynth.secrets import children
-from hfsynth.secrets import is_secret_field
-from hfsynth.secrets import masked
-from hfsynth.secrets import repr_of
-from numbers import Integral
-from numbers import Real
-from types import NoneType
-from types import UnionType
-from typing import Any
-from typing import ClassVar
-from typing import Protocol
-from typing import Union
-from typing import get_args
-from typing import get_origin
-from typing import get_type_hints
-from typing import runtime_checkable
 import dataclasses
 import json
 import math
 import os
+import re
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
+from datasets.utils._dill import Pickler, pklregister
 
-_CLASS = "__class__"  # key of a nested dataclass in the JSON: its place in the list of classes
+from hfsynth.fingerprint import code_state
+from hfsynth.secrets import children, is_secret_field, masked, redact, repr_of
+
+Description = dict[str, Any]
+"""A configuration as plain values: `__class__` and the fields. Of a function of a dataset: `function` and `source`."""
+CLASS_KEY = "__class__"  # in JSON, the place of a dataclass in the list of classes; in recipes its name, as "Judge/2"
 _VERSION = "__version__"
 _SECRET = "__secret__"  # key of a secret in the JSON: its place in the list of secrets
+_SECRET_NAME = "__secret__"  # where a secret was: the name of its field, and under "text" what is left without it
+_VARIABLE = "HFSYNTH_"  # how the environment variables begin that secrets are taken from
 
 
 @runtime_checkable
@@ -77,6 +65,14 @@ class Configuration:
         described = _Described()
         text = canonical_json(described.plain(self))
         return restore, (text, _Carried(tuple(described.secrets), tuple(described.classes), described.states))
+
+    def describe(self) -> Description:
+        """Return the fields, nested ones too, as plain values for recipes and records.
+
+        A model in a folder is described by the folder's own name, without the path to it.
+        """
+        described: Description = describe(self)
+        return described
 
     def to_json(self) -> str:
         """Return the fields, nested ones too, as canonical JSON: equal configurations give equal text.
@@ -169,7 +165,7 @@ class _Described:
             for f in dataclasses.fields(value)
             if f.init
         }
-        return {_CLASS: place, _VERSION: getattr(value, "version", 1), **fields}
+        return {CLASS_KEY: place, _VERSION: getattr(value, "version", 1), **fields}
 
 
 def _revive(value: Any, carried: _Carried) -> Any:
@@ -181,9 +177,9 @@ def _revive(value: Any, carried: _Carried) -> Any:
     if _SECRET in value:
         return carried.secrets[value[_SECRET]]
     items = {key: _revive(item, carried) for key, item in value.items()}
-    if _CLASS not in items:
+    if CLASS_KEY not in items:
         return items
-    cls, version = carried.classes[items.pop(_CLASS)], items.pop(_VERSION)
+    cls, version = carried.classes[items.pop(CLASS_KEY)], items.pop(_VERSION)
     if version != getattr(cls, "version", 1):
         raise ValueError(f"{cls.__name__} was pickled as version {version}; the installed one is another.")
     return cls(**items)
@@ -351,3 +347,78 @@ def from_plain(kind: Any, value: Any) -> Any:
     if not args and isinstance(value, (float, int) if kind is float else kind):
         return value
     raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
+
+
+def describe(value: Any, name: str = "", marked: bool = False, place: str = "") -> Any:
+    """Return plain values; in the place of a secret, the name by which it is asked for and what is left of it."""
+    text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
+    if text is not None:
+        return {_SECRET_NAME: place or name, "text": text}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            f.name: describe(getattr(value, f.name), f.name, is_secret_field(f), f.name)
+            for f in dataclasses.fields(value)
+            if f.init
+        }
+        return {CLASS_KEY: _class_name(type(value)), **fields}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item, inner, place=f"{place}.{key}") for key, item, inner in children(value, name)}
+    if isinstance(value, (list, tuple)):
+        return [describe(item, inner, place=f"{place}.{index}") for index, item, inner in children(value, name)]
+    if (name == "model" and os.path.isdir(value)) or (name == "benchmarks" and os.path.exists(value)):
+        return os.path.basename(os.path.abspath(value))
+    return value
+
+
+def build(value: Any, known: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
+    """The inverse of `describe`; lists come back as tuples."""
+    if isinstance(value, list):
+        return tuple(build(item, known, secrets) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if _SECRET_NAME in value:
+        return _secret(str(value[_SECRET_NAME]), secrets)
+    fields = {str(key): build(item, known, secrets) for key, item in value.items() if key != CLASS_KEY}
+    if CLASS_KEY not in value:
+        return fields
+    cls = find_known(str(value[CLASS_KEY]).partition("/")[0], known, "a class")
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or _class_name(cls) != value[CLASS_KEY]:
+        raise ValueError(f"the recipe was written for {value[CLASS_KEY]}; what is installed is {_class_name(cls)}.")
+    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls) if field.init}):
+        raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version.")
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a field is missing, or of another type
+        raise ValueError(f"{cls.__name__} can't be made from the recipe: {redact(str(error))}") from error
+
+
+def _secret(name: str, secrets: Mapping[str, str]) -> str:
+    """Return a secret that a recipe leaves out.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    variable = _VARIABLE + re.sub(r"\W+", "_", name).upper()
+    value = secrets.get(name) or os.environ.get(variable)
+    if not value:
+        raise ValueError(
+            f"the recipe leaves out {name!r}, which is secret: set the environment variable {variable}, or give it as "
+            f"Pipeline.from_yaml(…, secrets={{{name!r}: …}})."
+        )
+    return value
+
+
+def _class_name(cls: Any) -> str:
+    version = getattr(cls, "version", 1)
+    return str(getattr(cls, "__name__", cls)) if version == 1 else f"{cls.__name__}/{version}"
+
+
+def find_known(name: Any, known: Mapping[str, Any], kind: str) -> Any:
+    """Return the class or function of a name.
+
+    Raises:
+        ValueError: If there is none; `kind` is "a class" or "a function".
+    """
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"the recipe names {name!r}, {kind} that hfsynth doesn't have; give it to from_yaml.")
+    return known[name]

@@ -1,21 +1,15 @@
 """What a report reads: a column's texts, batch by batch; of a conversation, the first instruction or last answer."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
-from datasets import List
-from datasets import Value
-from hfsynth.analysis.text_stats import is_chat
-from hfsynth.analysis.text_stats import text_columns
-from hfsynth.errors import ColumnError
-from numpy.typing import NDArray
-from typing import Any
-from typing import Literal
-import numpy as np
+from typing import Any, Literal
 
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from hfsynth.errors import ColumnError
+from hfsynth.metadata import METADATA_COLUMN
 
 INSTRUCTION_COLUMNS = (
     "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"
@@ -26,6 +20,7 @@ VERSIONS = ("evolved_instructions", "answers")
 """Lists of texts, of which the last one counts."""
 Part = Literal["instruction", "response"]
 _ROWS_AT_ONCE = 5_000
+_MESSAGE_FIELDS = {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +90,20 @@ def drawn(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
     """
     places: NDArray[np.int64] = np.random.default_rng(seed).permutation(count)[:size]
     return places
+
+
+def text_columns(features: Features) -> list[str]:
+    """List the columns that hold texts or conversations."""
+    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
+
+
+def is_chat(kind: Any) -> bool:
+    """Return whether a feature is that of conversations: lists of messages with role and content."""
+    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE_FIELDS
+
+
+def _is_text(kind: Any) -> bool:
+    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
 
 
 def _readable(features: Features) -> list[str]:

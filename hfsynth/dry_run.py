@@ -1,50 +1,37 @@
 """Preview a pipeline: a traced run of a few rows, its text and an estimate of the cost of all rows."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Dataset
-from functools import partial
-from hfsynth.analysis.render import printable
-from hfsynth.errors import RowError
-from hfsynth.filter import Filter
-from hfsynth.flow import Flow
-from hfsynth.flow import Outcome
-from hfsynth.flow import Row
-from hfsynth.flow import run_flows
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.metadata import failed_rows
-from hfsynth.progress import without_bars
-from hfsynth.runner.rounds import Target
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import Usage
-from hfsynth.runner.step import AttachOutcomes
-from hfsynth.step import DatasetFunction
-from hfsynth.step import Step
-from hfsynth.step import features_after
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from hfsynth.text import duration
-from html import escape
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.console import Group
-from rich.console import RenderableType
-from rich.panel import Panel
-from rich.text import Text
-from typing import Any
 import io
 import json
 import math
-import numpy as np
 import statistics
 import time
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from hfsynth.analysis.render import printable
+from hfsynth.distributed import is_main_process
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Outcome, Row, run_flows
+from hfsynth.llm import Completion, Request
+from hfsynth.metadata import failed_rows
+from hfsynth.pipeline import Pipeline
+from hfsynth.progress import without_bars
+from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
+from hfsynth.runner.step import AttachOutcomes
+from hfsynth.step import DatasetStep, Step
+from hfsynth.technique import Technique
+from hfsynth.text import duration
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class TriedRow:
     made: tuple[Row, ...] = ()
     """The columns made, of each row that it became; none where it failed. Of a dropped row, what was looked at."""
     error: str = ""
-    """Why it failed, or which rule of a filter dropped it, by what, and what it met."""
+    """Why it failed, or which rule of a filter dropped it, with the value and the match."""
     kept: int = 1
     """How many rows of the step's output come from it."""
     sound: bool = True
@@ -104,7 +91,7 @@ class TriedStep:
     """Rows of its input on which an earlier step failed."""
     failed_out: int = 0
     """Rows of its output on which a step failed, an earlier one or this."""
-    remembers: bool = False
+    stateful: bool = False
     """Whether it is a filter that compares a row with those before it."""
 
     @property
@@ -180,23 +167,23 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
         rows, seconds, made = list[TriedRow](), 0.0, dataset
-        with step.llm.together() if isinstance(step, Technique) else nullcontext():
-            if len(dataset):
-                _unload_others(step, steps[: number - 1])
-                rows, seconds, made = (
-                    _try_technique(step, number, dataset) if isinstance(step, Technique) else _try_whole(step, dataset)
-                )
+        if len(dataset):
+            _unload_others(step, steps[: number - 1])
+            if isinstance(step, Technique):
+                rows, seconds, made = _try_technique(step, number, dataset)
+            elif isinstance(step, DatasetStep):
+                rows, seconds, made = _try_whole(step, dataset)
         tried.append(
             TriedStep(
-                name=step_name(step),
-                model=step.llm.model_name if isinstance(step, Technique) else "",
+                name=step.name,
+                model=step.model_name,
                 rows=tuple(rows),
                 seconds=seconds,
                 rows_in=len(dataset),
                 rows_out=len(made),
                 failed_in=len(failed_rows(dataset)),
                 failed_out=len(failed_rows(made)),
-                remembers=isinstance(step, Filter) and step.remembers,
+                stateful=step.stateful,
             )
         )
         dataset = made
@@ -212,7 +199,7 @@ def _unload_others(step: Step, before: Sequence[Step]) -> None:
 
 def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple[list[TriedRow], float, Dataset]:
     indices = range(len(dataset))
-    features = features_after(technique, number, dataset.features)
+    features = technique.features_after(dataset.features, number)
     technique.llm.load()
     read = technique.columns_read(dataset.features)
     batch = dataset.select_columns(read)[:] if read else {}
@@ -235,15 +222,14 @@ def _try_technique(technique: Technique, number: int, dataset: Dataset) -> tuple
     return [one.row(index, outcome, index not in failed) for index, one, outcome in told], seconds, made
 
 
-def _try_whole(step: Filter | DatasetFunction, dataset: Dataset) -> tuple[list[TriedRow], float, Dataset]:
+def _try_whole(step: DatasetStep, dataset: Dataset) -> tuple[list[TriedRow], float, Dataset]:
     """Run a filter or a function."""
     began = time.monotonic()
     with without_bars():
-        if not isinstance(step, Filter):
-            made = step(dataset)
-            return [], time.monotonic() - began, made
         made, told = step.split(dataset)
     seconds = time.monotonic() - began
+    if told is None:
+        return [], seconds, made
     dropped = {entry["row"]: entry for entry in told}
     failed = failed_rows(dataset)
     rows = [_filtered(index, dropped.get(index), index not in failed) for index in range(len(dataset))]
@@ -253,7 +239,7 @@ def _try_whole(step: Filter | DatasetFunction, dataset: Dataset) -> tuple[list[T
 def _filtered(index: int, dropped: Mapping[str, str] | None, sound: bool) -> TriedRow:
     if dropped is None:
         return TriedRow(index, sound=sound)
-    why = f"{dropped['rule']}: {dropped['value']}" + (f" ({dropped['met']})" if dropped["met"] else "")
+    why = f"{dropped['rule']}: {dropped['value']}" + (f" ({dropped['matched']})" if dropped["matched"] else "")
     return TriedRow(index, made=({dropped["column"]: dropped["raw"]},), error=why, kept=0)
 
 
@@ -519,7 +505,7 @@ def _doubts(steps: Sequence[TriedStep]) -> Iterator[str]:
             yield f"{name} was not tried: what it takes is not in these numbers"
         elif step.rows_in < _FEW:
             yield f"{name} was tried on {step.rows_in} rows, which are too few to tell; try more, with measured=…"
-        if step.remembers:
+        if step.stateful:
             yield f"{name} compares rows with those before: the more rows, the more of them it drops; expect fewer"
 
 
@@ -636,3 +622,26 @@ def _lines(row: TriedRow) -> Text:
         text.append(f"{what}\n", style=_STYLES["fact"])
         text.append(f"{shown}\n" if shown else "", style=_STYLES[kind])
     return text
+
+
+def preview_pipeline(
+    pipeline: Pipeline,
+    dataset: Dataset | RowSource | None,
+    n: int,
+    *,
+    measured: int,
+    num_rows: int | None,
+    max_rows: int | None,
+    max_tokens: int | None,
+    chunk_size: int,
+) -> Preview:
+    """Run the first rows of a dataset through a pipeline, as `Pipeline.preview` documents."""
+    if n < 1:
+        raise ValueError(f"n is {n}; a preview shows at least 1 row.")
+    goal = Target.from_options(num_rows, max_rows, max_tokens)
+    source = source_of(dataset, num_rows or n)
+    pipeline.check(source.rows(0, 0, ()).features)
+    limit = max(n, measured) if is_main_process() else 0
+    count = min(rows for rows in (limit, source.num_rows, max_rows) if rows is not None)
+    steps = try_steps(pipeline.steps, source.rows(0, count, ()))
+    return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)

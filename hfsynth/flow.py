@@ -16,27 +16,24 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RowError
-from hfsynth.errors import RunError
-from hfsynth.errors import SplitModelError
-from hfsynth.errors import TruncatedError
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.llm import Requests
+from hfsynth.errors import (
+    ChatTemplateError,
+    ColumnError,
+    FlowError,
+    GenerationError,
+    RowError,
+    RunError,
+    TruncatedError,
+)
+from hfsynth.llm import LLM, Completion, Request, Requests
 from hfsynth.secrets import redact
-from hfsynth.watchdog import PATIENCE
-from hfsynth.watchdog import Watchdog
+from hfsynth.watchdog import PATIENCE, Watchdog
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
 _MAX_RAISED = 8  # rows that may raise before any row of a technique was completed
-_FATAL = (ColumnError, FlowError, RunError, SplitModelError, NameError, ImportError)  # would be the same for every row
+_FATAL = (ColumnError, FlowError, RunError, NameError, ImportError)  # would be the same for every row
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
 _MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row

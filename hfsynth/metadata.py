@@ -1,22 +1,16 @@
 """What became of every row: the `generation_metadata` column, and the failures read from it."""
 
-from collections import Counter
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Dataset
-from datasets import Features
-from datasets import List
-from datasets import Value
-from numpy.typing import NDArray
-from typing import Any
 import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
 
 METADATA_COLUMN = "generation_metadata"
 METADATA_ENTRY = {
@@ -51,12 +45,12 @@ FAILURE_FEATURES = Features(
         "raw": Value("string"),
         "rule": Value("string"),
         "value": Value("string"),
-        "met": Value("string"),
+        "matched": Value("string"),
     }
 )
 """Columns of a failures dataset: the step; the row's index in that step's input; the column that is None for it; the
 reason; the completion that could not be used. Of a row that a filter dropped: the column it looked at, whose text is
-`raw`; the rule; what it measured; and what the text met."""
+`raw`; the rule; the value that it measured; and the text or limit that this matched."""
 _ROWS_AT_ONCE = 10_000
 
 

@@ -1,45 +1,92 @@
 """Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import replace
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import Features
-from hfsynth.distributed import is_main_process
-from hfsynth.dry_run import Preview
-from hfsynth.dry_run import estimate
-from hfsynth.dry_run import try_steps
-from hfsynth.filter import Filter
-from hfsynth.publish.hub import push_to_hub
-from hfsynth.recipe import describe_step
-from hfsynth.recipe import known_names
-from hfsynth.recipe import make_step
-from hfsynth.recipe import read_recipe
-from hfsynth.recipe import replace_model
-from hfsynth.recipe import write_recipe
-from hfsynth.runner.rounds import Target
-from hfsynth.runner.rounds import RowSource
-from hfsynth.runner.rounds import source_of
-from hfsynth.step import DatasetFunction
-from hfsynth.step import Diagram
-from hfsynth.step import Node
-from hfsynth.step import Step
-from hfsynth.step import features_after
-from hfsynth.step import node_of
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from itertools import count
-from pathlib import Path
-from typing import NoReturn
 import logging
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
+from datasets import Dataset, DatasetDict, Features
+
+from hfsynth.distributed import is_main_process
+from hfsynth.recipe import known_names, make_step, read_recipe, replace_model, write_recipe
+from hfsynth.step import DatasetFunction, Node, Step, as_step
+
+if TYPE_CHECKING:
+    from hfsynth.dry_run import Preview
+    from hfsynth.runner.rounds import RowSource
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Arrow:
+    """Columns that one node hands to another: 0 is the dataset, then the steps, last the result."""
+
+    start: int
+    end: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A chain of steps, drawn."""
+
+    nodes: tuple[Node, ...]
+    arrows: tuple[Arrow, ...]
+
+    @classmethod
+    def of(cls, columns: Iterable[str], nodes: Sequence[Node]) -> "Diagram":
+        """Connect steps, from the columns that there are before the first."""
+        makers = dict.fromkeys(columns, 0)
+        found: dict[tuple[int, int], list[str]] = {}
+        for number, node in enumerate(nodes, 1):
+            for column in node.reads if node.makes is not None else list(makers):
+                found.setdefault((makers[column], number), []).append(column)
+            makers |= dict.fromkeys(makers if node.makes is None else node.makes, number)
+        for column, maker in makers.items():
+            if maker:
+                found.setdefault((maker, len(nodes) + 1), []).append(column)
+        return cls(tuple(nodes), tuple(Arrow(*ends, tuple(names)) for ends, names in found.items()))
+
+    @property
+    def reads_dataset(self) -> bool:
+        """Whether a step reads anything of the dataset; a drawing has no box for one that nothing reads."""
+        return any(arrow.start == 0 for arrow in self.arrows)
+
+    @property
+    def names(self) -> list[str]:
+        """What stands at each place: the dataset, the steps, the result."""
+        return ["dataset", *(node.name for node in self.nodes), "result"]
+
+    def mermaid(self) -> str:
+        """Return Mermaid text."""
+        ids = ["dataset", *(f"step{number}" for number in range(1, len(self.nodes) + 1)), "result"]
+        boxes = ['dataset[("dataset")]'] if self.reads_dataset else []
+        for number, node in enumerate(self.nodes, 1):
+            model = f"<br/>{escape(node.model)}" if node.model else ""
+            boxes.append(f'step{number}["<b>{escape(node.name)}</b>{model}"]')
+        arrows = [
+            f'{ids[arrow.start]} -- "{escape(", ".join(arrow.columns))}" --> {ids[arrow.end]}' for arrow in self.arrows
+        ]
+        return "\n    ".join(["flowchart LR", *boxes, 'result[("result")]', *arrows])
+
+    def text(self) -> str:
+        """Return a line for each arrow, as any terminal shows it.
+
+        >>> print(Diagram.of(["instruction"], [Node("Answer", "echo", ("instruction",), ("generation",))]).text())
+        dataset ── instruction ─▶ Answer (echo)
+        Answer (echo) ── generation ─▶ result
+        """
+        models = ["", *(node.model for node in self.nodes), ""]
+        told = [f"{name} ({model})" if model else name for name, model in zip(self.names, models, strict=True)]
+        return "\n".join(f"{told[a.start]} ── {', '.join(a.columns)} ─▶ {told[a.end]}" for a in self.arrows)
+
+
+@dataclass(frozen=True, init=False)
 class Pipeline:
     """Steps, each run on what the one before made of the dataset.
 
@@ -52,15 +99,13 @@ class Pipeline:
 
     steps: tuple[Step, ...]
 
-    def __post_init__(self) -> None:
-        """Check the steps and make their names differ."""
+    def __init__(self, steps: Iterable[Step | DatasetFunction]) -> None:
         named: list[Step] = []
-        for step in self.steps:
-            free = _free_name(step_name(step), {step_name(other) for other in named})
-            named.append(replace(step, name=free) if isinstance(step, Technique | Filter) else step)
+        for step in map(as_step, steps):
+            named.append(step.renamed(_free_name(step.name, {other.name for other in named})))
         object.__setattr__(self, "steps", tuple(named))
 
-    def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
+    def __rshift__(self, other: "Step | DatasetFunction | Pipeline") -> "Pipeline":
         """Add a step, or all steps of another pipeline, at the end."""
         return Pipeline((*self.steps, *(other.steps if isinstance(other, Pipeline) else (other,))))
 
@@ -85,29 +130,12 @@ class Pipeline:
         """
         stages: list[Features | None] = [features]
         for number, step in enumerate(self.steps, 1):
-            stages.append(features_after(step, number, stages[-1]))
+            stages.append(step.features_after(stages[-1], number))
         return stages
-
-    def check(self, features: Features) -> None:
-        """Check everything that can be checked before a model is loaded, and log hints at likely mistakes.
-
-        Args:
-            features: The input's.
-
-        Raises:
-            ColumnError: If a step's columns don't fit.
-            ImportError, ValueError: If a filter lacks a package or a file.
-        """
-        self.features(features)
-        for step in self.steps:
-            if isinstance(step, Filter):
-                step.check_ready()
-        for hint in self._hints():
-            logger.warning(hint)
 
     def run(
         self,
-        dataset: Dataset | RowSource | None = None,
+        dataset: "Dataset | RowSource | None" = None,
         *,
         num_rows: int | None = None,
         max_rows: int | None = None,
@@ -145,12 +173,11 @@ class Pipeline:
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        if push_target is not None and is_main_process():
-            from hfsynth.publish.hub import check_push_target
-
-            check_push_target(push_target)
+        from hfsynth.publish.hub import check_push_target  # layers above, as in preview and push_to_hub
         from hfsynth.runner.run import run
 
+        if push_target is not None and is_main_process():
+            check_push_target(push_target)
         return run(
             self,
             dataset,
@@ -164,7 +191,7 @@ class Pipeline:
 
     def preview(
         self,
-        dataset: Dataset | RowSource | None = None,
+        dataset: "Dataset | RowSource | None" = None,
         n: int = 3,
         *,
         measured: int = 16,
@@ -172,7 +199,7 @@ class Pipeline:
         max_rows: int | None = None,
         max_tokens: int | None = None,
         chunk_size: int = 128,
-    ) -> Preview:
+    ) -> "Preview":
         """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
 
         The rows are those that a run begins with; process 0 runs them, any other gets none. Nothing of them is kept.
@@ -195,15 +222,18 @@ class Pipeline:
             ValueError: If `n` or another number is below 1, or a limit is given without `num_rows`.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        if n < 1:
-            raise ValueError(f"n is {n}; a preview shows at least 1 row.")
-        goal = Target.from_options(num_rows, max_rows, max_tokens)
-        source = source_of(dataset, num_rows or n)
-        self.check(source.rows(0, 0, ()).features)
-        most = max(n, measured) if is_main_process() else 0
-        count = min(limit for limit in (most, source.num_rows, max_rows) if limit is not None)
-        steps = try_steps(self.steps, source.rows(0, count, ()))
-        return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)
+        from hfsynth.dry_run import preview_pipeline
+
+        return preview_pipeline(
+            self,
+            dataset,
+            n,
+            measured=measured,
+            num_rows=num_rows,
+            max_rows=max_rows,
+            max_tokens=max_tokens,
+            chunk_size=chunk_size,
+        )
 
     def push_to_hub(
         self,
@@ -229,11 +259,13 @@ class Pipeline:
         Raises:
             PushError: If it can't be pushed.
         """
+        from hfsynth.publish.hub import push_to_hub
+
         return push_to_hub(dataset, repo_id, config_name=config_name, private=private, token=token, steps=self.steps)
 
     def to_yaml(self) -> str:
         """Return the pipeline as a recipe: every field of every step, from which `from_yaml` makes it again."""
-        return write_recipe([describe_step(step) for step in self.steps])
+        return write_recipe([step.describe() for step in self.steps])
 
     @classmethod
     def from_yaml(
@@ -302,27 +334,39 @@ class Pipeline:
         columns = list(features or self._first_inputs())
         seen, nodes = set(columns), list[Node]()
         for step in self.steps:
-            nodes.append(node_of(step, seen))
+            nodes.append(step.node(seen))
             seen |= set(nodes[-1].makes or ())
         return Diagram.of(columns, nodes)
+
+    def check(self, features: Features) -> None:
+        """Check columns, packages and files before a model is loaded, and log where an older column is read.
+
+        Args:
+            features: The dataset's.
+
+        Raises:
+            ColumnError: If a step's columns don't fit.
+            ImportError, ValueError: If a filter lacks a package or a file.
+        """
+        self.features(features)
+        for step in self.steps:
+            step.check_ready()
+        for hint in self._hints():
+            logger.warning(hint)
 
     def _hints(self) -> list[str]:
         """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""
         newer: dict[str, tuple[int, str]] = {}
         hints: list[str] = []
         for number, step in enumerate(self.steps, 1):
-            if not isinstance(step, Technique):
-                continue
-            for name in step.input_features(()):
-                if name in newer and name not in step.input_mappings:
+            for name in step.default_inputs():
+                if name in newer:
                     maker, column = newer[name]
                     hints.append(
                         f"step {number}, {step.name}, reads {name!r}, of which step {maker} makes {column!r}: to read "
                         f"that, say input_mappings={{{name!r}: {column!r}}}, or {{{name!r}: {name!r}}} if it is meant."
                     )
-            for old, new in step.rewrites.items():
-                if new in step.output_features:
-                    newer[step.input_mappings.get(old, old)] = (number, step.output_mappings.get(new, new))
+            newer |= {old: (number, column) for old, column in step.newer_columns().items()}
         return hints
 
     def _first_inputs(self) -> list[str]:
@@ -330,11 +374,8 @@ class Pipeline:
         made: set[str] = set()
         needed: dict[str, None] = {}
         for step in self.steps:
-            if isinstance(step, Technique):
-                wanted = step.input_features(made | set(step.input_mappings))
-                read = [step.input_mappings.get(name, name) for name in wanted]
-                needed |= dict.fromkeys(column for column in read if column not in made)
-                made |= set(step.written_features)
+            needed |= dict.fromkeys(column for column in step.needed_columns(made) if column not in made)
+            made |= set(step.written_features)
         return list(needed)
 
 

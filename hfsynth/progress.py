@@ -13,8 +13,6 @@ from multiprocess import parent_process  # type: ignore[import-untyped]
 from tqdm.auto import tqdm
 
 from hfsynth.distributed import ProcessGroup
-from hfsynth.flow import Running, Watcher
-from hfsynth.llm import Completion
 
 _SECONDS_PER_LINE = 10.0
 _BAR_DELAY = 2.0  # seconds; a batch that takes less has no bar
@@ -129,9 +127,9 @@ class BatchProgress:
         self._tokens = self._failed = 0
         self._began = time.monotonic()
 
-    def __enter__(self) -> Watcher:
-        """Return the watcher that counts the rows."""
-        return Watcher(self._count_completion, self._count_row)
+    def __enter__(self) -> "BatchProgress":
+        """Return the progress itself."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,11 +137,13 @@ class BatchProgress:
         """Remove the bar."""
         self._bar.close()
 
-    def _count_completion(self, run: Running, completion: Completion) -> None:  # noqa: ARG002 - see Watcher
-        self._tokens += completion.completion_tokens
+    def add_tokens(self, tokens: int) -> None:
+        """Count the tokens of a completion."""
+        self._tokens += tokens
 
-    def _count_row(self, run: Running) -> None:
-        self._failed += bool(run.outcome.error)
+    def add_row(self, failed: bool) -> None:
+        """Count a finished row."""
+        self._failed += failed
         rate = self._tokens / max(time.monotonic() - self._began, 1e-3)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s, {self._failed} failed", refresh=False)
         self._bar.update()

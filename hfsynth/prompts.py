@@ -5,34 +5,32 @@ for `'a' * 10**9`, or for loops within loops. Here every loop, call, filter, ope
 and what would make a large value is refused before it is made.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Mapping
-from collections.abc import Sized
-from datetime import date
-from datetime import time as time_of_day
-from datetime import timedelta
-from decimal import Decimal
-from functools import lru_cache
-from hfsynth.errors import RowError
-from jinja2 import StrictUndefined
-from jinja2 import Template
-from jinja2 import TemplateError
-from jinja2 import TemplateRuntimeError
-from jinja2 import TemplateSyntaxError
-from jinja2 import meta
-from jinja2 import nodes
-from jinja2 import pass_context
-from jinja2.runtime import Context
-from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
-from typing import Any
 import json
-import numpy as np
 import re
 import time
+from collections.abc import Callable, Collection, Mapping, Sized
+from datetime import date, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    meta,
+    nodes,
+    pass_context,
+)
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from hfsynth.errors import RowError
 
 LARGEST = 10_000_000
 """Most characters that one rendering may read and write; a step counts as `STEP` of them."""

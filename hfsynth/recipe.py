@@ -1,50 +1,20 @@
 """A pipeline as YAML from which it can be made again: every field of every step, by the names of their classes."""
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from hfsynth.config import Configuration
-from hfsynth.filter import Filter
-from hfsynth.secrets import children
-from hfsynth.secrets import is_secret_field
-from hfsynth.secrets import masked
-from hfsynth.secrets import redact
-from hfsynth.step import Step
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
-import dataclasses
-import inspect
-import os
-import re
+
 import yaml
 
+from hfsynth.config import CLASS_KEY, Configuration, Description, build, find_known
+from hfsynth.secrets import redact
+from hfsynth.step import Step, as_step
 
-Description = dict[str, Any]
-"""A step as plain values: `__class__` and the fields of a technique or filter, or `function` and its `source`."""
 _BREAKS = "\x85\u2028\u2029"
-_SECRET = "__secret__"  # where a secret was: the name of its field, and under "text" what is left without it
-_VARIABLE = "HFSYNTH_"  # how the environment variables begin that secrets are taken from
 _LONGEST, _MOST_VALUES, _DEEPEST = 4_000_000, 200_000, 50  # characters of a recipe, its values, lists in lists
 _LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # which takes long to read
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_CLASS = "__class__"  # the name of a class, and "/2" where it is at version 2
-
-
-def describe_step(step: Step) -> Description:
-    """Return a step as plain values.
-
-    A model in a folder is described by the folder's own name: where it lies is nobody else's business, and of no use.
-    """
-    if isinstance(step, Technique | Filter):
-        described: Description = _describe(step)
-        return described
-    try:
-        source = inspect.getsource(step)
-    except (OSError, TypeError):  # typed at a prompt, or compiled
-        source = ""
-    return {"function": step_name(step), "source": redact(inspect.cleandoc(source)) if source else ""}
 
 
 def make_step(description: Description, known: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Step:
@@ -60,15 +30,15 @@ def make_step(description: Description, known: Mapping[str, Any], secrets: Mappi
             missing.
     """
     if "function" in description:
-        function: Step = _find(description["function"], known, "a function")
+        function = find_known(description["function"], known, "a function")
         if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
             raise ValueError(
                 f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
                 "a recipe's functions are the user's own, given to from_yaml."
             )
-        return function
-    step = _make(description, known, secrets or {})
-    if not isinstance(step, Technique | Filter):
+        return as_step(function)
+    step = build(description, known, secrets or {})
+    if not isinstance(step, Step):
         raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
     return step
 
@@ -92,8 +62,7 @@ def dump(value: Any) -> str:
 
 def describe_source(source: Any) -> Description:
     """Return the input of a run as plain values, if it is plain configuration; else nothing."""
-    described: Description = _describe(source) if isinstance(source, Configuration) else {}
-    return described
+    return source.describe() if isinstance(source, Configuration) else {}
 
 
 def read_source(text: str) -> Any:
@@ -105,9 +74,9 @@ def read_source(text: str) -> Any:
     described = _load(text).get("source")
     if described is None:
         return None
-    if not isinstance(described, dict) or _CLASS not in described:
-        raise ValueError(f"a recipe's 'source' is a mapping with a {_CLASS!r}, not {str(described)[:80]!r}.")
-    return _make(described, known_names(()), {})
+    if not isinstance(described, dict) or CLASS_KEY not in described:
+        raise ValueError(f"a recipe's 'source' is a mapping with a {CLASS_KEY!r}, not {str(described)[:80]!r}.")
+    return build(described, known_names(()), {})
 
 
 def read_recipe(text: str) -> tuple[list[Description], int | None]:
@@ -204,73 +173,3 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-
-
-def _describe(value: Any, name: str = "", marked: bool = False, place: str = "") -> Any:
-    """Return plain values; in the place of a secret, the name by which it is asked for and what is left of it."""
-    text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
-    if text is not None:
-        return {_SECRET: place or name, "text": text}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: _describe(getattr(value, f.name), f.name, is_secret_field(f), f.name)
-            for f in dataclasses.fields(value)
-            if f.init
-        }
-        return {_CLASS: _class_name(type(value)), **fields}
-    if isinstance(value, Mapping):
-        return {str(key): _describe(item, inner, place=f"{place}.{key}") for key, item, inner in children(value, name)}
-    if isinstance(value, (list, tuple)):
-        return [_describe(item, inner, place=f"{place}.{index}") for index, item, inner in children(value, name)]
-    if (name == "model" and os.path.isdir(value)) or (name == "benchmarks" and os.path.exists(value)):
-        return os.path.basename(os.path.abspath(value))
-    return value
-
-
-def _make(value: Any, known: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
-    """The inverse of `_describe`; lists come back as tuples."""
-    if isinstance(value, list):
-        return tuple(_make(item, known, secrets) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if _SECRET in value:
-        return _secret(str(value[_SECRET]), secrets)
-    fields = {str(key): _make(item, known, secrets) for key, item in value.items() if key != _CLASS}
-    if _CLASS not in value:
-        return fields
-    cls = _find(str(value[_CLASS]).partition("/")[0], known, "a class")
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or _class_name(cls) != value[_CLASS]:
-        raise ValueError(f"the recipe was written for {value[_CLASS]}; what is installed is {_class_name(cls)}.")
-    if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls) if field.init}):
-        raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version.")
-    try:
-        return cls(**fields)
-    except TypeError as error:  # a field is missing, or of another type
-        raise ValueError(f"{cls.__name__} can't be made from the recipe: {redact(str(error))}") from error
-
-
-def _secret(name: str, secrets: Mapping[str, str]) -> str:
-    """Return a secret that a recipe leaves out.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    variable = _VARIABLE + re.sub(r"\W+", "_", name).upper()
-    value = secrets.get(name) or os.environ.get(variable)
-    if not value:
-        raise ValueError(
-            f"the recipe leaves out {name!r}, which is secret: set the environment variable {variable}, or give it as "
-            f"Pipeline.from_yaml(…, secrets={{{name!r}: …}})."
-        )
-    return value
-
-
-def _class_name(cls: Any) -> str:
-    version = getattr(cls, "version", 1)
-    return str(getattr(cls, "__name__", cls)) if version == 1 else f"{cls.__name__}/{version}"
-
-
-def _find(name: Any, known: Mapping[str, Any], what: str) -> Any:
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"the recipe names {name!r}, {what} that hfsynth doesn't have; give it to from_yaml.")
-    return known[name]

@@ -1,38 +1,24 @@
 """What a run ran on: the processor or accelerator, and the versions of what matters for its rows."""
 
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets.naming import camelcase_to_snakecase
-from datetime import datetime
-from datetime import timezone
-from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import StepTally
-from hfsynth.metadata import failed_rows
-from hfsynth.recipe import describe_step
-from hfsynth.step import Node
-from hfsynth.step import Step
-from hfsynth.step import node_of
-from hfsynth.step import step_name
-from hfsynth.technique import Technique
-from huggingface_hub import constants
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version
-from pathlib import Path
-from pathlib import PurePath
-from typing import Any
 import json
 import os
 import platform
 import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+from typing import Any
 
+from datasets import Dataset
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants
+
+from hfsynth.llm import Origin
+from hfsynth.metadata import METADATA_COLUMN, StepTally
+from hfsynth.step import Node, Step, as_step
 
 _PACKAGES = (
     "hfsynth", "datasets", "transformers", "torch", "accelerate", "rapidfuzz", "datasketch", "sentence-transformers"
@@ -82,7 +68,7 @@ class StepRecord:
 
     name: str
     recipe: Mapping[str, Any]
-    """The step as plain values (`recipe.describe_step`)."""
+    """The step as plain values (`Step.describe`)."""
     node: Node
     """What it read and made."""
     rows_in: int
@@ -153,7 +139,7 @@ class Source:
     config_name: str = ""
     split: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """An input that is plain configuration, as plain values (`recipe.describe_source`)."""
+    """An input that is plain configuration, as plain values (`Configuration.describe`)."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Source":
@@ -222,38 +208,35 @@ class RunRecord:
 
 def step_record(
     step: Step,
-    dataset: Dataset,
-    rows_out: int,
+    columns: Collection[str],
+    tally: StepTally,
     seconds: tuple[float, float],
     processes: int,
-    tally: StepTally | None = None,
 ) -> dict[str, Any]:
     """Return what is known of a step that has just been finished, as the fields of its `StepRecord`.
 
     Args:
         step: The step.
-        dataset: What it read.
-        rows_out: How many rows it made, of a technique without those that failed.
-        seconds: What it took: of all processes, and on the wall.
+        columns: The columns of the dataset that it read.
+        tally: The counts of its rows.
+        seconds: The time of all processes added up, and the time on the wall.
         processes: How many took part.
-        tally: What became of the rows, of a technique or filter.
     """
-    llm = step.llm if isinstance(step, Technique) else None
     record = StepRecord(
-        name=step_name(step),
-        recipe=describe_step(step),
-        node=node_of(step, dataset.column_names),
-        rows_in=tally.rows if tally and isinstance(step, Technique) else len(dataset) - len(failed_rows(dataset)),
-        rows_out=tally.rows_out if tally and isinstance(step, Technique) else rows_out,
-        **_counts(tally or StepTally()),
+        name=step.name,
+        recipe=step.describe(),
+        node=step.node(columns),
+        rows_in=tally.rows,
+        rows_out=tally.rows_out,
+        **_counts(tally),
         seconds=round(seconds[0], 3),
         wall_seconds=round(seconds[1], 3),
         processes=processes,
         machine=machine(),
         versions=versions(),
-        origin=llm.origin() if llm else Origin(),
+        origin=step.origin(),
         finished=datetime.now(timezone.utc).date().isoformat(),
-        citation=step.citation if isinstance(step, Technique) else "",
+        citation=step.citation,
     )
     return asdict(record)
 
@@ -266,7 +249,7 @@ def read_off(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> R
         names: The steps, which left entries there.
         steps: The techniques, for what the rows don't tell: every field, what was read.
     """
-    by_name = {step_name(step): step for step in steps}
+    by_name = {step.name: step for step in map(as_step, steps)}
     found: list[StepRecord] = []
     for name in names:
         tally = StepTally(step=name)
@@ -276,13 +259,13 @@ def read_off(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> R
         found.append(
             StepRecord(
                 name=name,
-                recipe=describe_step(step) if step else {},
+                recipe=step.describe() if step else {},
                 node=_node(step, dataset) if step else Node(name, _model(dataset, name), (), ()),
                 rows_in=tally.rows,
                 rows_out=tally.rows_out,
                 **_counts(tally),
-                origin=step.llm.origin() if isinstance(step, Technique) else Origin(),
-                citation=step.citation if isinstance(step, Technique) else "",
+                origin=step.origin() if step else Origin(),
+                citation=step.citation if step else "",
             )
         )
     return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
@@ -323,8 +306,7 @@ def _counts(tally: StepTally) -> dict[str, Any]:
 
 def _node(step: Step, made: Dataset) -> Node:
     """Return how a step is drawn, from what it made."""
-    written = step.written_features if isinstance(step, Technique) else ()
-    return node_of(step, [column for column in made.column_names if column not in written])
+    return step.node([column for column in made.column_names if column not in step.written_features])
 
 
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:

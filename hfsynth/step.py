@@ -1,169 +1,242 @@
-"""A step of a pipeline: names, keys, columns, and its node of a diagram."""
+"""`Step`, the base of techniques, filters and functions of a dataset: what a pipeline asks of each of them."""
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
-from datasets.fingerprint import Hasher
-from hfsynth.errors import ColumnError
-from hfsynth.filter import Filter
-from hfsynth.fingerprint import code_state
-from hfsynth.secrets import redact
-from hfsynth.technique import Technique
-from html import escape
+import inspect
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from datasets import Dataset, Features
+from datasets.fingerprint import Hasher
+
+from hfsynth.config import Description
+from hfsynth.errors import ColumnError
+from hfsynth.fingerprint import code_state
+from hfsynth.llm import Origin
+from hfsynth.secrets import redact
+
+if TYPE_CHECKING:
+    from hfsynth.pipeline import Pipeline
+
+
+DatasetFunction: TypeAlias = Callable[[Dataset], Dataset]
+_MAX_FOLDER_NAME = 100  # bytes
 
 
 @dataclass(frozen=True)
 class Node:
-    """A step, and what it reads and makes; `makes` is None for a function, which may make anything of everything."""
+    """A step's name, model and columns, as a diagram and a run's record have them."""
 
     name: str
     model: str
-    """The llm's name; "" for a function."""
+    """The llm's name; "" for filters and functions."""
     reads: tuple[str, ...]
     makes: tuple[str, ...] | None
+    """None for filters and functions: any column may pass, and a function may write any."""
 
 
-@dataclass(frozen=True)
-class Arrow:
-    """Columns that one node hands to another: 0 is the dataset, then the steps, last the result."""
+class Step(ABC):
+    """One step of a pipeline: a `Technique`, a `Filter` or a `FunctionStep`."""
 
-    start: int
-    end: int
-    columns: tuple[str, ...]
+    citation: ClassVar[str] = ""
+    """The paper, as BibTeX: for the card."""
+    stateful: ClassVar[bool] = False
+    """Whether it compares a row with those before it: of more rows it drops a larger share."""
 
-
-@dataclass(frozen=True)
-class Diagram:
-    """A chain of steps, drawn."""
-
-    nodes: tuple[Node, ...]
-    arrows: tuple[Arrow, ...]
-
-    @classmethod
-    def of(cls, columns: Iterable[str], nodes: Sequence[Node]) -> "Diagram":
-        """Connect steps, from the columns that there are before the first."""
-        makers = dict.fromkeys(columns, 0)
-        found: dict[tuple[int, int], list[str]] = {}
-        for number, node in enumerate(nodes, 1):
-            for column in node.reads if node.makes is not None else list(makers):
-                found.setdefault((makers[column], number), []).append(column)
-            makers |= dict.fromkeys(makers if node.makes is None else node.makes, number)
-        for column, maker in makers.items():
-            if maker:
-                found.setdefault((maker, len(nodes) + 1), []).append(column)
-        return cls(tuple(nodes), tuple(Arrow(*ends, tuple(names)) for ends, names in found.items()))
+    reads_earlier_rows: ClassVar[bool] = False
+    """Whether the rows that earlier rounds of a run have kept are read too."""
 
     @property
-    def reads_dataset(self) -> bool:
-        """Whether a step reads anything of the dataset; a drawing has no box for one that nothing reads."""
-        return any(arrow.start == 0 for arrow in self.arrows)
+    @abstractmethod
+    def name(self) -> str:
+        """The step's name in records, seeds and error messages."""
 
-    @property
-    def names(self) -> list[str]:
-        """What stands at each place: the dataset, the steps, the result."""
-        return ["dataset", *(node.name for node in self.nodes), "result"]
+    @abstractmethod
+    def renamed(self, name: str) -> "Step":
+        """Return the step with another name, if its name can be changed; else itself."""
 
-    def mermaid(self) -> str:
-        """Return Mermaid text."""
-        ids = ["dataset", *(f"step{number}" for number in range(1, len(self.nodes) + 1)), "result"]
-        boxes = ['dataset[("dataset")]'] if self.reads_dataset else []
-        for number, node in enumerate(self.nodes, 1):
-            model = f"<br/>{escape(node.model)}" if node.model else ""
-            boxes.append(f'step{number}["<b>{escape(node.name)}</b>{model}"]')
-        arrows = [
-            f'{ids[arrow.start]} -- "{escape(", ".join(arrow.columns))}" --> {ids[arrow.end]}' for arrow in self.arrows
-        ]
-        return "\n    ".join(["flowchart LR", *boxes, 'result[("result")]', *arrows])
+    @abstractmethod
+    def describe(self) -> Description:
+        """Return the step as plain values: for recipes and records."""
 
-    def text(self) -> str:
-        """Return a line for each arrow, as any terminal shows it.
+    @abstractmethod
+    def check_features(self, features: Features) -> Features | None:
+        """Return the features of the result for a dataset with these, or None where only a run can tell.
 
-        >>> print(Diagram.of(["instruction"], [Node("Answer", "echo", ("instruction",), ("generation",))]).text())
-        dataset ── instruction ─▶ Answer (echo)
-        Answer (echo) ── generation ─▶ result
+        Raises:
+            ColumnError: If a column is missing, of the wrong type, or would be replaced.
         """
-        models = ["", *(node.model for node in self.nodes), ""]
-        told = [f"{name} ({model})" if model else name for name, model in zip(self.names, models, strict=True)]
-        return "\n".join(f"{told[a.start]} ── {', '.join(a.columns)} ─▶ {told[a.end]}" for a in self.arrows)
+
+    @abstractmethod
+    def node(self, columns: Collection[str]) -> Node:
+        """Return the step's node of a diagram, for a dataset with these columns.
+
+        Raises:
+            ColumnError: If an input is missing, or an output would replace a column.
+        """
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the step's rows depend on, except its input.
+
+        The hash covers the code of the user's own classes and functions (see `fingerprint.code_state`), and the state
+        of the files that models and filters read.
+        """
+        return str(Hasher.hash(self))
+
+    @property
+    def folder_name(self) -> str:
+        """The step's name as the beginning of a folder's name, never a path.
+
+        >>> from hfsynth import EchoLLM, TextGeneration
+        >>> TextGeneration(EchoLLM(), name="../../x").folder_name
+        'x'
+        """
+        plain = re.sub(r"[^\w.-]+", "_", self.name).strip("._-")
+        return plain.encode()[:_MAX_FOLDER_NAME].decode(errors="ignore") or "step"
+
+    @property
+    def model_name(self) -> str:
+        """The name of the llm's model; "" for a step without an llm."""
+        return ""
+
+    @property
+    def written_features(self) -> Features:
+        """The columns that the step adds, as far as its class says, without `generation_metadata`."""
+        return Features()
+
+    def origin(self) -> Origin:
+        """Return where the llm's model comes from, without loading it."""
+        return Origin()
+
+    def features_after(self, features: Features | None, number: int) -> Features | None:
+        """Return the features of the step's result within a pipeline, or None where only a run can tell.
+
+        Args:
+            features: The input's, or None where a function has made it.
+            number: The step's place in the pipeline, for error messages.
+
+        Raises:
+            ColumnError: As `check_features` does, with the step's number.
+        """
+        if features is None:
+            return None
+        try:
+            return self.check_features(features)
+        except ColumnError as error:
+            raise ColumnError(f"step {number}, {error}") from None
+
+    def check_ready(self) -> None:  # noqa: B027 - most steps need neither
+        """Check for the packages and files that the step needs, before a run generates anything.
+
+        Raises:
+            ImportError, ValueError: If a package or a file is missing.
+        """
+
+    def needed_columns(self, available: Collection[str]) -> list[str]:  # noqa: ARG002 - of techniques
+        """Return the dataset's columns that the step's inputs are read from, given what earlier steps have written."""
+        return []
+
+    def default_inputs(self) -> list[str]:
+        """Return the inputs that are read under their own names, since no mapping names a column."""
+        return []
+
+    def newer_columns(self) -> Mapping[str, str]:
+        """Return the columns that the step writes newer versions of: the older column → the newer one."""
+        return {}
+
+    def __rshift__(self, other: "Step | DatasetFunction | Pipeline") -> "Pipeline":
+        """Chain steps: `step >> step` is a pipeline."""
+        from hfsynth.pipeline import Pipeline  # the layer above, for this operator alone
+
+        return Pipeline((self,)) >> other
 
 
-DatasetFunction = Callable[[Dataset], Dataset]
-Step = Technique | Filter | DatasetFunction
+class DatasetStep(Step):
+    """A step that reads a dataset as a whole, in one process: a filter or a function."""
+
+    @abstractmethod
+    def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> tuple[Dataset, Dataset | None]:
+        """Return the rows that stay, and the dropped ones as failures; None where the step doesn't name them.
+
+        Args:
+            dataset: The rows.
+            kept: Rows that came before them, and stayed.
+            first: Index of the first row, where others came before.
+        """
+
+    def node(self, columns: Collection[str]) -> Node:
+        """Return the step's node of a diagram: every column passes it."""
+        return Node(self.name, "", tuple(columns), None)
 
 
-def step_name(step: Step) -> str:
-    """Return a step's name.
+@dataclass(frozen=True)
+class FunctionStep(DatasetStep):
+    """A named function from a dataset to a dataset, as a step.
 
     Raises:
-        TypeError: If it is neither a technique nor a filter nor a named function.
+        TypeError: If the function has no name.
 
     >>> def only_long(dataset): ...
-    >>> step_name(only_long)
+    >>> FunctionStep(only_long).name
     'only_long'
     """
-    if isinstance(step, Technique | Filter):
-        return step.name
-    name = getattr(step, "__name__", "")
-    if not callable(step) or isinstance(step, type) or not name.isidentifier():
-        raise TypeError(f"a pipeline's step is a technique, a filter or a named function of a dataset, not {step!r}.")
-    return str(name)
+
+    function: DatasetFunction
+
+    def __post_init__(self) -> None:
+        """Check that the function can be named in records and recipes."""
+        name = getattr(self.function, "__name__", "")
+        if not callable(self.function) or isinstance(self.function, type) or not name.isidentifier():
+            raise TypeError(
+                f"a pipeline's step is a technique, a filter or a named function of a dataset, not {self.function!r}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(self.function.__name__)
+
+    def renamed(self, name: str) -> Step:  # noqa: ARG002 - see Step
+        """Return the step itself: a recipe names the function."""
+        return self
+
+    def describe(self) -> Description:
+        """Return the function's name and source; the source is "" where there is no file with it."""
+        try:
+            source = inspect.getsource(self.function)
+        except (OSError, TypeError):  # typed at a prompt, or compiled
+            source = ""
+        return {"function": self.name, "source": redact(inspect.cleandoc(source)) if source else ""}
+
+    def check_features(self, features: Features) -> None:
+        """Return None: a function may make any columns."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of the function's name and code, and of what the code uses of the user's own modules."""
+        return str(Hasher.hash((self.name, code_state(self.function))))
+
+    def split(
+        self,
+        dataset: Dataset,
+        kept: Iterable[Dataset] = (),  # noqa: ARG002 - a function reads no earlier rows
+        first: int = 0,  # noqa: ARG002
+    ) -> tuple[Dataset, None]:
+        """Return the function's result.
+
+        Raises:
+            TypeError: If the function returns anything but a `Dataset`.
+        """
+        result = self.function(dataset)
+        if not isinstance(result, Dataset):
+            raise TypeError(f"{self.name} returned {type(result).__name__}; a step returns a Dataset.")
+        return result, None
 
 
-def node_of(step: Step, columns: Collection[str]) -> Node:
-    """Return how a drawing shows a step that is given these columns.
+def as_step(step: Step | DatasetFunction) -> Step:
+    """Return a step as it is, and a function as a `FunctionStep`.
 
     Raises:
-        ColumnError: As `Technique.wire` does.
+        TypeError: If the value is neither a step nor a named function.
     """
-    if isinstance(step, Technique):
-        reads, makes = step.wire(columns).values(), tuple(step.written_features)
-        return Node(step.name, redact(step.llm.model_name), tuple(reads), makes)
-    return Node(step_name(step), "", tuple(columns), None)
-
-
-def step_hash(step: Step) -> str:
-    """Return a hash of all that a step's rows depend on, but its input.
-
-    It has the code of a function, or of a technique's, filter's or llm's class that isn't hfsynth's own, and of what
-    it uses of its own modules (see `code.code_state`); and the state of the files that models and filters read.
-    """
-    if isinstance(step, Technique | Filter):
-        return str(Hasher.hash(step))
-    return str(Hasher.hash((step_name(step), code_state(step))))
-
-
-def folder_name(step: Step) -> str:
-    """Return a step's name as the beginning of a folder's: whatever it is, no path.
-
-    >>> from hfsynth import EchoLLM, TextGeneration
-    >>> folder_name(TextGeneration(EchoLLM(), name="../../x"))
-    'x'
-    """
-    return re.sub(r"[^\w.-]+", "_", step_name(step)).strip("._-").encode()[:100].decode(errors="ignore") or "step"
-
-
-def features_after(step: Step, number: int, features: Features | None) -> Features | None:
-    """Return the features of what a step makes of a dataset with these, or None where that isn't known.
-
-    Args:
-        step: The step.
-        number: Its place in the pipeline, for error messages.
-        features: The input's, or None where a function has made it.
-
-    Raises:
-        ColumnError: If a column is missing, of the wrong type, or would be replaced.
-    """
-    if features is None or not isinstance(step, Technique | Filter):
-        return None
-    try:
-        if isinstance(step, Technique):
-            return step.check_features(features)
-        step.check_columns(features)
-        return features
-    except ColumnError as error:
-        raise ColumnError(f"step {number}, {error}") from None
+    return step if isinstance(step, Step) else FunctionStep(step)

@@ -3,55 +3,32 @@
 `Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
 """
 
-from abc import ABC
-from abc import abstractmethod
-from collections import Counter
-from collections.abc import Collection
-from collections.abc import Coroutine
-from collections.abc import Generator
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Features
-from datasets.formatting.formatting import LazyBatch
-from enum import Enum
-from functools import lru_cache
-from hfsynth.config import Configuration
-from hfsynth.config import settle_fields
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Outcome
-from hfsynth.flow import RaisedRows
-from hfsynth.flow import Row
-from hfsynth.flow import RowSeeds
-from hfsynth.flow import lone_surrogate
-from hfsynth.flow import run_flows
-from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import METADATA_FEATURE
-from hfsynth.metadata import divide_share
-from hfsynth.progress import BatchProgress
-from hfsynth.secrets import redact
-from numbers import Integral
-from numbers import Real
-from typing import Any
-from typing import ClassVar
-from typing import TYPE_CHECKING
 import inspect
 import logging
+import random
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Collection, Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
-import random
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch
 
-if TYPE_CHECKING:
-    from hfsynth.pipeline import Pipeline
-    from hfsynth.step import Step
-
+from hfsynth.config import Configuration, settle_fields
+from hfsynth.errors import ColumnError, FlowError, RowError
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
+from hfsynth.llm import LLM, Origin
+from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
+from hfsynth.progress import BatchProgress
+from hfsynth.secrets import redact
+from hfsynth.step import Node, Step
 
 Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, list[Any]]
@@ -298,7 +275,7 @@ class _InputRow(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Technique(Configuration, ABC):
+class Technique(Configuration, Step):
     """What happens to one row, as a flow; called on a batch, it runs the flows of all rows at once.
 
     A technique is used as `dataset.map(technique, batched=True, with_indices=True)` on a `Dataset` or an
@@ -330,13 +307,12 @@ class Technique(Configuration, ABC):
         },
     )
 
-    rewrites: ClassVar[Mapping[str, str]] = {}
-    """Inputs of which an output is a newer version: a pipeline says so where a later step still reads the older."""
+    replaces: ClassVar[Mapping[str, str]] = {}
+    """Input → the output that is a newer version of it; a pipeline warns if a later step still reads the input."""
 
-    rules: ClassVar[tuple[str, str] | None] = None
-    """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
-    citation: ClassVar[str] = ""
-    """The paper, as BibTeX: for the card."""
+    rejection_column: ClassVar[tuple[str, str] | None] = None
+    """An output that holds lists of structs, and the field of these structs that names the rule which rejected a part
+    of the row ("" for none); records count the rows by rule."""
     needs_no_input: ClassVar[bool] = False
     """Whether rows differ by nothing but random numbers, which then come from all columns as well as the index: the
     splits of a `DatasetDict` would else be equal row by row."""
@@ -394,15 +370,56 @@ class Technique(Configuration, ABC):
             where no row is completed at all, it is raised.
         """
 
+    def renamed(self, name: str) -> "Technique":
+        """Return the technique with another name."""
+        return replace(self, name=name)
+
+    @property
+    def model_name(self) -> str:
+        """The name of the llm's model."""
+        return redact(self.llm.model_name)
+
+    def origin(self) -> Origin:
+        """Return where the llm's model comes from, without loading it."""
+        return self.llm.origin()
+
+    def node(self, columns: Collection[str]) -> Node:
+        """Return the step's node of a diagram, for a dataset with these columns.
+
+        Raises:
+            ColumnError: As `wire` does.
+        """
+        return Node(self.name, self.model_name, tuple(self.wire(columns).values()), tuple(self.written_features))
+
+    def needed_columns(self, available: Collection[str]) -> list[str]:
+        """Return the dataset's columns that the inputs are read from, given what earlier steps have written."""
+        wanted = self.input_features({*available, *self.input_mappings})
+        return [self.input_mappings.get(name, name) for name in wanted]
+
+    def default_inputs(self) -> list[str]:
+        """Return the inputs that are read under their own names, since no mapping names a column."""
+        return [name for name in self.input_features(()) if name not in self.input_mappings]
+
+    def newer_columns(self) -> dict[str, str]:
+        """Return the columns that `replaces` names, by the dataset's names: the older column → the newer one."""
+        return {
+            self.input_mappings.get(old, old): self.output_mappings.get(new, new)
+            for old, new in self.replaces.items()
+            if new in self.output_features
+        }
+
     @property
     def written_features(self) -> Features:
         """What the technique makes, under the dataset's names, without `generation_metadata`."""
         return Features({self.output_mappings.get(name, name): kind for name, kind in self.output_features.items()})
 
     @property
-    def written_rules(self) -> tuple[str, str] | None:
-        """`rules`, with the dataset's name of the output."""
-        return self.rules and (self.output_mappings.get(self.rules[0], self.rules[0]), self.rules[1])
+    def written_rejection_column(self) -> tuple[str, str] | None:
+        """`rejection_column`, with the dataset's name of the output."""
+        if self.rejection_column is None:
+            return None
+        output, rule = self.rejection_column
+        return self.output_mappings.get(output, output), rule
 
     def wire(self, columns: Collection[str]) -> dict[str, str]:
         """Find the inputs among a dataset's columns and check the outputs against them.
@@ -475,7 +492,11 @@ class Technique(Configuration, ABC):
             )
         indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
-        with BatchProgress(self.name, len(flows)) as watcher:
+        with BatchProgress(self.name, len(flows)) as progress:
+            watcher = Watcher(
+                lambda _, completion: progress.add_tokens(completion.completion_tokens),
+                lambda run: progress.add_row(failed=bool(run.outcome.error)),
+            )
             outcomes = run_flows(flows, self.llm, self.row_seeds(indices, batch), owner, self.raised_rows, watcher)
         return self.columns(batch, indices, outcomes)
 
@@ -528,12 +549,6 @@ class Technique(Configuration, ABC):
         columns[METADATA_COLUMN] = [histories[source] for source, _ in made]
         features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
         return merge_columns(batch, [source for source, _ in made], columns, features)
-
-    def __rshift__(self, other: "Step | Pipeline") -> "Pipeline":
-        """Chain: `technique >> technique` is a pipeline."""
-        from hfsynth.pipeline import Pipeline  # the layer above, known only to this piece of syntax
-
-        return Pipeline((self,)) >> other
 
     def _guarded(self, row: Row, rng: random.Random, features: Features) -> Flow:
         """Run the flow of a row whose texts are there; one without is a failure before any request."""
@@ -610,7 +625,7 @@ class Technique(Configuration, ABC):
         return {
             "step": self.name,
             "row": row.row,
-            "model": redact(self.llm.model_name),
+            "model": self.model_name,
             "seed": row.turn(0),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,

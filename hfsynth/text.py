@@ -2,7 +2,6 @@
 
 import re
 
-
 # what means something in Markdown, HTML and mathematics; a colon where it is part of a link or an emoji
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#|!~&$@]|:(?=//|[\w+-]+:))")
 

@@ -1,11 +1,9 @@
 """How models mark what they think before they answer: found by rendering a thought with the chat template itself."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-import re
-
 
 _ASKED, _THOUGHT, _ANSWER = "Placeholder-of-a-question", "Placeholder-of-a-thought", "Placeholder-of-a-reply"
 _MARKER = r"(?:<[^<>\s][^<>]*>|\[[^\[\]\s][^\[\]]*\]|◁[^◁▷]+▷)"

@@ -7,17 +7,8 @@ The input has a column `instruction`, with at least eight seeds; --max-rows limi
 
 from dataclasses import dataclass, field, replace
 
-from hfsynth import BootstrapInstructions
-from hfsynth import InstructionRules
-from hfsynth import Novelty
-from hfsynth import Pipeline
-from hfsynth import SeedPool
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
+from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,8 @@
 The input has a column `instruction`; the output adds `evolved_instruction` and `evolutions`.
 """
 
-from hfsynth import EvolInstruct
-from hfsynth import Pipeline
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
+from hfsynth import EvolInstruct, Pipeline, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @plain_errors()

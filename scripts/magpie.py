@@ -5,14 +5,8 @@
 No input is needed; with one (--dataset), its columns are kept, and a `system_prompt` column is each row's own.
 """
 
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
+from hfsynth import Magpie, Pipeline, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @plain_errors()

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SamplingParams
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth import save
-from hfsynth import split_failures
-from hfsynth.cli import plain_errors
-from hfsynth.cli import say
+from hfsynth import (
+    EvolInstruct,
+    Magpie,
+    Pipeline,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+    save,
+    split_failures,
+)
+from hfsynth.cli import plain_errors, say
 
 INSTRUCTIONS = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 RESPONSES = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=512)

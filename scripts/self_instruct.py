@@ -5,14 +5,8 @@
 The input has a column `input`; the output has a row with an `instruction` for each that was made.
 """
 
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
+from hfsynth import Pipeline, SelfInstruct, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @plain_errors()

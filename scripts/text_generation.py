@@ -5,14 +5,8 @@
 The input has a column `instruction`, or `messages`, or the columns of --template; the output adds `generation`.
 """
 
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
-from hfsynth.cli import plain_errors
+from hfsynth import Pipeline, TextGeneration, TransformersLLM
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
 @plain_errors()

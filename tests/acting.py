@@ -15,8 +15,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from hfsynth import EchoLLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
+from hfsynth.llm import Completion, Request
 
 
 def folder() -> Path:

@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hfsynth.config import Configuration
-from hfsynth.filter import Drop
-from hfsynth.filter import Filter
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Origin
-from hfsynth.llm import Request
+from hfsynth.filter import Drop, Filter
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import LLM, Completion, Origin, Request
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,9 @@ class NamedLLM(ScriptedLLM):
 class OnlyOnce(Filter):
     """Drops a text that was there before."""
 
-    remembers = True
+    stateful = True
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
         seen = set(kept)
         for value in values:
             yield Drop("repeated", "1", value) if value in seen else None

@@ -11,9 +11,7 @@ import sys
 
 from datasets import Dataset
 
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
+from hfsynth import Deduplicate, EchoLLM, TextGeneration
 from tests.acting import ActingLLM, folder, without_first
 
 
@@ -33,8 +31,8 @@ def in_rounds(run_dir: str, rows: str, seconds: str) -> Dataset:
 
 
 def main(*arguments: str) -> None:
-    made = in_rounds(*arguments) if os.environ.get("ACTING_ROUNDS") else chained(*arguments)
-    (folder() / f"rows-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(made.to_list()))
+    result = in_rounds(*arguments) if os.environ.get("ACTING_ROUNDS") else chained(*arguments)
+    (folder() / f"rows-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result.to_list()))
 
 
 if __name__ == "__main__":

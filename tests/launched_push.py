@@ -4,9 +4,7 @@ import sys
 
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import TextGeneration
-from hfsynth import push_to_hub
+from hfsynth import EchoLLM, TextGeneration, push_to_hub
 
 
 def main(repo_id: str) -> None:

@@ -1,10 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import PushError
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, Pipeline, PushError, TextGeneration
 from hfsynth.publish.hub import check_push_target
 from tests.hub_server import Repository, Stored, new_oid
 

@@ -1,7 +1,6 @@
 import pytest
 
-from hfsynth.analysis.text_stats import AnswerCounts
-from hfsynth.analysis.text_stats import is_refusal
+from hfsynth.analysis.text_stats import AnswerCounts, is_refusal
 
 
 @pytest.mark.parametrize(

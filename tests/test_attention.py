@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from hfsynth.engine.attention import UnsupportedAttention
-from hfsynth.engine.attention import attend
-from hfsynth.engine.attention import Step
+from hfsynth.engine.attention import Step, UnsupportedAttention, attend
 from hfsynth.engine.kv_cache import KeyValueSlots
 
 CPU = torch.device("cpu")

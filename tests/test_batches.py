@@ -4,12 +4,8 @@ import pytest
 from datasets import Dataset, Features, Value
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.technique import batch_rows
-from hfsynth.technique import checked_indices
-from hfsynth.technique import merge_columns
+from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth.technique import batch_rows, checked_indices, merge_columns
 
 FEATURES = Features({"b": Value("string")})
 

@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_novelty.py"
-SEED_FILE = SCRIPT.parent / "seeds.jsonl"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmarks" / "novelty.py"
+SEED_FILE = SCRIPT.parent.parent / "seeds.jsonl"
 
 
 def run(file, *sizes):

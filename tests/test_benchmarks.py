@@ -6,10 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hfsynth.similarity import ngrams as benchmarks
-from hfsynth.similarity.ngrams import NgramIndex
-from hfsynth.similarity.ngrams import Passage
-from hfsynth.similarity.ngrams import index_passages
-from hfsynth.similarity.ngrams import passages
+from hfsynth.similarity.ngrams import NgramIndex, Passage, index_passages, passages
 
 RHYME = "one two three four five six seven eight nine ten"
 

@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hfsynth import ColumnError
-from hfsynth import Pipeline
+from hfsynth import ColumnError, Pipeline
 from hfsynth.filter import Filter
-from hfsynth.techniques.bootstrap import BootstrapInstructions
-from hfsynth.techniques.bootstrap import SeedPool
+from hfsynth.techniques.bootstrap import BootstrapInstructions, SeedPool
 from tests.helpers import OnlyOnce, ScriptedLLM, drive, say
 
 SEEDS = tuple(f"Seed {n}." for n in range(12))

@@ -4,13 +4,10 @@ import pytest
 import yaml
 from datasets import Dataset, DatasetDict
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.publish.card import write_card
 from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.files import write_config
-from hfsynth.publish.files import write_facts
+from hfsynth.publish.files import write_config, write_facts
 
 EVIL = (
     "```\n---\n<script>alert(1)</script> | # head {{ 7 * 7 }} {% raw %} **b** <!-- hfsynth: end x --> $a$ @me ![x](y)"

@@ -2,10 +2,8 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError
-from hfsynth.chat import ChatTemplate
-from hfsynth.chat import turn_end
-from hfsynth.thinking import THINKING
-from hfsynth.thinking import split_thinking
+from hfsynth.chat import ChatTemplate, turn_end
+from hfsynth.thinking import THINKING, split_thinking
 from tests.conftest import package_folder
 
 TEMPLATES = {path.stem: path.read_text() for path in (package_folder("trl") / "chat_templates").glob("*.jinja")}

@@ -2,22 +2,21 @@ import json
 
 import pytest
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import InstructionFollowingDifficulty
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import Reward
-from hfsynth import RewardModel
-from hfsynth import SamplingParams
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import parser
+from hfsynth import (
+    EchoLLM,
+    EvolInstruct,
+    InstructionFollowingDifficulty,
+    Judge,
+    Magpie,
+    Pipeline,
+    Reward,
+    RewardModel,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
+from hfsynth.cli import RunArguments, build, make, parser
 
 TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 

@@ -3,8 +3,7 @@ import random
 import pytest
 from datasets import Dataset
 
-from hfsynth import Comparison
-from hfsynth import report
+from hfsynth import Comparison, report
 from hfsynth.analysis import diversity as neighbours
 from hfsynth.analysis import text_stats as wording
 

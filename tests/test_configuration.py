@@ -7,14 +7,8 @@ from typing import Any
 import pytest
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import SamplingParams
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.config import Configuration
-from hfsynth.config import restore
+from hfsynth import EchoLLM, EvolInstruct, Magpie, SamplingParams, TextGeneration, TransformersLLM
+from hfsynth.config import Configuration, restore
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import ColumnError
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import Novelty
-from hfsynth import RowError
-from hfsynth import TextGeneration
-from hfsynth import WellFormed
+from hfsynth import ColumnError, Deduplicate, EchoLLM, Novelty, RowError, TextGeneration, WellFormed
 from hfsynth.llm import checked_messages
 
 CALL = [{"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}]

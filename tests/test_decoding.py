@@ -7,12 +7,11 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from hfsynth import GenerationError
 from hfsynth.engine import decode_loop as decoding
 from hfsynth.engine import memory
-from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.sequence import Written
-from hfsynth.engine.model import pack_linears
-from hfsynth.engine.sampling import NOT_NUMBERS
-from hfsynth.engine.sampling import uniforms
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.sampling import NOT_NUMBERS, uniforms
+from hfsynth.engine.sequence import Written
 from tests.tiny import WORDS, generated, job, letters, prompt, taker, tiny
 
 LENGTHS = [1, 2, 3, 7, 16, 31, 32, 33, 60, 127, 128, 129, 200, 380, 390, 520]

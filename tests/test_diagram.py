@@ -1,5 +1,4 @@
-from hfsynth.step import Arrow
-from hfsynth.step import Diagram
+from hfsynth.pipeline import Arrow, Diagram
 from hfsynth.step import Node
 
 

@@ -1,6 +1,4 @@
-from hfsynth import EchoLLM
-from hfsynth import Request
-from hfsynth import SamplingParams
+from hfsynth import EchoLLM, Request, SamplingParams
 
 
 def ask(text, role="assistant", **options):

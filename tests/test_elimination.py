@@ -1,7 +1,6 @@
 import pytest
 
-from hfsynth.techniques.evol_instruct import elimination
-from hfsynth.techniques.evol_instruct import elimination_by_answer
+from hfsynth.techniques.evol_instruct import elimination, elimination_by_answer
 
 
 @pytest.mark.parametrize(

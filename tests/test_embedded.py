@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth import Deduplicate
-from hfsynth import Report
-from hfsynth import report
+from hfsynth import Deduplicate, Report, report
 from hfsynth.analysis import diversity as module
 from hfsynth.analysis import report as measuring
 from hfsynth.analysis.diversity import Embedded

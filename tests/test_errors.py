@@ -1,7 +1,4 @@
-from hfsynth import ChatTemplateError
-from hfsynth import ColumnError
-from hfsynth import GenerationError
-from hfsynth import RowError
+from hfsynth import ChatTemplateError, ColumnError, GenerationError, RowError
 
 
 def test_errors_can_be_caught_as_what_they_are_in_python():

@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from hfsynth.dry_run import Call, Range, TriedRow, TriedStep, estimate
 from hfsynth.llm import Completion
-from hfsynth.dry_run import Range
-from hfsynth.dry_run import estimate
-from hfsynth.dry_run import Call
-from hfsynth.dry_run import TriedRow
-from hfsynth.dry_run import TriedStep
-from hfsynth.runner.rounds import DatasetRows
-from hfsynth.runner.rounds import EmptyRows
-from hfsynth.runner.rounds import Target
+from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target
 
 TRIES = 300
 

@@ -3,9 +3,7 @@ from collections import Counter
 
 import pytest
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import RowError
+from hfsynth import EchoLLM, EvolInstruct, RowError
 from hfsynth.techniques.evol_instruct import MUTATION_TEMPLATES
 from tests.helpers import drive, say
 

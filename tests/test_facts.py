@@ -3,12 +3,8 @@ import datetime
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.card_data import SplitFacts
-from hfsynth.publish.card_data import models
+from hfsynth import EchoLLM, Pipeline, TextGeneration
+from hfsynth.publish.card_data import ConfigFacts, SplitFacts, models
 from hfsynth.publish.files import write_config
 
 

@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hfsynth import Decontaminate
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import InstructionRules
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Novelty
-from hfsynth import RewardModel
-from hfsynth import SamplingParams
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth import WellFormed
-from hfsynth import Where
-from hfsynth.config import as_texts
-from hfsynth.config import settle_fields
+from hfsynth import (
+    Decontaminate,
+    EchoLLM,
+    EvolInstruct,
+    InstructionRules,
+    Judge,
+    Magpie,
+    Novelty,
+    RewardModel,
+    SamplingParams,
+    SeedPool,
+    TextGeneration,
+    TransformersLLM,
+    WellFormed,
+    Where,
+)
+from hfsynth.config import as_texts, settle_fields
 from hfsynth.llm import Request
 
 NAN = float("nan")
@@ -78,7 +79,7 @@ def test_texts_of_any_series_become_a_tuple_in_a_fixed_order():
         (lambda: TextGeneration(LLM, output_mappings=["generation"]), r"TextGeneration\.output_mappings is \["),
         (lambda: EvolInstruct(LLM, mutation_templates="{{ instruction }}"), r"EvolInstruct\.mutation_templates is"),
         (lambda: EvolInstruct(LLM, mutation_templates={"a": ["x"]}), r"EvolInstruct\.mutation_templates is"),
-        (lambda: Judge(LLM, notes="Why?"), r"Judge\.notes is 'Why\?'"),
+        (lambda: Judge(LLM, pre_questions="Why?"), r"Judge\.pre_questions is 'Why\?'"),
         (lambda: TransformersLLM("x", chat_template_kwargs="a"), r"TransformersLLM\.chat_template_kwargs is 'a'"),
         (lambda: Magpie(LLM, system_prompt=5), r"Magpie\.system_prompt is 5"),
         (lambda: Magpie(LLM, system_prompt=["a", 5]), r"Magpie\.system_prompt\['1'\] must be text"),

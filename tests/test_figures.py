@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import Deduplicate
-from hfsynth import report
+from hfsynth import Deduplicate, report
 from hfsynth.analysis import text_stats as figures
-from hfsynth.analysis.text_stats import ColumnFigures
-from hfsynth.analysis.text_stats import column_figures
-from hfsynth.analysis.text_stats import script_of
-from hfsynth.analysis.text_stats import text_columns
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures, script_of
+from hfsynth.data import text_columns
 
 CHAT = List({"role": Value("string"), "content": Value("string")})
 

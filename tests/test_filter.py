@@ -2,8 +2,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import ColumnError
-from hfsynth import TextGeneration
+from hfsynth import ColumnError, TextGeneration
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})
@@ -17,7 +16,7 @@ def test_a_dropped_row_is_told_with_its_rule_its_value_and_what_it_met():
     _, dropped = OnlyOnce(name="Once").split(GIVEN, first=10)
     assert dropped[0] == {
         "step": "Once", "row": 12, "column": "instruction", "reason": "repeated", "raw": "a", "rule": "repeated",
-        "value": "1", "met": "a",
+        "value": "1", "matched": "a",
     }  # fmt: skip
     assert dropped["row"][:] == [12, 15]
 

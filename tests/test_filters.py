@@ -6,12 +6,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 
-from hfsynth import Decontaminate
-from hfsynth import Deduplicate
-from hfsynth import InstructionRules
-from hfsynth import Novelty
-from hfsynth import WellFormed
-from hfsynth import Where
+from hfsynth import Decontaminate, Deduplicate, InstructionRules, Novelty, WellFormed, Where
 from tests.test_near_duplicates import variants
 
 TEXTS = [*variants(4, 60), "Translate this:", "Draw a red fruit for me.", "  Translate  THIS:", "one two"]
@@ -35,7 +30,7 @@ def filters(tmp_path):
 def test_those_that_remember_are_those_whose_verdicts_depend_on_earlier_rows(filters):
     for filter in filters:
         again = filter(concatenate_datasets([filter(ROWS)] * 2))
-        assert (len(again) < 2 * len(filter(ROWS))) == filter.remembers, filter.name
+        assert (len(again) < 2 * len(filter(ROWS))) == filter.stateful, filter.name
 
 
 def test_rows_are_decided_on_in_parts_as_they_are_in_one(filters):

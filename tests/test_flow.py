@@ -1,12 +1,7 @@
 import pytest
 
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import RowError
-from hfsynth.flow import Flows
-from hfsynth.flow import RowSeeds
-from hfsynth.flow import derive_seed
-from hfsynth.flow import run_flows
+from hfsynth import GenerationError, Request, RowError
+from hfsynth.flow import Flows, RowSeeds, derive_seed, run_flows
 from tests.helpers import ScriptedLLM
 
 

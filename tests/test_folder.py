@@ -1,11 +1,7 @@
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth import save
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration, save
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
 
@@ -56,9 +52,7 @@ def test_a_configuration_without_rows_is_told_in_the_card_and_spoils_no_other(tm
 def test_a_save_that_was_killed_can_be_repeated_and_spoils_nothing(tmp_path, monkeypatch):
     save(answered("a"), tmp_path / "made")
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "hfsynth.publish.files.write_facts", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr("hfsynth.publish.files.write_facts", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             save(answered("b"), tmp_path / "made")
     assert loaded(tmp_path / "made")["train"]["generation"][:] == ["a"]

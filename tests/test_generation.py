@@ -1,9 +1,6 @@
 import pytest
 
-from hfsynth import LLM
-from hfsynth import EchoLLM
-from hfsynth import Request
-from hfsynth import SamplingParams
+from hfsynth import LLM, EchoLLM, Request, SamplingParams
 from hfsynth.llm import Requests
 
 

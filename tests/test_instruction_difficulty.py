@@ -4,9 +4,7 @@ import random
 import pytest
 from datasets import Dataset
 
-from hfsynth import GenerationError
-from hfsynth import InstructionFollowingDifficulty
-from hfsynth import RowError
+from hfsynth import GenerationError, InstructionFollowingDifficulty, RowError
 from hfsynth.llm import Completion
 from tests.helpers import ScriptedLLM, drive
 

@@ -5,16 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import SamplingParams
+from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.chat import ChatTemplate
-from hfsynth.llm import Requests
 from hfsynth.engine import model as intake
 from hfsynth.engine import model as loaded_module
-from hfsynth.engine.model import Loaded
-from hfsynth.engine.model import pack_linears
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.model import Loaded, pack_linears
+from hfsynth.llm import Requests
 from tests.tiny import tiny
 
 

@@ -4,14 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import SamplingParams
-from hfsynth.llm import Requests
+from hfsynth import GenerationError, Request, SamplingParams
 from hfsynth.engine import model as loaded
-from hfsynth.engine.sequence import Written
 from hfsynth.engine.model import PackedLinear
 from hfsynth.engine.scheduler import told
+from hfsynth.engine.sequence import Written
+from hfsynth.llm import Requests
 
 pytestmark = pytest.mark.model
 

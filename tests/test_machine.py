@@ -1,7 +1,6 @@
 import sys
 
-from hfsynth.run_record import machine
-from hfsynth.run_record import versions
+from hfsynth.run_record import machine, versions
 
 
 def test_the_machine_is_named_with_its_cores():

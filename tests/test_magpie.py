@@ -4,10 +4,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import RowError
+from hfsynth import EchoLLM, Magpie, Pipeline, RowError
 from tests.helpers import drive, say
 
 LLM = EchoLLM()

@@ -7,14 +7,7 @@ import sys
 import numpy as np
 from datasets import Dataset, load_dataset
 
-from hfsynth import BootstrapInstructions
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SamplingParams
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
-from hfsynth import save
+from hfsynth import BootstrapInstructions, EchoLLM, Magpie, Pipeline, SamplingParams, SeedPool, TextGeneration, save
 from hfsynth.__main__ import look
 from hfsynth.analysis import report as measuring
 

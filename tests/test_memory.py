@@ -2,15 +2,17 @@ import pytest
 import torch
 from transformers import DeepseekV3Config, Gemma4TextConfig, GPTBigCodeConfig, LlamaConfig
 
-from hfsynth.errors import GenerationError
 from hfsynth.engine import memory
-from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.memory import available_memory
-from hfsynth.engine.memory import cache_bytes_per_token
-from hfsynth.engine.memory import compute_fitting
-from hfsynth.engine.memory import free_memory
-from hfsynth.engine.memory import is_out_of_memory
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.memory import (
+    available_memory,
+    cache_bytes_per_token,
+    compute_fitting,
+    free_memory,
+    is_out_of_memory,
+)
+from hfsynth.errors import GenerationError
 from tests.tiny import WORDS, job, letters, prompt, taker, tiny
 
 

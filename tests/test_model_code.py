@@ -9,9 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from hfsynth import GenerationError
-from hfsynth import RewardModel
-from hfsynth import TransformersLLM
+from hfsynth import GenerationError, RewardModel, TransformersLLM
 from hfsynth.config import restore
 from hfsynth.llms import model_files as forks
 from tests.conftest import GGUF

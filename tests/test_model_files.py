@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from hfsynth import GenerationError
-from hfsynth import RewardModel
-from hfsynth import TransformersLLM
+from hfsynth import GenerationError, RewardModel, TransformersLLM
 from hfsynth.llms import model_files
-from hfsynth.llms.model_files import check_files
-from hfsynth.llms.model_files import files_state
-from hfsynth.llms.model_files import split_gguf_path
+from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
 from tests.hub_server import Repository, Stored
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

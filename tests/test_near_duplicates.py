@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from hfsynth.similarity import minhash as near_duplicates
-from hfsynth.similarity.minhash import equal_texts
-from hfsynth.similarity.minhash import jaccard
-from hfsynth.similarity.minhash import near_texts
-from hfsynth.similarity.minhash import shingles
-from hfsynth.similarity.minhash import similar_texts
+from hfsynth.similarity.minhash import equal_texts, jaccard, near_texts, shingles, similar_texts
 
 SENTENCE = "a red fruit green name three more of these kinds that grow on trees in spring or autumn"
 WORDS = SENTENCE.split()

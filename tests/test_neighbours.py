@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from hfsynth.similarity.minhash import repeating_texts
 from hfsynth.analysis import diversity as module
-from hfsynth.analysis.diversity import nearest_scores
-from hfsynth.analysis.diversity import neighbours
-from hfsynth.analysis.diversity import sample_size
+from hfsynth.analysis.diversity import nearest_scores, neighbours, sample_size
 from hfsynth.data import drawn
+from hfsynth.similarity.minhash import repeating_texts
 from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())

@@ -7,8 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from hfsynth.similarity.rouge import NoveltyPool
-from hfsynth.similarity.rouge import f_measures
+from hfsynth.similarity.rouge import NoveltyPool, f_measures
 from hfsynth.similarity.words import rouge_score_words
 from tests.languages import NEAR, UNLIKE, WordsOfAnyScript
 

@@ -1,8 +1,6 @@
 import pytest
 
-from hfsynth.publish.file_names import conflict
-from hfsynth.publish.file_names import is_ours
-from hfsynth.publish.file_names import our_configs
+from hfsynth.publish.file_names import conflict, is_ours, our_configs
 
 OURS = ["README.md", "one/hfsynth.json", "one/train-00000-of-00001.parquet"]
 CARD = {"configs": [{"config_name": "one"}]}

@@ -6,8 +6,7 @@ from torch import nn
 from transformers import LongcatFlashConfig
 
 from hfsynth.engine import model as packing
-from hfsynth.engine.model import PackedLinear
-from hfsynth.engine.model import pack_linears
+from hfsynth.engine.model import PackedLinear, pack_linears
 from tests.tiny import prompt, tiny
 
 BFLOAT16 = pytest.param(

@@ -1,10 +1,7 @@
 import pytest
 import torch
 
-from hfsynth.engine.attention import Asked
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import Step
+from hfsynth.engine.attention import Asked, Prefill, Segment, Step
 from hfsynth.engine.kv_cache import KeyValueSlots
 
 CPU = torch.device("cpu")

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.plots import draw_funnel
-from hfsynth.analysis.plots import draw_lengths
-from hfsynth.analysis.plots import draw_similarity
-from hfsynth.analysis.text_stats import Spread
+from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
+from hfsynth.analysis.text_stats import Lengths, Spread
 
 NEAREST = Spread.of(np.linspace(0.1, 0.9, 50), (0.0, 1.0))
 PICTURES = {

@@ -1,14 +1,7 @@
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hfsynth import ColumnError
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
+from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, SelfInstruct, TextGeneration, TransformersLLM
 from tests.helpers import ScriptedLLM
 
 LLM = EchoLLM()
@@ -89,7 +82,7 @@ def test_what_is_no_step_is_an_error():
 
 def test_a_dataset_dict_is_an_error_that_lists_its_splits():
     splits = DatasetDict({"train": Dataset.from_dict({"input": ["a"]})})
-    with pytest.raises(TypeError, match=r"not DatasetDict; give one of its splits \['train'\]"):
+    with pytest.raises(TypeError, match=r"DatasetDict.*\['train'\]"):
         chain().run(splits)
 
 

@@ -4,18 +4,9 @@ from argparse import Namespace
 
 import pytest
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
-from hfsynth.cli import RunArguments
-from hfsynth.cli import build
-from hfsynth.cli import make
-from hfsynth.cli import plain_errors
-from hfsynth.errors import ColumnError
-from hfsynth.errors import GenerationError
-from hfsynth.errors import PushError
-from hfsynth.errors import RunError
+from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
+from hfsynth.cli import RunArguments, build, make, plain_errors
+from hfsynth.errors import ColumnError, GenerationError, PushError, RunError
 
 
 def ending(action, capsys):

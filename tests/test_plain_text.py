@@ -3,14 +3,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hfsynth import ChatTemplateError
-from hfsynth import InstructionFollowingDifficulty
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Request
-from hfsynth import TextGeneration
-from hfsynth.llms.model_files import chat_template
+from hfsynth import ChatTemplateError, InstructionFollowingDifficulty, Judge, Magpie, Request, TextGeneration
 from hfsynth.engine.plain_text import PlainText
+from hfsynth.llms.model_files import chat_template
 from tests.conftest import GGUF
 from tests.test_chat import TEMPLATES, assistant, system, user
 

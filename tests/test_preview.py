@@ -4,16 +4,18 @@ from html import unescape
 import pytest
 from datasets import Dataset
 
-from hfsynth import BootstrapInstructions
-from hfsynth import ColumnError
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import InstructionRules
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
+from hfsynth import (
+    BootstrapInstructions,
+    ColumnError,
+    Deduplicate,
+    EchoLLM,
+    InstructionRules,
+    Judge,
+    Magpie,
+    Pipeline,
+    SeedPool,
+    TextGeneration,
+)
 from hfsynth.dry_run import Preview
 from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
 
@@ -129,7 +131,7 @@ def test_no_more_rows_are_tried_than_the_limit_says():
 
 
 def test_limits_without_a_goal_are_an_error_as_in_a_run():
-    with pytest.raises(ValueError, match="max_rows=3 and max_tokens=None are limits of num_rows; say it too"):
+    with pytest.raises(ValueError, match=r"max_rows=3.*num_rows"):
         Pipeline((Magpie(EchoLLM()),)).preview(GIVEN, max_rows=3)
 
 

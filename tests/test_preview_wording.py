@@ -1,10 +1,7 @@
 import json
 
+from hfsynth.dry_run import Call, TriedRow, pieces, visible
 from hfsynth.llm import Completion
-from hfsynth.dry_run import Call
-from hfsynth.dry_run import TriedRow
-from hfsynth.dry_run import pieces
-from hfsynth.dry_run import visible
 
 
 def test_what_a_terminal_obeys_is_shown_as_signs():

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from hfsynth import RowError
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import prompt_variables
-from hfsynth.prompts import render_prompt
+from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
 
 
 def test_none_is_written_as_nothing():

@@ -2,10 +2,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hfsynth import ColumnError
-from hfsynth.data import Columns
-from hfsynth.data import batches_of
-from hfsynth.data import drawn
-from hfsynth.data import texts_at
+from hfsynth.data import Columns, batches_of, drawn, texts_at
 
 CHAT = List({"role": Value("string"), "content": Value("string")})
 

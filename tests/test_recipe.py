@@ -1,25 +1,23 @@
 import pytest
 import yaml
 
-from hfsynth import Deduplicate
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import InstructionFollowingDifficulty
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Novelty
-from hfsynth import Pipeline
-from hfsynth import Reward
-from hfsynth import RewardModel
-from hfsynth import SamplingParams
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.recipe import describe_step
-from hfsynth.recipe import known_names
-from hfsynth.recipe import make_step
-from hfsynth.recipe import read_recipe
-from hfsynth.recipe import write_recipe
+from hfsynth import (
+    Deduplicate,
+    EchoLLM,
+    EvolInstruct,
+    InstructionFollowingDifficulty,
+    Judge,
+    Magpie,
+    Novelty,
+    Pipeline,
+    Reward,
+    RewardModel,
+    SamplingParams,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
+from hfsynth.recipe import known_names, make_step, read_recipe, write_recipe
 from tests.helpers import ScriptedLLM
 
 
@@ -33,7 +31,9 @@ def long_enough(dataset):
         TextGeneration(EchoLLM(), template="Say\n{{ a }}!", sampling=SamplingParams(stop=("\n", "x"), min_p=0.1)),
         SelfInstruct(EchoLLM(), num_instructions=3, output_mappings={"instruction": "question"}),
         EvolInstruct(EchoLLM(), mutation_templates={"harder": "Make it harder: {{ instruction }}"}, seed=3),
-        Judge(EchoLLM(), choices=("a", "b"), notes={"why": "Why?"}, note_sampling=SamplingParams(top_k=3)),
+        Judge(
+            EchoLLM(), choices=("a", "b"), pre_questions={"why": "Why?"}, pre_answer_sampling=SamplingParams(top_k=3)
+        ),
         InstructionFollowingDifficulty(EchoLLM(), seed=2),
         Reward(RewardModel("user/rewarder", revision="v2", batch_size=4), output=1),
         Magpie(TransformersLLM("user/model", revision="v1"), system_prompt={"class": ("You teach.", 2), "b": "x"}),
@@ -54,7 +54,7 @@ def test_a_recipe_reads_as_yaml_with_its_prompts_as_they_read():
 def test_a_function_is_told_with_its_source_and_must_be_given_to_make_it_again():
     text = (TextGeneration(EchoLLM()) >> long_enough).to_yaml()
     assert "return dataset" in yaml.safe_load(text)["steps"][1]["source"]
-    assert Pipeline.from_yaml(text, long_enough).steps[1] is long_enough
+    assert Pipeline.from_yaml(text, long_enough).steps[1].function is long_enough
     with pytest.raises(ValueError, match="names 'long_enough', a function that hfsynth doesn't have"):
         Pipeline.from_yaml(text)
 
@@ -91,7 +91,7 @@ def test_where_a_models_folder_lies_is_not_told(tmp_path):
 
 
 def test_the_chunk_size_is_part_of_a_recipe_that_was_run():
-    steps, chunk_size = read_recipe(write_recipe([describe_step(TextGeneration(EchoLLM()))], 64))
+    steps, chunk_size = read_recipe(write_recipe([TextGeneration(EchoLLM()).describe()], 64))
     assert (len(steps), chunk_size) == (1, 64)
 
 

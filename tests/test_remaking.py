@@ -6,18 +6,11 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SeedPool
-from hfsynth import TextGeneration
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import Source
-from hfsynth.run_record import records
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.card_data import SplitFacts
+from hfsynth import EchoLLM, Magpie, Pipeline, SeedPool, TextGeneration
 from hfsynth.publish.card import again
+from hfsynth.publish.card_data import ConfigFacts, SplitFacts
 from hfsynth.recipe import describe_source
+from hfsynth.run_record import RunRecord, Source, records
 from tests.helpers import OnlyOnce
 
 

@@ -11,11 +11,9 @@ from tokenizers import Tokenizer, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from hfsynth import ColumnError
-from hfsynth import Report
-from hfsynth import report
-from hfsynth.analysis import report as measuring
+from hfsynth import ColumnError, Report, report
 from hfsynth import data as reading
+from hfsynth.analysis import report as measuring
 from tests.test_neighbours import all_pairs, earlier_ones, variants
 
 TEXTS = [*variants(5, 70), None, " "]

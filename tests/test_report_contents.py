@@ -3,10 +3,7 @@
 import pytest
 from datasets import Dataset, List, Value
 
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth import WellFormed
-from hfsynth import report
+from hfsynth import SelfInstruct, TextGeneration, WellFormed, report
 from tests.helpers import ScriptedLLM
 
 ASKS = ScriptedLLM(("Why is tea <b>green</b>?\nSay it.", "!out of | memory", "Name a lake.\nName a river."))

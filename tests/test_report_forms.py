@@ -5,13 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hfsynth.analysis.render import Told
-from hfsynth.analysis.render import printable
-from hfsynth.analysis.render import Cell
-from hfsynth.analysis.render import Line
-from hfsynth.analysis.render import Picture
-from hfsynth.analysis.render import Section
-from hfsynth.analysis.render import Table
+from hfsynth.analysis.render import Cell, Line, Picture, Section, Table, Told, printable
 
 NASTY = "<script>alert(1)</script> | **a** [x](http://y) `c` \x1b[31m\n# \u202eb & \"q\" 'r' 漢字"
 

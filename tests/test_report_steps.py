@@ -4,12 +4,8 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from hfsynth import Deduplicate
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth.analysis.report import funnel_of
-from hfsynth.analysis.report import steps_of
+from hfsynth import Deduplicate, Pipeline, SelfInstruct, TextGeneration
+from hfsynth.analysis.report import funnel_of, steps_of
 from tests.helpers import ScriptedLLM
 
 ASKS = ScriptedLLM(

@@ -1,10 +1,6 @@
 """What a configuration prints as."""
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import SamplingParams
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
+from hfsynth import EchoLLM, Pipeline, SamplingParams, TextGeneration, TransformersLLM
 
 
 def test_repr_of_defaults_has_no_fields():

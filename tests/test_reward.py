@@ -7,13 +7,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
-from hfsynth import EchoLLM
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import Reward
-from hfsynth import RewardDifference
-from hfsynth import RewardModel
-from hfsynth import RowError
+from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
 from hfsynth.llm import Completion
 from hfsynth.llms import reward_model as classifier
 from hfsynth.llms.reward_model import _LOADED

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from hfsynth import GenerationError
-from hfsynth.engine.scheduler import CAPACITY
-from hfsynth.engine.scheduler import Room
 from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.scheduler import CAPACITY, Room
 from tests.tiny import job, taker
 
 

@@ -5,15 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from hfsynth import ChatTemplateError
-from hfsynth import Completion
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import RowError
-from hfsynth import Technique
-from hfsynth import TextGeneration
-from hfsynth.errors import ColumnError
-from hfsynth.errors import FlowError
+from hfsynth import ChatTemplateError, Completion, GenerationError, Request, RowError, Technique, TextGeneration
+from hfsynth.errors import ColumnError, FlowError
 from hfsynth.technique import Input
 from tests.helpers import ScriptedLLM
 

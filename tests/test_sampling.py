@@ -5,11 +5,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfsynth import SamplingParams
+from hfsynth.engine import sampling
+from hfsynth.engine.sampling import Sampler, uniforms
 from hfsynth.errors import GenerationError
 from hfsynth.flow import derive_seed
-from hfsynth.engine import sampling
-from hfsynth.engine.sampling import Sampler
-from hfsynth.engine.sampling import uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5])
 CPU = torch.device("cpu")

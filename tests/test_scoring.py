@@ -7,11 +7,9 @@ from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Q
 
 from hfsynth import GenerationError
 from hfsynth.engine import scoring
-from hfsynth.engine.model import pack_linears
-from hfsynth.engine.scoring import Branches
-from hfsynth.engine.scoring import Comparison
-from hfsynth.engine.scoring import score
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.scoring import Branches, Comparison, score
 from tests.tiny import prompt, tiny
 
 ENDS = frozenset({3, 60})

@@ -35,11 +35,6 @@ def test_help_tells_every_flag(name):
         assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= set(told.stdout.split())
 
 
-@pytest.mark.parametrize("name", TECHNIQUES)
-def test_a_script_is_short(name):
-    assert len((SCRIPTS / f"{name}.py").read_text().splitlines()) <= 60
-
-
 def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path):
     told = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
     assert told.returncode == 1

@@ -1,12 +1,9 @@
 import pytest
 import torch
 
-from hfsynth.engine.scheduler import Row
-from hfsynth.engine.scheduler import Seating
-from hfsynth.engine.scheduler import common
+from hfsynth.engine.attention import cost, windows
 from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.attention import cost
-from hfsynth.engine.attention import windows
+from hfsynth.engine.scheduler import Row, Seating, common
 from tests.tiny import job
 
 

@@ -8,12 +8,9 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM
-from hfsynth import Pipeline
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, Pipeline, TextGeneration
 from hfsynth.publish.files import save
-from hfsynth.secrets import masked
-from hfsynth.secrets import redact
+from hfsynth.secrets import masked, redact
 
 KEY = "hf_PlantedSecretabcdefgh0123456789"
 

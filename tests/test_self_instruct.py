@@ -2,9 +2,7 @@ import random
 
 import pytest
 
-from hfsynth import EchoLLM
-from hfsynth import RowError
-from hfsynth import SelfInstruct
+from hfsynth import EchoLLM, RowError, SelfInstruct
 from tests.helpers import drive, say
 
 LLM = EchoLLM()

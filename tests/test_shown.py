@@ -1,14 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Judge
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import SelfInstructInstances
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, EvolInstruct, Judge, Magpie, Pipeline, SelfInstruct, SelfInstructInstances, TextGeneration
 from hfsynth.viewer.rows import Layout
 from tests.helpers import ScriptedLLM
 

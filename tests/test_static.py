@@ -6,10 +6,9 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from hfsynth import GenerationError
 from hfsynth.engine import static_batches as static
-from hfsynth.engine.sequence import Written
 from hfsynth.engine.sampling import NOT_NUMBERS
-from hfsynth.engine.static_batches import StaticBatches
-from hfsynth.engine.static_batches import generate_batch
+from hfsynth.engine.sequence import Written
+from hfsynth.engine.static_batches import StaticBatches, generate_batch
 from tests.tiny import job, letters, prompt, taker, tiny
 
 WORDS = 64

@@ -4,10 +4,9 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth.publish.files import write_config
+from hfsynth import Magpie, Pipeline
 from hfsynth.publish.card_data import look_up
+from hfsynth.publish.files import write_config
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository
 

@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from hfsynth import ColumnError
-from hfsynth import EchoLLM
-from hfsynth import Request
-from hfsynth import RowError
-from hfsynth import Technique
-from hfsynth import TextGeneration
+from hfsynth import ColumnError, EchoLLM, Request, RowError, Technique, TextGeneration
 from hfsynth.metadata import METADATA_ENTRY
 from hfsynth.technique import Input
 from tests.helpers import ScriptedLLM

@@ -3,11 +3,7 @@ import random
 import pytest
 from datasets import Dataset, List, Value
 
-from hfsynth import ColumnError
-from hfsynth import EchoLLM
-from hfsynth import RowError
-from hfsynth import SamplingParams
-from hfsynth import TextGeneration
+from hfsynth import ColumnError, EchoLLM, RowError, SamplingParams, TextGeneration
 from tests.helpers import ScriptedLLM, drive, say
 
 LLM = EchoLLM()

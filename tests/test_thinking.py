@@ -1,7 +1,6 @@
 import pytest
 
-from hfsynth.thinking import ThinkingMarkers
-from hfsynth.thinking import split_thinking
+from hfsynth.thinking import ThinkingMarkers, split_thinking
 from tests.test_chat import TEMPLATES, template, user
 
 HEADER = "{% for m in messages %}<|{{ m.role }}|>\n"

@@ -3,11 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hfsynth import ChatTemplateError
-from hfsynth import GenerationError
-from hfsynth import Request
-from hfsynth import SamplingParams
-from hfsynth import TransformersLLM
+from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
 from hfsynth.engine.sequence import Written
 from hfsynth.llms.transformers import _LOADED
 

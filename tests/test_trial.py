@@ -12,12 +12,9 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from hfsynth.engine.attention import NAME
-from hfsynth.engine.attention import forward
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.attention import NAME, Prefill, Segment, forward
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.kv_cache import KeyValueSlots
 from tests.tiny import generated, prompt, tiny
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}

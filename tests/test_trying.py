@@ -3,13 +3,7 @@ from dataclasses import dataclass
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import GenerationError
-from hfsynth import Judge
-from hfsynth import Pipeline
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
+from hfsynth import EchoLLM, EvolInstruct, GenerationError, Judge, Pipeline, SelfInstruct, TextGeneration
 from hfsynth.dry_run import try_steps
 from tests.conftest import GGUF
 from tests.helpers import OnlyOnce, ScriptedLLM
@@ -73,7 +67,7 @@ def test_columns_have_the_datasets_names_and_choices_their_scores():
 
 
 def test_filters_and_functions_are_steps_like_any_other():
-    first, second, third = try_steps([OnlyOnce(), longer, TextGeneration(EchoLLM())], GIVEN)
+    first, second, third = try_steps(Pipeline([OnlyOnce(), longer, TextGeneration(EchoLLM())]).steps, GIVEN)
     assert [row.error for row in first.rows] == ["", "repeated: 1 (Make tea.)", "", ""]
     assert [row.kept for row in first.rows] == [1, 0, 1, 1]
     assert first.rows[1].made == ({"instruction": "Make tea."},)
@@ -81,24 +75,24 @@ def test_filters_and_functions_are_steps_like_any_other():
 
 
 def test_of_a_function_only_the_numbers_of_rows_are_known():
-    (step,) = try_steps([longer], GIVEN)
+    (step,) = try_steps(Pipeline([longer]).steps, GIVEN)
     assert (step.rows, step.rows_in, step.rows_out) == ((), 4, 2)
 
 
 def test_rows_that_failed_earlier_are_told_in_later_steps():
     answer = TextGeneration(ScriptedLLM(("!tired", "fine")))
-    _, judged, cut = try_steps([answer, Judge.quality(EchoLLM()), longer], GIVEN)
+    _, judged, cut = try_steps(Pipeline([answer, Judge.quality(EchoLLM()), longer]).steps, GIVEN)
     assert [row.sound for row in judged.rows] == [False, True, False, False]
     assert [row.accepted for row in judged.rows] == [0, 1, 0, 0]
     assert (judged.failed_in, judged.failed_out, cut.failed_out) == (3, 3, 1)
 
 
 def test_a_filter_that_compares_rows_is_known_as_one():
-    assert [step.remembers for step in try_steps([OnlyOnce(), longer], GIVEN)] == [True, False]
+    assert [step.stateful for step in try_steps(Pipeline([OnlyOnce(), longer]).steps, GIVEN)] == [True, False]
 
 
 def test_a_step_that_no_row_is_left_for_is_not_run():
-    first, second, third = try_steps([longer, none, TextGeneration(Unloadable())], GIVEN)
+    first, second, third = try_steps(Pipeline([longer, none, TextGeneration(Unloadable())]).steps, GIVEN)
     assert (second.rows_out, third.rows_in, third.rows_out, third.rows) == (0, 0, 0, ())
     assert first.rows_out == 2
 
@@ -130,8 +124,7 @@ def test_the_rows_are_those_that_a_run_begins_with_and_the_cache_keeps_nothing(t
 
 @pytest.mark.model
 def test_the_prompt_is_what_the_real_model_reads_and_writes_special_tokens_too(smollm_folder):
-    from hfsynth import SamplingParams
-    from hfsynth import TransformersLLM
+    from hfsynth import SamplingParams, TransformersLLM
 
     llm = TransformersLLM(smollm_folder, gguf_file=GGUF, dtype="float32", batch_size=8)
     short = SamplingParams(temperature=0, max_new_tokens=40)

@@ -4,8 +4,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth.analysis.text_stats import labels_of
-from hfsynth.analysis.text_stats import scores_of
+from hfsynth.analysis.text_stats import labels_of, scores_of
 
 NUMBERS = List(Value("float64"))
 ROWS = {

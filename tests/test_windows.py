@@ -2,9 +2,7 @@ import random
 
 import torch
 
-from hfsynth.engine.attention import cost
-from hfsynth.engine.attention import window_of
-from hfsynth.engine.attention import windows
+from hfsynth.engine.attention import cost, window_of, windows
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -5,17 +5,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import words_in
 from hfsynth.analysis import text_stats as wording
-from hfsynth.analysis.text_stats import Hashes
-from hfsynth.analysis.text_stats import Spread
-from hfsynth.analysis.text_stats import Equals
-from hfsynth.analysis.text_stats import EvenShare
-from hfsynth.analysis.text_stats import GramCounts
-from hfsynth.analysis.text_stats import WordingCounts
-from hfsynth.analysis.text_stats import even_shares
-from hfsynth.analysis.text_stats import words_of_batch
+from hfsynth.analysis.text_stats import (
+    Equals,
+    EvenShare,
+    GramCounts,
+    Hashes,
+    Spread,
+    WordingCounts,
+    even_shares,
+    words_of_batch,
+)
+from hfsynth.similarity.words import normal_form, words_in
 
 
 def texts(seed, count=300):

@@ -1,12 +1,14 @@
 import pytest
 from rouge_score.tokenize import tokenize
 
-from hfsynth.similarity.words import compared_words
-from hfsynth.similarity.words import has_no_spaces
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import spaced_word_bounds
-from hfsynth.similarity.words import word_bounds
-from hfsynth.similarity.words import words_in
+from hfsynth.similarity.words import (
+    compared_words,
+    has_no_spaces,
+    normal_form,
+    spaced_word_bounds,
+    word_bounds,
+    words_in,
+)
 from tests.languages import NEAR, UNLIKE
 
 

@@ -1,28 +1,20 @@
 """Diversity of instructions: nearest neighbours by ROUGE-L and by embeddings."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 from datasets import Dataset
-from hfsynth.analysis.text_stats import Spread
-from hfsynth.data import Columns
-from hfsynth.data import batches_of
-from hfsynth.data import drawn
-from hfsynth.data import texts_at
-from hfsynth.filters.deduplicate import Deduplicate
-from hfsynth.similarity.minhash import repeating_texts
-from hfsynth.similarity.rouge import Numbered
-from hfsynth.similarity.rouge import as_code_points
-from hfsynth.similarity.rouge import f_measures
-from hfsynth.similarity.words import compared_words
 from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
-import numpy as np
 
+from hfsynth.analysis.text_stats import Spread
+from hfsynth.data import Columns, batches_of, drawn, texts_at
+from hfsynth.filters.deduplicate import Deduplicate
+from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.similarity.rouge import Numbered, as_code_points, f_measures
+from hfsynth.similarity.words import compared_words
 
 NEAR_IN_MEANING = 0.025
 """Magpie's distance, as one less the cosine similarity."""
@@ -235,7 +227,7 @@ _GLANCE_WORDS = 1_000_000_000  # that drawn rows are compared with: some seconds
 
 
 @dataclass(frozen=True)
-class Glance:
+class QuickDiversity:
     """How alike a split's instructions are."""
 
     column: str
@@ -250,7 +242,7 @@ class Glance:
     """Of these, those with one above 0.7."""
 
 
-def glance_at(dataset: Dataset) -> Glance | None:
+def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
     """Look at a dataset's instructions; None where it has fewer than two."""
     column = Columns.found(dataset)
     places, words = np.array(list(_filled(dataset, column)) if column else [], np.int64).reshape(-1, 2).T
@@ -259,7 +251,7 @@ def glance_at(dataset: Dataset) -> Glance | None:
     chosen = np.sort(drawn(len(places), sample_size(len(places), int(words.sum()), _GLANCE_WORDS)))
     every = ([text for text in batch if text] for batch in batches_of(dataset, column, "instruction"))
     scores = nearest_scores(texts_at(dataset, column, "instruction", places[chosen]), chosen, every)
-    return Glance(
+    return QuickDiversity(
         column=column,
         among=len(places),
         rows=len(chosen),

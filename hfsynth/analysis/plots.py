@@ -3,17 +3,13 @@
 matplotlib, which takes as long to import as all else, is imported when the first one is drawn.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.text_stats import Spread
-from typing import Any
-from typing import Literal
-from typing import TYPE_CHECKING
 import io
 import textwrap
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hfsynth.analysis.text_stats import Lengths, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +35,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
             axes.set_xlabel(unit, fontsize=8)
             axes.set_ylabel("texts", fontsize=8)
 
-    return drawn(put, (3.6 * across, 2.6 * down))
+    return render_figure(put, (3.6 * across, 2.6 * down))
 
 
 def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
@@ -63,7 +59,7 @@ def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
         axes.invert_yaxis()
         figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
 
-    return drawn(put, (7.2, 1.2 + 0.45 * len(stages)))
+    return render_figure(put, (7.2, 1.2 + 0.45 * len(stages)))
 
 
 def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
@@ -88,7 +84,7 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
         for text in axes.legend(fontsize=8, framealpha=1).get_texts():
             text.set_parse_math(False)
 
-    return drawn(put, (6.4, 2.8))
+    return render_figure(put, (6.4, 2.8))
 
 
 def wrapped(text: str, width: int) -> str:
@@ -96,7 +92,7 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …"))
 
 
-def drawn(put: Callable[["Figure"], None], size: tuple[float, float], form: Form = "png") -> bytes:
+def render_figure(put: Callable[["Figure"], None], size: tuple[float, float], form: Form = "png") -> bytes:
     """Return a picture's file, the same bytes for the same picture, whatever style the user has set.
 
     Args:

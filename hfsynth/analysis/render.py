@@ -1,20 +1,16 @@
 """Render a report's sections as text, Markdown and HTML."""
 
-from abc import ABC
-from abc import abstractmethod
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.text_stats import Spread
-from hfsynth.text import plain
-from html import escape
-from typing import Literal
 import base64
 import textwrap
 import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
 
+from hfsynth.analysis.text_stats import Lengths, Spread
+from hfsynth.text import plain
 
 QUARTILES = ("least", "first quartile", "median", "third quartile", "most", "mean")
 """The heads of a distribution's cells."""

@@ -1,69 +1,64 @@
 """The report of a dataset: its sections, and two reports side by side."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from hfsynth.analysis.diversity import EMBEDDED_ROWS
-from hfsynth.analysis.diversity import Embedded
-from hfsynth.analysis.diversity import NEAR
-from hfsynth.analysis.diversity import NEAR_IN_MEANING
-from hfsynth.analysis.diversity import Neighbours
-from hfsynth.analysis.diversity import REPEATED
-from hfsynth.analysis.diversity import neighbours
-from hfsynth.analysis.diversity import sample_size
-from hfsynth.analysis.plots import draw_funnel
-from hfsynth.analysis.plots import draw_lengths
-from hfsynth.analysis.plots import draw_similarity
-from hfsynth.analysis.render import Cell
-from hfsynth.analysis.render import Line
-from hfsynth.analysis.render import Picture
-from hfsynth.analysis.render import QUARTILES
-from hfsynth.analysis.render import Section
-from hfsynth.analysis.render import Table
-from hfsynth.analysis.render import Told
-from hfsynth.analysis.render import counted
-from hfsynth.analysis.render import difference
-from hfsynth.analysis.render import spread_cells
-from hfsynth.analysis.text_stats import AnswerCounts
-from hfsynth.analysis.text_stats import Answers
-from hfsynth.analysis.text_stats import Distinct
-from hfsynth.analysis.text_stats import Equals
-from hfsynth.analysis.text_stats import GramCounts
-from hfsynth.analysis.text_stats import Labels
-from hfsynth.analysis.text_stats import Lengths
-from hfsynth.analysis.text_stats import REFUSALS
-from hfsynth.analysis.text_stats import Scores
-from hfsynth.analysis.text_stats import Wording
-from hfsynth.analysis.text_stats import WordingCounts
-from hfsynth.analysis.text_stats import even_shares
-from hfsynth.analysis.text_stats import labels_of
-from hfsynth.analysis.text_stats import scores_of
-from hfsynth.analysis.text_stats import words_of_batch
-from hfsynth.config import from_plain
-from hfsynth.data import Columns
-from hfsynth.data import batches_of
-from hfsynth.data import drawn
-from hfsynth.data import texts_at
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import StepTally
-from hfsynth.metadata import step_names
-from hfsynth.run_record import StepRecord
-from hfsynth.run_record import records
-from hfsynth.similarity.embeddings import embed
-from hfsynth.similarity.words import UNSPACED_SCRIPTS
 from math import sqrt
-from numpy.typing import NDArray
 from pathlib import Path
 from typing import TYPE_CHECKING
-import json
+
 import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hfsynth.analysis.diversity import (
+    EMBEDDED_ROWS,
+    NEAR,
+    NEAR_IN_MEANING,
+    REPEATED,
+    Embedded,
+    Neighbours,
+    neighbours,
+    sample_size,
+)
+from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
+from hfsynth.analysis.render import (
+    QUARTILES,
+    Cell,
+    Line,
+    Picture,
+    Section,
+    Table,
+    Told,
+    counted,
+    difference,
+    spread_cells,
+)
+from hfsynth.analysis.text_stats import (
+    REFUSALS,
+    AnswerCounts,
+    Answers,
+    Distinct,
+    Equals,
+    GramCounts,
+    Labels,
+    Lengths,
+    Scores,
+    Wording,
+    WordingCounts,
+    even_shares,
+    labels_of,
+    scores_of,
+    words_of_batch,
+)
+from hfsynth.config import from_plain
+from hfsynth.data import Columns, batches_of, drawn, texts_at
+from hfsynth.metadata import METADATA_COLUMN, StepTally, step_names
+from hfsynth.run_record import StepRecord, records
+from hfsynth.similarity.embeddings import embed
+from hfsynth.similarity.words import UNSPACED_SCRIPTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -439,7 +434,6 @@ class Report(Told):
             TypeError: If the other isn't a report.
             ValueError: If the names are equal.
         """
-
         return Comparison(self, other, names)
 
     def to_json(self) -> str:

@@ -1,31 +1,24 @@
 """Figures of a dataset's texts: lengths, scripts, duplicates, refusals, verdicts."""
 
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from datasets import Dataset
-from datasets import Features
-from datasets import List
-from datasets import Value
-from functools import cache
-from hfsynth.filters.wellformed import WellFormed
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import words_in
-from itertools import islice
-from numpy.typing import NDArray
-from typing import Any
-from typing import TYPE_CHECKING
 import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import re
-import unicodedata
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from hfsynth.data import is_chat
+from hfsynth.filters.wellformed import WellFormed
+from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +75,6 @@ class Spread:
 
 _FIGURE_ROWS = 5_000
 _LENGTH_BINS = 20
-_MESSAGE = {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -144,11 +136,6 @@ class ColumnFigures:
         lengths = facts["lengths"]
         arrays = lengths and {name: tuple(lengths[name]) for name in ("edges", "counts")}
         return cls(**{**facts, "lengths": lengths and Lengths(**{**lengths, **arrays})})
-
-
-def text_columns(features: Features) -> list[str]:
-    """List the columns that hold texts or conversations."""
-    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
 
 
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
@@ -250,15 +237,6 @@ def _said(messages: Iterable[Mapping[str, Any]] | None) -> str:
 
 def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def _is_text(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
-
-
-def is_chat(kind: Any) -> bool:
-    """Return whether a feature is that of conversations: lists of messages with role and content."""
-    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE
 
 
 GRAMS = (1, 2, 3)
@@ -460,7 +438,7 @@ def is_refusal(response: str) -> bool:
 
 def repetitions(responses: Iterable[str]) -> Mapping[str, int]:
     """Count responses that repeat a line, or words in a row, by `WellFormed`'s rule that finds it first."""
-    drops = (_REPETITION.verdict(response) for response in responses)
+    drops = _REPETITION.decide(responses, ())
     return dict.fromkeys(_REPETITION.rules, 0) | Counter(drop.rule for drop in drops if drop is not None)
 
 

@@ -4,18 +4,14 @@ Many models ask their attention for more than reading a row's earlier tokens (st
 scores, sinks). Rather than listing them, a short text is read both ways and the logits compared.
 """
 
-from hfsynth.engine.attention import NAME
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import Step
-from hfsynth.engine.attention import forward
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.llms import varlen
 from itertools import accumulate
-from torch import Tensor
 from typing import Any
-import torch
 
+import torch
+from torch import Tensor
+
+from hfsynth.engine.attention import NAME, Prefill, Segment, Step, forward
+from hfsynth.engine.kv_cache import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
@@ -40,11 +36,10 @@ def adopt_attention(model: Any) -> str:
     own = model.config._attn_implementation
     with torch.inference_mode():
         expected = _reference(model)
-        for name in (varlen.NAME, NAME) if varlen.can_read(model) else (NAME,):
-            model.set_attn_implementation(name)
-            if not (fault := _differs(model, expected)):
-                return ""
-    model.set_attn_implementation(own)
+        model.set_attn_implementation(NAME)
+        fault = _differs(model, expected)
+    if fault:
+        model.set_attn_implementation(own)
     return fault
 
 

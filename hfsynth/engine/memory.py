@@ -1,22 +1,18 @@
 """How much memory a device has left, giving back what isn't needed, and going on with less at once."""
 
-from accelerate.utils.memory import should_reduce_batch_size
-from collections.abc import Callable
-from collections.abc import Sequence
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import forward
-from hfsynth.engine.attention import window_of
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.errors import GenerationError
-from itertools import chain
-from typing import Any
-from typing import TypeVar
 import gc
 import logging
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
 import psutil
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
+from hfsynth.engine.attention import Prefill, Segment, forward, window_of
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.errors import GenerationError
 
 logger = logging.getLogger(__name__)
 _FREE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take

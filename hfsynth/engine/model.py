@@ -1,55 +1,31 @@
 """A loaded model and its tokenizer: requests become sequences, sequences become completions."""
 
+import logging
+import re
 from collections import deque
-from collections.abc import Hashable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hfsynth.chat import ChatTemplate
-from hfsynth.chat import turn_end
-from hfsynth.distributed import is_main_process
-from hfsynth.distributed import local_world_size
-from hfsynth.distributed import process_device
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.quantization_config import GgufConfig
+
+from hfsynth.chat import ChatTemplate, turn_end
+from hfsynth.distributed import local_world_size, process_device
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.memory import free_memory
 from hfsynth.engine.plain_text import PlainText
-from hfsynth.engine.scoring import Comparison
-from hfsynth.engine.scoring import FORWARD_TOKENS
-from hfsynth.engine.scoring import score
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.sequence import PromptTooLongError
-from hfsynth.engine.sequence import Take
-from hfsynth.engine.sequence import Written
+from hfsynth.engine.scoring import FORWARD_TOKENS, Comparison, score
+from hfsynth.engine.sequence import Job, PromptTooLongError, Take, Written
 from hfsynth.engine.static_batches import StaticBatches
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import GenerationError
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import Requests
-from hfsynth.llms.model_files import chat_template
-from hfsynth.llms.model_files import loading_error
-from hfsynth.llms.splitting import SplitModel
-from hfsynth.llms.splitting import Team
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.llm import Completion, Message, Request, Requests
+from hfsynth.llms.model_files import chat_template, loading_error
 from hfsynth.thinking import split_thinking
-from torch import Tensor
-from torch import nn
-from transformers import AutoModelForCausalLM
-from transformers import AutoTokenizer
-from transformers import GenerationConfig
-from transformers.distributed.configuration_utils import DistributedConfig
-from transformers.utils.quantization_config import GgufConfig
-from typing import Any
-from typing import Protocol
-from typing import TYPE_CHECKING
-import logging
-import re
-import torch
 
 if TYPE_CHECKING:
     from hfsynth.llms.transformers import TransformersLLM
@@ -209,9 +185,6 @@ class Loaded:
         Raises:
             GenerationError: If it can't be, or its tokenizer has no chat template.
         """
-        leads = llm.is_split and is_main_process()
-        if leads:
-            Team.here().tell("load")
         # never None, at which transformers would ask on standard input
         source: dict[str, Any] = {"trust_remote_code": llm.trust_remote_code}
         if llm.revision:
@@ -232,7 +205,6 @@ class Loaded:
         fault = _prepare(model, llm)
         template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        model = SplitModel(model, Team.here()) if leads else model
         return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
@@ -409,16 +381,13 @@ def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
     if llm.device_map and local_world_size() > 1:
         raise GenerationError(
             f"device_map is {llm.device_map!r}, and {local_world_size()} processes run on this node, each "
-            "of which would take all its devices; launch one process a node (--num_processes 1), or say "
-            "tensor_parallel=True instead."
+            "of which would take all its devices; launch one process a node (--num_processes 1)."
         )
     how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
     if llm.device_map:
         how["device_map"] = llm.device_map
-    if llm.is_split:
-        how["distributed_config"] = DistributedConfig(tp_size=Team.here().size)
     model: Any = AutoModelForCausalLM.from_pretrained(llm.model, dtype=llm.dtype, **source, **how)
-    if not llm.device_map and not llm.is_split:
+    if not llm.device_map:
         model.to(llm.device or process_device())
     return model.eval()
 
@@ -426,11 +395,9 @@ def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
 def _prepare(model: Any, llm: "TransformersLLM") -> str:
     """Make a model ready for the decode loop; return why it can't be, if it can't."""
     fault = adopt_attention(model)
-    if fault and llm.is_split:
-        raise GenerationError(f"{llm.model_name} can't be split over processes: {fault}.")
     if fault:
         logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
-    elif not llm.is_split:
+    else:
         pack_linears(model)
     return fault
 

@@ -4,16 +4,14 @@ A tokenizer finds its added tokens anywhere in a text, so that a row's `<|im_end
 follows could open one of the system. Only those that the chat template wrote may be found.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
 from hfsynth.errors import ChatTemplateError
 from hfsynth.llm import Message
-from typing import Any
-import re
-
 
 Render = Callable[[tuple[Message, ...]], str]
 _PRIVATE = range(0xE000, 0xF8FF)  # Unicode's characters for private use, which no template looks for

@@ -1,16 +1,16 @@
 """Choose the next token of every row, each by its own parameters and its own random number."""
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hfsynth.errors import GenerationError
-from hfsynth.llm import SamplingParams
 from itertools import compress
-from torch import Tensor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from hfsynth.errors import GenerationError
+from hfsynth.llm import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
 _SPAN = 256  # weights that are summed first

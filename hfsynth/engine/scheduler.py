@@ -1,20 +1,15 @@
 """Assign sequences to KV-cache slots: admission, preemption, prefix reuse."""
 
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.engine.attention import cost
-from hfsynth.engine.attention import window_of
-from hfsynth.engine.attention import windows
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hfsynth.engine.attention import cost, window_of, windows
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.memory import free_memory
 from hfsynth.engine.sampling import uniforms
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.sequence import Take
+from hfsynth.engine.sequence import Job, Take
 from hfsynth.errors import GenerationError
-import logging
-
 
 _GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
 _COMPARED = 64  # tokens that are compared at once
@@ -113,15 +108,6 @@ class Seating:
         """Return the tokens whose keys and values are in a slot."""
         row = self._seats[slot]
         return row.known[: row.filled] if row is not None and row.filled else self._left[slot]
-
-    def next_places(self, count: int) -> list[int]:
-        """Return where the next token of each of the first slots goes; a free one that is full loses its last."""
-        places = list[int]()
-        for row, left in zip(self._seats[:count], self._left, strict=False):
-            if row is None:
-                del left[self.slots.capacity - 1 :]
-            places.append(len(left) if row is None else row.filled)
-        return places
 
     def longest_beginning(self, tokens: Sequence[int], slot: int) -> tuple[int, int]:
         """Find the slot that holds most of a text's beginning, `slot` itself before others.

@@ -12,27 +12,19 @@ doesn't count as the beginning of "good enough".
 A model whose attention can't be replaced reads prompt and choice together, a padded row for each choice.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from dataclasses import replace
-from functools import cached_property
-from functools import partial
-from hfsynth.engine.attention import Asked
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Segment
-from hfsynth.engine.attention import forward
-from hfsynth.engine.attention import window_of
+from functools import cached_property, partial
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hfsynth.engine.attention import Prefill, Segment, forward, window_of
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.memory import compute_fitting
-from itertools import chain
-from torch import Tensor
-from typing import Any
-from typing import TypeVar
-import math
-import torch
-
 
 FORWARD_TOKENS = 2048
 """Most tokens in one forward, but for a request that has more of them alone."""
@@ -104,10 +96,6 @@ class Branches(Prefill):
     def positions(self) -> Tensor:
         """Position of each token in its text, (T,)."""
         return torch.tensor([place for one in self.compared for place in one.positions], device=self.device)
-
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Attend by masks: to the kernel that reads rows of any lengths, all choices would be one text."""
-        return super().attend(query, keys, values, replace(asked, by_varlen=False))
 
     def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, slot, start, window = block

@@ -1,11 +1,9 @@
 """One request as a model sees it: tokens to read, tokens and texts that end it, and what came of it."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hfsynth.llm import FinishReason
-from hfsynth.llm import SamplingParams
 
+from hfsynth.llm import FinishReason, SamplingParams
 
 Decode = Callable[[Sequence[int]], str]
 _TAIL = 8  # tokens read beyond the longest stop text's bytes, for one that begins inside a token

@@ -4,28 +4,20 @@ Each row keeps its own sampling parameters, random stream, end tokens, stop text
 and the decision to stop are handed to `generate` as a logits processor and a stopping criterion.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
-from collections.abc import Set
-from hfsynth.engine.memory import free_memory
-from hfsynth.engine.memory import is_out_of_memory
-from hfsynth.engine.sampling import NOT_NUMBERS
-from hfsynth.engine.sampling import Sampler
-from hfsynth.engine.sampling import uniforms
-from hfsynth.engine.sequence import Decode
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.sequence import Take
-from hfsynth.engine.sequence import Written
-from hfsynth.errors import GenerationError
-from hfsynth.llm import FinishReason
-from torch import Tensor
-from transformers import LogitsProcessor
-from transformers import StoppingCriteria
-from typing import Any
 import logging
 import sys
-import torch
+from collections.abc import Iterator, Sequence, Set
+from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+
+from hfsynth.engine.memory import free_memory, is_out_of_memory
+from hfsynth.engine.sampling import NOT_NUMBERS, Sampler, uniforms
+from hfsynth.engine.sequence import Decode, Job, Take, Written
+from hfsynth.errors import GenerationError
+from hfsynth.llm import FinishReason
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,15 @@ Runs of 13 words are GPT-3's (arXiv 2005.14165, appendix C), and the practice si
 are compared by fewer words, but never by fewer than 8.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
-from hfsynth.similarity.ngrams import NgramIndex
-from hfsynth.similarity.ngrams import benchmark_parts
-from hfsynth.similarity.ngrams import index_passages
-from hfsynth.similarity.ngrams import passages
+from hfsynth.filter import Drop, TextFilter
+from hfsynth.similarity.ngrams import NgramIndex, benchmark_parts, index_passages, passages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +70,10 @@ class Decontaminate(TextFilter):
         states = (path.stat() for path in paths if path.is_file())
         return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Look every text's runs of words up; what came before doesn't matter."""
         index: NgramIndex | None = None
-        for text in texts:
+        for text in values:
             index = index or _index(self.benchmarks, self.shortest, self.ngram, self.files_state())
             found = index.find(text)
             yield Drop("in_benchmark", found.ngram, found.place) if found else None

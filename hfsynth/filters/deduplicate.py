@@ -5,18 +5,14 @@ all-mpnet-base-v2, to the nearest one is below 0.05, which is a cosine similarit
 Those by MinHash share most of their shingles (Broder, 1997).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
-from hfsynth.filter import Drop
-from hfsynth.filter import TextFilter
-from hfsynth.similarity.embeddings import check_installed
-from hfsynth.similarity.embeddings import embed
-from hfsynth.similarity.minhash import equal_texts
-from hfsynth.similarity.minhash import near_texts
-from hfsynth.similarity.minhash import similar_texts
+from hfsynth.filter import Drop, TextFilter
+from hfsynth.similarity.embeddings import check_installed, embed
+from hfsynth.similarity.minhash import equal_texts, near_texts, similar_texts
 from hfsynth.similarity.rouge import Nearest
 
 Way = Literal["exact", "minhash", "embeddings"]
@@ -49,7 +45,7 @@ class Deduplicate(TextFilter):
     """
 
     version: ClassVar[int] = 2
-    remembers: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
 
     by: Way = field(default="exact", metadata={"help": "What is compared: exact, minhash or embeddings."})
     _: KW_ONLY
@@ -95,13 +91,13 @@ class Deduplicate(TextFilter):
         if self.by == "embeddings":
             check_installed()
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
         """Compare each text with those that stayed."""
         rule = "duplicate" if self.by == "exact" else "near_duplicate"
-        for found in self._found(texts, kept):
+        for found in self._found(values, kept):
             yield Drop(rule, f"{found.score:.4f}", found.text) if found else None
 
-    def _found(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Nearest | None]:
+    def _found(self, texts: Iterable[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
         threshold = _THRESHOLDS[self.by] if self.threshold is None else self.threshold
         if self.by == "exact":
             return equal_texts(texts, kept)

@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from string import punctuation
 from typing import ClassVar
 
-from hfsynth.filter import Found
-from hfsynth.filter import RuleFilter
-from hfsynth.similarity.words import find_word
-from hfsynth.similarity.words import spaced_word_bounds
+from hfsynth.filter import Found, RuleFilter
+from hfsynth.similarity.words import find_word, spaced_word_bounds
 
 UNSUITABLE = (
     "image",

@@ -10,13 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
 
-from hfsynth.filter import Found
-from hfsynth.filter import RuleFilter
-from hfsynth.similarity.words import SPACED_ENDS
-from hfsynth.similarity.words import UNSPACED_ENDS
-from hfsynth.similarity.words import signs_of_words
-from hfsynth.similarity.words import word_bounds
-from hfsynth.similarity.words import words_in
+from hfsynth.filter import Found, RuleFilter
+from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, signs_of_words, word_bounds, words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>

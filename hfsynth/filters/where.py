@@ -3,17 +3,13 @@
 Magpie keeps instructions of good or excellent quality, and responses with a reward of at least -10.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from dataclasses import KW_ONLY
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.errors import ColumnError
-from hfsynth.filter import Drop
-from hfsynth.filter import Filter
-from typing import Any
-from typing import ClassVar
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
+
+from hfsynth.errors import ColumnError
+from hfsynth.filter import Drop, Filter
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,11 @@ class Where(Filter):
         if limits != sorted(limits):
             raise ValueError(f"Where has limits that no number lies within: {told}.")
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
-        """Decide on rows one by one; what came before doesn't matter."""
-        return map(self._verdict, values)
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
+        """Compare each value with the limits, or look it up among the values that stay."""
+        return map(self._drop, values)
 
-    def _verdict(self, value: Any) -> Drop | None:
+    def _drop(self, value: Any) -> Drop | None:
         if value is None:
             return Drop("missing", "None")
         if isinstance(value, float) and math.isnan(value):

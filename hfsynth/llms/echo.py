@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hfsynth.config import Configuration
-from hfsynth.llm import LLM
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
+from hfsynth.llm import LLM, Completion, Request
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,5 @@
 """A model's files, their origin and state, and the cache of loaded models."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
-from functools import cache
-from functools import partial
-from hfsynth.chat import ChatTemplate
-from hfsynth.errors import GenerationError
-from hfsynth.llm import Origin
-from huggingface_hub import RepoCard
-from huggingface_hub import try_to_load_from_cache
-from pathlib import Path
-from typing import Any
-from typing import Generic
-from typing import TypeVar
 import difflib
 import hashlib
 import json
@@ -23,8 +7,18 @@ import logging
 import os
 import re
 import sys
-import yaml
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+import yaml
+from huggingface_hub import RepoCard, try_to_load_from_cache
+
+from hfsynth.chat import ChatTemplate
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Origin
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

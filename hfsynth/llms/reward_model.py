@@ -1,36 +1,22 @@
 """Reward models: a conversation goes in, a number that says how good its last answer is comes out."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from hfsynth.chat import ChatTemplate
-from hfsynth.config import Configuration
-from hfsynth.config import settle_fields
+from hfsynth.config import Configuration, settle_fields
+from hfsynth.distributed import process_device
 from hfsynth.engine.memory import compute_fitting
 from hfsynth.engine.plain_text import PlainText
 from hfsynth.engine.sequence import PromptTooLongError
-from hfsynth.errors import ChatTemplateError
-from hfsynth.errors import GenerationError
-from hfsynth.llm import Completion
-from hfsynth.llm import LLM
-from hfsynth.llm import Message
-from hfsynth.llm import Origin
-from hfsynth.llm import Request
-from hfsynth.llms.model_files import ModelCache
-from hfsynth.llms.model_files import chat_template
-from hfsynth.llms.model_files import check_files
-from hfsynth.llms.model_files import files_state
-from hfsynth.llms.model_files import loading_error
-from hfsynth.distributed import process_device
-from transformers import AutoModelForSequenceClassification
-from transformers import AutoTokenizer
-from typing import Any
-from typing import ClassVar
-from typing import TYPE_CHECKING
-import os
-import torch
-
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.llm import LLM, Completion, Message, Origin, Request
+from hfsynth.llms.model_files import ModelCache, chat_template, check_files, files_state, loading_error
 
 _LOADED: ModelCache["Classifier"] = ModelCache()
 

@@ -1,42 +1,26 @@
 """The dataset card."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from hfsynth.analysis.diversity import Glance
-from hfsynth.analysis.diversity import NEAR
-from hfsynth.analysis.text_stats import ColumnFigures
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.card_data import Metadata
-from hfsynth.publish.card_data import SplitFacts
-from hfsynth.publish.card_data import merge_metadata
-from hfsynth.publish.card_data import metadata_of
-from hfsynth.publish.card_data import models
-from hfsynth.publish.card_data import stated
-from hfsynth.publish.file_names import numbered
-from hfsynth.recipe import dump
-from hfsynth.recipe import known_names
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import Source
-from hfsynth.run_record import StepRecord
-from hfsynth.runner.rounds import format_acceptance
-from hfsynth.step import Diagram
-from hfsynth.text import duration
-from hfsynth.text import fenced
-from hfsynth.text import number
-from hfsynth.text import plain
-from importlib.resources import files
-from jinja2 import Environment
-from jinja2 import StrictUndefined
-from typing import Any
 import hashlib
 import json
 import re
 import shlex
-import yaml
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
 
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from hfsynth.analysis.diversity import NEAR, QuickDiversity
+from hfsynth.analysis.text_stats import ColumnFigures
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import Diagram
+from hfsynth.publish.card_data import ConfigFacts, Metadata, SplitFacts, merge_metadata, metadata_of, models, stated
+from hfsynth.publish.file_names import numbered
+from hfsynth.recipe import dump, known_names
+from hfsynth.run_record import RunRecord, Source, StepRecord
+from hfsynth.runner.rounds import format_acceptance
+from hfsynth.text import duration, fenced, number, plain
 
 _REASONS = 10  # reasons of failures that are listed for a step
 _SCRIPTS = 4
@@ -190,7 +174,7 @@ def glances(config: ConfigFacts) -> Iterator[tuple[str, str, list[tuple[str, str
             yield name, _nearness(glance, glance.similarity.count), [(numbered("similarity.png", place), words)]
 
 
-def _nearness(glance: Glance, compared: int) -> str:
+def _nearness(glance: QuickDiversity, compared: int) -> str:
     some = "" if glance.rows == glance.among else f" of the {number(glance.among)}, drawn by chance and"
     return (
         f"Of {number(compared)} texts{some} compared with all others by ROUGE-L, {number(glance.near)} "

@@ -1,33 +1,25 @@
 """What a dataset card states: facts of the rows and of the run, the YAML header, licences."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Dataset
-from datasets.features.features import require_decoding
-from hfsynth.analysis.diversity import Glance
-from hfsynth.analysis.text_stats import ColumnFigures
-from hfsynth.analysis.text_stats import column_figures
-from hfsynth.analysis.text_stats import text_columns
-from hfsynth.config import from_plain
-from hfsynth.errors import PushError
-from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import step_names
-from hfsynth.publish.retry import persistently
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import StepRecord
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-from typing import Any
 import json
 import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from datasets import Dataset
+from datasets.features.features import require_decoding
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from hfsynth.analysis.diversity import QuickDiversity
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures
+from hfsynth.config import from_plain
+from hfsynth.data import text_columns
+from hfsynth.errors import PushError
+from hfsynth.llm import Origin
+from hfsynth.metadata import METADATA_COLUMN, step_names
+from hfsynth.publish.retry import persistently
+from hfsynth.run_record import RunRecord, StepRecord
 
 SAMPLES = 3
 _SHOWN = 1_000  # characters of a text that a sample shows
@@ -52,7 +44,7 @@ class SplitFacts:
     """Rows that were given, and are not published since a step failed on them."""
     bare: int = 0
     """Rows in which no technique has left an entry."""
-    glance: Glance | None = None
+    glance: QuickDiversity | None = None
     """At its instructions; None where it has no two."""
 
     @classmethod
@@ -62,7 +54,7 @@ class SplitFacts:
         dataset: Dataset,
         failures: tuple[int, int] = (0, 0),
         runs: tuple[RunRecord, ...] = (),
-        glance: Glance | None = None,
+        glance: QuickDiversity | None = None,
     ) -> "SplitFacts":
         """Read the facts from the rows that are published, beside the failures and the rows left out."""
         shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
@@ -137,7 +129,7 @@ class ConfigFacts:
 def _split(facts: Mapping[str, Any]) -> SplitFacts:
     figures = {column: ColumnFigures.from_json(found) for column, found in facts["figures"].items()}
     runs = tuple(RunRecord.from_json(json.dumps(run)) for run in facts["runs"])
-    glance = facts.get("glance") and from_plain(Glance, facts["glance"])
+    glance = facts.get("glance") and from_plain(QuickDiversity, facts["glance"])
     made = {"figures": figures, "runs": runs, "samples": tuple(facts["samples"]), "glance": glance}
     return SplitFacts(**{**facts, **made})
 

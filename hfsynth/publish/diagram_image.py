@@ -1,19 +1,16 @@
 """The picture of a chain of steps and of the columns between them."""
 
-from hfsynth.analysis.plots import Form
-from hfsynth.analysis.plots import INK
-from hfsynth.analysis.plots import drawn
-from hfsynth.step import Arrow
-from hfsynth.step import Diagram
+import re
 from html import escape
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
-from typing import Any
-import re
 
+from hfsynth.analysis.plots import INK, Form, render_figure
+from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
 _PLACE = 3.0  # inches from one step to the next; the numbers below are inches, too
@@ -43,7 +40,7 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow)
 
-    picture = drawn(put, (_PLACE * (len(names) - first), above - below), form)
+    picture = render_figure(put, (_PLACE * (len(names) - first), above - below), form)
     return picture if form == "png" else _titled(picture, f"Steps: {' → '.join(names[first:])}")
 
 

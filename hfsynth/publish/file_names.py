@@ -1,10 +1,8 @@
 """What in a repository or folder is hfsynth's, and what is the user's and stays."""
 
-from collections.abc import Collection
-from collections.abc import Mapping
-from typing import Any
 import re
-
+from collections.abc import Collection, Mapping
+from typing import Any
 
 FACTS = "hfsynth.json"
 """The facts of a configuration, in its folder: where it is, the configuration is hfsynth's."""

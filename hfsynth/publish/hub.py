@@ -1,46 +1,29 @@
 """Push a dataset to the Hub in one commit, after its token, name and repository are checked."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datasets import Dataset
-from datasets import DatasetDict
-from datasets import config
-from hfsynth.distributed import is_main_process
-from hfsynth.errors import PushError
-from hfsynth.publish.card import read_metadata
-from hfsynth.publish.card import write_card
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.card_data import look_up
-from hfsynth.publish.file_names import FACTS
-from hfsynth.publish.file_names import conflict
-from hfsynth.publish.file_names import is_ours
-from hfsynth.publish.file_names import our_configs
-from hfsynth.publish.files import check_config_name
-from hfsynth.publish.files import splits_of
-from hfsynth.publish.files import write_config
-from hfsynth.publish.files import write_facts
-from hfsynth.publish.retry import persistently
-from hfsynth.publish.retry import status_of
-from hfsynth.publish.retry import told
-from hfsynth.step import Step
-from huggingface_hub import CommitOperationAdd
-from huggingface_hub import CommitOperationDelete
-from huggingface_hub import HfApi
-from huggingface_hub import get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import OfflineModeIsEnabled
-from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from pathlib import Path
-from typing import Any
 import copy
 import hashlib
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, config
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from hfsynth.distributed import is_main_process
+from hfsynth.errors import PushError
+from hfsynth.publish.card import read_metadata, write_card
+from hfsynth.publish.card_data import ConfigFacts, look_up
+from hfsynth.publish.file_names import FACTS, conflict, is_ours, our_configs
+from hfsynth.publish.files import check_config_name, splits_of, write_config, write_facts
+from hfsynth.publish.retry import persistently, status_of, told
+from hfsynth.step import Step
 
 
 def check_push_target(repo_id: str, token: str | None = None, config_name: str | None = None) -> None:

@@ -1,28 +1,19 @@
 """Retries of calls to the Hub whose network or server is busy or broken for a while."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hfsynth.errors import PushError
-from httpx2 import Timeout
-from httpx2 import TransportError
-from huggingface_hub import get_session
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
-from tenacity import RetryCallState
-from tenacity import Retrying
-from tenacity import retry_if_exception
-from tenacity import retry_if_exception_type
-from tenacity import stop_after_attempt
-from tenacity.wait import wait_exponential
-from tenacity.wait import wait_random
-from typing import NoReturn
-from typing import TypeVar
 import json
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
 
+from httpx2 import Timeout, TransportError
+from huggingface_hub import get_session
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_exponential, wait_random
+
+from hfsynth.errors import PushError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -16,12 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, config
+from datasets import Dataset, Features, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ColumnError, RunError
-from hfsynth.filter import Filter
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
@@ -31,7 +30,7 @@ from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
 from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
 from hfsynth.runner.step import DiskErrors, StepWorker, reason_lines, run_dataset_step
-from hfsynth.step import Step, features_after, folder_name, step_hash, step_name
+from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
@@ -173,11 +172,12 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
     """
     group = ProcessGroup.current()
     _check_shared(options.run_dir, group)
-    run_hash = Hasher.hash([*keys, *map(step_hash, steps), options.chunk_size])
+    states = [_StepState(step, step.fingerprint()) for step in steps]
+    run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size])
     failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group)
     try:
         with Progress(group, len(steps), options.quiet) as progress:
-            yield _RunState([_StepState(step) for step in steps], options, group, failures, progress)
+            yield _RunState(states, options, group, failures, progress)
         failures.complete = True
     except KeyboardInterrupt:
         if group.is_main:
@@ -192,6 +192,8 @@ class _StepState:
     """A step, and its results so far."""
 
     step: Step
+    fingerprint: str
+    """The step's fingerprint when the run began: a user's code may change its own objects while it runs."""
     rows_in: int = 0
     """Rows of its input in earlier rounds."""
     results: list[Dataset] = field(default_factory=list)
@@ -256,7 +258,7 @@ class _RunState:
         for number, state in enumerate(self.steps, 1):
             if stop_when_empty and not len(dataset):
                 break
-            self.progress.begin(number, step_name(state.step), len(dataset))
+            self.progress.begin(number, state.step.name, len(dataset))
             result, record = self._run_step(number, state, dataset)
             state.record = record if state.record is None else state.record.plus(record)
             state.rows_in += len(dataset)
@@ -282,24 +284,15 @@ class _RunState:
     def _run_step(self, number: int, state: _StepState, dataset: Dataset) -> tuple[Dataset, StepRecord]:
         step = state.step
         files = self._step_files(number, state, dataset)
-        features = features_after(step, number, dataset.features)
-        if isinstance(step, Technique) and features is not None:
-            found = files.folder.finished
-            worker = StepWorker(
-                dataset,
-                step,
-                features,
-                self.options.chunk_size,
-                self._with_chunk_keys(files, state, dataset),
-                self.group,
-                self.progress,
-                state.rows_in,
-                files.earlier_rows(step),
-            )
-            result, failed = self._run_technique(number, worker, files.fingerprint)
+        found = files.folder.finished
+        features = step.features_after(dataset.features, number)
+        if isinstance(step, DatasetStep):
+            result, failed = self._run_dataset_step(step, state, dataset, files), 0
+            found = True  # by the progress, which counts such a step's rows once it is finished
+        elif isinstance(step, Technique) and features is not None:
+            result, failed = self._run_technique(step, state, dataset, features, files)
         else:
-            found, failed = True, 0  # by the progress, which counts such a step's rows once it is finished
-            result = self._run_dataset_step(state, dataset, files)
+            raise TypeError(f"{step.name} must be a Technique or a DatasetStep, got {type(step).__name__}.")
         if self.group.is_main:
             files.cleanup()
             if found:
@@ -307,27 +300,35 @@ class _RunState:
                 self.progress.add(len(dataset), failed=failed, found=True)
         return result, StepRecord.from_json(files.folder.load_record())
 
-    def _run_technique(self, number: int, worker: StepWorker, fingerprint: str) -> tuple[Dataset, int]:
+    def _run_technique(
+        self, technique: Technique, state: _StepState, dataset: Dataset, features: Features, files: _StepFiles
+    ) -> tuple[Dataset, int]:
         """Run a technique; return its rows, and how many it failed on."""
-        technique, folder = worker.technique, worker.folder
-        finished = folder.finished
-        if not finished:
-            self._swap_model(technique.llm)
-        with technique.llm.together() as takes_part:
-            if takes_part and not finished:
-                self.failures.run(worker)
+        folder = self._with_chunk_keys(files, state, dataset)
         if not folder.finished:
-            raise RunError(f"Step {number} ({technique.name}) failed on process 0; see its log.")
-        result = folder.load(worker.features, fingerprint)
+            self._swap_model(technique.llm)
+            worker = StepWorker(
+                dataset,
+                technique,
+                features,
+                self.options.chunk_size,
+                folder,
+                self.group,
+                self.progress,
+                state.rows_in,
+                files.earlier_rows(technique),
+            )
+            self.failures.run(worker)
+        result = folder.load(features, files.fingerprint)
         self.failures.has_transient |= folder.left_transient_failures
         return result, self.failures.add(step_failures(result))
 
-    def _run_dataset_step(self, state: _StepState, dataset: Dataset, files: _StepFiles) -> Dataset:
+    def _run_dataset_step(self, step: DatasetStep, state: _StepState, dataset: Dataset, files: _StepFiles) -> Dataset:
         """Run a filter or function; return its rows."""
         if not files.folder.finished:
-            run_dataset_step(state.step, dataset, files.folder, self.group, state.results, state.rows_in)
+            run_dataset_step(step, dataset, files.folder, self.group, state.results, state.rows_in)
         result = files.folder.load(None, files.fingerprint)
-        _check_types(state.step, state.results, result)
+        _check_types(step, state.results, result)
         self.failures.add(files.folder.dropped())
         return result
 
@@ -341,7 +342,7 @@ class _RunState:
         key, earlier_keys = self._keys(state, dataset)
         if not self.group.same_on_all_ranks(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
-                f"Process {self.group.rank} has another input or pipeline at step {number} ({step_name(step)}) than "
+                f"Process {self.group.rank} has another input or pipeline at step {number} ({step.name}) than "
                 "the other processes. Give all processes the same dataset (no random or process-dependent rows) and "
                 "the same steps."
             )
@@ -361,13 +362,13 @@ class _RunState:
         """
         if files.superseded or files.of_earlier_input:
             return files.folder
-        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, step_hash(state.step))
+        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, state.fingerprint)
         return replace(files.folder, keys=keys)
 
     def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
         """Return the key of a step's rows, and those that the same rows had in earlier runs, latest first."""
-        earlier_results = [fingerprint_of(result) for result in state.results] if _reads_results(state.step) else []
-        rest = (step_hash(state.step), self.options.chunk_size, state.rows_in, earlier_results)
+        earlier_results = [fingerprint_of(result) for result in state.results] if state.step.reads_earlier_rows else []
+        rest = (state.fingerprint, self.options.chunk_size, state.rows_in, earlier_results)
         inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
         key, *earlier_keys = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
         return key, earlier_keys
@@ -379,7 +380,7 @@ class _RunState:
         return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
 
     def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
-        path = self.options.run_dir / f"{folder_name(step)}-{key}"
+        path = self.options.run_dir / f"{step.folder_name}-{key}"
         return StepFolder(path, -(-num_rows // self.options.chunk_size), self.group.worker_id)
 
     def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
@@ -404,10 +405,6 @@ def _fingerprint(key: str, retries: int) -> str:
     return str(Hasher.hash((key, retries))) if retries else key
 
 
-def _reads_results(step: Step) -> bool:
-    return isinstance(step, Filter)
-
-
 def _check_types(step: Step, earlier: Sequence[Dataset], result: Dataset) -> None:
     """Check that a function makes the same columns in every round.
 
@@ -419,7 +416,7 @@ def _check_types(step: Step, earlier: Sequence[Dataset], result: Dataset) -> Non
             concatenate_datasets([first.select(range(min(1, len(first)))), result.select(range(min(1, len(result))))])
         except ValueError as error:
             raise ColumnError(
-                f"{step_name(step)} made columns of other types in an earlier round: {error}. Set `features` in its "
+                f"{step.name} made columns of other types in an earlier round: {error}. Set `features` in its "
                 "map, or cast, so that the types are the same in every round."
             ) from error
 

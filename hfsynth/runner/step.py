@@ -23,8 +23,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import ProcessGroup, wait_until
-from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, SplitModelError
-from hfsynth.filter import Filter
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
 from hfsynth.flow import Flows, Outcome, Running, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
@@ -32,7 +31,7 @@ from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, EarlierRows, StepFolder, read_inputs
 from hfsynth.secrets import redact
-from hfsynth.step import DatasetFunction, step_name
+from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, Technique
 
 logger = logging.getLogger(__name__)
@@ -188,11 +187,11 @@ class StepWorker:
                 lambda: self.folder.finished or self._lost_others, _PATIENCE * self._slowest + _DEFAULT_PATIENCE
             )
         if not self.folder.finished:
-            tally = StepTally(self.technique.written_rules)
+            tally = StepTally(self.technique.written_rejection_column)
 
-            def record(rows_out: int) -> dict[str, Any]:
-                seconds = self.folder.seconds()
-                return step_record(self.technique, self.dataset, rows_out, seconds, self.group.world_size, tally)
+            def record(_: int) -> dict[str, Any]:
+                columns, seconds = self.dataset.column_names, self.folder.seconds()
+                return step_record(self.technique, columns, tally, seconds, self.group.world_size)
 
             self.folder.merge_chunks(tally.see, record)
 
@@ -521,7 +520,7 @@ class FailureStreak:
 
 
 def run_dataset_step(
-    step: Filter | DatasetFunction,
+    step: DatasetStep,
     dataset: Dataset,
     folder: StepFolder,
     group: ProcessGroup,
@@ -544,17 +543,20 @@ def run_dataset_step(
     """
     if not group.is_main:
         if not wait_until(lambda: folder.finished or not group.has_store, _PROCESS_0_TIMEOUT):
-            raise RunError(f"process 0 has not finished {step_name(step)} in {_PROCESS_0_TIMEOUT:,.0f} seconds.")
+            raise RunError(f"process 0 has not finished {step.name} in {_PROCESS_0_TIMEOUT:,.0f} seconds.")
         if folder.finished:
             return
     cached, began = set(_cache_files(dataset)), time.monotonic()
     with without_bars():
-        kept, dropped = step.split(dataset, earlier, first) if isinstance(step, Filter) else (step(dataset), None)
-    if not isinstance(kept, Dataset):
-        raise TypeError(f"{step_name(step)} returned {type(kept).__name__}; a step returns a Dataset.")
+        kept, dropped = step.split(dataset, earlier, first)
     seconds = time.monotonic() - began
-    tally = StepTally()
+    tally = StepTally(rows=len(dataset) - len(failed_rows(dataset)))
     failed = len(failed_rows(kept))
+
+    def record(rows_out: int) -> dict[str, Any]:
+        tally.rows_out = rows_out - failed
+        return step_record(step, dataset.column_names, tally, (seconds, seconds), group.world_size)
+
     try:
         with DiskErrors(folder.path):
             folder.prepare(clean=group.is_main)
@@ -562,12 +564,7 @@ def run_dataset_step(
                 folder.save_dropped(dropped)
                 tally.stopped.update({"": len(kept) - failed})
                 tally.stopped.update(dropped["rule"])
-            folder.finish(
-                _tables(kept),
-                lambda rows_out: step_record(
-                    step, dataset, rows_out - failed, (seconds, seconds), group.world_size, tally
-                ),
-            )
+            folder.finish(_tables(kept), record)
     except FileNotFoundError:
         if not folder.finished:  # else another process was first, and has removed the files of this one
             raise
@@ -618,7 +615,7 @@ class _ChunkErrors:
     """Keeps an exception of a chunk, so that the chunk is tried a second time.
 
     Errors that every chunk would have pass: interrupts and exits, errors of the disk, and mistakes in the pipeline (a
-    chat template that doesn't fit, a flow that is none, a model that has lost a part). So does a stop of the run.
+    chat template that doesn't fit, a flow that is none). So does a stop of the run.
     """
 
     def __init__(self) -> None:
@@ -630,7 +627,7 @@ class _ChunkErrors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError | SplitModelError)
+        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError)
         if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None

@@ -2,8 +2,7 @@
 
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfsynth.similarity.minhash import Vectors

@@ -4,24 +4,22 @@ Each function takes the texts, and those that stayed before them, and gives for 
 `repeating_texts` looks at some texts alone, however many there are before them.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from hfsynth.similarity.rouge import Nearest
 from hfsynth.similarity.words import normal_form
-from itertools import islice
-from numpy.typing import NDArray
-from typing import Any
-import numpy as np
-
 
 Vectors = NDArray[np.float32]  # texts × dimensions, each of length 1
 _BLOCK = 256  # texts that are embedded, and compared with another so many, at once
 _FOUND = 0.99  # the chance that a pair right at the threshold is compared; the more alike, the higher it is
 
 
-def equal_texts(texts: Iterator[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
+def equal_texts(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
     """Find texts with an equal normal form: the same but for width, case and white space."""
     seen: dict[str, str] = {}
     for text in kept:
@@ -33,7 +31,7 @@ def equal_texts(texts: Iterator[str], kept: Iterable[str]) -> Iterator[Nearest |
 
 
 def similar_texts(
-    texts: Iterator[str], kept: Iterable[str], threshold: float, length: int, permutations: int
+    texts: Iterable[str], kept: Iterable[str], threshold: float, length: int, permutations: int
 ) -> Iterator[Nearest | None]:
     """Find texts of which the sets of shingles have a Jaccard similarity of a threshold or more.
 
@@ -148,7 +146,7 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def near_texts(
-    texts: Iterator[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
+    texts: Iterable[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
 ) -> Iterator[Nearest | None]:
     """Find texts of which the vectors have a cosine similarity of a threshold or more.
 
@@ -161,7 +159,7 @@ def near_texts(
         embed: Texts → their vectors.
     """
     stayed = [(block, embed(block)) for block in _blocks(iter(kept))]
-    for block in _blocks(texts):
+    for block in _blocks(iter(texts)):
         vectors = embed(block)
         scores, met = _nearest(vectors, stayed)
         among = vectors @ vectors.T  # block × block

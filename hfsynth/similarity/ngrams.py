@@ -1,22 +1,19 @@
 """The texts of benchmarks, and which other texts share words in a row with one of them."""
 
 from array import array
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets.exceptions import DatasetsError
-from hfsynth.inputs import find_path
-from hfsynth.inputs import load_splits
-from hfsynth.similarity.words import signs_of_words
-from hfsynth.similarity.words import word_bounds
-from hfsynth.similarity.words import words_in
-from numpy.typing import NDArray
 from pathlib import Path
 from typing import Any
-from xxhash import xxh3_64_intdigest
-import numpy as np
 
+import numpy as np
+from datasets import Dataset
+from datasets.exceptions import DatasetsError
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from hfsynth.inputs import find_path, load_splits
+from hfsynth.similarity.words import signs_of_words, word_bounds, words_in
 
 _ROWS_AT_ONCE = 1_000
 

@@ -6,20 +6,17 @@ The speed is exact, too: most texts have too few words in common to reach the th
 words tells (prefix filtering, Chaudhuri et al., 2006), and the longest common subsequence is worked out in C.
 """
 
+import math
 from array import array
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from hfsynth.similarity.words import TOKENIZERS
-from hfsynth.similarity.words import Tokenizer
-from hfsynth.similarity.words import check_tokenizer
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
-import math
-import numpy as np
 
+from hfsynth.similarity.words import TOKENIZERS, Tokenizer, check_tokenizer
 
 _ROUNDING = 1e-9  # more than a bound is off by, less than two of them differ by
 _FIRST_NUMBER = 0xE000  # of a word; as code points, numbers from here on are no surrogates

@@ -5,17 +5,12 @@ ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compa
 syllables, since its spacing and endings vary. `rouge_score`'s own words, which are for English, are here, too.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from functools import cache
-from itertools import groupby
-from typing import Literal
-from typing import get_args
 import re
 import unicodedata
-
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Literal, get_args
 
 Tokenizer = Literal["unicode", "rouge_score"]
 """What ROUGE-L compares: words of any script, or those of the package rouge_score."""

@@ -11,39 +11,22 @@ A round fails, and the row keeps its version from before, where by the paper's r
 and where there is no use in asking: it is `empty`, was `cut_off`, or is `unchanged`.
 """
 
-from collections.abc import Collection
-from collections.abc import Generator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from datasets import Features
-from datasets import List
-from datasets import Value
-from hfsynth.completion_text import unwrap
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import render_prompt
-from hfsynth.similarity.words import SPACED_ENDS
-from hfsynth.similarity.words import UNSPACED_ENDS
-from hfsynth.similarity.words import normal_form
-from hfsynth.similarity.words import spaced_word_bounds
-from hfsynth.similarity.words import words_in
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
-from typing import Any
-from typing import ClassVar
 import random
 import re
 import unicodedata
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+from datasets import Features, List, Value
+
+from hfsynth.completion_text import unwrap
+from hfsynth.errors import RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
+from hfsynth.technique import Input, Inputs, Technique
 
 JUDGE_TEMPLATE = """\
 Compare two instructions for an AI assistant. They are equal if both have the same constraints and requirements, and \
@@ -175,11 +158,11 @@ class EvolInstruct(Technique):
     ['evolved_instructions', 'answers', 'evolutions']
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     citation: ClassVar[str] = _CITATION
 
-    rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
-    rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
+    replaces: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
+    rejection_column: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
     input_advice: ClassVar[str] = "use input_mappings={'input': 'input'}"
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
@@ -297,17 +280,20 @@ class EvolInstruct(Technique):
         """Answer the versions that are kept, but for those that were answered when they were tried.
 
         Raises:
-            RowError: If all answers are empty or were cut off.
+            RowError: If all answers are empty, or one was cut off and isn't to be kept.
         """
         for version in kept:
             if version not in answered:
                 answered[version] = yield from self._answer(version)
-        answers = [self._complete_text(answered[version]) for version in kept]
-        if not any(answers):
-            last = answered[kept[-1]]
-            state = "was cut off; raise max_new_tokens or set keep_truncated=True" if last.text else "is empty"
-            raise RowError(f"the answer {state} (finish_reason: {last.finish_reason})", last.text or "\n".join(kept))
-        return answers
+        answers = [answered[version] for version in kept]
+        cut_off = [answer for answer in answers if answer.text and answer.finish_reason == "length"]
+        if cut_off and not self.keep_truncated:
+            count = "the answer was" if len(answers) == 1 else f"{len(cut_off)} of {len(answers)} answers were"
+            reason = f"{count} cut off; raise max_new_tokens or set keep_truncated=True (finish_reason: length)"
+            raise RowError(reason, "\n\n".join(answer.text for answer in answers))
+        if not any(answer.text for answer in answers):
+            raise RowError(f"the answer is empty (finish_reason: {answers[-1].finish_reason})", "\n".join(kept))
+        return [answer.text or None for answer in answers]
 
     def _answer(self, instruction: str) -> Generator[Request, Completion, Completion]:
         """Answer an instruction; an answer that was cut off and isn't kept comes back to be tried by the rules."""
@@ -315,11 +301,6 @@ class EvolInstruct(Technique):
         if self.keep_truncated and self.generate_answers:
             request = replace(request, keep_truncated=True)
         return (yield request)
-
-    def _complete_text(self, answer: Completion) -> str | None:
-        """Return an answer's text; None for one that is empty, or was cut off and isn't kept."""
-        is_kept = self.keep_truncated or answer.finish_reason != "length"
-        return answer.text or None if is_kept else None
 
     def _kept(self, versions: list[str]) -> list[str]:
         """Return the versions to keep: the last at least, which is the original where no round stood."""
@@ -330,4 +311,4 @@ class EvolInstruct(Technique):
 
 
 def _ask(prompt: str, sampling: SamplingParams) -> Request:
-    return Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+    return Request(messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None)

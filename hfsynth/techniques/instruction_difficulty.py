@@ -15,13 +15,9 @@ from typing import ClassVar
 from datasets import Features, Value
 
 from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Request
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Request
+from hfsynth.technique import Input, Inputs, Technique
 
 _CITATION = """\
 @inproceedings{li2024quantity,

@@ -13,15 +13,9 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Message, Request, SamplingParams
+from hfsynth.technique import Input, Inputs, Technique
 
 SystemPrompt = str | Sequence[str] | Mapping[str, str | Sequence[Any]] | None
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -161,7 +155,9 @@ class Magpie(Technique):
         turns: list[Message] = []
         thinking: list[str | None] = []
         for turn in range(1, self.n_turns + 1):
-            spoken = yield Request(messages=(*system, *turns), role="user", sampling=self.instruction_sampling)
+            spoken = yield Request(
+                messages=(*system, *turns), role="user", sampling=self.instruction_sampling, keep_truncated=None
+            )
             turns.append({"role": "user", "content": _checked("user", turn, spoken)})
             if self.only_instruction or (self.end_with_user and turn == self.n_turns):
                 break

@@ -6,17 +6,10 @@ from dataclasses import dataclass, field
 
 from datasets import Features, Value
 
-from hfsynth.llm import checked_messages
-from hfsynth.errors import GenerationError
-from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.errors import GenerationError, RowError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Message, Request, checked_messages
+from hfsynth.technique import Input, Inputs, Technique
 
 
 @dataclass(frozen=True, kw_only=True)

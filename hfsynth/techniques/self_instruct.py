@@ -13,15 +13,10 @@ from datasets import Features, List, Value
 
 from hfsynth.completion_text import parse_list
 from hfsynth.errors import RowError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_prompt
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Request, SamplingParams
+from hfsynth.prompts import check_prompt, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
 
 PROMPT = """\
 Context:
@@ -122,7 +117,9 @@ class SelfInstruct(Technique):
                 "criteria_for_query_generation": self.criteria_for_query_generation,
             },
         )
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=self.sampling, keep_truncated=None
+        )
         found = parse_list(completion.text, completion.finish_reason == "length")
         if not found:
             raise RowError("the completion has no usable instruction", completion.text)

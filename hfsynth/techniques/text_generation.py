@@ -1,5 +1,6 @@
 """TextGeneration: a row's instruction, template or conversation → the model's answer."""
 
+import json
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -7,21 +8,11 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.llm import checked_messages
-from hfsynth.errors import RowError
-from hfsynth.errors import TruncatedError
-from hfsynth.flow import Flow
-from hfsynth.flow import Row
-from hfsynth.llm import Completion
-from hfsynth.llm import Message
-from hfsynth.llm import Request
-from hfsynth.llm import SamplingParams
-from hfsynth.prompts import check_filled
-from hfsynth.prompts import prompt_variables
-from hfsynth.prompts import render_prompt
-from hfsynth.technique import Input
-from hfsynth.technique import Inputs
-from hfsynth.technique import Technique
+from hfsynth.errors import RowError, TruncatedError
+from hfsynth.flow import Flow, Row
+from hfsynth.llm import Completion, Message, Request, SamplingParams, checked_messages
+from hfsynth.prompts import check_filled, prompt_variables, render_prompt
+from hfsynth.technique import Input, Inputs, Technique
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +30,7 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_advice: ClassVar[str] = r"use template='{{ instruction }}\n\n{{ input }}'"
 
     template: str | None = field(
@@ -92,15 +83,20 @@ class TextGeneration(Technique):
         """Ask as often as there are generations to make."""
         request = Request(messages=self._conversation(row), sampling=self.sampling, keep_truncated=self.keep_truncated)
         completions: list[Completion] = []
-        truncated: TruncatedError | None = None
+        texts: list[str] = []
+        truncated: list[TruncatedError] = []
         for _ in range(self.num_generations):
             try:
                 completions.append((yield request))
+                texts.append(completions[-1].text)
             except TruncatedError as error:
-                truncated = error
-                completions.append(Completion(text="", finish_reason="length"))
-        if truncated and not any(completion.text for completion in completions):
-            raise truncated
+                truncated.append(error)
+                texts.append(error.raw)
+        if truncated and self.num_generations > 1:
+            count = f"{len(truncated)} of {self.num_generations} generations"
+            raise RowError(f"{count} were cut off: {truncated[0].reason}", json.dumps(texts, ensure_ascii=False))
+        if truncated:
+            raise truncated[0]
         if not any(completion.text for completion in completions):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"

@@ -1,23 +1,18 @@
 """One HTML page that shows rows of a dataset: conversations, columns, evolutions."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from datasets import Dataset
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import split_failures
-from hfsynth.metadata import step_names
-from hfsynth.viewer.rows import Layout
-from itertools import islice
-from jinja2 import Environment
-from jinja2 import PackageLoader
-from pathlib import Path
-from typing import Any
 import base64
 import gzip
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+from jinja2 import Environment, PackageLoader
+
+from hfsynth.metadata import METADATA_COLUMN, split_failures, step_names
+from hfsynth.viewer.rows import Layout
 
 ROWS_IN_A_PIECE = 1_000
 

@@ -1,27 +1,17 @@
 """Rows as the page shows them: conversations, values, and the history of evolved instructions."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datasets import Dataset
-from datasets import List
-from datasets import Value
-from hfsynth.analysis.text_stats import is_chat
-from hfsynth.analysis.text_stats import text_columns
-from hfsynth.data import INSTRUCTION_COLUMNS
-from hfsynth.data import RESPONSE_COLUMNS
-from hfsynth.data import VERSIONS
-from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.metadata import step_names
-from hfsynth.run_record import StepRecord
-from hfsynth.run_record import records
-from hfsynth.techniques.evol_instruct import EVOLUTION
 from itertools import takewhile
 from typing import Any
-import json
 
+from datasets import Dataset, List, Value
+
+from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS, is_chat, text_columns
+from hfsynth.metadata import METADATA_COLUMN, step_names
+from hfsynth.run_record import StepRecord, records
+from hfsynth.techniques.evol_instruct import EVOLUTION
 
 PAIR = ("chosen", "rejected")
 """The columns of preference data: two answers to one prompt."""

@@ -97,11 +97,11 @@ def test_run_any_number_of_processes_same_rows_each_once(launched, expected, pro
 
 
 def test_run_rows_are_those_of_dataset_map(expected):
-    made = Dataset.from_dict({"instruction": [f"say {n}" for n in range(ROWS)]})
-    made = made.map(TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=2)
-    assert [row["generation"] for row in expected] == made["generation"][1:]
+    result = Dataset.from_dict({"instruction": [f"say {n}" for n in range(ROWS)]})
+    result = result.map(TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=2)
+    assert [row["generation"] for row in expected] == result["generation"][1:]
     assert [row["generation_metadata"][0] for row in expected] == [
-        entries[0] for entries in made["generation_metadata"]
+        entries[0] for entries in result["generation_metadata"]
     ][1:]
 
 
@@ -153,7 +153,7 @@ def test_run_num_rows_same_on_two_processes_and_after_a_kill(tmp_path):
 
 
 def test_run_killed_at_every_file_change_same_rows_no_trace(tmp_path):
-    """Crash at every step: the script kills a run of its own at each file and folder made, renamed or removed."""
+    """Crash at every step: the script kills a run of its own at each file and folder result, renamed or removed."""
     command = [sys.executable, str(ROOT / "tests" / "crashing.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
@@ -248,14 +248,14 @@ def test_run_real_model_killed_process_same_rows(tmp_path, smollm_folder):
     os.kill(int(workers[-1]), signal.SIGKILL)
     victim.communicate()
     assert victim.returncode != 0
-    made, outputs = {}, {}
+    result, outputs = {}, {}
     for name, launcher in (("one", [sys.executable]), ("two", [*LAUNCH, *TWO])):
         process = start(name, launcher)
         output, errors = process.communicate()
         assert process.returncode == 0, errors
         outputs[name] = output.replace(str(tmp_path / name), "")
-        made[name] = load_dataset(str(tmp_path / name), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
-    assert made["one"].to_list() == made["two"].to_list()
+        result[name] = load_dataset(str(tmp_path / name), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
+    assert result["one"].to_list() == result["two"].to_list()
     assert outputs["one"] == outputs["two"]
 
 

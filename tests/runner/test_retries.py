@@ -185,7 +185,7 @@ def test_rerun_row_that_becomes_several_keeps_the_order(tmp_path):
     assert run.asked() == ["say 0", "say 0"]
 
 
-def test_rerun_failed_evolution_is_tried_again(tmp_path):
+def test_rerun_failed_evolution_is_retried(tmp_path):
     """A later evolution that an endpoint refuses must not stand as one that was eliminated."""
     llm = Endpoint(str(tmp_path))
     evolve = EvolInstruct(

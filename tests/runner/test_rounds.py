@@ -18,7 +18,7 @@ def test_next_round_few_rows_wanted_takes_no_full_chunk():
     assert Usage(tried=6, accepted=4).next_round(Target(6), EmptyRows(), chunk_size=128) == 3
 
 
-def test_next_round_is_at_most_four_times_the_tried_rows():
+def test_next_round_is_limited_to_four_times_the_tried_rows():
     assert Usage(tried=1000, accepted=1).next_round(Target(5000), EmptyRows(), chunk_size=1) == 4000
 
 
@@ -88,12 +88,12 @@ def test_run_num_rows_are_the_first_of_a_full_run(tmp_path, chunk_size, wanted):
 
 
 def test_run_failures_of_all_rounds_have_input_indices(tmp_path):
-    made = pipeline().run(ROWS, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
+    result = pipeline().run(ROWS, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
     found = load_dataset("parquet", data_files=[str(f) for f in tmp_path.glob("failures-*")], split="train")
     texts = ROWS["instruction"][:]
     repeated = [n for n, text in enumerate(texts) if text and text in texts[:n]]
     dropped = found.filter(lambda row: row["rule"])
-    tried = records(made)[0].source.rows
+    tried = records(result)[0].source.rows
     assert dropped["row"][:] == [n for n in repeated if n < tried]
     assert len(dropped) > 3
     assert set(dropped["step"]) == {"OnlyOnce"}
@@ -110,10 +110,10 @@ def test_run_num_rows_repeated_computes_nothing(tmp_path):
 
 
 def test_run_input_spent_warns_and_returns_fewer_rows(tmp_path, caplog):
-    made = pipeline().run(ROWS, num_rows=50, run_dir=tmp_path, chunk_size=16, quiet=True)
-    assert len(made) == len(accepted(pipeline().run(ROWS, run_dir=tmp_path, quiet=True))) < 50
+    result = pipeline().run(ROWS, num_rows=50, run_dir=tmp_path, chunk_size=16, quiet=True)
+    assert len(result) == len(accepted(pipeline().run(ROWS, run_dir=tmp_path, quiet=True))) < 50
     (warning,) = [record.getMessage() for record in caplog.records if "tried" in record.getMessage()]
-    assert warning.startswith(f"{len(made)} rows accepted of 60 tried")
+    assert warning.startswith(f"{len(result)} rows accepted of 60 tried")
     assert "50 were wanted" in warning
 
 
@@ -124,8 +124,8 @@ def counted(dataset):
 def test_run_round_without_rows_skips_functions(tmp_path):
     rows = Dataset.from_dict({"instruction": ["a"] * 21 + ["bb", "c"]})
     chain = OnlyOnce() >> counted >> OnlyOnce(column="n")
-    made = chain.run(rows, num_rows=2, chunk_size=2, run_dir=tmp_path, quiet=True)
-    assert made["n"][:] == [1, 2]
+    result = chain.run(rows, num_rows=2, chunk_size=2, run_dir=tmp_path, quiet=True)
+    assert result["n"][:] == [1, 2]
 
 
 def changing(dataset):
@@ -154,26 +154,26 @@ def test_run_interrupted_repeat_keeps_the_failures_file(tmp_path, monkeypatch):
 
 
 def test_run_num_rows_empty_input_has_all_columns(tmp_path):
-    made = pipeline().run(ROWS.select([]), num_rows=5, run_dir=tmp_path, quiet=True)
-    assert len(made) == 0
-    assert {"instruction", "generation"} <= set(made.column_names)
+    result = pipeline().run(ROWS.select([]), num_rows=5, run_dir=tmp_path, quiet=True)
+    assert len(result) == 0
+    assert {"instruction", "generation"} <= set(result.column_names)
 
 
 def test_run_max_tokens_ends_the_run(tmp_path):
     run = Pipeline((TextGeneration(ScriptedLLM()),))  # 3 tokens read and 2 written for each row
     many = Dataset.from_dict({"instruction": [f"{n}" for n in range(100)]})
-    made = run.run(many, num_rows=90, max_tokens=100, run_dir=tmp_path, chunk_size=10, quiet=True)
-    assert len(made) == 20
+    result = run.run(many, num_rows=90, max_tokens=100, run_dir=tmp_path, chunk_size=10, quiet=True)
+    assert len(result) == 20
 
 
 def test_run_without_dataset_numbers_the_rows(tmp_path):
-    made = Pipeline((Magpie(EchoLLM(), only_instruction=True),)).run(num_rows=5, run_dir=tmp_path, quiet=True)
-    assert made["id"][:] == [0, 1, 2, 3, 4]
+    result = Pipeline((Magpie(EchoLLM(), only_instruction=True),)).run(num_rows=5, run_dir=tmp_path, quiet=True)
+    assert result["id"][:] == [0, 1, 2, 3, 4]
 
 
 def test_record_adds_up_the_rounds(tmp_path):
-    made = pipeline().run(ROWS, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
-    (record,) = records(made)
+    result = pipeline().run(ROWS, num_rows=12, run_dir=tmp_path, chunk_size=4, quiet=True)
+    (record,) = records(result)
     once, answer = record.steps
     assert record.source.rows == once.rows_in > 12
     assert (record.wanted, record.accepted >= 12) == (12, True)
@@ -199,7 +199,7 @@ def test_failures_row_of_a_later_round_has_its_index(tmp_path):
             return super().complete(requests)
 
     run = Pipeline((TextGeneration(Refusing()),))
-    made = run.run(ROWS, num_rows=20, max_rows=40, run_dir=tmp_path, chunk_size=4, quiet=True)
-    assert len(made) == 20
+    result = run.run(ROWS, num_rows=20, max_rows=40, run_dir=tmp_path, chunk_size=4, quiet=True)
+    assert len(result) == 20
     found = load_dataset("parquet", data_files=[str(f) for f in tmp_path.glob("failures-*")], split="train")
     assert {"reason": "LookupError: no answer", "row": 9} in found.select_columns(["reason", "row"]).to_list()

@@ -59,8 +59,8 @@ def test_run_last_step_changed_runs_only_that_step(acting):
     pipeline().run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
     other = TextGeneration(EchoLLM(), template="{{ generation }}!", output_mappings={"generation": "b"}, name="other")
     changed = TextGeneration(ActingLLM()) >> without_first >> other
-    made = changed.run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
-    assert made["b"][0] == "say 1!"
+    result = changed.run(rows(), run_dir=acting / "run", chunk_size=2, quiet=True)
+    assert result["b"][0] == "say 1!"
     assert (acting / "log").read_text().count("\n") == 6
     assert (acting / "functions").read_text() == "0"
 
@@ -75,8 +75,8 @@ def test_run_unloads_an_llm_before_loading_the_next(acting):
 
 def test_run_shorter_input_returns_only_its_rows(acting):
     pipeline().run(rows(6), run_dir=acting / "run", chunk_size=2, quiet=True)
-    made = pipeline().run(rows(4), run_dir=acting / "run", chunk_size=2, quiet=True)
-    assert made["b"][:] == ["say 1", "say 2", "say 3"]
+    result = pipeline().run(rows(4), run_dir=acting / "run", chunk_size=2, quiet=True)
+    assert result["b"][:] == ["say 1", "say 2", "say 3"]
 
 
 def failures_in(run_dir):
@@ -104,8 +104,8 @@ def test_run_llm_raises_for_a_row_is_a_failure(acting, monkeypatch):
 
 def test_run_many_rows_may_raise_before_one_completes(acting, monkeypatch):
     monkeypatch.setattr("tests.acting.ActingLLM.complete", failing_below(14))
-    made = pipeline().run(rows(20), run_dir=acting / "run", chunk_size=2, quiet=True)
-    assert made["generation"][:] == [*[None] * 13, *(f"say {n}" for n in range(14, 20))]
+    result = pipeline().run(rows(20), run_dir=acting / "run", chunk_size=2, quiet=True)
+    assert result["generation"][:] == [*[None] * 13, *(f"say {n}" for n in range(14, 20))]
     assert len(failures_in(acting / "run")) == 14
 
 
@@ -126,9 +126,9 @@ def test_run_unloadable_llm_raises_before_any_chunk(tmp_path):
 
 def test_run_failures_of_the_input_are_not_listed(acting):
     dataset = Dataset.from_dict({"instruction": ["a", None]})
-    made = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    result = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
     second = TextGeneration(EchoLLM(), template="x{{ instruction }}", output_mappings={"generation": "b"})
-    Pipeline((second,)).run(made, run_dir=acting / "run", quiet=True)
+    Pipeline((second,)).run(result, run_dir=acting / "run", quiet=True)
     assert failures_in(acting / "run") == []
 
 

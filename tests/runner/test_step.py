@@ -9,6 +9,7 @@ from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunErr
 from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.step import ChunksInFlight, run_dataset_step
+from hfsynth.step import as_step
 from tests.helpers import OnlyOnce, ScriptedLLM
 
 
@@ -44,9 +45,9 @@ def run(llm, rows, tmp_path, **options):
 @pytest.mark.parametrize("chunk_size", [1, 2, 10])
 def test_run_one_request_raises_fails_its_row_alone(tmp_path, chunk_size):
     log = tmp_path / "log"
-    made = run(Breaking(log=str(log)), dataset(), tmp_path, chunk_size=chunk_size)
-    assert made["generation"][:] == [*["ok"] * 6, None, *["ok"] * 3]
-    assert made[6]["generation_metadata"][0]["error"] == "GenerationError: the device is gone"
+    result = run(Breaking(log=str(log)), dataset(), tmp_path, chunk_size=chunk_size)
+    assert result["generation"][:] == [*["ok"] * 6, None, *["ok"] * 3]
+    assert result[6]["generation_metadata"][0]["error"] == "GenerationError: the device is gone"
     assert lines(log) == 9
 
 
@@ -57,8 +58,8 @@ def test_run_llm_always_raises_stops_and_names_the_reason(tmp_path):
 
 
 def test_run_llm_raises_on_each_of_few_rows_records_them(tmp_path):
-    made = run(Dead(), dataset(3), tmp_path)
-    errors = [entries[0]["error"] for entries in made["generation_metadata"]]
+    result = run(Dead(), dataset(3), tmp_path)
+    errors = [entries[0]["error"] for entries in result["generation_metadata"]]
     assert errors == ["ConnectionError: nobody listens"] * 3
 
 
@@ -67,9 +68,9 @@ def test_run_lone_surrogate_fails_its_row_alone(tmp_path):
         def complete(self, requests):
             return [self._reply(text) for text in ("a", "half \ud83d", "c", "!odd \ud83d")]
 
-    made = run(Odd(), dataset(4), tmp_path, chunk_size=4)
-    assert made["generation"][:] == ["a", None, "c", None]
-    errors = [entries[0]["error"] for entries in made["generation_metadata"]]
+    result = run(Odd(), dataset(4), tmp_path, chunk_size=4)
+    assert result["generation"][:] == ["a", None, "c", None]
+    errors = [entries[0]["error"] for entries in result["generation_metadata"]]
     assert "U+D83D" in errors[1]
     assert errors[3] == "odd \\ud83d"
 
@@ -87,8 +88,8 @@ def test_run_first_rows_all_fail_stops_once_then_continues(tmp_path):
     chain = Pipeline((Hopeless(ScriptedLLM()),))
     with pytest.raises(RunError, match=r"(?s)65 rows of Hopeless.*65 rows: the completion has no number"):
         chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
-    made = chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
-    assert made["generation"][:] == [None] * 130
+    result = chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
+    assert result["generation"][:] == [None] * 130
 
 
 def test_run_fewer_rows_takes_over_all_but_the_last_chunk(tmp_path):
@@ -103,7 +104,7 @@ def test_run_fewer_rows_takes_over_all_but_the_last_chunk(tmp_path):
 
 
 def test_run_rows_do_not_depend_on_the_chunk_size(tmp_path):
-    made = [
+    result = [
         Pipeline((Magpie(ScriptedLLM(("a", "b"))),)).run(
             dataset().rename_column("instruction", "id"),
             run_dir=tmp_path / str(chunk_size),
@@ -112,14 +113,14 @@ def test_run_rows_do_not_depend_on_the_chunk_size(tmp_path):
         )
         for chunk_size in (2, 4, 10)
     ]
-    assert made[0].to_list() == made[1].to_list() == made[2].to_list()
+    assert result[0].to_list() == result[1].to_list() == result[2].to_list()
 
 
 def test_run_chunk_of_failures_has_the_output_types(tmp_path):
     rows = Dataset.from_dict({"instruction": [None, None, "a", "b"]})
-    made = run(ScriptedLLM(), rows, tmp_path)
-    assert made["generation"][:] == [None, None, "ok", "ok"]
-    assert made.features["generation"] == Value("string")
+    result = run(ScriptedLLM(), rows, tmp_path)
+    assert result["generation"][:] == [None, None, "ok", "ok"]
+    assert result.features["generation"] == Value("string")
 
 
 def test_run_keeps_the_types_of_other_columns(tmp_path):
@@ -127,8 +128,8 @@ def test_run_keeps_the_types_of_other_columns(tmp_path):
     rows = Dataset.from_dict(
         {"instruction": ["a", "b", "c"], "n": [1, 2, 3], "tags": [[], ["x"], []]}, features=features
     )
-    made = run(ScriptedLLM(), rows, tmp_path)
-    assert {name: made.features[name] for name in features} == features
+    result = run(ScriptedLLM(), rows, tmp_path)
+    assert {name: result.features[name] for name in features} == features
 
 
 def test_run_chunk_size_0_raises(tmp_path):
@@ -202,19 +203,19 @@ def test_outcomes_llm_without_overlap_gets_single_chunks(tmp_path):
 
 def test_run_rows_do_not_depend_on_overlap(tmp_path):
     ids = Dataset.from_dict({"id": range(23)})
-    made = [
+    result = [
         Pipeline((Magpie(llm),)).run(ids, run_dir=tmp_path / str(n), chunk_size=size, quiet=True)
         for n, (llm, size) in enumerate([(EchoLLM(), 23), (SlottedLLM(), 3), (SlottedLLM(slots=9), 2)])
     ]
-    assert made[0]["response"][:] == made[1]["response"][:] == made[2]["response"][:]
-    assert made[0]["instruction"][:] == made[1]["instruction"][:] == made[2]["instruction"][:]
+    assert result[0]["response"][:] == result[1]["response"][:] == result[2]["response"][:]
+    assert result[0]["instruction"][:] == result[1]["instruction"][:] == result[2]["instruction"][:]
 
 
 def test_run_overlap_raising_request_fails_alone(tmp_path):
     rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(12)]})
-    made = Pipeline((TextGeneration(SlottedLLM(bad="say 7")),)).run(rows, run_dir=tmp_path, chunk_size=2, quiet=True)
-    assert made["generation"][:] == [f"say {n}" if n != 7 else None for n in range(12)]
-    assert made[7]["generation_metadata"][0]["error"] == "LookupError: bad request"
+    result = Pipeline((TextGeneration(SlottedLLM(bad="say 7")),)).run(rows, run_dir=tmp_path, chunk_size=2, quiet=True)
+    assert result["generation"][:] == [f"say {n}" if n != 7 else None for n in range(12)]
+    assert result[7]["generation_metadata"][0]["error"] == "LookupError: bad request"
 
 
 REPEATED = Dataset.from_dict({"instruction": ["a", "b", "a"]})
@@ -255,10 +256,10 @@ def test_dataset_step_nothing_dropped_writes_no_file(tmp_path):
 
 def test_dataset_step_function_returning_none_raises(tmp_path):
     with pytest.raises(TypeError, match=r"nothing .*NoneType"):
-        run_dataset_step(nothing, REPEATED, folder(tmp_path), ProcessGroup())
+        run_dataset_step(as_step(nothing), REPEATED, folder(tmp_path), ProcessGroup())
 
 
 def test_run_function_that_leaves_no_row_keeps_columns(tmp_path):
-    made = Pipeline((none_left, TextGeneration(EchoLLM()))).run(REPEATED, run_dir=tmp_path, quiet=True)
-    assert len(made) == 0
-    assert "generation" in made.column_names
+    result = Pipeline((none_left, TextGeneration(EchoLLM()))).run(REPEATED, run_dir=tmp_path, quiet=True)
+    assert len(result) == 0
+    assert "generation" in result.column_names

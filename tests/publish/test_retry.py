@@ -7,9 +7,7 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hfsynth import PushError
-from hfsynth.publish.retry import is_passing
-from hfsynth.publish.retry import persistently
-from hfsynth.publish.retry import status_of
+from hfsynth.publish.retry import is_passing, persistently, status_of
 
 REQUEST = httpx2.Request("GET", "http://hub")
 

@@ -2,13 +2,10 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth.step import Arrow
-from hfsynth.step import Diagram
-from hfsynth.step import Node
+from hfsynth import EchoLLM, Magpie, Pipeline
+from hfsynth.pipeline import Arrow, Diagram
 from hfsynth.publish.diagram_image import draw_diagram
+from hfsynth.step import Node
 
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 

@@ -1,6 +1,6 @@
 """How long the novelty filter takes until its pool has grown to several sizes, beside `rouge_score` on all pairs.
 
-    python scripts/benchmark_novelty.py INSTRUCTIONS.jsonl --sizes 1000 10000 50000
+    python scripts/benchmarks/novelty.py INSTRUCTIONS.jsonl --sizes 1000 10000 50000
 
 The instructions (column `instruction`, or `input`) are multiplied: in each text, half of the words of one of them are
 replaced by words drawn from all. One process filters them on one core. The reference is timed on a few hundred pairs,

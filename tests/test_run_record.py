@@ -3,14 +3,8 @@ from collections import Counter
 import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
-from hfsynth import EchoLLM
-from hfsynth import EvolInstruct
-from hfsynth import Magpie
-from hfsynth import SelfInstruct
-from hfsynth import TextGeneration
-from hfsynth.run_record import RunRecord
-from hfsynth.run_record import Source
-from hfsynth.run_record import records
+from hfsynth import EchoLLM, EvolInstruct, Magpie, SelfInstruct, TextGeneration
+from hfsynth.run_record import RunRecord, Source, records
 from tests.helpers import ScriptedLLM
 
 

@@ -12,12 +12,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from httpx2 import Timeout
 from huggingface_hub import CommitOperationAdd, constants, get_session
 
-from hfsynth import EchoLLM
-from hfsynth import Magpie
-from hfsynth import Pipeline
-from hfsynth import PushError
-from hfsynth import TextGeneration
-from hfsynth import push_to_hub
+from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
 from hfsynth.publish import diagram_image as drawing
 from hfsynth.publish import files
 from hfsynth.publish import retry as retrying

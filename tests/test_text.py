@@ -2,8 +2,7 @@ import re
 
 import pytest
 
-from hfsynth.text import fenced
-from hfsynth.text import plain
+from hfsynth.text import fenced, plain
 
 
 @pytest.mark.parametrize(

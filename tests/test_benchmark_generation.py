@@ -12,11 +12,11 @@ from hfsynth.engine.compatibility import adopt_attention
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = Path(__file__).parent.parent / "scripts" / "benchmarks"
 
 
 def benchmark(*flags):
-    command = [sys.executable, str(SCRIPTS / "benchmark.py"), *map(str, flags)]
+    command = [sys.executable, str(SCRIPTS / "generation.py"), *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -30,8 +30,8 @@ def script(monkeypatch):
 @pytest.fixture
 def cells(script, monkeypatch):
     """The table's cells, of a way's runs that took so long and wrote so many tokens."""
-    benchmark = script("benchmark")
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--model", "folder"])
+    benchmark = script("generation")
+    monkeypatch.setattr(sys, "argv", ["generation.py", "--model", "folder"])
 
     def table(**ways):
         for run in (run for runs in ways.values() for run in runs):
@@ -112,7 +112,7 @@ def test_the_whole_run_and_continuous_batching_are_measured_on_a_real_model(tmp_
 
 
 def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(script, monkeypatch):
-    ways = script("benchmark_ways")
+    ways = script("ways")
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
     monkeypatch.setattr(ways.decoding, "forward", lambda: None)
     spent, none = {}, {}
@@ -133,7 +133,7 @@ def test_the_peak_of_a_gpu_is_its_own_memorys_since_the_warm_up(script, monkeypa
         told.append("run")
         return [1]
 
-    assert script("benchmark_ways").timed({"device": "cuda"}, run, [([1], 1)])["peak_bytes"] == 7
+    assert script("ways").timed({"device": "cuda"}, run, [([1], 1)])["peak_bytes"] == 7
 
 
 def test_what_is_slow_the_first_time_is_not_measured(script):
@@ -141,18 +141,18 @@ def test_what_is_slow_the_first_time_is_not_measured(script):
 
     def run(work):
         calls.append(work)
-        time.sleep(0.1 if len(calls) == 1 else 0)
+        time.sleep(0.5 if len(calls) == 1 else 0)
         return [limit for _, limit in work]
 
     work = [([row, 1], 9) for row in range(20)]
-    made = script("benchmark_ways").timed({"device": "cpu"}, run, work)
+    made = script("ways").timed({"device": "cpu"}, run, work)
     assert made["rows"] == [9] * 20
-    assert made["seconds"] < 0.1
+    assert made["seconds"] < 0.5
     assert not set(map(str, calls[0])) & set(map(str, work))  # what it has read already would be no work
 
 
 def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch):
-    module = script("benchmark_roofline")
+    module = script("roofline")
     model = tiny()
     adopt_attention(model)
     layers = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 64) * 4  # bytes of 2 layers, in float32
@@ -177,7 +177,7 @@ def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch)
 
 
 def test_memory_and_products_are_measured_on_the_device(script):
-    module = script("benchmark_roofline")
+    module = script("roofline")
     model = tiny()
     adopt_attention(model)
     found = module.roofline(model, 2, [(10, 4), (20, 8)], 30, size=2**16)

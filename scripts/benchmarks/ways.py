@@ -1,4 +1,4 @@
-"""The ways that `benchmark.py` compares, each run in a process of its own: `python benchmark_ways.py WAY job.json`.
+"""The ways that `generation.py` compares, each run in a process of its own: `python ways.py WAY job.json`.
 
 A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "prompts", "max_new_tokens",
 "temperature", "slots"}; each prompt is {"instruction", "text", "limit"}. Prints one line of JSON: seconds without
@@ -16,27 +16,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from benchmark_roofline import roofline, settle
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
-from hfsynth import SamplingParams
-from hfsynth import TextGeneration
-from hfsynth import TransformersLLM
-from hfsynth.flow import derive_seed
+from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.decode_loop import Tally
-from hfsynth.engine.sequence import Job
-from hfsynth.engine.model import pack_linears
-from hfsynth.engine.attention import Prefill
-from hfsynth.engine.attention import Step
-from hfsynth.llms.recording import RecordedSteps
-from hfsynth.engine.sampling import Sampler
+from hfsynth.engine.attention import Prefill, Step
 from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.decode_loop import DecodeLoop, Tally
+from hfsynth.engine.model import pack_linears
+from hfsynth.engine.sampling import Sampler
+from hfsynth.engine.sequence import Job
+from hfsynth.flow import derive_seed
 from hfsynth.pipeline import Pipeline
+from roofline import roofline, settle
 
 Result = dict[str, Any]
 Work = list[tuple[Any, int]]  # prompts, most of them as tokens, and how many tokens each may get
@@ -223,7 +218,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
-    places = [(decoding, "forward", "forward"), (RecordedSteps, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
     places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:

@@ -1,8 +1,8 @@
 """How long a report takes, and how much memory, on datasets of several sizes.
 
-    python scripts/benchmark_report.py INSTRUCTIONS.jsonl --rows 10000 100000 1000000
+    python scripts/benchmarks/report.py INSTRUCTIONS.jsonl --rows 10000 100000 1000000
 
-The instructions (column `instruction`, or `input`) are multiplied as in benchmark_novelty.py. Each size is measured in
+The instructions (column `instruction`, or `input`) are multiplied as in novelty.py. Each size is measured in
 a process of its own, which writes its rows to a file before the clock starts.
 """
 
@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from benchmark_novelty import multiplied
 from datasets import Dataset, disable_progress_bars
 
 from hfsynth import report
+from novelty import multiplied
 
 
 def main() -> None:

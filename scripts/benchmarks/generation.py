@@ -1,13 +1,13 @@
 """Measure how fast a dataset is completed: the decode loop beside other ways, one after the other, several times.
 
-    python scripts/benchmark.py --model FOLDER --gguf-file FILE --dataset seed_tasks.jsonl
-    python scripts/benchmark.py --device cuda --random-weights CONFIG --slots 256 --num-requests 1024
-    python scripts/benchmark.py … --engine 'vLLM=/env/bin/python run_vllm.py' (any program that takes a job file)
+    python scripts/benchmarks/generation.py --model FOLDER --gguf-file FILE --dataset seed_tasks.jsonl
+    python scripts/benchmarks/generation.py --device cuda --random-weights CONFIG --slots 256 --num-requests 1024
+    python scripts/benchmarks/generation.py … --engine 'vLLM=/env/bin/python run_vllm.py'
 
 Every way runs in a process of its own on the same prompts. An engine's command is given a file with {"prompts",
 "max_new_tokens", "temperature", "top_p", "threads"} and prints {"seconds", "rows": tokens of each row} last.
 The table tells medians, and the slowest and fastest run in brackets; only ratios mean something on another machine.
-The roofline is what matrix products and the memory, as measured there, would allow: see benchmark_roofline.py.
+The roofline is what matrix products and the memory, as measured there, would allow: see roofline.py.
 
 distilabel, for one, as `--engine 'distilabel=/env/bin/python run_distilabel.py FOLDER'`, by a run_distilabel.py of:
 
@@ -40,6 +40,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 HERE = Path(__file__).parent
+SEEDS = HERE.parent / "seeds.jsonl"
 WAYS = (
     "row by row",
     "generate, batch 8",
@@ -64,7 +65,7 @@ def main() -> None:
         files["plain"].write_text(json.dumps(plain))
         for _ in range(arguments.repeats):  # rounds, so that a slow minute of the machine hits all ways alike
             for way in arguments.ways:
-                command = [sys.executable, str(HERE / "benchmark_ways.py"), way, str(files["job"])]
+                command = [sys.executable, str(HERE / "ways.py"), way, str(files["job"])]
                 measure(way, command, results)
             for engine in arguments.engine:
                 name, _, command_text = engine.partition("=")
@@ -87,7 +88,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda. Default: cpu.")
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch. Default: 2.")
     parser.add_argument("--slots", type=int, default=64, help="Rows at once in the decode loop. Default: 64.")
-    parser.add_argument("--dataset", type=Path, default=HERE / "seeds.jsonl", help="JSON lines with instructions.")
+    parser.add_argument(
+        "--dataset", type=Path, default=HERE.parent / "seeds.jsonl", help="JSON lines with instructions."
+    )
     parser.add_argument("--num-requests", type=int, default=96, help="Prompts. Default: 96.")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="Longest completion. Default: 256.")
     parser.add_argument("--temperature", type=float, default=0.8, help="Default: 0.8.")

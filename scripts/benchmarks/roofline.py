@@ -1,4 +1,4 @@
-"""The least time that a model's work takes on a device, from what is measured there: the roofline of `benchmark.py`.
+"""The least time that a model's work takes on a device, from what is measured there: the roofline of `generation.py`.
 
 A step takes as long as its matrix products, or as reading the weights of its linear layers and the keys and values of
 its rows, whichever is longer; so does each forward over prompts. All slots are taken to be in use, and attention,
