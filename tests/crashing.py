@@ -1,6 +1,6 @@
 """Kills a run at each change that it makes to its run directory, one after the other: crashing.py FOLDER.
 
-A first run counts the changes (files and folders result, renamed, removed). Then, for each of them, a process is killed
+A first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a process is killed
 (SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON how many
 changes there were, and after which ones the rows were not those of the run that nothing happened to.
 """
@@ -34,7 +34,7 @@ def run(run_dir: Path) -> str:
 
 
 def in_a_process(run_dir: Path, kill_at: int) -> tuple[int, str, int]:
-    """Run in a child; its wait status, what it returned and how many changes it result, or was killed at."""
+    """Run in a child; its wait status, what it returned and how many changes it did or was killed at."""
     result, counter = run_dir.with_suffix(".json"), run_dir.with_suffix(".count")
     child = os.fork()
     if child:
