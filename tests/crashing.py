@@ -1,8 +1,8 @@
 """Kills a run at each change that it makes to its run directory, one after the other: crashing.py FOLDER.
 
-A first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a process is killed
-(SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON how many
-changes there were, and after which ones the rows were not those of the run that nothing happened to.
+A first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a process is
+killed (SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON the
+number of changes, and those after which the rows differ from the rows of the run that nothing happened to.
 """
 
 import json

@@ -517,15 +517,12 @@ def _remove(leftover: Path) -> None:
 def _earlier_chunks(path: Path, keys: Sequence[str]) -> dict[str, tuple[Path, int]]:
     """Find equal chunks in the step's other folders: key → folder and number, finished folders first.
 
-    Folders with transient failures are left out, since those rows must be tried again.
+    Chunks with transient failures are left out, since those rows must be tried again.
     """
     wanted = set(keys)
     found: dict[str, tuple[Path, int]] = {}
-    siblings = [
-        sibling
-        for sibling in path.parent.glob(f"{path.name.rpartition('-')[0]}-*")
-        if sibling != path and not any(sibling.glob("passing-*"))
-    ]
+    step = re.sub(r"-retry-\d+$", "", path.name).rpartition("-")[0]
+    siblings = [sibling for sibling in path.parent.glob(f"{step}-*") if sibling != path]
     for name in ("step.json", "chunks.json"):
         for sibling in siblings:
             try:
@@ -533,10 +530,23 @@ def _earlier_chunks(path: Path, keys: Sequence[str]) -> dict[str, tuple[Path, in
             except (FileNotFoundError, NotADirectoryError):
                 continue
             keys_listed = [key for key, _ in listed.get("chunks", ())] if name == "step.json" else listed
+            checks_rows = any(sibling.glob("passing-*"))
             for number, key in enumerate(keys_listed):
-                if key in wanted and key not in found and (name == "step.json" or _chunk_file(sibling, number)):
+                exists = name == "step.json" or _chunk_file(sibling, number)
+                if key not in wanted or key in found or not exists:
+                    continue
+                if not checks_rows or _is_final(sibling, number):
                     found[key] = (sibling, number)
     return found
+
+
+def _is_final(folder: Path, number: int) -> bool:
+    """Whether a chunk has no transient failures."""
+    try:
+        column = _read_chunk(folder, number).column(METADATA_COLUMN)
+    except (FileNotFoundError, KeyError):  # its folder is being merged, or was removed
+        return False
+    return not any(is_passing(row[-1]["error"], row[-1]["finish_reason"]) for row in column.to_pylist())
 
 
 def _chunk_file(folder: Path, number: int) -> Path | None:

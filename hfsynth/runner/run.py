@@ -304,7 +304,8 @@ class _RunState:
         self, technique: Technique, state: _StepState, dataset: Dataset, features: Features, files: _StepFiles
     ) -> tuple[Dataset, int]:
         """Run a technique; return its rows, and how many it failed on."""
-        folder = self._with_chunk_keys(files, state, dataset)
+        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, state.fingerprint)
+        folder = replace(files.folder, keys=keys)
         if not folder.finished:
             self._swap_model(technique.llm)
             worker = StepWorker(
@@ -354,16 +355,6 @@ class _RunState:
             *(_fingerprint(key, retry) for key in earlier_keys for retry in self._retries(step, key)),
         ]
         return _StepFiles(folder, fingerprint, superseded, of_earlier_input)
-
-    def _with_chunk_keys(self, files: _StepFiles, state: _StepState, dataset: Dataset) -> StepFolder:
-        """Return a technique's folder with the keys by which chunks of other runs are taken over.
-
-        Where rows are tried again, no chunk is taken over: the failed rows are still in it.
-        """
-        if files.superseded or files.of_earlier_input:
-            return files.folder
-        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, state.fingerprint)
-        return replace(files.folder, keys=keys)
 
     def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
         """Return the key of a step's rows, and those that the same rows had in earlier runs, latest first."""

@@ -153,7 +153,7 @@ def test_run_num_rows_same_on_two_processes_and_after_a_kill(tmp_path):
 
 
 def test_run_killed_at_every_file_change_same_rows_no_trace(tmp_path):
-    """Crash at every step: the script kills a run of its own at each file and folder result, renamed or removed."""
+    """Crash at every step: the script kills a run of its own at each file and folder created, renamed or removed."""
     command = [sys.executable, str(ROOT / "tests" / "crashing.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
