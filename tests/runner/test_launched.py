@@ -63,7 +63,14 @@ class Launched:
 
     def rows(self):
         """The rows that every process returned; all the same."""
-        texts = {file.read_text() for file in self.folder.glob("rows-*.json")}
+        return self._same_in_all_processes("rows")
+
+    def details(self):
+        """The failures and the record that every process returned; all the same."""
+        return self._same_in_all_processes("details")
+
+    def _same_in_all_processes(self, name):
+        texts = {file.read_text() for file in self.folder.glob(f"{name}-*.json")}
         assert len(texts) == 1
         return json.loads(texts.pop())
 
@@ -213,6 +220,10 @@ def test_run_request_always_raises_next_run_completes_it(launched, expected):
     assert "1 row: TextGeneration: LookupError: no answer" in output
     assert len(launched.completed()) == ROWS - 1
     assert launched.rows() != expected
+    failures, record = launched.details().values()
+    assert [(row["row"], row["reason"]) for row in failures] == [(8, "LookupError: no answer")]
+    assert record["steps"][0]["failures"] == {"LookupError: no answer": 1}
+    assert Path(record["failures_file"]).exists()
     status, output = launched.run()
     assert status == 0, output
     assert launched.rows() == expected
