@@ -375,7 +375,7 @@ class StepRun:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
                 return step_record(self.technique, columns, tally, seconds, self.crew.size)
 
-            self.folder.consolidate(tally.see, facts)
+            self.folder.consolidate(tally.update, facts)
 
     @property
     def _lost_others(self) -> bool:
