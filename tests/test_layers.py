@@ -17,7 +17,7 @@ LAYERS = [
     ["llms"],
     ["engine"],
     ["flow", "step"],
-    ["similarity", "data", "inputs"],
+    ["similarity", "data"],
     ["chat", "thinking", "prompts", "completion_phrases", "completion_text", "metadata"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "progress", "watchdog", "text", "errors"],
 ]

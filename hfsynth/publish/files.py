@@ -27,8 +27,8 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
+from hfsynth.data import find_path
 from hfsynth.distributed import is_main_process
-from hfsynth.inputs import find_path
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars

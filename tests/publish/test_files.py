@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCardData
 from hfsynth import EchoLLM, Magpie, Pipeline, SelfInstruct, TextGeneration, push_to_hub, save
 from hfsynth.analysis.plots import draw_lengths
 from hfsynth.analysis.text_stats import Lengths
-from hfsynth.inputs import load_rows
+from hfsynth.data import load_rows
 from hfsynth.llm import Origin
 from hfsynth.publish import files
 from hfsynth.publish.card_data import ConfigFacts
