@@ -56,7 +56,6 @@ REMAINING: set[str] = {
     "scripts/quickstart.py",
     "tests/crashing.py",
     "tests/helpers.py",
-    "tests/hub_server.py",
     "tests/launched.py",
     "tests/test_attention.py",
     "tests/test_batches.py",
