@@ -23,9 +23,9 @@ from hfsynth.publish.card_data import (
     SplitFacts,
     card_metadata,
     merge_metadata,
-    model_origin,
     model_steps,
     numbered_name,
+    step_origin,
 )
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
@@ -272,7 +272,7 @@ def _saved_token_lines(config: ConfigFacts) -> Iterator[str]:
 
 def _models(config: ConfigFacts) -> list[tuple[str, Origin]]:
     """List the models and their origins."""
-    return [(step.node.model, model_origin(config, step)) for step in model_steps(config)]
+    return [(step.node.model, step_origin(config, step)) for step in model_steps(config)]
 
 
 def _machine_lines(config: ConfigFacts) -> Iterator[str]:

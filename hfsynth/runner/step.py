@@ -193,7 +193,7 @@ class StepWorker:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
                 return step_record(self.technique, columns, tally, seconds, self.group.world_size)
 
-            self.folder.merge_chunks(tally.see, record)
+            self.folder.merge_chunks(tally.update, record)
 
     @property
     def _lost_others(self) -> bool:
