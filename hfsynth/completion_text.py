@@ -6,6 +6,7 @@ off one text. Both return the rest as the model wrote it; what could be a wrappe
 """
 
 import ast
+import csv
 import json
 import re
 import unicodedata
@@ -16,6 +17,7 @@ from typing import Any
 
 from hfsynth.completion_phrases import (
     ANSWER,
+    ANSWER_HEADING,
     CLOSING,
     COURTESY,
     FAREWELL,
@@ -23,6 +25,7 @@ from hfsynth.completion_phrases import (
     LABEL,
     LIST_NOUN,
     NOTE,
+    NOTE_HEADING,
     NOUN,
     OF_THE_MODEL,
     OFFER,
@@ -32,6 +35,7 @@ from hfsynth.completion_phrases import (
     REMARK,
     REQUEST,
     REWRITING,
+    SUGGESTION,
     TEXT_LABEL,
     TEXT_NOUN,
 )
@@ -96,7 +100,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
             items = found
             break
     unique: dict[str, str] = {}
-    for item in map(_clean, _without_numbers(items)):
+    for item in map(_clean, _without_kinds(_without_numbers(items))):
         if any(character.isalnum() for character in item) and not _only_announces(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
@@ -116,7 +120,7 @@ def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
     text = _without_surroundings(_without_thoughts(text))
     if (values := _parsed_json(text)) is not None:
         return list(_records_within(values, is_record))
-    if (table := _parsed_table(text, cut_off=False)) is not None:
+    if (table := _parsed_table(text, cut_off=False) or _parsed_csv(text, cut_off=False)) is not None:
         rows = [dict(zip(table[0], row, strict=True)) for row in table[1]]
         return [row for row in rows if is_record(row)]
     before, opening, _ = text.partition("<")
@@ -148,6 +152,19 @@ def _without_numbers(items: Sequence[str]) -> list[str]:
         return list(items)
     rests = (item.partition("\n")[1:] for item in items)
     return [marker.text + "".join(rest) for marker, rest in zip(markers, rests, strict=True) if marker]
+
+
+_KIND = re.compile(  # (Question) …   **[Command]** …
+    r"[*_]{0,3}[(\[（【][^\W\d_](?:[^\W\d_]|[ /&-]){1,30}[)\]）】][*_]{0,3}[:：]?[*_]{0,3}\s*(?=[^\sa-zа-я(（])"
+)
+
+
+def _without_kinds(items: Sequence[str]) -> list[str]:
+    """Take off what names the kind of each of several items in brackets."""
+    kinds = [_KIND.match(item) for item in items]
+    if len(items) < 2 or not all(kinds):
+        return list(items)
+    return [item[kind.end() :] for item, kind in zip(items, kinds, strict=True) if kind]
 
 
 def _with_plain_line_ends(text: str) -> str:
@@ -245,7 +262,7 @@ def _take_off_announcement(text: str) -> str:
     inline = re.match(r"[^\n:：?？\"“]{1,200}[:：][*_]*[ \t]+(?=\S)|[^\n：？“]{1,80}：(?=\S)", text)
     if inline and _announces_inline(inline.group().rstrip()):
         return text[inline.end() :]
-    exclaimed = _EXCLAMATION.match(text)
+    exclaimed = _EXCLAMATION.match(text) or SUGGESTION.match(text)
     return text[exclaimed.end() :] if exclaimed else text
 
 
@@ -266,19 +283,26 @@ _EXCLAMATION = re.compile(rf"{COURTESY.pattern}\s*[!！]\s*(?=\S)", re.IGNORECAS
 def _take_off_closing(text: str) -> str:
     lines = text.split("\n")
     fenced = _fenced(lines)
-    old = next((n for n, line in enumerate(lines) if n and not fenced[n] and _OLD_HEADING.match(line)), None)
-    if old is not None and lines[old].lstrip().startswith("#"):
-        return "\n".join(lines[:old])
+    for place in range(1, len(lines)):
+        line = lines[place].lstrip()
+        if not fenced[place] and line.startswith("#") and (ANSWER_HEADING.match(line) or _OLD_HEADING.match(line)):
+            return "\n".join(lines[:place])
     for place in range(len(lines) - 1, 0, -1):
         if fenced[place]:
             break
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
         if is_closing(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
-            return _without_rules("\n".join(lines[:place]))
+            before = _without_rules("\n".join(lines[:place]))
+            return _without_rules(re.sub(r"\n[^\n]*\Z", "", before)) if _ends_in_note_heading(before) else before
     note = _NOTE_AT_END.search(text)
     if note and note.start() and OF_THE_MODEL.search(note.group()):
         text = text[: note.start()]
     return _without_rules(text)
+
+
+def _ends_in_note_heading(text: str) -> bool:
+    before, _, last = text.rpartition("\n")
+    return bool(before.strip()) and NOTE_HEADING.match(last) is not None
 
 
 _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
@@ -536,7 +560,12 @@ def _is_title(line: str) -> bool:
 # --- JSON
 
 _TEXT_KEYS = re.compile(
-    rf"(?:\w*[_ -])?(?:{NOUN}|text|content|item|value|q)(?:[_ -]?(?:text|content|string|\d+))?", re.IGNORECASE
+    rf"(?:\w*[_ -])?(?:{NOUN}|text|content|body|item|value|q|内容|內容|文本|正文|本文|テキスト|내용|본문|텍스트|texto"
+    r"|contenido|conteúdo|texte|contenu|inhalt|текст|содержание|النص|المحتوى)(?:[_ -]?(?:text|content|string|\d+))?",
+    re.IGNORECASE,
+)
+_LIST_KEYS = re.compile(
+    rf"(?:\w*[_ -])?(?:{NOUN}|commands?|statements?|items|list|data)(?:[_ -]?(?:list|\d+))?", re.IGNORECASE
 )
 _NUMBER_KEYS = re.compile(rf"(?:{NOUN}|item|q)?[_ -]?\d+", re.IGNORECASE)
 _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[{])")
@@ -602,12 +631,40 @@ def _json_values(text: str) -> Iterator[Any]:
         value, place = _decoded(text, found.end())
         if value is None:  # it has no end, or a fault: its elements may have none
             end = max(text.rfind("]"), text.rfind("}")) + 1
-            yield from _json_elements(text[place + 1 : end if end > place + 1 else len(text)])
+            text = _with_escaped_quotes(text[place : end if end > place + 1 else len(text)])
+            value = _literal(text)
+            yield from _json_elements(text[1:]) if value is None else iter([value])
             return
         yield value
 
 
 _JSON_OBJECT = re.compile(rf"^{_JSON_PREFIX.pattern}", re.MULTILINE)
+
+
+_FIRST_QUOTE = re.compile(r"[\s\[{]*([\"'])")
+
+
+def _with_escaped_quotes(text: str) -> str:
+    r"""Escape the quotes within the strings of JSON: those that no bracket, colon, comma or line with a quote follows.
+
+    Strings in single quotes get double ones.
+
+    >>> print(_with_escaped_quotes("['What\'s \"umami\"?', 'Why?']"))
+    ["What's \"umami\"?", "Why?"]
+    """
+    first = _FIRST_QUOTE.match(text)
+    if first is None:
+        return text
+    quote = first[1]
+    comma = r",\s*(?:\n|//|$)" if re.search(rf"{quote},[ \t]*\n", text) else r",\s*(?:[\"'\[{\d\]}]|$)"
+    closing = re.compile(rf"(?<!\\){quote}(?=\s*(?:[\]}}]|//|$|{comma}|:\s*[\"'\[{{\dtfn-])|[ \t]*\n\s*{quote})")
+    parts: list[str] = []
+    place = 0
+    while (start := text.find(quote, place)) >= 0 and (end := closing.search(text, start + 1)) is not None:
+        content = re.sub(r'(?<!\\)"', r"\"", text[start + 1 : end.start()]).replace("\\'", "'")
+        parts += [text[place:start], f'"{content}"']
+        place = end.end()
+    return "".join([*parts, text[place:]])
 
 
 def _json_elements(text: str) -> Iterator[Any]:
@@ -668,15 +725,20 @@ def _texts_of_object(value: dict[Any, Any]) -> Iterator[str]:
     texts = {str(key): content for key, content in value.items() if isinstance(content, str)}
     numbered = [content for key, content in texts.items() if _NUMBER_KEYS.fullmatch(key)]
     named = [content for key, content in texts.items() if _TEXT_KEYS.fullmatch(key)]
-    nested = [content for content in value.values() if isinstance(content, list | dict)]
+    nested = {str(key): content for key, content in value.items() if isinstance(content, list | dict)}
+    sentences = [content for content in texts.values() if _SENTENCE_END.search(content) or len(content.split()) > 2]
     if len(numbered) > 1 or (numbered and len(value) == 1):
         yield from numbered
     elif named:
+        text = next((content for content in named if not re.fullmatch(NOUN, content, re.IGNORECASE)), named[0])
         data = next((content for key, content in texts.items() if key.casefold() == "input"), "")
-        yield f"{named[0]}\n{data}" if data.strip() else named[0]
+        yield f"{text}\n{data}" if data.strip() else text
     elif nested:
-        for content in nested:
+        lists = [content for key, content in nested.items() if _LIST_KEYS.fullmatch(key)]
+        for content in lists or nested.values():
             yield from _texts_of(content)
+    elif len(sentences) == 1:
+        yield from sentences
 
 
 # --- tags
@@ -694,13 +756,15 @@ def _tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001
     """Read what is within tags that are named for it, or that are around every line; None without any."""
     start = text.find("<")
     lines = text[: max(start, 0)].split("\n")
-    if lines[-1].strip() and _any_marker(lines[-1]) is not None:
+    marker = _any_marker(lines[-1])
+    if marker is not None and not marker.text.strip():
         lines.pop()  # the first tag follows a number or a bullet
     if start < 0 or "</" not in text or not _introduces(_filled(lines)):
         return None
     items = [found["content"] for found in _innermost(text)]
     if items:
-        return items
+        records = [_element_records(item, _has_text_key) if item.lstrip().startswith("<") else [] for item in items]
+        return [next(_texts_of(found), item) for found, item in zip(records, items, strict=True)]
     lines = _filled(text[start:].split("\n"))
     found = [_LINE_TAG.match(line) for line in lines]
     if len(lines) > 1 and len({one["tag"] for one in found if one}) == 1 and all(found):
@@ -726,6 +790,10 @@ def _element_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) 
     return [inner for content in contents for inner in _element_records(content, is_record)]
 
 
+def _has_text_key(record: Mapping[str, Any]) -> bool:
+    return any(_TEXT_KEYS.fullmatch(key) for key in record)
+
+
 def _innermost(text: str) -> Iterator[re.Match[str]]:
     for found in _TAG.finditer(text):
         inside = list(_TAG.finditer(found["content"]))
@@ -742,7 +810,7 @@ _TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\
 
 def _table_items(text: str, cut_off: bool) -> list[str] | None:
     """Read the column of a Markdown table that has the instructions; None where the text doesn't begin with one."""
-    table = _parsed_table(text, cut_off)
+    table = _parsed_table(text, cut_off) or _parsed_csv(text, cut_off)
     if table is None:
         return None
     names, rows = table
@@ -769,10 +837,33 @@ def _parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]]
     return names, [row for row in map(_cells, rows) if len(row) == len(names)]
 
 
+_CSV_HEAD = re.compile(r"[^\W\d]\w*(?: \w+)?(?:(?P<delimiter>[,;\t])(?! )[^\W\d]\w*(?: \w+)?)+")
+_CSV_KEYS = re.compile(rf"{_TEXT_KEYS.pattern}|output|response|answer|label", re.IGNORECASE)
+
+
+def _parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+    """Return the names of the columns of CSV and its rows; None where the text is none, or no name is of a text."""
+    lines = _filled(text.split("\n"))
+    place = next((place for place, line in enumerate(lines) if _CSV_HEAD.fullmatch(line.strip())), None)
+    if place is None or not _introduces(lines[:place]):
+        return None
+    found = _CSV_HEAD.fullmatch(lines[place].strip())
+    assert found is not None
+    names = found.group().split(found["delimiter"])
+    rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    rows = rows[:-1] if cut_off else rows
+    rows = [[*row[: len(names) - 1], found["delimiter"].join(row[len(names) - 1 :])] for row in rows]
+    is_table = rows and all(len(row) == len(names) for row in rows) and any(map(_CSV_KEYS.fullmatch, names))
+    return (names, rows) if is_table else None
+
+
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
+
 def _cells(line: str) -> list[str]:
     inside = line.strip().removeprefix("|")
     inside = inside[:-1] if inside.endswith("|") and not inside.endswith("\\|") else inside
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
+    return [_LINE_BREAK.sub("\n", cell.strip()).replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
 
 
 def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -780,7 +871,9 @@ def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     lengths = [
         sum(len(row[column]) for row in rows if re.search(r"[^\W\d]", row[column])) for column in range(len(names))
     ]
-    named = [column for column, name in enumerate(names) if re.search(NOUN, name, re.IGNORECASE) and lengths[column]]
+    filled = [(column, name) for column, name in enumerate(names) if lengths[column]]
+    named = [column for column, name in filled if _TEXT_KEYS.fullmatch(name)]
+    named = named or [column for column, name in filled if re.search(NOUN, name, re.IGNORECASE)]
     return max(named or range(len(names)), key=lengths.__getitem__)
 
 
@@ -798,7 +891,7 @@ class _Marker:
     width: int
 
 
-_LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
+_LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|command|q|问|問)"
 _HEAD = (
     r"^(?P<indent>[ \t\u3000]*)[\"“]?(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
     r"(?:[\[(（【〔〈<「][ \t]*)?"
@@ -1031,7 +1124,7 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
         sure: Whether one alone is enough, as a number is where a letter isn't.
     """
     counted: _Found = []
-    for place, marker in _outermost(found):
+    for place, marker in _without_steps(_outermost(found)):
         if not counted or _counts_on(counted, marker):
             counted.append((place, marker))
     if not counted:
@@ -1044,6 +1137,26 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
     if sure:
         return counted
     return counted if values[0] == 1 and len(counted) > 1 else []
+
+
+def _without_steps(found: _Found) -> _Found:
+    """Leave out the lines that count from 1 after one that ends in a colon, where the count before goes on after them.
+
+    Of 1, 1, 2, 3, 2 these are the second 1 and the 2 and 3 after it; of 1, 1, 2 they are unknown.
+    """
+    kept: _Found = []
+    rest = list(found)
+    while rest:
+        place, marker = rest.pop(0)
+        kept.append((place, marker))
+        steps = 0
+        while steps < len(rest) and (rest[steps][0], rest[steps][1].value) == (place + steps + 1, steps + 1):
+            steps += 1
+        after = rest[steps][1].value if steps < len(rest) else None
+        goes_on = marker.value is not None and after == marker.value + 1 and after != steps + 1
+        if steps and goes_on and _COLON_END.search(marker.text):
+            rest = rest[steps:]
+    return kept
 
 
 def _counts_on(counted: _Found, marker: _Marker) -> bool:
@@ -1070,10 +1183,11 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
         (marker, _without_section(marker, body)) for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
     ]
     has_paragraphs = any(_has_paragraphs(body) for _, body in complete)
-    items = [_item(marker, body) for marker, body in complete]
     last, is_open = _last_body(starts[-1][1], bodies[-1], has_paragraphs)
     if not (cut_off and is_open):
-        items.append(_item(starts[-1][1], last))
+        complete.append((starts[-1][1], last))
+    all_answered = len(complete) > 1 and all(any(map(ANSWER.match, body)) for _, body in complete)
+    items = [_item(marker, body, all_answered or _is_labelled(marker)) for marker, body in complete]
     if any(_label_marker(marker.text) for _, marker in starts):
         items = [item for item in items if not ANSWER.match(item)]
     return _unnumbered_first(lines[: places[0]], starts[0][1]) + items
@@ -1191,10 +1305,14 @@ _CODE_LINE = re.compile(
 )
 
 
-def _item(marker: _Marker, body: Sequence[str]) -> str:
+def _is_labelled(marker: _Marker) -> bool:
+    return marker.form[:1] in ("0", "1") or "label" in marker.form or _label_marker(marker.text) is not None
+
+
+def _item(marker: _Marker, body: Sequence[str], cut_answer: bool) -> str:
     """Put an item together; its lines lose the indentation that the list gives them, and keep that of code."""
     lines = [line.expandtabs(4) if line[:1] == "\t" else line for line in body]
-    if marker.form.endswith("label") or _label_marker(marker.text):
+    if cut_answer:
         lines = lines[: next((n for n, line in enumerate(lines) if ANSWER.match(line)), len(lines))]
     if lines and not marker.text.strip() and _RULE.match(lines[0]):
         lines = lines[1:]
@@ -1339,9 +1457,14 @@ def _take_off_label(item: str) -> str:
     return "\n".join(lines[:answer])
 
 
+_PLURAL_LABEL = re.compile(r"(?:queries|(?:question|instruction|prompt|task|request|command)s)\s*[:：]", re.IGNORECASE)
+
+
 def _label_in(line: str) -> _Marker | None:
     """Read a label, with a number or not; a bare number within an item is its own."""
     marker = _label_marker(line) or _number_marker(line)
+    if marker is not None and marker.text.strip() and _PLURAL_LABEL.match(line):
+        return None  # Tasks: name five that a barista does.
     return None if marker is None or marker.form[:1] in "2345" else marker
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["llms"],
     ["engine"],
     ["flow", "step"],
-    ["similarity", "data", "inputs"],
+    ["similarity", "data"],
     ["chat", "thinking", "prompts", "completion_phrases", "completion_text", "metadata"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "progress", "watchdog", "text", "errors"],
 ]
@@ -39,9 +39,6 @@ REMAINING: set[tuple[str, str]] = {
     ("engine.model", "llms.model_files"),
     ("engine.model", "llms.splitting"),
     ("engine.model", "llms.transformers"),
-    ("inputs", "publish.card_data"),
-    ("inputs", "publish.file_names"),
-    ("inputs", "run_record"),
     ("progress", "flow"),
     ("recipe", ""),
 }
