@@ -80,7 +80,6 @@ def test_a_dataset_is_shown_with_a_map_by_meaning_where_a_model_is_named(tmp_pat
     (tmp_path / "rows.csv").write_text("instruction\nMake tea.\nSing a song.\nGo home.\n")
     look([str(tmp_path / "rows.csv"), "--embeddings", "some/model", "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
-    assert "those that mean the same lie together" in page
     assert "some/model" in page
 
 

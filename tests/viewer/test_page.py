@@ -55,14 +55,16 @@ def saved(tmp_path_factory):
         >> Judge.quality(EchoLLM())
         >> TextGeneration(EchoLLM(), output_mappings={"generation": "response"})
     )
-    made = pipeline.run(Dataset.from_dict({"instruction": texts}), run_dir=folder / "run", chunk_size=999, quiet=True)
-    save(made, folder / "made", config_name="tea")
+    result = pipeline.run(
+        Dataset.from_dict({"instruction": texts}), run_dir=folder / "run", chunk_size=999, quiet=True
+    )
+    save(result, folder / "result", config_name="tea")
     return folder
 
 
 @pytest.fixture(scope="module")
 def page(saved):
-    flags = ["view", str(saved / "made"), "--config", "tea", "--output", str(saved / "view.html")]
+    flags = ["view", str(saved / "result"), "--config", "tea", "--output", str(saved / "view.html")]
     done = subprocess.run([sys.executable, "-m", "hfsynth", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rows in" in done.stdout
@@ -71,11 +73,11 @@ def page(saved):
 
 @pytest.fixture(scope="module")
 def rows(saved):
-    return Dataset.from_parquet(str(next((saved / "made/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
+    return Dataset.from_parquet(str(next((saved / "result/tea").glob("train-*"))), cache_dir=str(saved / "cache"))
 
 
 @needs_browser
-def test_rows_are_shown_a_page_at_a_time(page):
+def test_page_displays_20_rows_at_a_time(page):
     first, second = dom(page, tab="rows"), dom(page, tab="rows", page=51)
     assert len(articles(first)) == len(articles(second)) == 20
     assert "row 0 " in articles(first)[0]
@@ -83,15 +85,15 @@ def test_rows_are_shown_a_page_at_a_time(page):
 
 
 @needs_browser
-def test_nothing_in_a_row_is_markup(page):
-    shown = dom(page, tab="rows")
-    assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
-    assert NASTY in " ".join(articles(shown))
-    assert "<img" not in re.search(r'<div id="list".*?<div id="report"', shown, re.DOTALL).group()
+def test_page_escapes_texts_of_rows(page):
+    html = dom(page, tab="rows")
+    assert "HACKED" not in re.search(r"<title>(.*?)</title>", html).group(1)
+    assert NASTY in " ".join(articles(html))
+    assert "<img" not in re.search(r'<div id="list".*?<div id="report"', html, re.DOTALL).group()
 
 
 @needs_browser
-def test_a_search_finds_rows_in_every_piece_and_marks_what_it_found(page):
+def test_search_finds_rows_of_all_blocks_and_marks_them(page):
     found = dom(page, tab="rows", search="TEA 15")
     texts = [text for text in articles(found) if "Make tea 15" in text]
     assert len(texts) == len(articles(found)) > 0
@@ -99,14 +101,14 @@ def test_a_search_finds_rows_in_every_piece_and_marks_what_it_found(page):
 
 
 @needs_browser
-def test_rows_are_chosen_by_a_tag(page, rows):
-    shown = dom(page, tab="rows", tags={"quality": "good"})
-    assert status(shown) == f"{rows['quality'][:].count('good')} rows"
-    assert all("quality: good" in text for text in articles(shown))
+def test_tag_selects_rows(page, rows):
+    html = dom(page, tab="rows", tags={"quality": "good"})
+    assert status(html) == f"{rows['quality'][:].count('good')} rows"
+    assert all("quality: good" in text for text in articles(html))
 
 
 @needs_browser
-def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
+def test_failures_have_rule_and_match_selected_by_step(page):
     dropped = dom(page, tab="failures", step="OnlyOnce")
     assert status(dropped) == "1 failures"
     assert "repeated: 1" in articles(dropped)[0]
@@ -116,19 +118,19 @@ def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
 
 
 @needs_browser
-def test_the_report_is_a_part_of_the_page_with_its_pictures(page):
-    shown = dom(page, tab="report")
-    told = re.search(r'<div id="report"[^>]*>(.*?)</main>', shown, re.DOTALL).group(1)
-    assert "ROUGE-L" in told
-    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', told)
-    for words in ("how many words", "nearest other", "each step was given"):
+def test_page_has_report_with_pictures(page):
+    html = dom(page, tab="report")
+    content = re.search(r'<div id="report"[^>]*>(.*?)</main>', html, re.DOTALL).group(1)
+    assert "ROUGE-L" in content
+    pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', content)
+    for words in ("lengths in words", "nearest other", "each step"):
         assert any(words in alt for alt in pictures), (words, pictures)
-    assert re.search(r"OnlyOnce.*2,502.*2,501", told, re.DOTALL), "the run's record was found beside the rows"
-    assert "HACKED" not in re.search(r"<title>(.*?)</title>", shown).group(1)
+    assert re.search(r"OnlyOnce.*2,502.*2,501", content, re.DOTALL), "the run's record was found beside the rows"
+    assert "HACKED" not in re.search(r"<title>(.*?)</title>", html).group(1)
 
 
 @needs_browser
-def test_an_evolved_row_is_shown_as_its_chain(page):
+def test_evolved_row_is_displayed_as_its_versions(page):
     first = articles(dom(page, tab="rows"))[0]
     assert re.search(r"instruction\s+Make tea \d+\s+↓ \w+", first)
     assert "eliminated: unchanged" in " ".join(articles(dom(page, tab="rows")))
@@ -145,57 +147,57 @@ def test_an_evolved_row_is_shown_as_its_chain(page):
         '{"tab": "x", "step": 3, "page": -2, "search": [], "tags": {"quality": 1}}',
     ],
 )
-def test_an_address_that_is_not_of_this_page_shows_the_first_rows(page, rows, address):
-    shown = dom_of(page, address)
-    assert "row 0 " in articles(shown)[0]
-    assert status(shown) == f"{len(rows):,} rows"
+def test_address_with_invalid_state_is_ignored(page, rows, address):
+    html = dom_of(page, address)
+    assert "row 0 " in articles(html)[0]
+    assert status(html) == f"{len(rows):,} rows"
 
 
 @needs_browser
-def test_a_page_after_the_last_is_the_last(page):
-    shown = dom(page, tab="rows", page=998)
-    number, pages = re.search(r'id="page">page (\d+) of (\d+)<', shown).groups()
+def test_address_beyond_the_last_page_displays_the_last(page):
+    html = dom(page, tab="rows", page=998)
+    number, pages = re.search(r'id="page">page (\d+) of (\d+)<', html).groups()
     assert number == pages
-    assert articles(shown)
+    assert articles(html)
 
 
 @needs_browser
-def test_the_tabs_say_which_is_chosen_and_what_they_show(page):
-    shown = dom(page, tab="failures")
-    chosen = {name: value for value, name in re.findall(r'<button role="tab"[^>]*selected="(\w+)"[^>]*>(\w+)', shown)}
+def test_tabs_have_aria_states(page):
+    html = dom(page, tab="failures")
+    chosen = {name: value for value, name in re.findall(r'<button role="tab"[^>]*selected="(\w+)"[^>]*>(\w+)', html)}
     assert chosen == {"Rows": "false", "Failures": "true", "Report": "false"}
-    assert '<div id="list" role="tabpanel" aria-labelledby="tab-failures">' in shown
+    assert '<div id="list" role="tabpanel" aria-labelledby="tab-failures">' in html
 
 
 @needs_browser
-def test_a_browser_that_is_too_old_is_told_so(page, tmp_path):
+def test_browser_without_decompression_gets_a_message(page, tmp_path):
     old = tmp_path / "old.html"
     old.write_text(page.read_text().replace('"use strict";', '"use strict"; delete window.DecompressionStream;'))
-    assert "This browser is too old for this page" in status(dom(old))
+    assert "DecompressionStream" in status(dom(old))
 
 
-def test_without_scripts_the_page_says_that_it_needs_them(page):
-    assert "allow it to run scripts" in re.search(r"<noscript>(.*?)</noscript>", page.read_text()).group(1)
+def test_page_without_scripts_has_a_message(page):
+    assert "JavaScript" in re.search(r"<noscript>(.*?)</noscript>", page.read_text()).group(1)
 
 
 @needs_browser
-def test_a_row_says_how_it_was_made_and_a_search_does_not_look_there(page, rows):
-    made = rows[0]["generation_metadata"][-1]
+def test_row_has_metadata_that_search_ignores(page, rows):
+    entry = rows[0]["generation_metadata"][-1]
     first = articles(dom(page, tab="rows"))[0]
-    cells = ["TextGeneration", "echo", str(made["seed"]), str(made["row"]), str(made["prompt_tokens"])]
-    assert re.search(r"how it was made.*" + r"\s+".join(map(re.escape, cells)), first, re.DOTALL)
-    assert status(dom(page, tab="rows", search=str(made["seed"]))) == "0 rows"
+    cells = ["TextGeneration", "echo", str(entry["seed"]), str(entry["row"]), str(entry["prompt_tokens"])]
+    assert re.search(r"generation metadata.*" + r"\s+".join(map(re.escape, cells)), first, re.DOTALL)
+    assert status(dom(page, tab="rows", search=str(entry["seed"]))) == "0 rows"
 
 
 @needs_browser
-def test_preferences_are_shown_side_by_side_and_labelled(tmp_path):
+def test_preferences_are_displayed_side_by_side(tmp_path):
     columns = {"prompt": ["Why?"], "chosen": ["Because."], "rejected": ["No."]}
     file = view(Dataset.from_dict(columns), tmp_path / "page.html")
     (row,) = articles(dom(file))
     assert re.search(r"user\s+Why\?\s+chosen\s+assistant\s+Because\.\s+rejected\s+assistant\s+No\.", row)
 
 
-def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
+def test_page_is_self_contained_and_reproducible(tmp_path):
     dataset = Dataset.from_dict({"instruction": ["a"], "response": ["b"]})
     one, two = (view(dataset, tmp_path / name, title="t & t").read_text() for name in ("one.html", "two.html"))
     assert one == two
@@ -204,16 +206,16 @@ def test_a_page_needs_no_network_and_is_the_same_when_written_again(tmp_path):
     assert "t &amp; t" in one
 
 
-def test_a_failure_that_is_in_the_rows_and_was_kept_apart_too_is_told_once(tmp_path):
-    made = Dataset.from_dict({"instruction": ["a", None, None]}).map(
+def test_failure_in_rows_and_failures_counts_once(tmp_path):
+    result = Dataset.from_dict({"instruction": ["a", None, None]}).map(
         TextGeneration(EchoLLM()), batched=True, with_indices=True
     )
-    failures = split_failures(made)[1].select([1])
-    page = view(made, tmp_path / "page.html", failures=failures).read_text()
+    failures = split_failures(result)[1].select([1])
+    page = view(result, tmp_path / "page.html", failures=failures).read_text()
     packed = re.search(r'id="facts">(.*?)</script>', page).group(1)
     assert json.loads(gzip.decompress(base64.b64decode(packed)))["failures"] == 2
 
 
-def test_a_dataset_without_rows_has_a_page_too(tmp_path):
+def test_page_of_empty_dataset_is_written(tmp_path):
     empty = Dataset.from_dict({"instruction": []}, features=Features({"instruction": Value("string")}))
     assert view(empty, tmp_path / "page.html").stat().st_size > 0
