@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hfsynth.llm import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
     from hfsynth.llms.reward_model import RewardModel as RewardModel
+    from hfsynth.llms.scripted import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.metadata import split_failures as split_failures
     from hfsynth.pipeline import Pipeline as Pipeline
@@ -86,6 +87,7 @@ _HOMES = {
     "RunError": "errors",
     "RunResult": "runner.run",
     "SamplingParams": "llm",
+    "ScriptedLLM": "llms.scripted",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
     "SelfInstructInstances": "techniques.self_instruct_instances",
@@ -131,6 +133,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "SamplingParams",
+    "ScriptedLLM",
     "SeedPool",
     "SelfInstruct",
     "SelfInstructInstances",

@@ -49,6 +49,7 @@ def test_the_public_names_are_these():
         "RunResult",
         "RunResult",
         "SamplingParams",
+        "ScriptedLLM",
         "SeedPool",
         "SelfInstruct",
         "SelfInstructInstances",

@@ -454,7 +454,7 @@ class ChunksInFlight:
 
     def _start_next(self) -> None:
         """Start the next chunk's rows, if the llm lets chunks overlap."""
-        if not self.technique.llm.overlaps():
+        if not self.technique.llm.batch_invariant:
             return
         number = self._claim()
         if number is not None:

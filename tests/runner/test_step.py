@@ -1,6 +1,7 @@
 """Steps in one process: chunks and their failures, chunks in flight, filters and functions."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 from datasets import Dataset, Features, List, Value
@@ -148,11 +149,9 @@ def text(request):
 class SlottedLLM(EchoLLM):
     """Takes as many requests as it has slots, and completes the one with the shortest text first."""
 
+    batch_invariant: ClassVar[bool] = True
     slots: int = 4
     bad: str = ""
-
-    def overlaps(self):
-        return True
 
     def stream(self, requests):
         seated = []

@@ -59,7 +59,7 @@ def test_each_row_has_its_own_parameters():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
-def test_the_ends_of_the_random_numbers_choose_a_token_that_has_weight(uniform):
+def test_choose_at_the_ends_of_uniform_has_weight(uniform):
     logits = torch.full((1, 50_000), -200.0)
     logits[0, 7] = 5.0
     logits[0, 49] = 5.0
@@ -67,7 +67,7 @@ def test_the_ends_of_the_random_numbers_choose_a_token_that_has_weight(uniform):
     assert chosen.item() in (7, 49)
 
 
-def test_what_else_is_in_the_batch_does_not_change_what_a_row_draws():
+def test_choose_does_not_depend_on_other_rows():
     plain, sorting = SamplingParams(), SamplingParams(top_p=0.9)
     for uniform in torch.linspace(0, 0.99, 34):
         alone = Sampler.of([plain], 5, CPU).choose(LOGITS[None], uniform[None])
@@ -122,8 +122,8 @@ def test_uniforms_of_seeds_alike_in_32_bits_differ(rows):
 
 
 def test_uniforms_are_those_of_numpys_philox_generator():
-    drawn = np.random.Generator(np.random.Philox(key=2**40 + 7)).random(1000)
-    assert np.abs(uniforms(2**40 + 7, 1000).double().numpy() - drawn).max() <= 2**-24
+    sampled = np.random.Generator(np.random.Philox(key=2**40 + 7)).random(1000)
+    assert np.abs(uniforms(2**40 + 7, 1000).double().numpy() - sampled).max() <= 2**-24
 
 
 def test_uniforms_of_a_negative_seed_are_its_own():
@@ -136,7 +136,7 @@ def test_uniforms_of_a_negative_seed_are_its_own():
     [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=3), SamplingParams(top_p=0.9, min_p=0.1)],
     ids=str,
 )
-def test_no_word_is_chosen_for_a_row_whose_logits_are_not_numbers(params, broken):
+def test_choose_with_nan_logits_returns_minus_one(params, broken):
     logits = torch.zeros(3, 1000)
     logits[1, 7] = broken
     sampler = Sampler.of([SamplingParams(), params, SamplingParams(temperature=0)], 1000, CPU)
@@ -174,7 +174,7 @@ def two_threads():
 
 
 @pytest.mark.parametrize("vocabulary", [49_152, 128_256])
-def test_a_row_draws_the_same_alone_and_among_others_where_threads_share_the_work(two_threads, vocabulary):
+def test_choose_with_threads_does_not_depend_on_rows(two_threads, vocabulary):
     logits = 2 * torch.randn(24, vocabulary, generator=torch.Generator().manual_seed(0))
     # each row's share ends at one of its tokens, so the last rounding of its sum says whether the next one is kept
     weights = logits.softmax(-1)
@@ -186,7 +186,7 @@ def test_a_row_draws_the_same_alone_and_among_others_where_threads_share_the_wor
     assert among.tolist() == torch.cat(alone).tolist()
 
 
-def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
+def test_choose_subtracts_the_presence_penalty_once():
     params = [SamplingParams(presence_penalty=0.7, temperature=1.0), SamplingParams(temperature=1.0)]
     even = (torch.arange(10_000) + 0.5) / 10_000
     found = []
@@ -199,7 +199,7 @@ def test_a_token_that_the_row_has_written_loses_the_presence_penalty_once():
     assert torch.allclose(found[1], LOGITS.softmax(-1), atol=2e-4)
 
 
-def test_a_presence_penalty_changes_what_a_greedy_row_takes():
+def test_choose_greedy_with_presence_penalty():
     sampler = Sampler.of([SamplingParams(temperature=0, presence_penalty=1.5)] * 2, 5, CPU)
     assert sampler.choose(LOGITS.expand(2, -1), torch.zeros(2), [[], [0]]).tolist() == [0, 4]
 
@@ -208,10 +208,10 @@ class WithoutFloat64(TorchDispatchMode):
     """A device that has no float64."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.device.type != "cpu" and made.dtype == torch.float64:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type != "cpu" and result.dtype == torch.float64:
             raise TypeError(f"{function}: the device has no float64")
-        return made
+        return result
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ class WithoutFloat64(TorchDispatchMode):
     [SamplingParams(), SamplingParams(min_p=0.1), SamplingParams(top_k=20, top_p=0.9), SamplingParams(temperature=0)],
     ids=str,
 )
-def test_a_device_is_asked_for_nothing_before_the_tokens_and_needs_no_float64(monkeypatch, params):
+def test_choose_waits_for_the_device_once(monkeypatch, params):
     monkeypatch.setattr(sampling, "_WITHOUT_FLOAT64", {"meta"})
     monkeypatch.setattr(sampling, "_on_cpu", lambda chosen: chosen)
     with FakeTensorMode(), WithoutFloat64():  # tensors without values, which raise where one is asked for

@@ -1,4 +1,4 @@
-"""A model's files, their origin and state, and the cache of loaded models."""
+"""Llms that load a checkpoint: its files, their state and origin, and the cache of loaded models."""
 
 import difflib
 import hashlib
@@ -7,19 +7,29 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, partial
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 from huggingface_hub import RepoCard, try_to_load_from_cache
 
-from hfsynth.chat import ChatTemplate
+from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import GenerationError
-from hfsynth.llm import Origin
+from hfsynth.llm import LLM, Origin
 
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+C = TypeVar("C", bound="CheckpointLLM[Any]")
+logger = logging.getLogger(__name__)
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_GGUF = {"license": "general.license", "language": "general.languages"}  # key of a card → that of a GGUF file
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SETTINGS = {".json", ".jinja", ".model", ".py", ".tiktoken", ".txt"}  # tokenizer, template, configuration, code
@@ -29,6 +39,107 @@ _HASHED = 256 * 1024**2  # bytes: of a larger file, blocks are hashed
 _BLOCK, _BLOCKS = 64 * 1024, 256  # bytes; how many of them, evenly spaced, the first and the last included
 _DIGESTS: dict[tuple[str, int, int, int, int], str] = {}  # path, size, times and inode → digest of the content
 _COMMITS: dict[tuple[str, str | None], str] = {}  # name on the Hub, revision → commit
+
+
+class CheckpointLLM(Configuration, LLM, Generic[T]):
+    """An llm whose model is loaded from a checkpoint on first use, once a process for all equal llms.
+
+    A subclass is a frozen dataclass with these fields, and loads a model `T`.
+    """
+
+    model: str
+    revision: str | None
+    gguf_file: str | None = None
+    dtype: str
+    device: str | None
+    trust_remote_code: bool
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        """Check the fields that can be checked without loading."""
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
+        settle_fields(self)
+        name = type(self).__name__
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"{name}.batch_size must be at least 1, got {self.batch_size}.")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"{name}.dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}.")
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user named it; of a folder or GGUF file, the last part of its name."""
+        if self.gguf_file:
+            return self.gguf_file.removesuffix(".gguf")
+        return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
+
+    def origin(self) -> Origin:
+        """Return the origin that the model's folder, or the cache of the Hub, states."""
+        return model_origin(self.model, self.revision, self.gguf_file)
+
+    def files_state(self) -> str:
+        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
+        return files_state(self.model, self.revision, self.gguf_file)
+
+    def load(self: C) -> C:
+        """Load the model and its tokenizer, unless an equal llm has in this process.
+
+        Raises:
+            GenerationError: If the model can't be loaded, or does not fit this kind of llm.
+        """
+        self.loaded_model()
+        return self
+
+    def loaded_model(self) -> T:
+        """Return the model in memory; load it unless it is there, or if its files have changed since.
+
+        Raises:
+            GenerationError: If it can't be loaded, or this process was forked from one that used a GPU.
+        """
+        prepare_child()
+        key, state = self._key, self.files_state()
+        if key in LOADED_MODELS and LOADED_MODELS[key][0] != state:
+            logger.warning("the files of %s have changed; loading them again", self.model_name)
+            self.unload()
+        if key not in LOADED_MODELS:
+            check_files(self.model, self.gguf_file)
+            LOADED_MODELS[key] = state, self._load()
+        model: T = LOADED_MODELS[key][1]
+        return model
+
+    def unload(self) -> None:
+        """Give back the memory of the model; the next `complete` loads it again."""
+        if LOADED_MODELS.pop(self._key, None) is not None:
+            from hfsynth.engine.kv_cache import free_memory  # torch loads when a model does
+
+            free_memory()
+
+    @abstractmethod
+    def _load(self) -> T:
+        """Load the model."""
+
+    @property
+    def _key(self) -> str:
+        """The configuration of the model in memory: llms that differ only in their batch sizes share a model."""
+        changes: dict[str, Any] = {"batch_size": 1}
+        return f"{type(self).__name__} {replace(self, **changes).to_json()}"
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        """The arguments of `from_pretrained` that name the files.
+
+        None is left out, since transformers would ask on standard input whether to trust code.
+        """
+        source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.revision:
+            source["revision"] = self.revision
+        if self.gguf_file:
+            source["gguf_file"] = self.gguf_file
+        return source
+
+
+LOADED_MODELS: dict[str, tuple[str, Any]] = {}
+"""Configuration of an llm → state of the model's files when it was loaded, the model."""
 
 
 def split_gguf_path(model: str, gguf_file: str | None) -> tuple[str, str | None]:
@@ -191,14 +302,14 @@ def _hub_commit(model: str, revision: str | None, file: str) -> str:
     if revision and _COMMIT.fullmatch(revision):
         return revision
     if (model, revision) not in _COMMITS:
-        commit = _asked_commit(model, revision, file) or _cached_commit(model, revision, file)
+        commit = _remote_commit(model, revision, file) or _cached_commit(model, revision, file)
         if not commit:
             return ""
         _COMMITS[model, revision] = commit
     return _COMMITS[model, revision]
 
 
-def _asked_commit(model: str, revision: str | None, file: str) -> str:
+def _remote_commit(model: str, revision: str | None, file: str) -> str:
     """Ask the Hub, as loading a model does; "" where it can't be reached or doesn't know the model."""
     from httpx2 import TransportError
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -211,14 +322,9 @@ def _asked_commit(model: str, revision: str | None, file: str) -> str:
 
 def _cached_commit(model: str, revision: str | None, file: str) -> str:
     """Return the commit of the snapshot that is cached for a revision; "" where none is."""
-    from huggingface_hub import try_to_load_from_cache
-
     cached = try_to_load_from_cache(model, file, revision=revision)
     parts = Path(cached).parts if isinstance(cached, str) else ()
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
-
-
-_GGUF = {"license": "general.license", "language": "general.languages"}  # key of a card → that of a GGUF file
 
 
 def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Origin:
@@ -230,16 +336,16 @@ def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Ori
         gguf_file: GGUF file in that folder or repository.
     """
     if Path(model).is_dir():
-        return _told_by(Path(model), gguf_file, "")
+        return _folder_origin(Path(model), gguf_file, "")
     file = try_to_load_from_cache(model, gguf_file or "config.json", revision=revision)
     if not isinstance(file, str):
         return Origin()
     folders = Path(file).parts
     depth = folders.index("snapshots") + 2
-    return _told_by(Path(*folders[:depth]), gguf_file, folders[depth - 1])
+    return _folder_origin(Path(*folders[:depth]), gguf_file, folders[depth - 1])
 
 
-def _told_by(folder: Path, gguf_file: str | None, commit: str) -> Origin:
+def _folder_origin(folder: Path, gguf_file: str | None, commit: str) -> Origin:
     """Read the card in a folder, or what a GGUF file says of itself."""
     card = folder / "README.md"
     if card.is_file():
@@ -247,44 +353,17 @@ def _told_by(folder: Path, gguf_file: str | None, commit: str) -> Origin:
             return Origin.of_card(RepoCard.load(card, ignore_metadata_errors=True).data.to_dict(), commit)
         except (ValueError, yaml.YAMLError):  # a card that can't be read states nothing
             return Origin(commit)
-    return _told_by_gguf(folder / gguf_file, commit) if gguf_file else Origin(commit)
+    return _gguf_origin(folder / gguf_file, commit) if gguf_file else Origin(commit)
 
 
 @cache
-def _told_by_gguf(file: Path, commit: str) -> Origin:
+def _gguf_origin(file: Path, commit: str) -> Origin:
     """Read a GGUF file, once in a process: its vocabulary takes seconds, and every step asks."""
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
     stated = {key: fields[name].contents() for key, name in _GGUF.items() if name in fields}
     return Origin.of_card(stated, commit)
-
-
-_THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
-"""Variables by which chat templates show thoughts; a template reads those that it has."""
-
-
-def chat_template(name: str, tokenizer: Any, variables: Mapping[str, Any]) -> ChatTemplate:
-    """Return a tokenizer's chat template.
-
-    Args:
-        name: The model, for error messages.
-        tokenizer: It has a chat template.
-        variables: What the template is given besides the messages.
-    """
-    return ChatTemplate(
-        name,
-        partial(_render, tokenizer, dict(variables)),
-        tokenizer.bos_token or "",
-        partial(_render, tokenizer, {**_THINKING_ON, **variables}),
-    )
-
-
-def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
-    )
-    return str(text)
 
 
 def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:
@@ -303,19 +382,16 @@ def loading_error(name: str, revision: str | None, error: Exception) -> Generati
     return GenerationError(f"{name!r} (revision {revision}) can't be loaded: {error}")
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass
 class _BeforeFork:
-    """What a process was like when it last forked; a child inherits it."""
+    """The state of a process when it last forked; a child inherits it."""
 
     process: int = 0
     has_torch: bool = False
     has_gpu: bool = False
 
-    def note(self) -> None:
-        """Note it of this process, which is about to fork."""
+    def update(self) -> None:
+        """Set all fields to the state of this process, which is about to fork."""
         cuda = sys.modules.get("torch.cuda")
         self.process = os.getpid()
         self.has_torch = "torch" in sys.modules
@@ -324,11 +400,11 @@ class _BeforeFork:
 
 _BEFORE_FORK = _BeforeFork()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_BEFORE_FORK.note)
+    os.register_at_fork(before=_BEFORE_FORK.update)
 
 
 def prepare_child() -> None:
-    """See that torch can compute in this process, if it was forked: with one thread. Costs nothing in any other.
+    """Let torch compute with one thread if this process was forked: with more, it would wait forever.
 
     Raises:
         GenerationError: If the parent had used a GPU.
@@ -349,44 +425,3 @@ def prepare_child() -> None:
         os.getpid(),
     )
     _BEFORE_FORK.process = os.getpid()
-
-
-T = TypeVar("T")
-
-
-@dataclass
-class ModelCache(Generic[T]):
-    """Loaded models by the configuration of their llms."""
-
-    _models: dict[str, tuple[str, T]] = field(default_factory=dict)
-    """Configuration → state of the model's files when it was loaded, what was loaded."""
-
-    def get(self, key: str, state: str, load: Callable[[], T]) -> T:
-        """Return what was loaded for a configuration; load it where nothing was, or its files have changed since.
-
-        Args:
-            key: Configuration of the llm.
-            state: `LLM.files_state`.
-            load: Loads the model.
-
-        Raises:
-            GenerationError: If this process was forked from one that used a GPU.
-        """
-        prepare_child()
-        if key in self._models and self._models[key][0] != state:
-            logger.warning("the files of a loaded model have changed: they are loaded again")
-            self.drop(key)
-        if key not in self._models:
-            self._models[key] = state, load()
-        return self._models[key][1]
-
-    def drop(self, key: str) -> None:
-        """Give back the memory of what was loaded for a configuration, if anything was."""
-        if self._models.pop(key, None) is not None:
-            from hfsynth.engine.memory import free_memory  # torch loads when a model does
-
-            free_memory()
-
-    def __len__(self) -> int:
-        """Return how many models are loaded."""
-        return len(self._models)

@@ -1,8 +1,75 @@
 import pytest
 from datasets import Dataset
 
-from hfsynth import ColumnError, Deduplicate, EchoLLM, Novelty, RowError, TextGeneration, WellFormed
-from hfsynth.llm import checked_messages
+from hfsynth import (
+    LLM,
+    ColumnError,
+    Deduplicate,
+    EchoLLM,
+    Novelty,
+    Request,
+    RowError,
+    SamplingParams,
+    TextGeneration,
+    WellFormed,
+)
+from hfsynth.llm import Requests, checked_messages
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0),
+        ("temperature", -1),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("min_p", 2),
+        ("stop", [""]),
+    ],
+)
+def test_a_sampling_value_out_of_range_is_an_error_that_names_it(name, value):
+    with pytest.raises(ValueError, match=rf"SamplingParams\.{name} is .*must be"):
+        SamplingParams(**{name: value})
+
+
+def test_equal_sampling_is_equal_however_it_was_written():
+    assert SamplingParams(temperature=1, stop=["a"]) == SamplingParams(temperature=1.0, stop=("a",))
+
+
+def test_any_class_with_the_right_methods_is_an_llm():
+    assert isinstance(EchoLLM(), LLM)
+    assert not isinstance("gpt2", LLM)
+
+
+def test_requests_put_first_are_taken_first():
+    requests = Requests()
+    for key in "abc":
+        requests.put(key, Request(messages=()), first=key == "c")
+    requests.put("d", Request(messages=()), first=True)
+    assert len(requests) == 4
+    assert [requests.take()[0] for _ in range(4)] == ["c", "d", "a", "b"]
+    assert requests.take() is None
+
+
+def test_more_requests_are_asked_for_only_when_none_waits():
+    asked = []
+
+    def more():
+        asked.append(len(requests))
+        if len(asked) < 3:
+            requests.put(len(asked), Request(messages=()))
+
+    requests = Requests(more)
+    requests.put(0, Request(messages=()))
+    assert [requests.take()[0] for _ in range(3)] == [0, 1, 2]
+    assert requests.take() is None
+    assert asked == [0, 0, 0]
+
+
+def test_llm_without_files_has_an_empty_files_state():
+    assert EchoLLM().files_state() == ""
+
 
 CALL = [{"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}]
 USER = {"role": "user", "content": "Hi"}
@@ -47,7 +114,7 @@ def test_entry_that_is_no_message_fails_its_row(message):
         checked_messages("x", [message])
 
 
-def test_content_of_another_type_fails_its_row():
+def test_content_of_wrong_type_fails_its_row():
     with pytest.raises(RowError, match="x has a turn of 'user' with content of type int"):
         checked_messages("x", [{"role": "user", "content": 5}])
 
@@ -67,7 +134,7 @@ def test_filter_of_a_part_that_is_no_text_is_an_error():
         Deduplicate(column="messages")(rows)
 
 
-def test_text_given_as_a_part_is_answered():
+def test_text_in_a_content_part_is_answered():
     rows = Dataset.from_dict({"messages": [[{"role": "user", "content": [part("Hi")]}]]})
     assert rows.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)["generation"][:] == ["Hi"]
 

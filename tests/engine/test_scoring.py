@@ -7,9 +7,9 @@ from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Q
 
 from hfsynth import GenerationError
 from hfsynth.engine import scoring
-from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.compatibility import install_attention
 from hfsynth.engine.model import pack_linears
-from hfsynth.engine.scoring import Branches, Comparison, score
+from hfsynth.engine.scoring import ChoiceBatch, TokenizedChoices, score
 from tests.tiny import prompt, tiny
 
 ENDS = frozenset({3, 60})
@@ -18,7 +18,7 @@ MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expan
 
 def ready(model):
     pack_linears(model)
-    assert adopt_attention(model) == ""
+    assert install_attention(model) == ""
     return model
 
 
@@ -29,7 +29,9 @@ def pair():
 
 
 def compare(length, *choices, ends=ENDS, seed=0):
-    return Comparison(prompt(length, seed=seed), [prompt(n, seed=seed + 10 + i) for i, n in enumerate(choices)], ends)
+    return TokenizedChoices(
+        prompt(length, seed=seed), [prompt(n, seed=seed + 10 + i) for i, n in enumerate(choices)], ends
+    )
 
 
 COMPARED = [
@@ -47,10 +49,10 @@ def naive(model, one):
     scores = []
     for choice in one.choices:
         with torch.inference_mode():
-            logits = model(torch.tensor([[*one.prompt, *choice]])).logits[0, len(one.prompt) - 1 :]
+            logits = model(torch.tensor([[*one.prompt_ids, *choice]])).logits[0, len(one.prompt_ids) - 1 :]
         logp = logits.double().log_softmax(-1)
-        said = sum(float(logp[place, token]) for place, token in enumerate(choice))
-        scores.append(said + float(logp[len(choice), sorted(one.end_tokens)].logsumexp(-1)))
+        spoken = sum(float(logp[place, token]) for place, token in enumerate(choice))
+        scores.append(spoken + float(logp[len(choice), sorted(one.end_tokens)].logsumexp(-1)))
     return scores
 
 
@@ -60,11 +62,11 @@ def assert_naive(model, compared, scores, within=2e-4):
 
 
 def test_scores_are_those_of_each_choice_alone(pair):
-    assert_naive(pair[0], COMPARED, score(pair[1], COMPARED, replaced=True))
+    assert_naive(pair[0], COMPARED, score(pair[1], COMPARED, is_replaced=True))
 
 
 def test_a_model_with_its_own_attention_gives_the_same_scores(pair):
-    assert_naive(pair[0], COMPARED, score(pair[0], COMPARED, replaced=False))
+    assert_naive(pair[0], COMPARED, score(pair[0], COMPARED, is_replaced=False))
 
 
 @pytest.mark.parametrize(
@@ -80,50 +82,50 @@ def test_a_model_with_its_own_attention_gives_the_same_scores(pair):
 )
 def test_other_architectures_score_alike(config, sizes):
     plain, own = tiny(config, **sizes), ready(tiny(config, **sizes))
-    assert_naive(plain, COMPARED, score(own, COMPARED, replaced=True))
+    assert_naive(plain, COMPARED, score(own, COMPARED, is_replaced=True))
 
 
-def test_a_model_that_carries_a_state_along_is_scored_in_padded_rows():
+def test_score_of_a_state_space_model_equals_forwards():
     model = tiny(Mamba2Config, **MAMBA)
-    assert_naive(model, COMPARED[:3], score(model, COMPARED[:3], replaced=False), within=1e-3)
+    assert_naive(model, COMPARED[:3], score(model, COMPARED[:3], is_replaced=False), within=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_a_request_gets_is_the_same_to_the_bit_whatever_else_is_scored(dtype):
+def test_score_does_not_depend_on_other_requests(dtype):
     model = ready(tiny(dtype=dtype))
-    together = score(model, COMPARED, replaced=True)
-    assert score(model, COMPARED[::-1], replaced=True) == together[::-1]
-    assert [score(model, [one], replaced=True)[0] for one in COMPARED] == together
+    together = score(model, COMPARED, is_replaced=True)
+    assert score(model, COMPARED[::-1], is_replaced=True) == together[::-1]
+    assert [score(model, [one], is_replaced=True)[0] for one in COMPARED] == together
 
 
 def test_the_choices_do_not_see_each_other(pair):
     one = compare(20, 5, 6)
-    (alone,) = score(pair[1], [Comparison(one.prompt, one.choices[:1], ENDS)], replaced=True)
-    (beside,) = score(pair[1], [one], replaced=True)
+    (alone,) = score(pair[1], [TokenizedChoices(one.prompt_ids, one.choices[:1], ENDS)], is_replaced=True)
+    (beside,) = score(pair[1], [one], is_replaced=True)
     assert beside[0] == pytest.approx(alone[0], abs=1e-4)
 
 
-def test_a_choice_that_begins_another_is_scored_with_its_end(pair):
+def test_score_of_a_prefix_choice_includes_its_end(pair):
     text = prompt(4, seed=9)
-    short, long = score(pair[1], [Comparison(prompt(8), [text[:2], text], ENDS)], replaced=True)[0]
-    without = score(pair[1], [Comparison(prompt(8), [text[:2], text], frozenset())], replaced=True)[0]
+    short, long = score(pair[1], [TokenizedChoices(prompt(8), [text[:2], text], ENDS)], is_replaced=True)[0]
+    without = score(pair[1], [TokenizedChoices(prompt(8), [text[:2], text], frozenset())], is_replaced=True)[0]
     assert without[0] > without[1]
     assert (short < without[0], long < without[1]) == (True, True)
 
 
-def test_the_choices_of_one_token_and_all_that_ends_nothing_share_the_probability(pair):
-    everything = Comparison(prompt(8), [[token] for token in range(64)], frozenset())
-    (scores,) = score(pair[1], [everything], replaced=True)
+def test_score_of_all_tokens_sums_to_one(pair):
+    everything = TokenizedChoices(prompt(8), [[token] for token in range(64)], frozenset())
+    (scores,) = score(pair[1], [everything], is_replaced=True)
     assert math.fsum(math.exp(found) for found in scores) == pytest.approx(1, abs=1e-5)
 
 
-def lengths_of_forwards(monkeypatch, most=10**9):
+def lengths_of_forwards(monkeypatch, limit=10**9):
     """Note the tokens of each forward, and run out of memory where there are more than `most`."""
     read = []
 
     def note(model, tokens, where, keep):
         read.append(len(tokens))
-        if len(tokens) > most:
+        if len(tokens) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return forward(model, tokens, where, keep)
 
@@ -132,36 +134,36 @@ def lengths_of_forwards(monkeypatch, most=10**9):
     return read
 
 
-def test_a_forward_takes_as_many_requests_as_fit_and_at_least_one(pair, monkeypatch):
+def test_score_forward_takes_at_least_one_request(pair, monkeypatch):
     read = lengths_of_forwards(monkeypatch)
     monkeypatch.setattr(scoring, "FORWARD_TOKENS", 100)
-    score(pair[1], [compare(30, 5), compare(30, 10), compare(300, 7), compare(3, 1), compare(90, 6)], replaced=True)
+    score(pair[1], [compare(30, 5), compare(30, 10), compare(300, 7), compare(3, 1), compare(90, 6)], is_replaced=True)
     assert read == [75, 307, 4 + 96]
 
 
 def test_running_out_of_memory_halves_the_requests_and_goes_on(pair, monkeypatch, caplog):
-    read = lengths_of_forwards(monkeypatch, most=150)
+    read = lengths_of_forwards(monkeypatch, limit=150)
     compared = [compare(50, 5, seed=n) for n in range(5)]
     with caplog.at_level(logging.WARNING):
-        scores = score(pair[1], compared, replaced=True)
+        scores = score(pair[1], compared, is_replaced=True)
     assert read == [275, 110, 165, 55, 110]
-    assert "memory holds no 5 requests" in caplog.text
+    assert "with 5 requests" in caplog.text
     assert_naive(pair[0], compared, scores)
 
 
 def test_one_request_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
-    lengths_of_forwards(monkeypatch, most=40)
+    lengths_of_forwards(monkeypatch, limit=40)
     with pytest.raises(GenerationError, match="out of memory with a request of 55 tokens alone"):
-        score(pair[1], [compare(50, 5), compare(30, 1)], replaced=True)
+        score(pair[1], [compare(50, 5), compare(30, 1)], is_replaced=True)
 
 
 def test_keys_and_values_of_one_layer_are_kept_at_a_time(pair):
-    where = Branches.of(COMPARED[:2], torch.device("cpu"))
+    where = ChoiceBatch.of(COMPARED[:2], torch.device("cpu"))
     with torch.inference_mode():
-        scoring.forward(pair[1], [token for one in COMPARED[:2] for token in one.tokens], where)
+        scoring.forward(pair[1], [token for one in COMPARED[:2] for token in one.token_ids], where)
     assert len(where.slots.layers) == 1
 
 
 def test_long_texts_are_normalised_a_few_rows_at_a_time(pair, monkeypatch):
     monkeypatch.setattr(scoring, "_ROWS", 7)
-    assert_naive(pair[0], COMPARED, score(pair[1], COMPARED, replaced=True))
+    assert_naive(pair[0], COMPARED, score(pair[1], COMPARED, is_replaced=True))

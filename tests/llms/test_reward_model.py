@@ -10,7 +10,7 @@ from transformers import LlamaForSequenceClassification as LlamaClassifier
 from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
 from hfsynth.llm import Completion
 from hfsynth.llms import reward_model as classifier
-from hfsynth.llms.reward_model import _LOADED
+from hfsynth.llms.checkpoint import LOADED_MODELS
 from tests.conftest import GGUF
 from tests.helpers import drive
 
@@ -67,28 +67,28 @@ def plain(folder, tokenizer, instruction, response):
         return float(model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0])
 
 
-def test_a_row_gets_what_the_model_says_of_its_conversation_alone(loaded, folder, tokenizer):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+def test_reward_equals_a_plain_call_of_the_model(loaded, folder, tokenizer):
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
     expected = [plain(folder, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
-    assert len(set(made["reward"][:3])) == 3
-    entry = made[0]["generation_metadata"][0]
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert len(set(result["reward"][:3])) == 3
+    entry = result[0]["generation_metadata"][0]
     assert (entry["model"], entry["completion_tokens"], entry["finish_reason"]) == ("rewarder", 0, "stop")
     assert entry["prompt_tokens"] > 0
 
 
-def test_a_conversation_longer_than_the_context_fails_its_row_and_is_not_cut(loaded):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][3] is None
-    assert "are more than the model's context of 300" in made[3]["generation_metadata"][0]["error"]
+def test_reward_beyond_the_context_fails_its_row(loaded):
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][3] is None
+    assert "are more than the model's context of 300" in result[3]["generation_metadata"][0]["error"]
 
 
-def test_conversations_are_scored_in_batches_whatever_their_order(loaded, folder):
+def test_reward_does_not_depend_on_batch_or_order(loaded, folder):
     requests = [Request(messages=pair("Say it. " * n, f"It, {n} times.")) for n in range(1, 9)]
     together = loaded.complete(requests)
     for size in (1, 3):
-        made = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
-        assert [m.scores[0] for m in made] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
+        result = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
+        assert [m.scores[0] for m in result] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
     assert {(m.text, m.finish_reason, m.completion_tokens) for m in together} == {("", "stop", 0)}
 
 
@@ -96,36 +96,36 @@ def test_a_model_that_knows_no_padding_reads_row_by_row(tmp_path, tokenizer, fol
     model = LlamaClassifier.from_pretrained(folder)
     model.config.pad_token_id = None
     with RewardModel(saved(tmp_path, tokenizer, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
+        result = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
     expected = [plain(tmp_path, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
 
 
-def test_without_a_chat_template_the_answer_is_the_second_of_a_pair(tmp_path, tokenizer):
+def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=2, pad_token_id=0)).eval()
     bare = AutoTokenizer.from_pretrained(saved(tmp_path, tokenizer, model))
     bare.chat_template = None
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     with RewardModel(saved(tmp_path, bare, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
-    for row in made.select(range(3)):
+        result = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
+    for row in result.select(range(3)):
         with torch.inference_mode():
             logits = model(**bare(row["instruction"], row["response"], return_tensors="pt")).logits
         assert row["reward"] == pytest.approx(float(logits[0, 1]), abs=1e-5)
 
 
-def test_a_conversation_is_scored_whole(loaded, folder):
+def test_reward_of_a_conversation_reads_every_turn(loaded, folder):
     messages = [*pair("Hi", "Hello."), *pair("Say a colour.", "Blue.")]
     dataset = Dataset.from_dict({"conversation": [messages, messages[:3], None]})
-    made = dataset.map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
-    errors = [row["generation_metadata"][0]["error"] for row in made]
+    result = dataset.map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
+    errors = [row["generation_metadata"][0]["error"] for row in result]
     assert "ends with a turn of 'user'" in errors[1]
     assert "conversation is not a list of role and content" in errors[2]
 
 
-def test_which_of_several_outputs_is_the_reward_must_be_said():
+def test_reward_of_several_outputs_needs_output():
     row = {"instruction": "a", "response": "b"}
     three = Completion(text="", finish_reason="stop", scores=(1.0, 2.0, 3.0))
     assert drive(Reward(EchoLLM(), output=2).flow(row, RNG), three)[1] == [{"reward": 3.0}]
@@ -173,9 +173,9 @@ def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"batch_size": 0}, "batch_size is 0"), ({"dtype": "int4"}, "'int4'")]
+    ("fields", "message"), [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({"dtype": "int4"}, "'int4'")]
 )
-def test_a_field_out_of_range_is_an_error_before_a_model_is_loaded(fields, message):
+def test_field_out_of_range_raises_before_loading(fields, message):
     with pytest.raises(ValueError, match=message):
         RewardModel("some/model", **fields)
 
@@ -197,9 +197,10 @@ def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
 
 def test_equal_models_are_loaded_once_and_unload_gives_them_back(folder):
     with RewardModel(folder) as llm:
-        assert replace(llm, batch_size=3)._loaded() is llm._loaded()
-        assert len(_LOADED) == 1
-    assert not _LOADED
+        assert replace(llm, batch_size=3).loaded_model() is llm.loaded_model()
+        loaded = llm.loaded_model()
+        assert [model for _, model in LOADED_MODELS.values()].count(loaded) == 1
+    assert loaded not in [model for _, model in LOADED_MODELS.values()]
 
 
 def test_no_requests_need_no_model(tmp_path):

@@ -1,3 +1,5 @@
+"""Models that bring Python code of their own, and models in forked processes: in processes of their own."""
+
 import json
 import os
 import shutil
@@ -5,12 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
+import torch
 from huggingface_hub import constants
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hfsynth import GenerationError, RewardModel, TransformersLLM
-from hfsynth.llms import model_files
-from hfsynth.llms.model_files import check_files, files_state, split_gguf_path
+from hfsynth.config import restore
+from hfsynth.llm import Origin
+from hfsynth.llms import checkpoint
+from hfsynth.llms.checkpoint import check_files, files_state, model_origin, split_gguf_path
+from tests.conftest import GGUF
 from tests.hub_server import Repository, Stored
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,14 +79,14 @@ def test_files_state_is_the_content_not_its_time_or_place(folder, tmp_path):
     assert files_state(str(folder), None) == before == files_state(str(tmp_path / "copy"), None)
 
 
-def test_files_state_is_the_same_in_another_process(folder):
+def test_files_state_is_equal_in_two_processes(folder):
     code = "import sys, hfsynth; print(hfsynth.TransformersLLM(sys.argv[1]).files_state(), 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [files_state(str(folder), None), "False"]
 
 
 def test_files_state_changes_with_blocks_of_a_large_file(folder, monkeypatch):
-    monkeypatch.setattr(model_files, "_HASHED", 1024)
+    monkeypatch.setattr(checkpoint, "_HASHED", 1024)
     weights = folder / "model.safetensors"
     content = bytearray(300 * 70_000)
     states = set()
@@ -182,12 +190,12 @@ def test_mistyped_folder_is_an_error_without_a_search(model, hub, tmp_path, monk
     assert hub.log == []
 
 
-def test_mistyped_folder_is_told_its_neighbour(folder, tmp_path):
+def test_mistyped_folder_names_its_neighbour(folder, tmp_path):
     with pytest.raises(GenerationError, match=f"There is '{folder}'"):
         check_files(str(tmp_path / "mien"))
 
 
-def test_mistyped_gguf_is_told_those_of_the_folder(folder):
+def test_mistyped_gguf_names_those_of_the_folder(folder):
     (folder / "x.Q4_1.gguf").touch()
     with pytest.raises(GenerationError, match=r"no 'x.Q4.gguf'; its GGUF files are \['x.Q4_1.gguf'\]"):
         TransformersLLM(folder / "x.Q4.gguf").load()
@@ -207,3 +215,168 @@ def test_folder_around_a_model_names_the_model(folder, tmp_path):
 def test_file_that_is_no_gguf_is_an_error(folder):
     with pytest.raises(GenerationError, match="it is a file; use the folder"):
         RewardModel(folder / "config.json").load()
+
+
+SIZES = {
+    "vocab_size": 49152,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+
+class MyConfig(LlamaConfig):
+    model_type = "mine"
+
+
+class MyLLM(LlamaForCausalLM):
+    config_class = MyConfig
+
+
+class MyReward(LlamaForSequenceClassification):
+    config_class = MyConfig
+"""
+CLASSES = {
+    "AutoConfig": "mine.MyConfig",
+    "AutoModelForCausalLM": "mine.MyLLM",
+    "AutoModelForSequenceClassification": "mine.MyReward",
+}
+
+
+@pytest.fixture
+def plain(tmp_path, smollm_folder):
+    """A small model of random weights."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(smollm_folder, gguf_file=GGUF).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def coded(plain, monkeypatch, tmp_path):
+    """The same as a model with code of its own."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    edit(plain / "config.json", model_type="mine", architectures=["MyLLM"], auto_map=CLASSES)
+    (plain / "mine.py").write_text(CODE)
+    return plain
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.fixture
+def no_input(monkeypatch):
+    def ask(*_):
+        raise AssertionError("asked on standard input")
+
+    monkeypatch.setattr("builtins.input", ask)
+
+
+@pytest.mark.parametrize("kind", [TransformersLLM, RewardModel])
+def test_model_code_is_refused_by_default_unasked(coded, no_input, kind):
+    with pytest.raises(GenerationError, match=r"Python code of its own.*trust_remote_code=True on the llm"):
+        kind(str(coded)).load()
+
+
+@pytest.mark.parametrize("kind", [TransformersLLM, RewardModel])
+def test_tokenizer_code_is_refused_by_default_unasked(plain, no_input, kind):
+    settings = {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["mine.MyTokenizer", None]}}
+    edit(plain / "tokenizer_config.json", **settings)
+    (plain / "mine.py").write_text("from transformers import LlamaTokenizer as MyTokenizer\n")
+    with pytest.raises(GenerationError, match=r"Python code of its own.*trust_remote_code=True on the llm"):
+        kind(str(plain)).load()
+
+
+def test_model_code_is_run_where_it_is_trusted(coded, no_input):
+    with TransformersLLM(str(coded), trust_remote_code=True) as llm:
+        assert type(llm.loaded_model().model).__name__ == "MyLLM"
+
+
+def test_trust_in_code_is_part_of_the_configuration():
+    trusting = TransformersLLM("a/b", trust_remote_code=True)
+    assert trusting.to_json() != TransformersLLM("a/b").to_json()
+    make, arguments = trusting.__reduce__()
+    assert make is restore
+    assert make(*arguments) == trusting
+
+
+def test_files_changed_under_a_loaded_model_reload_it(plain, caplog):
+    with TransformersLLM(str(plain)) as llm:
+        first = llm.loaded_model()
+        assert llm.loaded_model() is first
+        edit(plain / "generation_config.json", eos_token_id=[2, 7])
+        assert llm.loaded_model() is not first
+        assert 7 in llm.loaded_model().chat.end_tokens
+    assert "have changed; loading them again" in caplog.text
+
+
+FORKED = """
+import os, sys
+from datasets import Dataset
+from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(4)]})
+sampling = SamplingParams(max_new_tokens=4)
+llm = TransformersLLM(sys.argv[1], dtype="float32")
+technique = TextGeneration(llm, sampling=sampling, keep_truncated=True)
+first = rows.map(technique, batched=True, with_indices=True)
+made = rows.select(range(4)).map(technique, batched=True, with_indices=True, num_proc=2, new_fingerprint="forked")
+print(len(first), len(made), None in made["generation"][:])
+"""
+
+
+def test_map_with_num_proc_ends_after_one_use_in_the_parent(plain):
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}  # with 1, no thread is lost in a fork
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED, str(plain)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert (run.stdout.split(), run.returncode) == (["4", "4", "False"], 0), run.stderr
+    assert "computes with 1 thread" in run.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_child_of_a_process_that_used_a_gpu_says_so(monkeypatch):
+    monkeypatch.setattr(
+        checkpoint, "_BEFORE_FORK", checkpoint._BeforeFork(os.getpid() + 1, has_torch=True, has_gpu=True)
+    )
+    with pytest.raises(GenerationError, match=r"num_proc.*its parent had used the GPU"):
+        TransformersLLM("user/model").load()
+
+
+def test_model_origin_of_a_folder_is_its_cards(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage:\n- en\n- fr\n---\n# x")
+    assert model_origin(str(tmp_path), None, None) == Origin(license="mit", languages=("en", "fr"))
+
+
+@pytest.mark.parametrize("text", ["# no metadata", "---\nlicense: [\n---\n", "---\nlicense: {a: 1}\n---\n", ""])
+def test_a_card_that_states_nothing_is_believed(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    assert model_origin(str(tmp_path), None, None) == Origin()
+
+
+def test_a_model_in_the_cache_has_a_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--user--model" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    assert model_origin("user/model", None, None) == Origin(COMMIT)
+    assert model_origin("user/other", None, None) == Origin()
+
+
+@pytest.mark.model
+def test_a_gguf_file_tells_of_itself(smollm_folder):
+    assert model_origin(smollm_folder, None, GGUF) == Origin(license="apache-2.0", languages=("en",))
+
+
+@pytest.mark.model
+def test_a_gguf_file_is_read_once(smollm_folder, monkeypatch):
+    origin = model_origin(smollm_folder, None, GGUF)
+    monkeypatch.setattr(gguf, "GGUFReader", None)
+    assert model_origin(smollm_folder, None, GGUF) == origin

@@ -12,8 +12,8 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from hfsynth.engine.attention import NAME, Prefill, Segment, forward
-from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.attention import NAME, PrefillBatch, Segment, forward
+from hfsynth.engine.compatibility import install_attention
 from hfsynth.engine.kv_cache import KeyValueSlots
 from tests.tiny import generated, prompt, tiny
 
@@ -22,8 +22,8 @@ MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, 
 WINDOW = {"use_sliding_window": True, "sliding_window": 32, "layer_types": ["sliding_attention"] * 2}
 CHUNKED = {"attention_chunk_size": 32, "head_dim": 16, "num_local_experts": 2, "intermediate_size_mlp": 64}
 UNFIT = [
-    (Qwen2MoeConfig, {**MOE, **WINDOW}, "keeps its window to itself"),
-    (PhimoeConfig, {"sliding_window": 32, "num_local_experts": 4}, "keeps its window to itself"),
+    (Qwen2MoeConfig, {**MOE, **WINDOW}, "sliding window"),
+    (PhimoeConfig, {"sliding_window": 32, "num_local_experts": 4}, "sliding window"),
     (Llama4TextConfig, {**CHUNKED, "num_hidden_layers": 4}, "has layers of type ['chunked_attention']"),
     (Gemma2Config, {"head_dim": 16}, "softcap"),
     (Mamba2Config, MAMBA, "Mamba2ForCausalLM has an attention that can't be replaced"),
@@ -38,10 +38,10 @@ UNFIT = [
 @pytest.mark.parametrize(
     ("config", "sizes", "reason"), UNFIT, ids=["window", "window too", "chunks", "capped", "states", "dynamic"]
 )
-def test_a_model_that_needs_more_keeps_its_own_attention_and_says_why(config, sizes, reason):
+def test_install_attention_incompatible_names_the_reason(config, sizes, reason):
     model = tiny(config, **sizes)
     before = generated(model, prompt(10), 6)
-    assert reason in adopt_attention(model)
+    assert reason in install_attention(model)
     assert model.config._attn_implementation != NAME
     assert generated(model, prompt(10), 6) == before
 
@@ -51,48 +51,48 @@ def test_a_kernel_that_returns_other_strides_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(  # as one for GPUs does: what is returned lies token by token, not head by head
         F,
         "scaled_dot_product_attention",
-        lambda *given, **options: kernel(*given, **options).transpose(1, 2).contiguous().transpose(1, 2),
+        lambda *received, **options: kernel(*received, **options).transpose(1, 2).contiguous().transpose(1, 2),
     )
-    assert adopt_attention(tiny()) == ""
+    assert install_attention(tiny()) == ""
 
 
 def test_learned_positions_are_no_obstacle():
     model = tiny(GPT2Config, n_embd=64, n_head=4, n_layer=2)
-    assert adopt_attention(model) == ""
+    assert install_attention(model) == ""
 
 
-def test_a_model_that_does_not_give_the_logits_of_some_places_alone_is_noticed():
+def test_install_attention_without_logits_to_keep_is_refused():
     def some(module, inputs, options):
         if not isinstance(options.get("logits_to_keep", 0), int):
             raise RuntimeError("indices should be on the same device")
 
     model = tiny()
     model.register_forward_pre_hook(some, with_kwargs=True)
-    assert "indices should be on the same device" in adopt_attention(model)
+    assert "indices should be on the same device" in install_attention(model)
 
 
-def test_another_result_is_noticed():
+def test_install_attention_with_other_logits_is_refused():
 
     model = tiny()
-    assert adopt_attention(model) == ""
+    assert install_attention(model) == ""
     own = tiny()
     own.model.layers[0].self_attn.register_forward_hook(
         lambda module, inputs, output: (output[0] * (2 if module.config._attn_implementation == NAME else 1), None)
     )
-    assert "computes something else with another attention" in adopt_attention(own)
+    assert "computes something else with another attention" in install_attention(own)
 
 
-def test_places_stay_where_they_are_in_a_model_on_several_devices():
-    model, seen = tiny(), []
+def test_forward_on_several_devices_keeps_the_batch_in_place():
+    model, observed = tiny(), []
     hook = AlignDevicesHook(execution_device="meta", io_same_device=True)
 
     def moved(module, inputs, options):
-        seen.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
+        observed.append(hook.pre_forward(module, logits_to_keep=options["logits_to_keep"])[1]["logits_to_keep"])
 
-    assert adopt_attention(model) == ""
+    assert install_attention(model) == ""
     model.register_forward_pre_hook(moved, with_kwargs=True)
     slots = KeyValueSlots(1, 32, model.device)
-    kept = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device), [2, 7])
-    whole = forward(model, prompt(8), Prefill(slots, [Segment(0, 0, 8)], model.device))
-    assert torch.allclose(kept, whole[[2, 7]], atol=1e-4)
-    assert seen == [[2, 7], 0]
+    kept = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device), [2, 7])
+    full = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device))
+    assert torch.allclose(kept, full[[2, 7]], atol=1e-4)
+    assert observed == [[2, 7], 0]
