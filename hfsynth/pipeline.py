@@ -100,6 +100,8 @@ class Pipeline:
     steps: tuple[Step, ...]
 
     def __init__(self, steps: Iterable[Step | DatasetFunction]) -> None:
+        if isinstance(steps, Step) or not isinstance(steps, Iterable):
+            raise TypeError(f"Pipeline takes a tuple of steps, not {steps!r:.200}; give Pipeline((step,)).")
         named: list[Step] = []
         for step in map(as_step, steps):
             named.append(step.renamed(_free_name(step.name, {other.name for other in named})))

@@ -620,6 +620,14 @@ class Technique(Configuration, Step):
             raise TypeError(
                 f"{type(self).__name__}.output_features is {declared!r:.200}; it must be features, such as {advice}."
             )
+        for name, kind in declared.items():
+            try:
+                _ = Features({name: kind}).arrow_schema
+            except TypeError as error:
+                raise TypeError(
+                    f"{type(self).__name__}.output_features has {kind!r:.200} for {name!r}; it must be a "
+                    f"feature, such as {advice}."
+                ) from error
 
     def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
         return {

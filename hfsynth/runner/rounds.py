@@ -97,6 +97,11 @@ def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowS
     if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
         splits = f"; pass one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
         raise TypeError(f"A pipeline runs over a Dataset, got {type(dataset).__name__}{splits}.")
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise TypeError(
+            "the dataset has the custom format of with_transform or set_transform, which a pipeline does not apply; "
+            "apply it with dataset.map, or remove it with dataset.with_format(None)."
+        )
     if isinstance(dataset, Dataset):
         return DatasetRows(dataset)
     source = dataset if dataset is not None else EmptyRows()
