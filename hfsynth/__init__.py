@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.runner.run import RunResult as RunResult
+    from hfsynth.runner.run import run as run
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -82,6 +84,7 @@ _HOMES = {
     "RewardModel": "llms.reward_model",
     "RowError": "errors",
     "RunError": "errors",
+    "RunResult": "runner.run",
     "SamplingParams": "llm",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
@@ -93,6 +96,7 @@ _HOMES = {
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
     "report": "analysis.report",
+    "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
 }
@@ -125,6 +129,7 @@ __all__ = [
     "RewardModel",
     "RowError",
     "RunError",
+    "RunResult",
     "SamplingParams",
     "SeedPool",
     "SelfInstruct",
@@ -136,6 +141,7 @@ __all__ = [
     "Where",
     "push_to_hub",
     "report",
+    "run",
     "save",
     "split_failures",
 ]

@@ -46,6 +46,8 @@ def test_the_public_names_are_these():
         "RewardModel",
         "RowError",
         "RunError",
+        "RunResult",
+        "RunResult",
         "SamplingParams",
         "SeedPool",
         "SelfInstruct",
@@ -57,6 +59,8 @@ def test_the_public_names_are_these():
         "Where",
         "push_to_hub",
         "report",
+        "run",
+        "run",
         "save",
         "split_failures",
     ]

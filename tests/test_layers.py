@@ -39,7 +39,6 @@ REMAINING: set[tuple[str, str]] = {
     ("engine.model", "llms.model_files"),
     ("engine.model", "llms.splitting"),
     ("engine.model", "llms.transformers"),
-    ("progress", "flow"),
     ("recipe", ""),
 }
 """Imports against the rule that are still to be removed; the test fails for an entry that is no longer needed."""

@@ -1,7 +1,6 @@
 """A loaded model and its tokenizer: requests become sequences, sequences become completions."""
 
 import logging
-import os
 import re
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth.chat import ChatTemplate, turn_end
+from hfsynth.distributed import local_world_size, process_device
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.memory import free_memory
@@ -24,7 +24,7 @@ from hfsynth.engine.sequence import Job, PromptTooLongError, Take, Written
 from hfsynth.engine.static_batches import StaticBatches
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import Completion, Message, Request, Requests
-from hfsynth.llms.model_files import chat_template, loading_error, process_device
+from hfsynth.llms.model_files import chat_template, loading_error
 from hfsynth.thinking import split_thinking
 
 if TYPE_CHECKING:
@@ -378,9 +378,9 @@ class Loaded:
 
 def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
     """Load the weights onto this process's device, or as many devices or processes as they are to be spread over."""
-    if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+    if llm.device_map and local_world_size() > 1:
         raise GenerationError(
-            f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, each "
+            f"device_map is {llm.device_map!r}, and {local_world_size()} processes run on this node, each "
             "of which would take all its devices; launch one process a node (--num_processes 1)."
         )
     how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}

@@ -13,9 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 import yaml
-from accelerate import PartialState
 from huggingface_hub import RepoCard, try_to_load_from_cache
 
 from hfsynth.chat import ChatTemplate
@@ -264,12 +262,6 @@ def _told_by_gguf(file: Path, commit: str) -> Origin:
 
 _THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
 """Variables by which chat templates show thoughts; a template reads those that it has."""
-
-
-def process_device() -> torch.device:
-    """Return the device of this process; on CPU accelerate must be told so, or each process thinks it is alone."""
-    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
-    return device
 
 
 def chat_template(name: str, tokenizer: Any, variables: Mapping[str, Any]) -> ChatTemplate:

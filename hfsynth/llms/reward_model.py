@@ -10,12 +10,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hfsynth.chat import ChatTemplate
 from hfsynth.config import Configuration, settle_fields
+from hfsynth.distributed import process_device
 from hfsynth.engine.memory import compute_fitting
 from hfsynth.engine.plain_text import PlainText
 from hfsynth.engine.sequence import PromptTooLongError
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import LLM, Completion, Message, Origin, Request
-from hfsynth.llms.model_files import ModelCache, chat_template, check_files, files_state, loading_error, process_device
+from hfsynth.llms.model_files import ModelCache, chat_template, check_files, files_state, loading_error
 
 _LOADED: ModelCache["Classifier"] = ModelCache()
 

@@ -29,7 +29,7 @@ from hfsynth.publish.card_data import (
 )
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
-from hfsynth.runner.rounds import accepted_of
+from hfsynth.runner.rounds import format_acceptance
 from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
@@ -191,7 +191,9 @@ def _run_sentence(run: RunRecord) -> str:
     losses = [f"{counted(failed, 'row')} failed"] if failed else []
     losses += [f"{counted(dropped, 'row')} dropped"] if dropped else []
     if run.wanted:
-        losses.append(f"{number(run.wanted)} accepted rows requested, {accepted_of(run.accepted, run.source.rows)}")
+        losses.append(
+            f"{number(run.wanted)} accepted rows requested, {format_acceptance(run.accepted, run.source.rows)}"
+        )
     return "; ".join([text, *losses]) + "."
 
 
