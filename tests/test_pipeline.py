@@ -82,7 +82,7 @@ def test_what_is_no_step_is_an_error():
 
 def test_a_dataset_dict_is_an_error_that_lists_its_splits():
     splits = DatasetDict({"train": Dataset.from_dict({"input": ["a"]})})
-    with pytest.raises(TypeError, match=r"not DatasetDict; give one of its splits \['train'\]"):
+    with pytest.raises(TypeError, match=r"DatasetDict.*\['train'\]"):
         chain().run(splits)
 
 
