@@ -20,8 +20,8 @@ from hfsynth.analysis.report import report
 from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
 from hfsynth.errors import ColumnError
 from hfsynth.inputs import load_failures, load_rows, load_runs
-from hfsynth.pipeline import Pipeline
-from hfsynth.recipe import read_recipe, read_source
+from hfsynth.pipeline import Pipeline, read_source
+from hfsynth.recipe import read_recipe
 from hfsynth.run_record import attach_record
 from hfsynth.viewer.page import view
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Dataset, DatasetDict, Features
 
 from hfsynth.distributed import is_main_process
-from hfsynth.recipe import known_names, make_step, read_recipe, replace_model, write_recipe
+from hfsynth.recipe import build_source, build_step, read_recipe, replace_model, write_recipe
 from hfsynth.step import DatasetFunction, Node, Step, as_step
 
 if TYPE_CHECKING:
@@ -288,9 +288,9 @@ class Pipeline:
             ValueError: If it isn't a recipe, names what isn't known or is of another version, or lacks a secret.
         """
         described, _ = read_recipe(text)
-        names = known_names(known)
+        names = public_names() | {own.__name__: own for own in known}
         steps = [replace_model(step, model) if model else step for step in described]
-        return cls(tuple(make_step(step, names, secrets) for step in steps))
+        return cls(build_step(step, names, secrets) for step in steps)
 
     def draw(self, features: Features | None = None, *, file: str | Path | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text; a notebook shows a pipeline as a picture.
@@ -385,3 +385,19 @@ def _free_name(name: str, taken: set[str]) -> str:
         return name
     root = re.sub(r"_\d+$", "", name)
     return next(free for number in count(2) if (free := f"{root}_{number}") not in taken)
+
+
+def read_source(text: str) -> Any:
+    """Return the input that a recipe describes; None where it describes none.
+
+    Raises:
+        ValueError: If it isn't a recipe, or its class is missing or of another version.
+    """
+    return build_source(text, public_names())
+
+
+def public_names() -> dict[str, Any]:
+    """Return hfsynth's public classes and functions by their names, as recipes name them."""
+    import hfsynth  # the layer above, which imports each of them on first use
+
+    return {name: getattr(hfsynth, name) for name in hfsynth.__all__}

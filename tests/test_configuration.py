@@ -63,7 +63,7 @@ def test_a_pickle_of_another_version_is_refused(monkeypatch):
     function, arguments = EchoLLM().__reduce__()
     assert function is restore
     monkeypatch.setattr(EchoLLM, "version", 99)
-    with pytest.raises(ValueError, match="EchoLLM was pickled as version 1"):
+    with pytest.raises(ValueError, match=r"EchoLLM was written at version 1, .*99"):
         restore(*arguments)
 
 

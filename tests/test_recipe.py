@@ -17,7 +17,8 @@ from hfsynth import (
     TextGeneration,
     TransformersLLM,
 )
-from hfsynth.recipe import known_names, make_step, read_recipe, write_recipe
+from hfsynth.pipeline import public_names
+from hfsynth.recipe import build_step, read_recipe, write_recipe
 from tests.helpers import ScriptedLLM
 
 
@@ -66,8 +67,8 @@ def test_a_class_of_ones_own_must_be_given_too():
 
 def test_a_recipe_of_another_version_of_a_class_is_an_error(monkeypatch):
     text = Pipeline((TextGeneration(EchoLLM()),)).to_yaml()
-    monkeypatch.setattr(TextGeneration, "version", TextGeneration.version + 1)
-    with pytest.raises(ValueError, match="the recipe was written for TextGeneration/2; what is installed is"):
+    monkeypatch.setattr(TextGeneration, "version", 99)
+    with pytest.raises(ValueError, match=r"TextGeneration.* version \d.* version 99"):
         Pipeline.from_yaml(text)
 
 
@@ -124,12 +125,12 @@ def test_what_is_no_recipe_is_an_error_that_shows_it(text):
 @pytest.mark.parametrize("name", ["SamplingParams", "split_failures", "Pipeline", "EchoLLM"])
 def test_a_recipe_can_make_nothing_but_steps(name):
     with pytest.raises((ValueError, TypeError)):
-        make_step({"__class__": name}, known_names(()))
+        build_step({"__class__": name}, public_names())
 
 
 def test_a_field_that_the_class_does_not_have_is_an_error():
     with pytest.raises(ValueError, match="EchoLLM has no field 'shout'"):
-        make_step({"__class__": "EchoLLM", "shout": 1}, known_names(()))
+        build_step({"__class__": "EchoLLM", "shout": 1}, public_names())
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -159,7 +160,7 @@ def test_read_recipe_takes_anchors_that_share_a_model():
 @pytest.mark.parametrize("name", ["split_failures", "save", "push_to_hub", "os.system", "EchoLLM", ["a"], None])
 def test_a_recipe_takes_no_function_but_the_users(name):
     with pytest.raises(ValueError, match="the recipe names"):
-        make_step({"function": name}, known_names(()))
+        build_step({"function": name}, public_names())
 
 
 def test_a_recipe_may_share_an_llm_by_an_alias():

@@ -9,7 +9,6 @@ from datasets import Dataset
 from hfsynth import EchoLLM, Magpie, Pipeline, SeedPool, TextGeneration
 from hfsynth.publish.card import again
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts
-from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, records
 from tests.helpers import OnlyOnce
 
@@ -67,7 +66,7 @@ def test_rows_given_in_memory_are_named_by_their_columns():
 
 def test_an_input_that_is_configuration_is_in_the_recipe_and_needs_no_flag():
     record = ran(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
-    pool = describe_source(SeedPool(seeds=("a",) * 8))
+    pool = SeedPool(seeds=("a",) * 8).describe()
     source = Source(4, ("examples",), recipe=pool)
     command = told(RunRecord(source, record.steps, 2, "", 5, 5))[0][1].splitlines()[-1]
     assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --output-dir again"

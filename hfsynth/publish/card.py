@@ -14,10 +14,10 @@ from jinja2 import Environment, StrictUndefined
 from hfsynth.analysis.diversity import NEAR, Glance
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.pipeline import Diagram
+from hfsynth.pipeline import Diagram, public_names
 from hfsynth.publish.card_data import ConfigFacts, Metadata, SplitFacts, merge_metadata, metadata_of, models, stated
 from hfsynth.publish.file_names import numbered
-from hfsynth.recipe import dump, known_names
+from hfsynth.recipe import dump
 from hfsynth.run_record import RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import accepted_of
 from hfsynth.text import duration, fenced, number, plain
@@ -244,14 +244,14 @@ def again(config: ConfigFacts, repo_id: str) -> Iterator[tuple[str, str, str]]:
 
 def _again(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
     fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir ." if "/" in repo_id else ""
-    if own := sorted(set(_names(run)) - set(known_names(()))):
+    if own := sorted(set(_names(run)) - set(public_names())):
         wanted = f"num_rows={run.wanted}, " if run.wanted else ""
         wanted += "".join(f"{name}={limit}, " for name, limit in run.limits.items())
         pool = bool(run.source.recipe)
         code = [
             *([f"# {fetch}"] if fetch else []),
             "from pathlib import Path\n\nfrom hfsynth import Pipeline",
-            "from hfsynth.recipe import read_source\n" if pool else "",
+            "from hfsynth.pipeline import read_source\n" if pool else "",
             f'recipe = Path("{recipe}").read_text()',
             f"pipeline = Pipeline.from_yaml(recipe, {', '.join(own)})",
             *(["rows = read_source(recipe)"] if pool else []),

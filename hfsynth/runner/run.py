@@ -14,13 +14,13 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
+from hfsynth.config import Configuration
 from hfsynth.distributed import Crew, wait_until
 from hfsynth.errors import ColumnError, RunError
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
-from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
 from hfsynth.runner.rounds import Goal, RowSource, Spent, source_of
@@ -164,7 +164,8 @@ class Run:
             logger.warning(spent.told(goal))
         made = concatenate_datasets(accepted)
         made = made.select(range(min(goal.num_rows, len(made))))
-        read = replace(Source.of(first), rows=spent.tried, recipe=describe_source(source))
+        described = source.describe() if isinstance(source, Configuration) else {}
+        read = replace(Source.of(first), rows=spent.tried, recipe=described)
         self._attach(
             part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted, goal.limits)
         )
