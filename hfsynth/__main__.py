@@ -19,8 +19,9 @@ from datasets.exceptions import DatasetsError
 from hfsynth.analysis.report import report
 from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
 from hfsynth.errors import ColumnError
-from hfsynth.inputs import load_failures, load_rows, load_runs
+from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline, read_source
+from hfsynth.publish.files import load_failures, load_runs
 from hfsynth.recipe import read_recipe
 from hfsynth.run_record import attach_record
 from hfsynth.viewer.page import view

@@ -19,9 +19,11 @@ _NOUNS = (
     r"vra(?:ag|gen)|opdracht(?:en)?|verzoek(?:en)?|ta(?:ak|ken)|instructies?",
     r"вопрос[ыа]?|запрос[ыа]?|задани[ея]|задач[аи]|инструкци[яи]|промпт[ыа]?|питання|запит[и]?|завдання",
     r"pytani[ea]|zapytani[ea]|poleceni[ea]|zadani[ea]|otázk[ay]|dotazy?|úkoly?",
-    r"(?:ال)?(?:سؤال|سوال|أسئلة|استفسار(?:ات)?|طلب(?:ات)?|مهمة|مهام|تعليمات|استعلام(?:ات)?|موجه)|پرسش(?:‌ها)?",
-    r"שאלה|שאלות|בקשה|בקשות|משימה|משימות|प्रश्न|सवाल|कार्य|निर्देश|คำถาม|คำสั่ง|คำขอ",
-    r"soru(?:lar)?|sorgu(?:lar)?|görev(?:ler)?|talimat(?:lar)?|câu hỏi|truy vấn|yêu cầu|nhiệm vụ",
+    r"(?:ال)?(?:سؤال|سوال|أسئلة|استفسار(?:ات)?|طلب(?:ات)?|مطالبة|مهمة|مهام|تعليمات|استعلام(?:ات)?|موجه)|پرسش(?:‌ها)?",
+    r"שאלה|שאלות|בקשה|בקשות|משימה|משימות|प्रश्न|सवाल|कार्य|निर्देश|प्रॉम्प्ट|अनुरोध",
+    r"คำถาม|คำสั่ง|คำขอ|พรอมต์(?:ที่เขียนใหม่)?",
+    r"soru(?:lar)?|sorgu(?:lar)?|görev(?:ler)?|talimat(?:lar)?|istem(?:ler)?|komut(?:lar)?",
+    r"câu hỏi|câu lệnh|lời nhắc|truy vấn|yêu cầu|nhiệm vụ",
     r"pertanyaan|permintaan|tugas|instruksi|kueri|frågo?r?a?|spørgsmål|spørsmål|uppgifte?r?|opgaver?|oppgaver?",
     r"kysymy(?:s|kset)|ερωτήσεις|ερώτηση|întrebare|întrebări|kérdés(?:ek)?",
 )
@@ -40,7 +42,8 @@ _REWRITTEN = (
     r"|riscritt[oa]|riformulat[oa]|nuov[oa]|modificat[oa]"
     r"|переписанн\w+|переформулированн\w+|нов(?:ый|ая|ое|ого|ой)|обновл\w+|измен[её]нн\w+|усложн[её]нн\w+|новий"
     r"|нова|нове"
-    r"|przepisan[yae]|now[yae]|yeni|baru|mới|नया|ใหม่"
+    r"|przepisan[yae]|now[yae]|yeni(?:den yazıl(?:mış|an))?|güncellenmiş|baru|mới"
+    r"|(?:được )?viết lại|नया|पुनर्लिखित|संशोधित|ที่เขียนใหม่|ใหม่"
 )
 _ADJECTIVES = rf"user(?:'s)?|sample|example|follow-?up|사용자|the|{_REWRITTEN}"
 _ORDINALS = (
@@ -76,13 +79,15 @@ TEXT_LABEL = (
 )
 """What a new version of a text may be called: also "Revised version", "Rewritten (with a constraint)"."""
 
-ANSWER = re.compile(
-    r"^\W*(?:answers?|responses?|a|assistant|답변?|정답|答案?|回答|解答|respuestas?|respostas?|réponses?"
+_ANSWERS = (
+    r"answers?|responses?|a|assistant|답변?|정답|答案?|回答|解答|respuestas?|respostas?|réponses?"
     r"|risposta|antwort"
-    r"|ответ|الجواب|الإجابة|odpowiedź|antwoord|cevap|jawaban|उत्तर)(?:\s*\d+)?[*_]*\s*[:：]",
-    re.IGNORECASE,
+    r"|ответ|الجواب|الإجابة|odpowiedź|antwoord|cevap|jawaban|उत्तर"
 )
+ANSWER = re.compile(rf"^\W*(?:{_ANSWERS})(?:\s*\d+)?[*_]*\s*[:：]", re.IGNORECASE)
 """The beginning of an answer to the item before it."""
+ANSWER_HEADING = re.compile(rf"^[ \t]*#[ \t]*(?:{_ANSWERS})[ \t]*#", re.IGNORECASE)
+"""A heading of the form "#Answer#:"."""
 
 _COURTESY = (
     r"sure(?: thing)?|i'd be (?:happy|glad) to(?: help)?|i’d be (?:happy|glad) to(?: help)?|certainly|of course"
@@ -112,7 +117,7 @@ POINTING = re.compile(rf"^[\W_]*(?:{_POINTING})(?!\w*['’]t)", re.IGNORECASE)
 """The beginning of a phrase that points at what follows it: "Here is …"."""
 TEXT_NOUN = re.compile(
     rf"{NOUN}|\b(?:version|rewrit\w*|rewording|revision|alternative|variant|versión|versão|versione|reformul\w*)\b"
-    r"|버전|다시 (?:쓴|작성)|재작성|改写|版本|重写|書き換え|バージョン|fassung|вариант|верси|نسخة",
+    r"|버전|다시 (?:쓴|작성)|재작성|改写|版本|重写|書き換え|バージョン|fassung|вариант|верси|نسخة|phiên bản",
     re.IGNORECASE,
 )
 """What an announcement may be about: a query, say, or a version of one."""
@@ -138,10 +143,17 @@ HERE = re.compile(
 """A word that announces what follows it, whatever that is."""
 PRESENTING = re.compile(
     r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
-    r"(?:\b(?:is|are|was|be|reads|as|follows|ask|you|harder|prompt|version))\s*[*_]*[:：]",
+    r"(?:\b(?:is|are|was|be|reads|as|follows|ask|you|harder|prompt|version))\s*[*_]*[:：]"
+    r"|^[^\n.:：?？。]{1,60}(?:(?:以下|次)の(?:通り|とおり)(?:です)?|如下|다음과 같(?:습니다|아요))\s*[*_]*[:：]",
     re.IGNORECASE,
 )
 """A phrase that presents what follows it: "The rewritten prompt is:"."""
+SUGGESTION = re.compile(
+    r"^[\W_]*(?:how about|what about|try|maybe|perhaps)(?: something like)? this(?: one| version| prompt| instead)?"
+    r"\s*[*_]*[:?][*_]*(?:[ \t]*\n[ \t]*\n|\s*(?=[\"“][^\"”]*[\"”]\s*$))",
+    re.IGNORECASE,
+)
+"""A phrase that offers the paragraphs, or the quotation, after it: "How about this:"."""
 REQUEST = re.compile(
     r"\b(?:please|my|our|bitte|mein|por favor|mi|mis|s'il (?:vous|te) pla[iî]t|mon|пожалуйста|per favore)\b|请"
     r"|請|주세요|하세요|하시오"
@@ -161,7 +173,9 @@ _OFFERING = (
     r"let me know (?:if|whether|what|how|which) (?:you(?:['’]d like|['’]d prefer| would like| want| need| think"
     r"| have)(?! details| information)"
     r"|this|that|it|these|there)|i(?: do|) hope (?:this|these|that helps|it helps)\b|hope (?:this|these|that|it)\b"
-    r"|feel free to (?:ask|use|modify|adapt|adjust|let|change|customi[sz]e)"
+    r"|feel free to (?:let me know|ask (?:if|for (?:more|another|any)|any)\b"
+    r"|(?:ask|use|modify|adapt|adjust|change|customi[sz]e)(?: (?:it|them|these|this(?: prompt| version)?))?"
+    r"(?=[.!]| as | or | if | to (?:fit|suit)|$))"
     r"|would you like (?:me|more|any|another)|do you (?:want|need) (?:me|more|any)|shall i\b"
     r"|is there anything (?:else|you)"
     r"|if you(?:['’]d like| would like| need| want)(?: me to| any more| more| further| additional| another"
@@ -241,6 +255,12 @@ _NOTE_WORDS = (
     r"|пояснение|ملاحظة|شرح"
     r"|opmerking|uwaga|not|catatan|lưu ý|ghi chú|टिप्पणी|หมายเหตุ"
 )
+NOTE_HEADING = re.compile(
+    rf"^[\W_]*(?:{_NOTE_WORDS}|(?:key |summary of |explanation of )?(?:the )?changes(?: made)?|what (?:i )?changed)"
+    r"[\W_]*$",
+    re.IGNORECASE,
+)
+"""All of a line that is the heading of a note."""
 NOTE = re.compile(rf"^[\W_]*(?:{_NOTE_WORDS})(?:\s*\d?[*_]*\s*[:：]|\s+that\b)", re.IGNORECASE)
 """The beginning of a note: a model's on what it wrote, or a part of what it was asked for."""
 OF_THE_MODEL = re.compile(

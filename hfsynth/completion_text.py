@@ -6,16 +6,18 @@ off one text. Both return the rest as the model wrote it; what could be a wrappe
 """
 
 import ast
+import csv
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from hfsynth.completion_phrases import (
     ANSWER,
+    ANSWER_HEADING,
     CLOSING,
     COURTESY,
     FAREWELL,
@@ -23,6 +25,7 @@ from hfsynth.completion_phrases import (
     LABEL,
     LIST_NOUN,
     NOTE,
+    NOTE_HEADING,
     NOUN,
     OF_THE_MODEL,
     OFFER,
@@ -32,6 +35,7 @@ from hfsynth.completion_phrases import (
     REMARK,
     REQUEST,
     REWRITING,
+    SUGGESTION,
     TEXT_LABEL,
     TEXT_NOUN,
 )
@@ -60,7 +64,7 @@ def unwrap(text: str) -> str:
     >>> unwrap('Sure! Here is the rewritten prompt:\n\n"Explain tea in 20 words."\n\nI added a limit.')
     'Explain tea in 20 words.'
     """
-    text = _with_plain_line_ends(text).strip()
+    text = _without_thoughts(text).strip()
     while text:
         shorter = text
         for take_off in _WRAPPERS:
@@ -88,8 +92,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     lines = text.rstrip(" ").split("\n")
     if cut_off and not lines[-1] and _SENTENCE_END.search(text.rstrip()) and not _fenced(lines)[-1]:
         cut_off = False  # it was cut off between two items
-    text = _LEAD.sub("", _with_plain_line_ends(text))
-    text = _without_outer_tag(_without_outer_fence(_without_quotation(text)))
+    text = _without_outer_tag(_without_surroundings(_LEAD.sub("", _without_thoughts(text))))
     items: list[str] = []
     for read in (_json_items, _tagged_items, _table_items, _marked_items, _plain_items):
         found = read(text, cut_off)
@@ -97,10 +100,49 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
             items = found
             break
     unique: dict[str, str] = {}
-    for item in map(_clean, _without_numbers(items)):
+    for item in map(_clean, _without_kinds(_without_numbers(items))):
         if any(character.isalnum() for character in item) and not _only_announces(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
+
+
+def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    r"""Read the records of a text: objects of JSON, elements of XML, or rows of a Markdown table; [] without any.
+
+    Args:
+        text: The completion. A record may be within others that are none, and after a line that announces it.
+        is_record: Whether an object is one, by its keys and values.
+
+    >>> text = 'Here are the examples:\n```json\n{"examples": [{"input": "2 + 2", "output": 4}]}\n```'
+    >>> parse_records(text, lambda record: "output" in record)
+    [{'input': '2 + 2', 'output': 4}]
+    """
+    text = _without_surroundings(_without_thoughts(text))
+    if (values := _parsed_json(text)) is not None:
+        return list(_records_within(values, is_record))
+    if (table := _parsed_table(text, cut_off=False) or _parsed_csv(text, cut_off=False)) is not None:
+        rows = [dict(zip(table[0], row, strict=True)) for row in table[1]]
+        return [row for row in rows if is_record(row)]
+    before, opening, _ = text.partition("<")
+    return _element_records(text, is_record) if opening and _introduces(_filled(before.split("\n"))) else []
+
+
+def _records_within(value: Any, is_record: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the records in a value, in lists and objects that are none."""
+    if isinstance(value, dict) and is_record(value):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _records_within(inner, is_record)
+
+
+def _without_thoughts(text: str) -> str:
+    return _THOUGHTS.sub("", _with_plain_line_ends(text))
+
+
+def _without_surroundings(text: str) -> str:
+    """Return a text without the fence or the quotation that is around all of it."""
+    return _without_outer_fence(_without_quotation(text))
 
 
 def _without_numbers(items: Sequence[str]) -> list[str]:
@@ -110,6 +152,19 @@ def _without_numbers(items: Sequence[str]) -> list[str]:
         return list(items)
     rests = (item.partition("\n")[1:] for item in items)
     return [marker.text + "".join(rest) for marker, rest in zip(markers, rests, strict=True) if marker]
+
+
+_KIND = re.compile(  # (Question) …   **[Command]** …
+    r"[*_]{0,3}[(\[（【][^\W\d_](?:[^\W\d_]|[ /&-]){1,30}[)\]）】][*_]{0,3}[:：]?[*_]{0,3}\s*(?=[^\sa-zа-я(（])"
+)
+
+
+def _without_kinds(items: Sequence[str]) -> list[str]:
+    """Take off what names the kind of each of several items in brackets."""
+    kinds = [_KIND.match(item) for item in items]
+    if len(items) < 2 or not all(kinds):
+        return list(items)
+    return [item[kind.end() :] for item, kind in zip(items, kinds, strict=True) if kind]
 
 
 def _with_plain_line_ends(text: str) -> str:
@@ -172,7 +227,7 @@ def _only_announces(text: str) -> bool:
     return "\n" not in text and _COLON_END.search(text) is not None and _announces(text, in_list=True)
 
 
-def _closes(line: str, in_list: bool = False) -> bool:
+def is_closing(line: str, in_list: bool = False) -> bool:
     """Tell whether a model speaks in a line of what it wrote before."""
     line = line.strip()
     if _presents_inline(line):
@@ -207,7 +262,7 @@ def _take_off_announcement(text: str) -> str:
     inline = re.match(r"[^\n:：?？\"“]{1,200}[:：][*_]*[ \t]+(?=\S)|[^\n：？“]{1,80}：(?=\S)", text)
     if inline and _announces_inline(inline.group().rstrip()):
         return text[inline.end() :]
-    exclaimed = _EXCLAMATION.match(text)
+    exclaimed = _EXCLAMATION.match(text) or SUGGESTION.match(text)
     return text[exclaimed.end() :] if exclaimed else text
 
 
@@ -228,19 +283,26 @@ _EXCLAMATION = re.compile(rf"{COURTESY.pattern}\s*[!！]\s*(?=\S)", re.IGNORECAS
 def _take_off_closing(text: str) -> str:
     lines = text.split("\n")
     fenced = _fenced(lines)
-    old = next((n for n, line in enumerate(lines) if n and not fenced[n] and _OLD_HEADING.match(line)), None)
-    if old is not None and lines[old].lstrip().startswith("#"):
-        return "\n".join(lines[:old])
+    for place in range(1, len(lines)):
+        line = lines[place].lstrip()
+        if not fenced[place] and line.startswith("#") and (ANSWER_HEADING.match(line) or _OLD_HEADING.match(line)):
+            return "\n".join(lines[:place])
     for place in range(len(lines) - 1, 0, -1):
         if fenced[place]:
             break
         starts = not lines[place - 1].strip() or _RULE.match(lines[place - 1]) is not None
-        if _closes(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
-            return _without_rules("\n".join(lines[:place]))
+        if is_closing(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
+            before = _without_rules("\n".join(lines[:place]))
+            return _without_rules(re.sub(r"\n[^\n]*\Z", "", before)) if _ends_in_note_heading(before) else before
     note = _NOTE_AT_END.search(text)
     if note and note.start() and OF_THE_MODEL.search(note.group()):
         text = text[: note.start()]
     return _without_rules(text)
+
+
+def _ends_in_note_heading(text: str) -> bool:
+    before, _, last = text.rpartition("\n")
+    return bool(before.strip()) and NOTE_HEADING.match(last) is not None
 
 
 _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
@@ -431,7 +493,7 @@ def _without_outer_fence(text: str) -> str:
     if opening is None:
         return text
     found = _FENCE.match(lines[opening])
-    before = [line for line in lines[:opening] if line.strip()]
+    before = _filled(lines[:opening])
     if found is None or not _introduces(before):
         return text
     closing = next((n for n in range(opening + 1, len(lines)) if _closes_fence(lines[n], found.group(1))), len(lines))
@@ -451,13 +513,14 @@ def _without_quotation(text: str) -> str:
     """Return what is within a quotation that is around all of a list."""
     lines = text.split("\n")
     start = next((place for place, line in enumerate(lines) if line.startswith(">")), None)
-    if start is None or not _introduces([line for line in lines[:start] if line.strip()]):
+    if start is None or not _introduces(_filled(lines[:start])):
         return text
     return _take_off_quotation("\n".join(lines[start:]))
 
 
+_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _LEAD = re.compile(
-    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力|결과)[*]*\s*[:：][*]*[ \t]*"
+    r"\A[\s*#]*(?:output|response|answer|assistant|result|출력|답변|결과|输出|回答|出力)[*]*\s*[:：][*]*[ \t]*"
     r"(?=\n|\d+[.)]|[\[{<`])",
     re.IGNORECASE,
 )
@@ -472,9 +535,14 @@ _OUTER_TAG = re.compile(
 def _without_outer_tag(text: str) -> str:
     """Return what is within the one tag around a list."""
     found = _OUTER_TAG.search(text)
-    if found is None or not _introduces([line for line in text[: found.start()].split("\n") if line.strip()]):
+    if found is None or not _introduces(_filled(text[: found.start()].split("\n"))):
         return text
     return found["content"]
+
+
+def _filled(lines: Sequence[str]) -> list[str]:
+    """Return the lines that are not blank."""
+    return [line for line in lines if line.strip()]
 
 
 def _introduces(lines: Sequence[str]) -> bool:
@@ -492,7 +560,12 @@ def _is_title(line: str) -> bool:
 # --- JSON
 
 _TEXT_KEYS = re.compile(
-    rf"(?:\w*[_ -])?(?:{NOUN}|text|content|item|value|q)(?:[_ -]?(?:text|content|string|\d+))?", re.IGNORECASE
+    rf"(?:\w*[_ -])?(?:{NOUN}|text|content|body|item|value|q|内容|內容|文本|正文|本文|テキスト|내용|본문|텍스트|texto"
+    r"|contenido|conteúdo|texte|contenu|inhalt|текст|содержание|النص|المحتوى)(?:[_ -]?(?:text|content|string|\d+))?",
+    re.IGNORECASE,
+)
+_LIST_KEYS = re.compile(
+    rf"(?:\w*[_ -])?(?:{NOUN}|commands?|statements?|items|list|data)(?:[_ -]?(?:list|\d+))?", re.IGNORECASE
 )
 _NUMBER_KEYS = re.compile(rf"(?:{NOUN}|item|q)?[_ -]?\d+", re.IGNORECASE)
 _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[{])")
@@ -500,15 +573,20 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
+    values = _parsed_json(text)
+    return None if values is None else list(_texts_of(values)) or None
+
+
+def _parsed_json(text: str) -> list[Any] | None:
+    """Return the complete values of the JSON that a text is, after lines that announce it; None where it is none."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
     if start is None:
         return None
     try:
-        items = [item for value in _json_values(text[start:]) for item in _texts_of(value)]
+        return list(_json_values(text[start:]))
     except RecursionError:  # nested too deep for a list of instructions
         return None
-    return items or None
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -553,12 +631,40 @@ def _json_values(text: str) -> Iterator[Any]:
         value, place = _decoded(text, found.end())
         if value is None:  # it has no end, or a fault: its elements may have none
             end = max(text.rfind("]"), text.rfind("}")) + 1
-            yield from _json_elements(text[place + 1 : end if end > place + 1 else len(text)])
+            text = _with_escaped_quotes(text[place : end if end > place + 1 else len(text)])
+            value = _literal(text)
+            yield from _json_elements(text[1:]) if value is None else iter([value])
             return
         yield value
 
 
 _JSON_OBJECT = re.compile(rf"^{_JSON_PREFIX.pattern}", re.MULTILINE)
+
+
+_FIRST_QUOTE = re.compile(r"[\s\[{]*([\"'])")
+
+
+def _with_escaped_quotes(text: str) -> str:
+    r"""Escape the quotes within the strings of JSON: those that no bracket, colon, comma or line with a quote follows.
+
+    Strings in single quotes get double ones.
+
+    >>> print(_with_escaped_quotes("['What\'s \"umami\"?', 'Why?']"))
+    ["What's \"umami\"?", "Why?"]
+    """
+    first = _FIRST_QUOTE.match(text)
+    if first is None:
+        return text
+    quote = first[1]
+    comma = r",\s*(?:\n|//|$)" if re.search(rf"{quote},[ \t]*\n", text) else r",\s*(?:[\"'\[{\d\]}]|$)"
+    closing = re.compile(rf"(?<!\\){quote}(?=\s*(?:[\]}}]|//|$|{comma}|:\s*[\"'\[{{\dtfn-])|[ \t]*\n\s*{quote})")
+    parts: list[str] = []
+    place = 0
+    while (start := text.find(quote, place)) >= 0 and (end := closing.search(text, start + 1)) is not None:
+        content = re.sub(r'(?<!\\)"', r"\"", text[start + 1 : end.start()]).replace("\\'", "'")
+        parts += [text[place:start], f'"{content}"']
+        place = end.end()
+    return "".join([*parts, text[place:]])
 
 
 def _json_elements(text: str) -> Iterator[Any]:
@@ -619,15 +725,20 @@ def _texts_of_object(value: dict[Any, Any]) -> Iterator[str]:
     texts = {str(key): content for key, content in value.items() if isinstance(content, str)}
     numbered = [content for key, content in texts.items() if _NUMBER_KEYS.fullmatch(key)]
     named = [content for key, content in texts.items() if _TEXT_KEYS.fullmatch(key)]
-    nested = [content for content in value.values() if isinstance(content, list | dict)]
+    nested = {str(key): content for key, content in value.items() if isinstance(content, list | dict)}
+    sentences = [content for content in texts.values() if _SENTENCE_END.search(content) or len(content.split()) > 2]
     if len(numbered) > 1 or (numbered and len(value) == 1):
         yield from numbered
     elif named:
+        text = next((content for content in named if not re.fullmatch(NOUN, content, re.IGNORECASE)), named[0])
         data = next((content for key, content in texts.items() if key.casefold() == "input"), "")
-        yield f"{named[0]}\n{data}" if data.strip() else named[0]
+        yield f"{text}\n{data}" if data.strip() else text
     elif nested:
-        for content in nested:
+        lists = [content for key, content in nested.items() if _LIST_KEYS.fullmatch(key)]
+        for content in lists or nested.values():
             yield from _texts_of(content)
+    elif len(sentences) == 1:
+        yield from sentences
 
 
 # --- tags
@@ -645,18 +756,42 @@ def _tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001
     """Read what is within tags that are named for it, or that are around every line; None without any."""
     start = text.find("<")
     lines = text[: max(start, 0)].split("\n")
-    if lines[-1].strip() and _any_marker(lines[-1]) is not None:
+    marker = _any_marker(lines[-1])
+    if marker is not None and not marker.text.strip():
         lines.pop()  # the first tag follows a number or a bullet
-    if start < 0 or "</" not in text or not _introduces([line for line in lines if line.strip()]):
+    if start < 0 or "</" not in text or not _introduces(_filled(lines)):
         return None
     items = [found["content"] for found in _innermost(text)]
     if items:
-        return items
-    lines = [line for line in text[start:].split("\n") if line.strip()]
+        records = [_element_records(item, _has_text_key) if item.lstrip().startswith("<") else [] for item in items]
+        return [next(_texts_of(found), item) for found, item in zip(records, items, strict=True)]
+    lines = _filled(text[start:].split("\n"))
     found = [_LINE_TAG.match(line) for line in lines]
     if len(lines) > 1 and len({one["tag"] for one in found if one}) == 1 and all(found):
         return [one["content"] for one in found if one]
     return None
+
+
+_ELEMENT = re.compile(r"<(?P<tag>[^\W\d]\w*)(?:\s[^<>]*)?>(?P<content>.*?)</(?P=tag)\s*>", re.DOTALL)
+
+
+def _element_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Read the elements of a text as records, where a tag that comes again begins the next; else those within them."""
+    if "</" not in text:
+        return []
+    records: list[dict[str, Any]] = [{}]
+    for found in _ELEMENT.finditer(text):
+        if found["tag"] in records[-1]:
+            records.append({})
+        records[-1][found["tag"]] = found["content"].strip()
+    if all(map(is_record, records)):
+        return records
+    contents = [content for record in records for content in record.values()]
+    return [inner for content in contents for inner in _element_records(content, is_record)]
+
+
+def _has_text_key(record: Mapping[str, Any]) -> bool:
+    return any(_TEXT_KEYS.fullmatch(key) for key in record)
 
 
 def _innermost(text: str) -> Iterator[re.Match[str]]:
@@ -675,11 +810,21 @@ _TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\
 
 def _table_items(text: str, cut_off: bool) -> list[str] | None:
     """Read the column of a Markdown table that has the instructions; None where the text doesn't begin with one."""
+    table = _parsed_table(text, cut_off) or _parsed_csv(text, cut_off)
+    if table is None:
+        return None
+    names, rows = table
+    column = _instruction_column(names, rows)
+    return [row[column] for row in rows]
+
+
+def _parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+    """Return the names of a Markdown table's columns and its rows; None where the text doesn't begin with a table."""
     lines = text.split("\n")
     head = next((place for place, line in enumerate(lines) if "|" in line), None)
     if head is None or head + 1 >= len(lines) or not _TABLE_RULE.match(lines[head + 1]) or "|" not in lines[head + 1]:
         return None
-    if not _introduces([line for line in lines[:head] if line.strip()]):
+    if not _introduces(_filled(lines[:head])):
         return None
     names = _cells(lines[head])
     rows = []
@@ -689,15 +834,36 @@ def _table_items(text: str, cut_off: bool) -> list[str] | None:
         rows.append(line)
     if cut_off and rows and head + 2 + len(rows) == len(lines) and not rows[-1].rstrip().endswith("|"):
         rows.pop()
-    cells = [row for row in map(_cells, rows) if len(row) == len(names)]
-    column = _instruction_column(names, cells)
-    return [row[column] for row in cells]
+    return names, [row for row in map(_cells, rows) if len(row) == len(names)]
+
+
+_CSV_HEAD = re.compile(r"[^\W\d]\w*(?: \w+)?(?:(?P<delimiter>[,;\t])(?! )[^\W\d]\w*(?: \w+)?)+")
+_CSV_KEYS = re.compile(rf"{_TEXT_KEYS.pattern}|output|response|answer|label", re.IGNORECASE)
+
+
+def _parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+    """Return the names of the columns of CSV and its rows; None where the text is none, or no name is of a text."""
+    lines = _filled(text.split("\n"))
+    place = next((place for place, line in enumerate(lines) if _CSV_HEAD.fullmatch(line.strip())), None)
+    if place is None or not _introduces(lines[:place]):
+        return None
+    found = _CSV_HEAD.fullmatch(lines[place].strip())
+    assert found is not None
+    names = found.group().split(found["delimiter"])
+    rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    rows = rows[:-1] if cut_off else rows
+    rows = [[*row[: len(names) - 1], found["delimiter"].join(row[len(names) - 1 :])] for row in rows]
+    is_table = rows and all(len(row) == len(names) for row in rows) and any(map(_CSV_KEYS.fullmatch, names))
+    return (names, rows) if is_table else None
+
+
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
 def _cells(line: str) -> list[str]:
     inside = line.strip().removeprefix("|")
     inside = inside[:-1] if inside.endswith("|") and not inside.endswith("\\|") else inside
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
+    return [_LINE_BREAK.sub("\n", cell.strip()).replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
 
 
 def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -705,7 +871,9 @@ def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     lengths = [
         sum(len(row[column]) for row in rows if re.search(r"[^\W\d]", row[column])) for column in range(len(names))
     ]
-    named = [column for column, name in enumerate(names) if re.search(NOUN, name, re.IGNORECASE) and lengths[column]]
+    filled = [(column, name) for column, name in enumerate(names) if lengths[column]]
+    named = [column for column, name in filled if _TEXT_KEYS.fullmatch(name)]
+    named = named or [column for column, name in filled if re.search(NOUN, name, re.IGNORECASE)]
     return max(named or range(len(names)), key=lengths.__getitem__)
 
 
@@ -723,7 +891,7 @@ class _Marker:
     width: int
 
 
-_LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|q|问|問)"
+_LIST_LABEL = rf"(?:{LABEL}|items?|examples?|exercises?|problems?|command|q|问|問)"
 _HEAD = (
     r"^(?P<indent>[ \t\u3000]*)[\"“]?(?:\#{1,6}[ \t]*)?(?P<open>\*\*\*|\*\*|__|\*(?=\S)|_(?=\S))?"
     r"(?:[\[(（【〔〈<「][ \t]*)?"
@@ -956,7 +1124,7 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
         sure: Whether one alone is enough, as a number is where a letter isn't.
     """
     counted: _Found = []
-    for place, marker in _outermost(found):
+    for place, marker in _without_steps(_outermost(found)):
         if not counted or _counts_on(counted, marker):
             counted.append((place, marker))
     if not counted:
@@ -969,6 +1137,26 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
     if sure:
         return counted
     return counted if values[0] == 1 and len(counted) > 1 else []
+
+
+def _without_steps(found: _Found) -> _Found:
+    """Leave out the lines that count from 1 after one that ends in a colon, where the count before goes on after them.
+
+    Of 1, 1, 2, 3, 2 these are the second 1 and the 2 and 3 after it; of 1, 1, 2 they are unknown.
+    """
+    kept: _Found = []
+    rest = list(found)
+    while rest:
+        place, marker = rest.pop(0)
+        kept.append((place, marker))
+        steps = 0
+        while steps < len(rest) and (rest[steps][0], rest[steps][1].value) == (place + steps + 1, steps + 1):
+            steps += 1
+        after = rest[steps][1].value if steps < len(rest) else None
+        goes_on = marker.value is not None and after == marker.value + 1 and after != steps + 1
+        if steps and goes_on and _COLON_END.search(marker.text):
+            rest = rest[steps:]
+    return kept
 
 
 def _counts_on(counted: _Found, marker: _Marker) -> bool:
@@ -995,10 +1183,11 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
         (marker, _without_section(marker, body)) for (_, marker), body in zip(starts[:-1], bodies[:-1], strict=True)
     ]
     has_paragraphs = any(_has_paragraphs(body) for _, body in complete)
-    items = [_item(marker, body) for marker, body in complete]
     last, is_open = _last_body(starts[-1][1], bodies[-1], has_paragraphs)
     if not (cut_off and is_open):
-        items.append(_item(starts[-1][1], last))
+        complete.append((starts[-1][1], last))
+    all_answered = len(complete) > 1 and all(any(map(ANSWER.match, body)) for _, body in complete)
+    items = [_item(marker, body, all_answered or _is_labelled(marker)) for marker, body in complete]
     if any(_label_marker(marker.text) for _, marker in starts):
         items = [item for item in items if not ANSWER.match(item)]
     return _unnumbered_first(lines[: places[0]], starts[0][1]) + items
@@ -1006,7 +1195,7 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
 
 def _with_own_lines(lines: Sequence[str]) -> list[str]:
     """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
-    filled = [line for line in lines if line.strip()]
+    filled = _filled(lines)
     announced = re.match(r"[^:：]{1,120}[:：][ \t]*(?=1[.)]\s)", filled[0]) if len(filled) == 1 else None
     if announced and _announces(announced.group(), in_list=True):
         lines = filled = [filled[0][announced.end() :]]
@@ -1022,7 +1211,7 @@ def _with_own_lines(lines: Sequence[str]) -> list[str]:
 
 def _is_data(lines: Sequence[str], starts: _Found) -> bool:
     """Tell whether a list is the data of an instruction before it, rather than one of instructions."""
-    before = [line for line in lines[: starts[0][0]] if line.strip()]
+    before = _filled(lines[: starts[0][0]])
     if not before or not _COLON_END.search(before[-1]) or _announces(before[-1], in_list=True):
         return False
     others = [line for line in before[:-1] if not _announces(line, in_list=True) and not _HEADING.match(line)]
@@ -1098,7 +1287,7 @@ def _last_body(marker: _Marker, body: Sequence[str], has_paragraphs: bool) -> tu
 
 def _is_outside(line: str, before: str, has_paragraphs: bool) -> bool:
     """Tell whether a line that isn't indented ends the last item, which is what was before it."""
-    if _closes(line, in_list=True):
+    if is_closing(line, in_list=True):
         return True
     text = before.rstrip()
     if not text or _RULE.match(line):
@@ -1116,10 +1305,14 @@ _CODE_LINE = re.compile(
 )
 
 
-def _item(marker: _Marker, body: Sequence[str]) -> str:
+def _is_labelled(marker: _Marker) -> bool:
+    return marker.form[:1] in ("0", "1") or "label" in marker.form or _label_marker(marker.text) is not None
+
+
+def _item(marker: _Marker, body: Sequence[str], cut_answer: bool) -> str:
     """Put an item together; its lines lose the indentation that the list gives them, and keep that of code."""
     lines = [line.expandtabs(4) if line[:1] == "\t" else line for line in body]
-    if marker.form.endswith("label") or _label_marker(marker.text):
+    if cut_answer:
         lines = lines[: next((n for n, line in enumerate(lines) if ANSWER.match(line)), len(lines))]
     if lines and not marker.text.strip() and _RULE.match(lines[0]):
         lines = lines[1:]
@@ -1166,7 +1359,7 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
     """Return the lines before the first with which a model closes a list, and whether there is none."""
     fenced = _fenced(lines)
     for place, line in enumerate(lines):
-        if place and not fenced[place] and _closes(line, in_list=True):
+        if place and not fenced[place] and is_closing(line, in_list=True):
             return list(lines[:place]), False
     return list(lines), True
 
@@ -1264,9 +1457,14 @@ def _take_off_label(item: str) -> str:
     return "\n".join(lines[:answer])
 
 
+_PLURAL_LABEL = re.compile(r"(?:queries|(?:question|instruction|prompt|task|request|command)s)\s*[:：]", re.IGNORECASE)
+
+
 def _label_in(line: str) -> _Marker | None:
     """Read a label, with a number or not; a bare number within an item is its own."""
     marker = _label_marker(line) or _number_marker(line)
+    if marker is not None and marker.text.strip() and _PLURAL_LABEL.match(line):
+        return None  # Tasks: name five that a barista does.
     return None if marker is None or marker.form[:1] in "2345" else marker
 
 

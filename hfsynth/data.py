@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
-from hfsynth.analysis.text_stats import is_chat, text_columns
 from hfsynth.errors import ColumnError
+from hfsynth.metadata import METADATA_COLUMN
 
 INSTRUCTION_COLUMNS = (
     "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"
@@ -20,6 +20,7 @@ VERSIONS = ("evolved_instructions", "answers")
 """Lists of texts, of which the last one counts."""
 Part = Literal["instruction", "response"]
 _ROWS_AT_ONCE = 5_000
+_MESSAGE_FIELDS = {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,20 @@ def drawn(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
     """
     places: NDArray[np.int64] = np.random.default_rng(seed).permutation(count)[:size]
     return places
+
+
+def text_columns(features: Features) -> list[str]:
+    """List the columns that hold texts or conversations."""
+    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
+
+
+def is_chat(kind: Any) -> bool:
+    """Return whether a feature is that of conversations: lists of messages with role and content."""
+    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE_FIELDS
+
+
+def _is_text(kind: Any) -> bool:
+    return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
 
 
 def _readable(features: Features) -> list[str]:

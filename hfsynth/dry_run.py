@@ -7,7 +7,6 @@ import statistics
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -58,7 +57,7 @@ class TriedRow:
     made: tuple[Row, ...] = ()
     """The columns made, of each row that it became; none where it failed. Of a dropped row, what was looked at."""
     error: str = ""
-    """Why it failed, or which rule of a filter dropped it, by what, and what it met."""
+    """Why it failed, or which rule of a filter dropped it, with the value and the match."""
     kept: int = 1
     """How many rows of the step's output come from it."""
     sound: bool = True
@@ -92,7 +91,7 @@ class TriedStep:
     """Rows of its input on which an earlier step failed."""
     failed_out: int = 0
     """Rows of its output on which a step failed, an earlier one or this."""
-    remembers: bool = False
+    stateful: bool = False
     """Whether it is a filter that compares a row with those before it."""
 
     @property
@@ -168,13 +167,12 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
     tried: list[TriedStep] = []
     for number, step in enumerate(steps, 1):
         rows, seconds, made = list[TriedRow](), 0.0, dataset
-        with step.llm.together() if isinstance(step, Technique) else nullcontext():
-            if len(dataset):
-                _unload_others(step, steps[: number - 1])
-                if isinstance(step, Technique):
-                    rows, seconds, made = _try_technique(step, number, dataset)
-                elif isinstance(step, DatasetStep):
-                    rows, seconds, made = _try_whole(step, dataset)
+        if len(dataset):
+            _unload_others(step, steps[: number - 1])
+            if isinstance(step, Technique):
+                rows, seconds, made = _try_technique(step, number, dataset)
+            elif isinstance(step, DatasetStep):
+                rows, seconds, made = _try_whole(step, dataset)
         tried.append(
             TriedStep(
                 name=step.name,
@@ -185,7 +183,7 @@ def try_steps(steps: Sequence[Step], dataset: Dataset) -> list[TriedStep]:
                 rows_out=len(made),
                 failed_in=len(failed_rows(dataset)),
                 failed_out=len(failed_rows(made)),
-                remembers=step.remembers,
+                stateful=step.stateful,
             )
         )
         dataset = made
@@ -241,7 +239,7 @@ def _try_whole(step: DatasetStep, dataset: Dataset) -> tuple[list[TriedRow], flo
 def _filtered(index: int, dropped: Mapping[str, str] | None, sound: bool) -> TriedRow:
     if dropped is None:
         return TriedRow(index, sound=sound)
-    why = f"{dropped['rule']}: {dropped['value']}" + (f" ({dropped['met']})" if dropped["met"] else "")
+    why = f"{dropped['rule']}: {dropped['value']}" + (f" ({dropped['matched']})" if dropped["matched"] else "")
     return TriedRow(index, made=({dropped["column"]: dropped["raw"]},), error=why, kept=0)
 
 
@@ -507,7 +505,7 @@ def _doubts(steps: Sequence[TriedStep]) -> Iterator[str]:
             yield f"{name} was not tried: what it takes is not in these numbers"
         elif step.rows_in < _FEW:
             yield f"{name} was tried on {step.rows_in} rows, which are too few to tell; try more, with measured=…"
-        if step.remembers:
+        if step.stateful:
             yield f"{name} compares rows with those before: the more rows, the more of them it drops; expect fewer"
 
 

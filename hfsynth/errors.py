@@ -9,7 +9,6 @@ Exception
 ├── RuntimeError
 │   ├── RunError            a run could not be finished; what was finished is kept
 │   ├── GenerationError     an llm can't go on
-│   │   └── SplitModelError a model in several processes can't go on in any of them
 │   └── PushError           the Hub doesn't take a dataset
 └── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
     └── TruncatedError      a text that the row needs was cut off
@@ -30,10 +29,6 @@ class FlowError(TypeError):
 
 class GenerationError(RuntimeError):
     """An llm can't go on: not one row's failure, which is data, but a failure of all that would follow."""
-
-
-class SplitModelError(GenerationError):
-    """A model that several processes hold together can't go on: what one of them computes is lost to all."""
 
 
 class RunError(RuntimeError):

@@ -1,4 +1,4 @@
-"""A filter: a step that keeps some rows, and says of every other one which rule dropped it, by what, and what it met.
+"""A filter: a step that keeps some rows, and records for every other one the rule, the measured value and the match.
 
 It stands before the steps that answer, so that nothing is generated for a row that is dropped anyway.
 """
@@ -29,8 +29,8 @@ class Drop:
     """The rule's name."""
     value: str = ""
     """What was measured."""
-    met: str = ""
-    """What it met: the other text, or the limit."""
+    matched: str = ""
+    """The text that it resembles, or the limit that it exceeds."""
 
 
 class Split(NamedTuple):
@@ -39,7 +39,7 @@ class Split(NamedTuple):
     kept: Dataset
     """The rows that stay."""
     dropped: Dataset
-    """One row for each that was dropped, with `rule`, `value` and `met` (`FAILURE_FEATURES`)."""
+    """One row for each that was dropped, with `rule`, `value` and `matched` (`FAILURE_FEATURES`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +67,20 @@ class Filter(Configuration, DatasetStep):
         object.__setattr__(self, "name", self.name or type(self).__name__)
 
     @abstractmethod
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
-        """Decide on rows one by one, each by nothing but itself and what came before it.
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+        """Decide on rows one by one; a decision depends only on the row and on the rows before it.
 
         Args:
-            values: The column's values, in order.
-            kept: Those of earlier rows that stayed, of the same column.
+            values: The column's values in order, as `read` returns them.
+            kept: The same of earlier rows that were kept.
 
         Returns:
-            For each value, why its row is dropped, or None where it stays.
+            For each value, why its row is dropped; None where the row is kept.
         """
+
+    def read(self, value: Any) -> Any:
+        """Convert a value of the column into what `decide` takes; here, the value itself."""
+        return value
 
     def renamed(self, name: str) -> "Filter":
         """Return the filter with another name."""
@@ -131,9 +135,10 @@ class Filter(Configuration, DatasetStep):
             raise TypeError(f"{self.name} filters a Dataset, not {type(dataset).__name__}; give it split by split.")
         self.check_columns(dataset.column_names)
         dropped: dict[int, dict[str, Any]] = {}
-        rows, shown = tee(self._sound(dataset))
-        before = (value for earlier in kept for _, value in self._sound(earlier))
-        for (place, value), drop in zip(rows, self.verdicts((value for _, value in shown), before), strict=True):
+        rows, values = tee(self._sound(dataset))
+        before = (self.read(value) for earlier in kept for _, value in self._sound(earlier))
+        drops = self.decide((self.read(value) for _, value in values), before)
+        for (place, value), drop in zip(rows, drops, strict=True):
             if drop is not None:
                 dropped[place] = self._entry(first + place, value, drop)
         stay = dataset.select([place for place in range(len(dataset)) if place not in dropped]) if dropped else dataset
@@ -151,27 +156,20 @@ class Filter(Configuration, DatasetStep):
 
     def _entry(self, row: int, value: Any, drop: Drop) -> dict[str, Any]:
         raw = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        told = {"rule": drop.rule, "value": drop.value, "met": drop.met}
-        return {"step": self.name, "row": row, "column": self.column, "error": drop.rule, "raw": raw, **told}
+        reason = {"rule": drop.rule, "value": drop.value, "matched": drop.matched}
+        return {"step": self.name, "row": row, "column": self.column, "error": drop.rule, "raw": raw, **reason}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextFilter(Filter, ABC):
-    """A filter of texts; a conversation is read as the texts of its messages, one below the other.
+    """A filter of texts; `decide` takes a conversation as the texts of its messages, joined by line breaks."""
 
-    Raises:
-        ColumnError: If a value is neither.
-    """
+    def read(self, value: Any) -> str:
+        """Return the text of a value.
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
-        """Decide on rows one by one, by their texts."""
-        return self.decide(map(self._text, values), map(self._text, kept))
-
-    @abstractmethod
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
-        """Decide on texts one by one, as `verdicts` does on values."""
-
-    def _text(self, value: Any) -> str:
+        Raises:
+            ColumnError: If the value is neither a text nor a conversation, or a message has content that is no text.
+        """
         if isinstance(value, str):
             return value
         messages: list[Any] = value if isinstance(value, list) else [None]
@@ -188,12 +186,12 @@ class TextFilter(Filter, ABC):
 
 
 Found = tuple[str, str]
-"""What a rule found, and what that met: a limit, say."""
+"""The value that a rule found, and the limit or pattern that it violates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuleFilter(TextFilter, ABC):
-    """A filter with a method `_<rule>` for each rule: a text → what was found in it and what that met, or None.
+    """A filter with a method `_<rule>` for each rule: a text → `Found`, or None.
 
     Raises:
         ValueError: If a rule isn't known.
@@ -215,12 +213,11 @@ class RuleFilter(TextFilter, ABC):
         chosen = self.rules or self.default_rules or self.all_rules
         object.__setattr__(self, "rules", tuple(rule for rule in self.all_rules if rule in chosen))
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
-        """Try the rules on each text; what came before doesn't matter."""
-        return map(self.verdict, texts)
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:  # noqa: ARG002
+        """Apply the rules to each text by itself; the first rule that matches drops it."""
+        return map(self._drop, values)
 
-    def verdict(self, text: str) -> Drop | None:
-        """Return why a text is dropped, by the first rule that does, or None where none does."""
+    def _drop(self, text: str) -> Drop | None:
         for rule in self.rules:
             found: Found | None = getattr(self, f"_{rule}")(text)
             if found is not None:

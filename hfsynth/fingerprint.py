@@ -14,6 +14,8 @@ import enum
 import fractions
 import functools
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -33,7 +35,20 @@ logger = logging.getLogger(__name__)
 _MOST = 2_000  # objects that are looked at: code beyond that is named, not read
 _DEEPEST = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
-_PLAIN = (int, float, complex, bytes, range, slice, type(None), type(...), pathlib.PurePath, uuid.UUID, *_VALUES)
+_PLAIN = (
+    int,
+    float,
+    complex,
+    bytes,
+    bytearray,
+    range,
+    slice,
+    type(None),
+    type(...),
+    pathlib.PurePath,
+    uuid.UUID,
+    *_VALUES,
+)
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")})
 _GENERATED = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "__qualname__"}
 _GENERATED |= {"__static_attributes__", "__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__"}
@@ -41,6 +56,18 @@ _GENERATED |= {"__dataclass_fields__", "__dataclass_params__", "__match_args__",
 _GENERATED |= {"__annotations_cache__", "__conditional_annotations__", "__subclasshook__", "__classcell__"}
 _STATELESS = {"logging", "_thread", "threading", "typing", "builtins", "types", "_abc", "_contextvars", "__future__"}
 _WARNED: set[str] = set()
+_MUTATING = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "popleft", "put"}
+_MUTATING |= {
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
+    "update",
+    "difference_update",
+    "intersection_update",
+    "subtract",
+}
+_CONSTRUCTORS = {"__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__"}
 
 
 def code_state(subject: Any) -> str:
@@ -68,11 +95,12 @@ class _Reader:
         self._places: dict[int, int] = {}
         self._kept: list[Any] = []  # so that no id is used twice
         self._active: set[int] = set()
+        self._changed: dict[int, set[str]] = {}  # the globals that a module's functions change, by the id of its names
         self._depth = 0
         self._readers: list[tuple[Any, Callable[[Any, str], Any]]] = [
             (types.CodeType, lambda code, _: self._code(code)),
             (types.ModuleType, lambda module, _: module.__name__),
-            (enum.Enum, lambda member, _: [_name(type(member)), member.name]),
+            (enum.Enum, lambda member, _: self._member(member)),
             (Mapping, lambda items, _: self._mapping(items)),
             ((list, tuple), lambda items, name: [self.state(item, name) for item in items]),
             ((set, frozenset), lambda items, name: sorted(json.dumps(self.state(item, name)) for item in items)),
@@ -126,6 +154,8 @@ class _Reader:
         if not self._is_own(function):
             return _name(function)
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
+        if "globals" in _names(function) and "globals" not in function.__globals__:
+            self._warn("globals()", "names that are looked up as it runs")
         return [
             self.state(function.__code__),
             self.state(function.__defaults__),
@@ -137,7 +167,44 @@ class _Reader:
                 if name in function.__globals__
             ],
             self.state(getattr(function, "__wrapped__", None)),
+            *self._imported(function),
+            *self._registered(function),
         ]
+
+    def _imported(self, function: types.FunctionType) -> Iterator[Any]:
+        """Give the state of what a function uses of the modules that it imports itself."""
+        for name in sorted(_imported_names(function.__code__, str(function.__globals__.get("__package__") or ""))):
+            module = self._own_module(name)
+            if module is not None:
+                yield self._module(module, _names(function))
+
+    def _own_module(self, name: str) -> types.ModuleType | None:
+        """Return a module by its name, imported as the function will do, or None where it isn't the user's."""
+        if name.partition(".")[0] in sys.stdlib_module_names or name.partition(".")[0] == "hfsynth":
+            return None
+        try:
+            spec = importlib.util.find_spec(name)
+            origin = str(spec.origin or "") if spec else ""
+            if not origin or origin.startswith(_INSTALLED) or "site-packages" in origin or "dist-packages" in origin:
+                return None
+            return importlib.import_module(name)
+        except (ImportError, ValueError):  # an import that fails, or a module without a spec, as __main__
+            return None
+
+    def _registered(self, function: types.FunctionType) -> Iterator[Any]:
+        """Give the state of the implementations that `functools.singledispatch` chooses from."""
+        registry = getattr(function, "registry", None)
+        if isinstance(registry, Mapping):
+            pairs = ((_name(kind), implementation) for kind, implementation in registry.items())
+            yield [
+                [kind, self.state(implementation)] for kind, implementation in sorted(pairs, key=lambda pair: pair[0])
+            ]
+
+    def _member(self, member: enum.Enum) -> Any:
+        """Return the state of a member of an enumeration: its name, its value and its methods."""
+        methods = {name: value for name, value in vars(type(member)).items() if isinstance(value, types.FunctionType)}
+        own = {name: value for name, value in methods.items() if not name.startswith("__")}
+        return [_name(type(member)), member.name, self.state(member.value), self._mapping(own)]
 
     def _cell(self, name: str, cell: Any) -> Any:
         try:
@@ -148,23 +215,40 @@ class _Reader:
 
     def _global(self, function: types.FunctionType, name: str) -> Any:
         """Return the state of what a function finds under a name among its module's globals, if it does."""
-        if name in _written_names(function.__code__):
+        value = function.__globals__[name]
+        if name in self._changed_globals(function):
             self._warn(name, "a function changes it")
             return None
-        value = function.__globals__[name]
         if isinstance(value, types.ModuleType):
             return self._module(value, _names(function))
         return self.state(value, name)
 
+    def _changed_globals(self, function: types.FunctionType) -> set[str]:
+        """Return the globals that any function of a function's module changes: by assignment or in place."""
+        module = function.__globals__
+        if id(module) not in self._changed:
+            own = [
+                value
+                for value in list(module.values())
+                if getattr(value, "__module__", None) == module.get("__name__")
+            ]
+            members = (vars(value).values() for value in own if isinstance(value, type))
+            codes = [_code_of(value) for value in (*own, *(member for group in members for member in group))]
+            self._changed[id(module)] = {name for code in codes if code for name in _changed_globals(code)}
+        return self._changed[id(module)] | _changed_globals(function.__code__)
+
     def _module(self, module: types.ModuleType, attributes: Collection[str]) -> Any:
-        """Return the state of what is used of a module of the user's."""
-        if not self._is_own(module):
+        """Return the state of what is used of a module of the user's, and of the modules in it."""
+        if not self._is_own(module) or id(module) in self._active:
             return module.__name__
+        self._active.add(id(module))
         found = {name: vars(module)[name] for name in sorted(attributes) if name in vars(module)}
-        modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
-        return [
-            [name, value.__name__ if name in modules else self.state(value, name)] for name, value in found.items()
+        read = [
+            [name, self._module(value, attributes) if isinstance(value, types.ModuleType) else self.state(value, name)]
+            for name, value in found.items()
         ]
+        self._active.discard(id(module))
+        return read
 
     def _class(self, cls: type) -> Any:
         if not self._is_own(cls):
@@ -196,7 +280,10 @@ class _Reader:
         if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tobytes"):
             return [str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
         if self._is_own(kind) and hasattr(value, "__dict__"):
-            return [self.state(kind), self._mapping(vars(value))]
+            changed = {attribute for cls in kind.__mro__ for attribute in _changed_attributes(cls)} & set(vars(value))
+            if changed:
+                self._warn(name or kind.__qualname__, f"its methods change {', '.join(sorted(changed))}")
+            return [self.state(kind), self._mapping({k: v for k, v in vars(value).items() if k not in changed})]
         if hasattr(value, "__qualname__"):  # built in
             return _name(value)
         if name and kind.__module__.partition(".")[0] not in _STATELESS:
@@ -253,8 +340,90 @@ def _names(function: types.FunctionType) -> set[str]:
     return {name for code in _codes(function.__code__) for name in code.co_names}
 
 
+def _code_of(value: Any) -> types.CodeType | None:
+    """Return the code of a function, method, property or cached function, or None for another object."""
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    if isinstance(value, functools.cached_property):
+        value = value.func
+    while isinstance(wrapped := getattr(value, "__wrapped__", None), types.FunctionType):
+        value = wrapped
+    return value.__code__ if isinstance(value, types.FunctionType) else None
+
+
 @functools.lru_cache(maxsize=10_000)
-def _written_names(code: types.CodeType) -> frozenset[str]:
-    """Return the globals that a function assigns."""
-    found = (step for one in _codes(code) for step in dis.get_instructions(one))
-    return frozenset(str(step.argval) for step in found if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"))
+def _changed_globals(code: types.CodeType) -> frozenset[str]:
+    """Return the globals that code assigns, or changes in place."""
+    found: set[str] = set()
+    for one in _codes(code):
+        steps = list(dis.get_instructions(one))
+        found |= {str(step.argval) for step in steps if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+        loads = [place for place, step in enumerate(steps) if step.opname == "LOAD_GLOBAL"]
+        found |= {str(steps[place].argval) for place in loads if _is_changed(steps, place)}
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _changed_attributes(cls: type) -> frozenset[str]:
+    """Return the attributes of an instance that methods of its class change, its constructors apart."""
+    codes = [_code_of(member) for name, member in vars(cls).items() if name not in _CONSTRUCTORS]
+    found: set[str] = set()
+    for code in codes:
+        if code is None or not code.co_argcount:
+            continue
+        steps = list(dis.get_instructions(code))
+        for place, step in enumerate(steps[:-1]):
+            if not step.opname.startswith("LOAD_FAST") or step.argval != code.co_varnames[0]:
+                continue
+            following = steps[place + 1]
+            if following.opname in ("STORE_ATTR", "DELETE_ATTR"):
+                found.add(str(following.argval))
+            attribute = next((one for one in steps[place + 1 : place + 3] if one.opname == "LOAD_ATTR"), None)
+            if attribute and _is_changed(steps, place):
+                found.add(str(attribute.argval))
+    return frozenset(found)
+
+
+def _is_changed(steps: list[dis.Instruction], place: int) -> bool:
+    """Return whether the object that an instruction loads, or something in it, is changed in place.
+
+    Follows the object on the stack: `X[key] = 1`, `X.name = 1`, `X[key] += 1`, `X.rows.append(1)`.
+
+    Args:
+        steps: The instructions of a function.
+        place: Which of them loads the object.
+    """
+    depth, swapped = 1, False  # places on the stack from the object up
+    for step in steps[place + 1 :]:
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and depth == 1 and step.argval in _MUTATING:
+            return True
+        if step.opname.startswith(("SWAP", "ROT_")):
+            swapped = True
+        if step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") and depth <= 3:
+            return depth == 2 or (depth == 3 and swapped)
+        if step.opname in ("STORE_ATTR", "DELETE_ATTR") and depth <= 2:
+            return depth == 1 or swapped
+        if step.opname.startswith(("JUMP", "POP_JUMP", "RETURN", "RAISE", "FOR_ITER")):
+            return False
+        depth += dis.stack_effect(step.opcode, step.arg)
+        if depth < 1:
+            return False
+    return False
+
+
+@functools.lru_cache(maxsize=10_000)
+def _imported_names(code: types.CodeType, package: str) -> frozenset[str]:
+    """Return the full names of the modules that code imports as it runs, and of the packages that they are in."""
+    found: set[str] = set()
+    for one in _codes(code):
+        steps = [step for step in dis.get_instructions(one) if step.opname != "EXTENDED_ARG"]
+        for place, step in enumerate(steps):
+            if step.opname != "IMPORT_NAME":
+                continue
+            level, name = int(steps[place - 2].argval or 0), str(step.argval)
+            if level:
+                name = importlib.util.resolve_name("." * level + name, package) if package else ""
+            found |= {name, name.partition(".")[0]} - {""}
+    return frozenset(found)

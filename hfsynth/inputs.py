@@ -1,4 +1,4 @@
-"""Datasets by the names that a command line gives them: on the Hub, a folder, or a file; and what lies beside them."""
+"""Datasets by the names that a command line gives them: on the Hub, a folder, or a file."""
 
 import glob
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
-import pyarrow.parquet as pq
 from datasets import (
     Dataset,
     DatasetDict,
@@ -19,12 +18,6 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-
-from hfsynth.publish.card_data import ConfigFacts
-from hfsynth.publish.file_names import FACTS
-from hfsynth.run_record import RunRecord
 
 FORMATS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ".jsonl": ("json", {}),
@@ -120,23 +113,6 @@ def file_format(path: Path) -> tuple[str, Mapping[str, str]]:
             f"which may be followed by one of {sorted(COMPRESSIONS)}."
         )
     return FORMATS[suffix]
-
-
-def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
-    """Load the failures that were saved or pushed beside a dataset's rows; None where there are none."""
-    file = _beside(name, f"{config or 'default'}/failures/{split}.parquet", revision)
-    return Dataset(pq.read_table(file)) if file else None
-
-
-def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
-    """Load the records of the runs that made a split, saved or pushed beside its rows; () where there are none.
-
-    Raises:
-        ValueError: If another version wrote them.
-    """
-    file = _beside(name, f"{config or 'default'}/{FACTS}", revision)
-    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
-    return next((facts.runs for facts in splits if facts.name == split), ())
 
 
 def _load(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
@@ -257,15 +233,3 @@ def _nearest(path: Path) -> str:
     if close:
         return f"the nearest name is {str(path.parent / names[close[0]])!r}."
     return f"{str(path.parent.absolute())!r} has no similar name; check the path."
-
-
-def _beside(name: str, place: str, revision: str | None) -> Path | None:
-    """Find a file of a dataset in a folder or on the Hub."""
-    path = find_path(name)
-    if path is not None:
-        file = path / place
-        return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
-    except EntryNotFoundError:
-        return None

@@ -4,7 +4,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -78,8 +77,9 @@ class Request:
     """Start of this request's own random stream; set by the technique from the row's index and the turn."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
-    keep_truncated: bool | None = None
-    """Whether a text that was cut off is kept, and its row marked, or else fails; None leaves that to the flow."""
+    keep_truncated: bool | None = False
+    """Whether a text that was cut off is kept, its row marked `truncated`; by default the row fails with the text.
+    None hands the completion to the flow, which looks at `finish_reason` itself."""
 
     def __post_init__(self) -> None:
         """Read one choice as a tuple of one."""
@@ -240,13 +240,6 @@ class LLM(Protocol):
                     f"{self.model_name} gave {len(completions)} completions for {len(waiting)} requests."
                 )
             yield from zip((key for key, _ in waiting), completions, strict=True)
-
-    def together(self) -> AbstractContextManager[bool]:
-        """Share a step's work among the processes of a launch: the block is run by those to which it gives True.
-
-        Here, each of them has the whole model, so each takes some of the rows.
-        """
-        return nullcontext(True)
 
     def load(self) -> object:
         """Load what `complete` needs, if it isn't yet.

@@ -45,12 +45,12 @@ FAILURE_FEATURES = Features(
         "raw": Value("string"),
         "rule": Value("string"),
         "value": Value("string"),
-        "met": Value("string"),
+        "matched": Value("string"),
     }
 )
 """Columns of a failures dataset: the step; the row's index in that step's input; the column that is None for it; the
 reason; the completion that could not be used. Of a row that a filter dropped: the column it looked at, whose text is
-`raw`; the rule; what it measured; and what the text met."""
+`raw`; the rule; the value that it measured; and the text or limit that this matched."""
 _ROWS_AT_ONCE = 10_000
 
 

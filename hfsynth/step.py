@@ -41,7 +41,7 @@ class Step(ABC):
 
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
-    remembers: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
     """Whether it compares a row with those before it: of more rows it drops a larger share."""
 
     reads_earlier_rows: ClassVar[bool] = False

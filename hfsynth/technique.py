@@ -307,11 +307,12 @@ class Technique(Configuration, Step):
         },
     )
 
-    rewrites: ClassVar[Mapping[str, str]] = {}
-    """Inputs of which an output is a newer version: a pipeline says so where a later step still reads the older."""
+    replaces: ClassVar[Mapping[str, str]] = {}
+    """Input → the output that is a newer version of it; a pipeline warns if a later step still reads the input."""
 
-    rules: ClassVar[tuple[str, str] | None] = None
-    """An output with lists of structs, and their field that names the rule which stopped a piece of a row: counted."""
+    rejection_column: ClassVar[tuple[str, str] | None] = None
+    """An output that holds lists of structs, and the field of these structs that names the rule which rejected a part
+    of the row ("" for none); records count the rows by rule."""
     needs_no_input: ClassVar[bool] = False
     """Whether rows differ by nothing but random numbers, which then come from all columns as well as the index: the
     splits of a `DatasetDict` would else be equal row by row."""
@@ -400,10 +401,10 @@ class Technique(Configuration, Step):
         return [name for name in self.input_features(()) if name not in self.input_mappings]
 
     def newer_columns(self) -> dict[str, str]:
-        """Return the columns that `rewrites` names, by the dataset's names: the older column → the newer one."""
+        """Return the columns that `replaces` names, by the dataset's names: the older column → the newer one."""
         return {
             self.input_mappings.get(old, old): self.output_mappings.get(new, new)
-            for old, new in self.rewrites.items()
+            for old, new in self.replaces.items()
             if new in self.output_features
         }
 
@@ -413,9 +414,12 @@ class Technique(Configuration, Step):
         return Features({self.output_mappings.get(name, name): kind for name, kind in self.output_features.items()})
 
     @property
-    def written_rules(self) -> tuple[str, str] | None:
-        """`rules`, with the dataset's name of the output."""
-        return self.rules and (self.output_mappings.get(self.rules[0], self.rules[0]), self.rules[1])
+    def written_rejection_column(self) -> tuple[str, str] | None:
+        """`rejection_column`, with the dataset's name of the output."""
+        if self.rejection_column is None:
+            return None
+        output, rule = self.rejection_column
+        return self.output_mappings.get(output, output), rule
 
     def wire(self, columns: Collection[str]) -> dict[str, str]:
         """Find the inputs among a dataset's columns and check the outputs against them.

@@ -70,9 +70,9 @@ class NamedLLM(ScriptedLLM):
 class OnlyOnce(Filter):
     """Drops a text that was there before."""
 
-    remembers = True
+    stateful = True
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
         seen = set(kept)
         for value in values:
             yield Drop("repeated", "1", value) if value in seen else None

@@ -29,7 +29,7 @@ def test_a_row_that_shares_a_run_of_words_is_dropped_with_the_evidence(quiz):
     stay, dropped = Decontaminate(benchmarks=[quiz]).split(Dataset.from_dict({"instruction": ROWS}))
     assert stay["instruction"][:] == [ROWS[1]]  # ten words in common, three fewer than it takes
     assert dropped["rule"][:] == ["in_benchmark"] * 2
-    assert list(zip(dropped["value"], dropped["met"], strict=True)) == [
+    assert list(zip(dropped["value"], dropped["matched"], strict=True)) == [
         ("a farmer has twelve sheep and sells all but five of them how", "quiz.jsonl row 0 question"),
         ("who was the first king of this small country", "quiz.jsonl row 1 question"),
     ]
@@ -37,7 +37,7 @@ def test_a_row_that_shares_a_run_of_words_is_dropped_with_the_evidence(quiz):
 
 def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
     def stay(**fields):
-        return [drop is None for drop in Decontaminate(benchmarks=[quiz], **fields).verdicts(ROWS, [])]
+        return [drop is None for drop in Decontaminate(benchmarks=[quiz], **fields).decide(ROWS, [])]
 
     assert stay(ngram=8) == [False, False, False]
     assert stay(ngram=13, shortest=10) == [False, True, True]
@@ -46,11 +46,11 @@ def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
 
 def test_the_benchmarks_are_read_when_the_first_row_is_decided_on_and_not_before(tmp_path, monkeypatch):
     filter = Decontaminate(benchmarks=(str(tmp_path / "later.txt"),))
-    verdicts = filter.verdicts(["one two three four five six seven eight"], [])
+    verdicts = filter.decide(["one two three four five six seven eight"], [])
     (tmp_path / "later.txt").write_text("One two three, four five six; seven eight.\n")
-    assert next(verdicts).met == "later.txt row 0 text"
+    assert next(verdicts).matched == "later.txt row 0 text"
     monkeypatch.setattr("hfsynth.filters.decontaminate.passages", None)
-    assert next(filter.verdicts(["nothing of it"], [])) is None  # they are read once
+    assert next(filter.decide(["nothing of it"], [])) is None  # they are read once
 
 
 def test_an_unreadable_benchmark_is_an_error_before_anything_is_decided(quiz, tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_an_unreadable_benchmark_is_an_error_before_anything_is_decided(quiz, tm
 def test_decontaminate_is_its_configuration(quiz):
     filter = Decontaminate(benchmarks=[quiz], ngram=10)
     before = Hasher.hash(filter)
-    assert list(filter.verdicts(ROWS, [])) != [None] * 3
+    assert list(filter.decide(ROWS, [])) != [None] * 3
     assert Hasher.hash(filter) == before
     assert pickle.loads(pickle.dumps(filter)) == filter
 

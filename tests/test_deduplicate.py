@@ -24,7 +24,7 @@ def minilm_folder() -> str:
 
 def told(filter, rows=FRUIT):
     """The rule of each row that is dropped, and the place of what it met; None of one that stays."""
-    return [drop and (drop.rule, rows.index(drop.met)) for drop in filter.verdicts(rows, [])]
+    return [drop and (drop.rule, rows.index(drop.matched)) for drop in filter.decide(rows, [])]
 
 
 def test_equal_texts_are_dropped_but_for_the_first():
@@ -35,7 +35,7 @@ def test_minhash_drops_what_is_spelt_alike():
     near = ("near_duplicate", 0)
     assert told(Deduplicate("minhash")) == [None, near, near, None, None]
     _, dropped = Deduplicate("minhash").split(Dataset.from_dict({"instruction": FRUIT}))
-    assert (dropped["value"][:], dropped["met"][:]) == (["1.0000", "0.9620"], [FRUIT[0], FRUIT[0]])
+    assert (dropped["value"][:], dropped["matched"][:]) == (["1.0000", "0.9620"], [FRUIT[0], FRUIT[0]])
 
 
 @pytest.mark.model
@@ -48,19 +48,19 @@ def test_embeddings_drop_what_means_the_same(minilm_folder):
 @pytest.mark.model
 def test_by_embeddings_too_rows_before_count(minilm_folder):
     filter = Deduplicate("embeddings", model=minilm_folder)
-    assert [drop is None for drop in filter.verdicts(FRUIT[1:2] + FRUIT[4:], FRUIT[:1])] == [False, True]
+    assert [drop is None for drop in filter.decide(FRUIT[1:2] + FRUIT[4:], FRUIT[:1])] == [False, True]
 
 
 def test_a_model_that_is_not_there_is_an_error_that_names_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"the embeddings model '.*no-model', revision None, can't be loaded"):
-        list(Deduplicate("embeddings", model=str(tmp_path / "no-model")).verdicts(FRUIT, []))
+        list(Deduplicate("embeddings", model=str(tmp_path / "no-model")).decide(FRUIT, []))
 
 
 def test_without_sentence_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'hfsynth\[embeddings\]'"):
-        list(Deduplicate("embeddings", model="none").verdicts(FRUIT, []))
+        list(Deduplicate("embeddings", model="none").decide(FRUIT, []))
 
 
 def test_the_default_threshold_is_part_of_the_configuration():

@@ -79,7 +79,7 @@ def test_texts_of_any_series_become_a_tuple_in_a_fixed_order():
         (lambda: TextGeneration(LLM, output_mappings=["generation"]), r"TextGeneration\.output_mappings is \["),
         (lambda: EvolInstruct(LLM, mutation_templates="{{ instruction }}"), r"EvolInstruct\.mutation_templates is"),
         (lambda: EvolInstruct(LLM, mutation_templates={"a": ["x"]}), r"EvolInstruct\.mutation_templates is"),
-        (lambda: Judge(LLM, notes="Why?"), r"Judge\.notes is 'Why\?'"),
+        (lambda: Judge(LLM, pre_questions="Why?"), r"Judge\.pre_questions is 'Why\?'"),
         (lambda: TransformersLLM("x", chat_template_kwargs="a"), r"TransformersLLM\.chat_template_kwargs is 'a'"),
         (lambda: Magpie(LLM, system_prompt=5), r"Magpie\.system_prompt is 5"),
         (lambda: Magpie(LLM, system_prompt=["a", 5]), r"Magpie\.system_prompt\['1'\] must be text"),

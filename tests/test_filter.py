@@ -16,7 +16,7 @@ def test_a_dropped_row_is_told_with_its_rule_its_value_and_what_it_met():
     _, dropped = OnlyOnce(name="Once").split(GIVEN, first=10)
     assert dropped[0] == {
         "step": "Once", "row": 12, "column": "instruction", "reason": "repeated", "raw": "a", "rule": "repeated",
-        "value": "1", "met": "a",
+        "value": "1", "matched": "a",
     }  # fmt: skip
     assert dropped["row"][:] == [12, 15]
 

@@ -30,7 +30,7 @@ def filters(tmp_path):
 def test_those_that_remember_are_those_whose_verdicts_depend_on_earlier_rows(filters):
     for filter in filters:
         again = filter(concatenate_datasets([filter(ROWS)] * 2))
-        assert (len(again) < 2 * len(filter(ROWS))) == filter.remembers, filter.name
+        assert (len(again) < 2 * len(filter(ROWS))) == filter.stateful, filter.name
 
 
 def test_rows_are_decided_on_in_parts_as_they_are_in_one(filters):

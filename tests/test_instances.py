@@ -100,6 +100,66 @@ READ = {  # completion → its instances, as (input, response)
     "Korean": ("예시 1\n입력: 하나\n출력: 1", [("하나", "1")]),
     "Chinese": ("示例1：\n输入：一\n输出：1\n示例2：\n输入：二\n输出：2", [("一", "1"), ("二", "2")]),
     "Spanish": ("Ejemplo 1:\nEntrada: uno\nSalida: 1", [("uno", "1")]),
+    "marks in code": (
+        "Input: a list\nOutput:\n```python\n# Input: list\nprint(x)\n# Output: 1\n```\nInput: b\nOutput: c",
+        [("a list", "```python\n# Input: list\nprint(x)\n# Output: 1\n```"), ("b", "c")],
+    ),
+    "code after its name": (
+        "Input: ```python\n# Output: 1\n```\nOutput: ```\n# Label: x\n```",
+        [("```python\n# Output: 1\n```", "```\n# Label: x\n```")],
+    ),
+    "marks in code that is cut off": ("Input: a\nOutput:\n```\n# Output: 1", [("a", "```\n# Output: 1")]),
+    "announced in a fence": ("Here you go:\n\n```\nInput: a\nOutput: b\n```\nEnjoy!", [("a", "b")]),
+    "examples in fences": (
+        "Example 1\n```\nInput: a\nOutput: b\n```\n\nExample 2\n```\nInput: c\nOutput: d\n```",
+        [("a", "b"), ("c", "d")],
+    ),
+    "rules between examples": (
+        "Example 1\nInput: a\nOutput: b\n\n---\n\nExample 2\nOutput: c\n***",
+        [("a", "b"), ("", "c")],
+    ),
+    "rules without headings": ("Input: a\nOutput: b\n---\nInput: c\nOutput: d\n---", [("a", "b"), ("c", "d")]),
+    "closed": ("Input: a\nOutput: b\n\nI hope this helps!\n\nLet me know if you need more.", [("a", "b")]),
+    "closed after a rule": ("Output: b\n\nc\n\n---\n\nI hope this helps!", [("", "b\n\nc")]),
+    "closed after code": ("Output:\n```\nb\n\nc\n```\n\nI hope this helps!", [("", "```\nb\n\nc\n```")]),
+    "a letter": (
+        "Output: Dear Sam,\n\nCome at nine.\n\nLet me know if you need a map.",
+        [("", "Dear Sam,\n\nCome at nine.\n\nLet me know if you need a map.")],
+    ),
+    "arrows": ("Input: 1 + 1 -> Output: 2\nInput: 2 + 2 -> Output: 4", [("1 + 1", "2"), ("2 + 2", "4")]),
+    "Turkish": ("Örnek 1\nGirdi: 2 + 2\nÇıktı: 4", [("2 + 2", "4")]),
+    "Vietnamese": ("Ví dụ 1:\nĐầu vào: 2 + 2\nĐầu ra: 4", [("2 + 2", "4")]),
+    "Thai": ("ตัวอย่างที่ 1\nอินพุต: 2 + 2\nเอาต์พุต: 4", [("2 + 2", "4")]),
+    "Turkish labels": ("Etiket: a\nGirdi: b\nEtiket: c\nGirdi: d", [("b", "a"), ("d", "c")]),
+    "Vietnamese labels": ("Nhãn: a\nĐầu vào: b\nNhãn: c\nĐầu vào: d", [("b", "a"), ("d", "c")]),
+    "Thai labels": ("ป้ายกำกับ: a\nอินพุต: b\nป้ายกำกับ: c\nอินพุต: d", [("b", "a"), ("d", "c")]),
+    "announced JSON": ('Here are the examples:\n```json\n[{"input": "a", "output": "b"}]\n```\nEnjoy!', [("a", "b")]),
+    "JSON in an object": ('{"examples": [{"input": "a", "output": "b"}]}', [("a", "b")]),
+    "JSON with a comma too many": ('[{"input": "a", "output": "b"}, {"output": "c",},]', [("a", "b"), ("", "c")]),
+    "JSON that is cut off": ('[{"input": "a", "output": "b"}, {"input": "c", "out', [("a", "b")]),
+    "JSON lines": ('{"input": "a", "output": "b"}\n{"input": "c", "output": "d"}', [("a", "b"), ("c", "d")]),
+    "JSON of other types": (
+        '[{"input": {"a": ["ß", true]}, "output": ["x"]}, {"input": null, "output": 4}]',
+        [('{"a": ["ß", true]}', '["x"]'), ("", "4")],
+    ),
+    "JSON with other names": (
+        '[{"id": 1, "premise": "a", "claim": "b", "label": "no"}]',
+        [("premise: a\nclaim: b", "no")],
+    ),
+    "JSON as a response": ('Output:\n{"answer": 4}', [("", '{"answer": 4}')]),
+    "XML": (
+        "<examples>\n<example>\n<output>4</output>\n</example>\n<example>\n<input><b>x</b></input>\n"
+        "<output>2</output>\n</example>\n</examples>",
+        [("", "4"), ("<b>x</b>", "2")],
+    ),
+    "XML without examples": (
+        "<input>a</input>\n<output>b</output>\n\n<input>c</input>\n<output>d</output>",
+        [("a", "b"), ("c", "d")],
+    ),
+    "table": (
+        "Here are two:\n\n| # | Input | Output |\n|---|---|---|\n| 1 | a | b |\n| 2 | | d |",
+        [("a", "b"), ("", "d")],
+    ),
     "JSON": ('```json\n[{"input": "a", "output": "b"}, {"label": "d"}]\n```', [("a", "b"), ("", "d")]),
 }
 

@@ -9,7 +9,7 @@ from tests.languages import NEAR, UNLIKE
 
 
 def rule(text, filter=None):
-    drop = (filter or InstructionRules()).verdict(text)
+    drop = next((filter or InstructionRules()).decide([text], []))
     return drop and drop.rule
 
 
@@ -91,8 +91,8 @@ def test_unsuitable_words_are_found_in_any_script(word, text, expected):
 
 
 def test_what_was_found_is_told():
-    drops = [InstructionRules().verdict(text) for text in ("Hello there", "Draw a red fruit.", "- Name a red fruit.")]
-    assert [(drop.value, drop.met) for drop in drops] == [("2 words", "at least 4"), ("Draw", ""), ("-", "")]
+    drops = InstructionRules().decide(["Hello there", "Draw a red fruit.", "- Name a red fruit."], [])
+    assert [(drop.value, drop.matched) for drop in drops] == [("2 words", "at least 4"), ("Draw", ""), ("-", "")]
 
 
 def test_words_numbers_and_rules_are_the_users_to_choose():

@@ -38,7 +38,7 @@ def test_the_likeliest_choice_is_the_label():
 
 def test_notes_are_written_before_the_label_in_one_conversation():
     technique = yes_or_no(
-        notes={"shade": "Which shade?", "why": "Why?"}, note_sampling=SamplingParams(max_new_tokens=7)
+        pre_questions={"shade": "Which shade?", "why": "Why?"}, pre_answer_sampling=SamplingParams(max_new_tokens=7)
     )
     requests, rows = drive(
         technique.flow({"a": "blood"}, RNG), say("Crimson."), say("Iron."), scored("no", -2.0, -1.0)
@@ -148,7 +148,7 @@ def test_one_blank_column_of_several_is_no_failure():
 
 
 def test_an_empty_note_fails_its_row():
-    flow = yes_or_no(notes={"why": "Why?"}).flow({"a": "x"}, RNG)
+    flow = yes_or_no(pre_questions={"why": "Why?"}).flow({"a": "x"}, RNG)
     next(flow)
     with pytest.raises(RowError, match=r"the note 'why' is empty \(finish_reason: length\)"):
         flow.send(say("", "length", thinking="hm"))
@@ -178,8 +178,8 @@ def test_an_llm_that_scores_nothing_is_an_error():
         ({"choices": ("yes", " ")}, "choices must be texts that are not blank"),
         ({"template": "Hi"}, "template reads no column"),
         ({"question": "{{ instruction }}?"}, r"Judge.question reads \['instruction'\]"),
-        ({"notes": {"label": "Why?"}}, "by names other than label and probabilities"),
-        ({"notes": {"why": " "}}, "notes must name questions"),
+        ({"pre_questions": {"label": "Why?"}}, "by names other than label and probabilities"),
+        ({"pre_questions": {"why": " "}}, "pre_questions must name questions"),
     ],
 )
 def test_a_field_that_makes_no_sense_is_an_error(fields, message):

@@ -1,107 +1,107 @@
 import pytest
-from datasets import Dataset
-from huggingface_hub import DatasetCardData
+from datasets import Dataset, concatenate_datasets
 
-from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
-from hfsynth.publish.card_data import merge_metadata, metadata_of, size_category
-from hfsynth.publish.files import write_config, write_facts
-from tests.helpers import NamedLLM
-
-NAMES = [
-    "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
-    "100B<n<1T", "n>1T",
-]  # fmt: skip
+from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
+from hfsynth.metadata import StepTally, step_names
+from tests.helpers import ScriptedLLM
 
 
-def facts(folder, rows, name="default", stated=(), technique=Magpie(EchoLLM())):  # noqa: B008 - it is frozen
-    folder = folder / f"{name}-{rows}"
-    folder.mkdir()
-    made = Pipeline((technique,)).run(Dataset.from_dict({"text": ["a"] * rows}), quiet=True)
-    return write_facts(folder, write_config(folder, made, name, ()), dict(stated))
+def test_rows_are_parted_from_failures_and_none_is_lost():
+    dataset = Dataset.from_dict({"instruction": ["a", None, "b", ""]})
+    made = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    rows, failures = split_failures(made)
+    assert rows["instruction"][:] == ["a", "b"]
+    assert failures[:] == {
+        "step": ["TextGeneration"] * 2,
+        "row": [1, 3],
+        "column": ["generation", "generation"],
+        "reason": ["instruction is None", "instruction is empty"],
+        "raw": ["", ""],
+        "rule": ["", ""],
+        "value": ["", ""],
+        "matched": ["", ""],
+    }
 
 
-def test_sizes_have_the_names_that_the_hub_knows():
-    assert [size_category(10**power - 1) for power in range(3, 14)] == NAMES
-    assert [size_category(10**power) for power in range(3, 13)] == NAMES[1:]
-    assert size_category(0) == "n<1K"
+def test_in_many_rows_each_failure_is_found_at_its_own_place(monkeypatch):
+    monkeypatch.setattr("hfsynth.metadata._ROWS_AT_ONCE", 7)
+    texts = [None if n % 9 == 4 else f"say {n}" for n in range(100)]
+    made = Dataset.from_dict({"instruction": texts}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=13
+    )
+    rows, failures = split_failures(made.select(range(3, 100)).select(range(95)))
+    assert failures["row"][:] == [n for n in range(3, 98) if n % 9 == 4]
+    assert rows["instruction"][:] == [f"say {n}" for n in range(3, 98) if n % 9 != 4]
 
 
-def test_the_metadata_names_every_configuration_and_the_real_size(tmp_path):
-    metadata = metadata_of([facts(tmp_path, 1, "one"), facts(tmp_path, 1000, "two")])
-    assert [config["config_name"] for config in metadata["configs"]] == ["one", "two"]
-    assert metadata["size_categories"] == ["1K<n<10K"]
-    assert metadata["annotations_creators"] == ["machine-generated"]
-    assert {"synthetic", "hfsynth"} <= set(metadata["tags"])
-    assert metadata["source_datasets"] == ["original"]
-    assert DatasetCardData(**metadata).to_dict() == metadata
+def test_the_first_step_that_failed_is_the_one_that_is_told():
+    dataset = Dataset.from_dict({"instruction": [None]})
+    made = dataset.map(TextGeneration(EchoLLM(), output_mappings={"generation": "a"}), batched=True, with_indices=True)
+    second = TextGeneration(EchoLLM(), input_mappings={"instruction": "a"}, name="second")
+    _, failures = split_failures(made.map(second, batched=True, with_indices=True))
+    assert failures["step"][:] == ["TextGeneration"]
 
 
-def test_nothing_is_guessed(tmp_path):
-    assert not {"license", "language"} & set(metadata_of([facts(tmp_path, 1)]))
+def test_a_dataset_that_no_technique_made_is_an_error():
+    with pytest.raises(ValueError, match=r"\['a'\] has no 'generation_metadata'"):
+        split_failures(Dataset.from_dict({"a": [1]}))
 
 
-@pytest.mark.parametrize(
-    ("models", "licence", "languages"),
-    [
-        ([("mit", ["en"])], "mit", ["en"]),
-        ([("mit", ["en"]), ("mit", ["en"])], "mit", ["en"]),
-        ([("mit", ["en"]), ("apache-2.0", ["en"])], None, ["en"]),
-        ([("mit", ["en"]), ("", [])], None, None),
-        ([("mit", ["en", "fr"])], "mit", None),
-        ([("", ["en"])], None, ["en"]),
-    ],
-)
-def test_a_licence_and_a_language_are_told_where_all_state_the_same_one(tmp_path, models, licence, languages):
-    llms = [NamedLLM(model=f"m{n}", licence=one[0], languages=tuple(one[1])) for n, one in enumerate(models)]
-    first, *rest = llms
-    pipeline = Pipeline((Magpie(first), *(TextGeneration(llm) for llm in rest)))
-    made = pipeline.run(Dataset.from_dict({"id": [1]}), quiet=True)
-    metadata = metadata_of([write_config(tmp_path, made, "default", ())])
-    assert (metadata.get("license"), metadata.get("language")) == (licence, languages)
+def test_the_steps_that_left_entries_are_listed_and_the_rows_without_any_counted():
+    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True
+    )
+    again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"}, name="again")
+    both = made.map(again, batched=True, with_indices=True)
+    mixed = concatenate_datasets([Dataset.from_dict({"instruction": ["c"]}), made, both.select([1])])
+    assert step_names(mixed) == (["TextGeneration", "again"], 1)
+    assert step_names(Dataset.from_dict({"a": [1, 2]})) == ([], 2)
 
 
-def test_what_was_made_of_texts_of_unknown_licence_has_none(tmp_path):
-    stated = {"echo": {"licence": "mit", "languages": ["en"]}}
-    answers = TextGeneration(EchoLLM(), input_mappings={"instruction": "text"})
-    assert "license" not in metadata_of([facts(tmp_path, 1, stated=stated, technique=answers)])
-    assert metadata_of([facts(tmp_path, 2, stated=stated)])["license"] == "mit"
+def counted(dataset, step):
+    tally = StepTally(step=step)
+    tally.see(dataset.with_format("arrow")[:])
+    return tally.rows, tally.rows_out, tally.completion_tokens
 
 
-def info(name, rows):
-    return {"config_name": name, "splits": [{"name": "train", "num_examples": rows}]}
+def test_tally_of_concatenated_results_counts_every_row():
+    """Rows of two calls have equal indices, and so equal seeds."""
+    technique = TextGeneration(ScriptedLLM())
+    parts = [
+        Dataset.from_dict({"instruction": texts}).map(technique, batched=True, with_indices=True)
+        for texts in (["a", "b", "c"], ["a", "b"])
+    ]
+    assert counted(concatenate_datasets(parts), "TextGeneration") == (5, 5, 10)
 
 
-def config(name):
-    return {"config_name": name, "data_files": f"{name}/*"}
+def test_tally_of_rows_that_became_several_counts_them_once():
+    """Two rows became two each, then three each; shuffled, repeated or filtered, the first step worked on two."""
+    asked = Dataset.from_dict({"input": ["a", "b"]}).map(
+        SelfInstruct(ScriptedLLM(("1. What?\n2. Who?",))), batched=True, with_indices=True
+    )
+    answered = asked.map(TextGeneration(ScriptedLLM(), num_generations=3), batched=True, with_indices=True)
+    assert len(answered) == 12
+    assert counted(answered.shuffle(seed=1), "SelfInstruct") == (2, 12, 4)
+    assert counted(answered.shuffle(seed=1), "TextGeneration") == (4, 12, 24)
+    assert counted(answered.select(range(1, 12)), "SelfInstruct")[0] == 2
+    assert counted(concatenate_datasets([answered, answered]), "SelfInstruct")[0] == 4
 
 
-def ours(*names, rows=10, **more):
-    return {"configs": [config(n) for n in names], "dataset_info": [info(n, rows) for n in names], **more}
+def test_tally_of_a_later_step_leaves_failed_rows_out():
+    first = Dataset.from_dict({"instruction": ["a", "b", "c"]}).map(
+        TextGeneration(ScriptedLLM(("ok", "!odd", "ok"))), batched=True, with_indices=True
+    )
+    again = TextGeneration(
+        ScriptedLLM(), name="Second", input_mappings={"instruction": "generation"},
+        output_mappings={"generation": "answer"},
+    )  # fmt: skip
+    made = first.map(again, batched=True, with_indices=True)
+    assert counted(made, "TextGeneration")[:2] == (3, 2)
+    assert counted(made, "Second") == (2, 2, 4)
 
 
-def test_what_the_user_set_or_took_away_stays_so_and_what_we_set_is_renewed():
-    before = ours("a", license="mit", language=["en"], tags=["synthetic", "hfsynth"])
-    now = ours("a", license="apache-2.0", language=["fr"], tags=["synthetic", "hfsynth", "new"])
-    head = {**before, "license": "cc0-1.0", "tags": ["synthetic", "chess"], "pretty_name": "P"}
-    merged = merge_metadata(head, before, now)
-    assert merged["license"] == "cc0-1.0"
-    assert merged["language"] == ["fr"]
-    assert merged["tags"] == ["synthetic", "new", "chess"]
-    assert merged["pretty_name"] == "P"
-    del head["license"]
-    assert "license" not in merge_metadata(head, before, now)
-
-
-def test_the_size_is_that_of_all_configurations_or_left_alone_where_one_does_not_say():
-    head = {"configs": [config("theirs")], "dataset_info": info("theirs", 5_000)}
-    merged = merge_metadata(head, {}, ours("a", size_categories=["n<1K"]))
-    assert merged["size_categories"] == ["1K<n<10K"]
-    assert [one["config_name"] for one in merged["configs"]] == ["a", "theirs"]
-    del head["dataset_info"]
-    merged = merge_metadata({**head, "size_categories": ["n>1T"]}, {}, ours("a", size_categories=["n<1K"]))
-    assert merged["size_categories"] == ["n>1T"]
-
-
-def test_merging_again_changes_nothing():
-    now = ours("a", license="mit", tags=["x"], size_categories=["n<1K"])
-    assert merge_metadata(now, now, now) == now
+def test_metadata_seed_is_that_of_the_first_request(tmp_path):
+    llm = ScriptedLLM(log=str(tmp_path / "log"))
+    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(TextGeneration(llm), batched=True, with_indices=True)
+    asked = [int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row[0]["seed"] for row in made["generation_metadata"]] == asked

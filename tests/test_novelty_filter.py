@@ -31,24 +31,24 @@ def reference(rows, known, threshold):
 @pytest.mark.parametrize("rows", [[*SEEDS, *SEEDS[:3]], ODD, texts(5, 80), texts(6, 80, 2)], ids=str)
 def test_the_rows_that_stay_are_those_of_rouge_score_on_every_pair(rows, threshold):
     known = rows[-4:]
-    verdicts = list(Novelty(texts=known, threshold=threshold, tokenizer="rouge_score").verdicts(rows, []))
+    verdicts = list(Novelty(texts=known, threshold=threshold, tokenizer="rouge_score").decide(rows, []))
     stay = [place for place, drop in enumerate(verdicts) if drop is None]
     assert stay == reference(rows, known, threshold)
     for row, drop in zip(rows, verdicts, strict=True):
         if drop is not None:
-            assert f"{SCORER.score(drop.met, row)['rougeL'].fmeasure:.4f}" == drop.value
+            assert f"{SCORER.score(drop.matched, row)['rougeL'].fmeasure:.4f}" == drop.value
 
 
 def test_a_dropped_row_tells_how_near_it_is_and_to_what():
     dataset = Dataset.from_dict({"instruction": ["Name a red fruit.", "Name a red or green fruit."]})
     stay, dropped = Novelty(texts=("Add 2 and 3.",)).split(dataset)
     assert stay["instruction"][:] == ["Name a red fruit."]
-    assert [dropped[0][key] for key in ("rule", "value", "met")] == ["near_another", "0.8000", "Name a red fruit."]
+    assert [dropped[0][key] for key in ("rule", "value", "matched")] == ["near_another", "0.8000", "Name a red fruit."]
 
 
 def test_rows_before_count_as_those_at_hand_do():
     novelty = Novelty()
-    assert [bool(drop) for drop in novelty.verdicts(["Name a red fruit!", "Add 2."], ["Name a red fruit."])] == [
+    assert [bool(drop) for drop in novelty.decide(["Name a red fruit!", "Add 2."], ["Name a red fruit."])] == [
         True,
         False,
     ]
@@ -56,7 +56,7 @@ def test_rows_before_count_as_those_at_hand_do():
 
 @pytest.mark.parametrize("language", NEAR)
 def test_novelty_of_any_script_drops_what_is_nearly_the_same(language):
-    pairs = [[drop is None for drop in Novelty().verdicts(pair, [])] for pair in NEAR[language]]
+    pairs = [[drop is None for drop in Novelty().decide(pair, [])] for pair in NEAR[language]]
     assert pairs == [[True, False]] * len(pairs)
 
 
@@ -64,7 +64,7 @@ def test_novelty_of_any_script_drops_what_is_nearly_the_same(language):
 def test_novelty_of_any_script_keeps_what_is_unlike(language):
     """Some of these share no more than a number, or a name in Latin letters."""
     unlike = [text for pair in UNLIKE[language] for text in pair]
-    assert [drop for drop in Novelty().verdicts(unlike, []) if drop is not None] == []
+    assert [drop for drop in Novelty().decide(unlike, []) if drop is not None] == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_novelty_of_any_script_keeps_what_is_unlike(language):
     ],
 )
 def test_novelty_drops_the_second_of_equal_texts(text):
-    assert [drop and drop.value for drop in Novelty().verdicts([text, text], [])] == [None, "1.0000"]
+    assert [drop and drop.value for drop in Novelty().decide([text, text], [])] == [None, "1.0000"]
 
 
 def test_novelty_ignores_how_a_text_is_encoded():
@@ -96,7 +96,7 @@ def test_novelty_ignores_how_a_text_is_encoded():
     for text in (korean, vietnamese):
         other = unicodedata.normalize("NFD", text)
         assert other != text
-        assert [drop is None for drop in Novelty().verdicts([text, other, f"\ufeff{text}"], [])] == [
+        assert [drop is None for drop in Novelty().decide([text, other, f"\ufeff{text}"], [])] == [
             True,
             False,
             False,
@@ -104,13 +104,13 @@ def test_novelty_ignores_how_a_text_is_encoded():
 
 
 def test_novelty_of_texts_that_differ_in_a_symbol_keeps_both():
-    assert list(Novelty().verdicts(["Explain 🙂.", "Explain 🎉."], [])) == [None, None]
+    assert list(Novelty().decide(["Explain 🙂.", "Explain 🎉."], [])) == [None, None]
 
 
 def test_novelty_by_rouge_score_reads_latin_alone():
     novelty = Novelty(tokenizer="rouge_score")
-    assert list(novelty.verdicts(["你好吗", "你好吗"], [])) == [None, None]
-    assert [drop is None for drop in novelty.verdicts(UNLIKE["zh"][2], [])] == [True, False]
+    assert list(novelty.decide(["你好吗", "你好吗"], [])) == [None, None]
+    assert [drop is None for drop in novelty.decide(UNLIKE["zh"][2], [])] == [True, False]
 
 
 def test_novelty_with_an_unknown_tokenizer_is_an_error():

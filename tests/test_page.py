@@ -110,7 +110,7 @@ def test_failures_are_told_with_their_rule_and_chosen_by_step(page):
     dropped = dom(page, tab="failures", step="OnlyOnce")
     assert status(dropped) == "1 failures"
     assert "repeated: 1" in articles(dropped)[0]
-    assert "what it met" in articles(dropped)[0]
+    assert "matched" in articles(dropped)[0]
     failed = dom(page, tab="failures", step="EvolInstruct")
     assert all("tired" in text or "is None" in text for text in articles(failed))
 

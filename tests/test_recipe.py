@@ -32,7 +32,9 @@ def long_enough(dataset):
         TextGeneration(EchoLLM(), template="Say\n{{ a }}!", sampling=SamplingParams(stop=("\n", "x"), min_p=0.1)),
         SelfInstruct(EchoLLM(), num_instructions=3, output_mappings={"instruction": "question"}),
         EvolInstruct(EchoLLM(), mutation_templates={"harder": "Make it harder: {{ instruction }}"}, seed=3),
-        Judge(EchoLLM(), choices=("a", "b"), notes={"why": "Why?"}, note_sampling=SamplingParams(top_k=3)),
+        Judge(
+            EchoLLM(), choices=("a", "b"), pre_questions={"why": "Why?"}, pre_answer_sampling=SamplingParams(top_k=3)
+        ),
         InstructionFollowingDifficulty(EchoLLM(), seed=2),
         Reward(RewardModel("user/rewarder", revision="v2", batch_size=4), output=1),
         Magpie(TransformersLLM("user/model", revision="v1"), system_prompt={"class": ("You teach.", 2), "b": "x"}),

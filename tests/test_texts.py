@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -14,8 +14,8 @@ TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "H
 class Nothing(TextFilter):
     """Drops everything, and tells its text."""
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
-        return (Drop("nothing", text) for text in texts)
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
+        return (Drop("nothing", text) for text in values)
 
 
 def test_a_conversation_is_read_as_the_texts_of_its_messages():
@@ -25,10 +25,10 @@ def test_a_conversation_is_read_as_the_texts_of_its_messages():
 
 def test_a_turn_without_a_text_has_none():
     calls = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]
-    assert [drop.value for drop in Nothing(column="x").verdicts([calls, []], [])] == ["Hi", ""]
+    assert [Nothing(column="x").read(value) for value in (calls, [])] == ["Hi", ""]
 
 
 @pytest.mark.parametrize("value", [1, ["a"], [{"role": "user"}]])
 def test_a_value_that_is_no_text_is_an_error_that_shows_it(value):
     with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
-        list(Nothing(column="x").verdicts([value], []))
+        Nothing(column="x").read(value)

@@ -11,7 +11,7 @@ NAN = float("nan")
 
 def told(where, values):
     """The rule, value and limit of each row that is dropped; None of one that stays."""
-    return [drop and (drop.rule, drop.value, drop.met) for drop in where.verdicts(values, [])]
+    return [drop and (drop.rule, drop.value, drop.matched) for drop in where.decide(values, [])]
 
 
 def test_numbers_within_the_limits_stay_and_the_limits_are_within():

@@ -1,12 +1,14 @@
 """Texts that were cut off: rows of them fail, unless a technique keeps them."""
 
+import json
 from dataclasses import replace
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
-from hfsynth import EvolInstruct, Magpie, Pipeline, TextGeneration, report, split_failures
+from hfsynth import EvolInstruct, Magpie, Pipeline, Request, Technique, TextGeneration, report, split_failures
 from hfsynth.run_record import records
+from hfsynth.technique import Input
 from tests.helpers import ScriptedLLM
 
 CUT = ScriptedLLM(("Tea is a drink that",), finish_reason="length")
@@ -69,12 +71,38 @@ def test_evol_instruct_answer_cut_off_fails_unless_kept(keep):
     assert [entry(row)["truncated"] for row in made] == [keep] * 2
 
 
-def test_generations_of_one_row_fail_only_where_all_were_cut_off():
-    made = run(TextGeneration(OneOfTwo(), num_generations=2, group_generations=True))
-    assert made["generation"][:] == [["Tea is a drink.", None]] * 2
-    assert [entry(row)["error"] for row in made] == ["", ""]
-    made = run(TextGeneration(CUT, num_generations=2, group_generations=True))
-    assert [entry(row)["error"] for row in made] == [REASON] * 2
+@pytest.mark.parametrize("group", [False, True])
+def test_generations_one_cut_off_fails_row(group):
+    """Rows with a generation that was cut off fail with all their texts, and count for no `num_rows`."""
+    step = TextGeneration(OneOfTwo(), num_generations=2, group_generations=group)
+    made = run(step)
+    assert made["generation"][:] == [None] * 2
+    assert [entry(row)["error"].split(" cut off")[0] for row in made] == ["1 of 2 generations were"] * 2
+    assert [json.loads(entry(row)["raw"]) for row in made] == [["Tea is a drink.", "Tea is a"]] * 2
+    kept = run(replace(step, keep_truncated=True))
+    assert [entry(row)["truncated"] for row in kept] == [True] * len(kept)
+    assert len(kept) == (2 if group else 4)
+
+
+class Own(Technique):
+    """A technique of a user's, whose flow looks at no finish reason."""
+
+    def input_features(self, available):
+        return {"instruction": Input.TEXT}
+
+    @property
+    def output_features(self):
+        return Features({"response": Value("string")})
+
+    def flow(self, row, rng):
+        completion = yield Request(messages=({"role": "user", "content": row["instruction"]},))
+        return {"response": completion.text}
+
+
+def test_own_technique_cut_off_fails_by_default():
+    made = run(Own(CUT))
+    assert made["response"][:] == [None] * 2
+    assert [entry(row)["raw"] for row in made] == ["Tea is a drink that"] * 2
 
 
 class OneOfTwo(ScriptedLLM):

@@ -88,7 +88,7 @@ def test_rows_that_failed_earlier_are_told_in_later_steps():
 
 
 def test_a_filter_that_compares_rows_is_known_as_one():
-    assert [step.remembers for step in try_steps(Pipeline([OnlyOnce(), longer]).steps, GIVEN)] == [True, False]
+    assert [step.stateful for step in try_steps(Pipeline([OnlyOnce(), longer]).steps, GIVEN)] == [True, False]
 
 
 def test_a_step_that_no_row_is_left_for_is_not_run():

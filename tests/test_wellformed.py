@@ -15,7 +15,7 @@ CODE = "if a:\n    return x\nelse:\n    return x\n}\n}\n}\nif b:\n    return x"
 
 
 def rule(text, filter=None):
-    drop = (filter or WellFormed()).verdict(text)
+    drop = next((filter or WellFormed()).decide([text], []))
     return drop and drop.rule
 
 
@@ -73,7 +73,7 @@ def test_texts_that_people_wrote_are_well_formed(text):
 
 def test_what_was_found_is_told():
     texts = ["One: two:", "Hi<|im_end|>", "Go on, then go.\n" * 4, "a b c d " * 5, " "]
-    drops = [WellFormed().verdict(text) for text in texts]
+    drops = list(WellFormed().decide(texts, []))
     assert [(drop.rule, drop.value) for drop in drops] == [
         ("colon", "two:"),
         ("marker", "<|im_end|>"),
@@ -81,7 +81,7 @@ def test_what_was_found_is_told():
         ("repeated_words", "a b c d"),
         ("empty", "' '"),
     ]
-    assert [drop.met for drop in drops[2:4]] == ["4 times", "5 times, in 100% of the words"]
+    assert [drop.matched for drop in drops[2:4]] == ["4 times", "5 times, in 100% of the words"]
 
 
 def test_the_share_is_that_of_the_words_within_the_repetition():
@@ -94,8 +94,8 @@ def test_numbers_of_words_have_no_limit_until_one_is_given():
     assert rule("one two three", WellFormed(min_words=4)) == "too_short"
     assert rule("one two three", WellFormed(max_words=2)) == "too_long"
     assert rule("one two three", WellFormed(min_words=3, max_words=3)) is None
-    drop = WellFormed(max_words=2).verdict("one two three")
-    assert (drop.value, drop.met) == ("3 words", "at most 2")
+    drop = next(WellFormed(max_words=2).decide(["one two three"], []))
+    assert (drop.value, drop.matched) == ("3 words", "at most 2")
 
 
 def test_numbers_of_words_count_signs_as_parts_of_words():

@@ -1,34 +1,69 @@
-"""Render a report's sections as text, Markdown and HTML."""
+"""Tables, notes and pictures of a report, and their rendering: text by rich, Markdown and HTML by Jinja templates."""
 
 import base64
-import textwrap
-import unicodedata
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from hfsynth.analysis.text_stats import Lengths, Spread
 from hfsynth.text import plain
 
-QUARTILES = ("least", "first quartile", "median", "third quartile", "most", "mean")
-"""The heads of a distribution's cells."""
+QUARTILES = ("smallest", "first quartile", "median", "third quartile", "largest", "mean")
+"""The headings of the cells that `distribution_cells` returns."""
 Better = Literal["", "higher", "lower"]
 Kind = Literal["count", "share", "number", "text"]
+_NOTE_WIDTH = 100  # columns of a note in a terminal
+_LABEL_WIDTH = 60  # columns of a label in a terminal
+_MAX_TABLE_WIDTH = 10_000  # columns of plain text, which may go to a file
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value of a table."""
+    """A value of a table.
+
+    >>> [str(Cell(*cell)) for cell in ((1234, "count"), (0.5, "share"), (1.5, "number"), (None,), ("x", "text"))]
+    ['1,234', '50.0%', '1.500', '–', 'x']
+    """
 
     value: float | str | None
     """None where nothing could be measured."""
     kind: Kind = "count"
     more_diverse: Better = ""
-    """Which values tell of a more diverse dataset; "" where that can't be said."""
+    """Which values mean a more diverse dataset; "" for a value that says nothing about diversity."""
     size: int = 0
-    """On how many rows or n-grams it was measured, where it depends on that."""
+    """The number of rows or n-grams that the value was measured on, where it depends on that number."""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "–"
+        if isinstance(self.value, str):
+            return self.value
+        if self.kind == "share":
+            return f"{self.value:.1%}"
+        return f"{self.value:,.3f}" if self.kind == "number" else f"{self.value:,}"
+
+    def difference(self, other: "Cell") -> str:
+        """Format the other value minus this one; of shares, in percentage points.
+
+        >>> Cell(1000).difference(Cell(3000)), Cell(0.5, "share").difference(Cell(0.25, "share"))
+        ('+2,000', '-25.0 points')
+        >>> Cell(None).difference(Cell(1))
+        '–'
+        """
+        if not isinstance(self.value, (int, float)) or not isinstance(other.value, (int, float)):
+            return "–"
+        difference = other.value - self.value
+        if self.kind == "share":
+            return f"{100 * difference:+.1f} points"
+        return f"{difference:+,.3f}" if self.kind == "number" else f"{difference:+,}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +76,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, of which the first column has the lines' labels."""
+    """A table whose first column has the labels of its lines."""
 
     head: tuple[str, ...]
     lines: tuple[Line, ...]
@@ -49,14 +84,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, drawn when it is needed."""
+    """A picture that is drawn on demand."""
 
     name: str
-    """Of its file, without an ending."""
-    words: str
-    """What it shows, for those who don't see it."""
+    """The name of its file, without an ending."""
+    description: str
+    """The alternative text."""
     draw: Callable[[], bytes]
-    """Makes it, as PNG."""
+    """Returns a PNG."""
 
 
 @dataclass(frozen=True)
@@ -69,177 +104,120 @@ class Section:
     pictures: tuple[Picture, ...] = ()
 
 
-def counted(label: str, rows: int, of: int, more_diverse: Better = "") -> Line:
-    """Return a line with some rows, those that they are of, and their share."""
-    return Line(label, (Cell(rows), Cell(of), Cell(rows / of if of else None, "share", more_diverse, of)))
-
-
-def spread_cells(spread: Lengths | Spread | None, more_diverse: Better = "", size: int = 0) -> tuple[Cell, ...]:
-    """Return the cells of a distribution, under `QUARTILES`; what is said of diversity goes by its mean."""
-    if spread is None:
-        return (Cell(None),) * len(QUARTILES)
-    kind: Kind = "number" if isinstance(spread, Spread) else "count"
-    values = (spread.smallest, spread.lower, spread.median, spread.upper, spread.largest)
-    return (*(Cell(value, kind) for value in values), Cell(spread.mean, "number", more_diverse, size))
-
-
-def shown(cell: Cell) -> str:
-    """Write a value as it is read.
-
-    >>> [shown(Cell(*cell)) for cell in ((1234, "count"), (0.5, "share"), (1.5, "number"), (None,), ("x", "text"))]
-    ['1,234', '50.0%', '1.500', '–', 'x']
-    """
-    if cell.value is None:
-        return "–"
-    if isinstance(cell.value, str):
-        return cell.value
-    if cell.kind == "share":
-        return f"{cell.value:.1%}"
-    return f"{cell.value:,.3f}" if cell.kind == "number" else f"{cell.value:,}"
-
-
-def difference(first: Cell, second: Cell) -> str:
-    """Write by how much a second value is higher than the first; shares by points of a hundred.
-
-    >>> difference(Cell(1000), Cell(3000)), difference(Cell(0.5, "share"), Cell(0.25, "share"))
-    ('+2,000', '-25.0 points')
-    >>> difference(Cell(None), Cell(1))
-    '–'
-    """
-    if not isinstance(first.value, (int, float)) or not isinstance(second.value, (int, float)):
-        return "–"
-    apart = second.value - first.value
-    if first.kind == "share":
-        return f"{100 * apart:+.1f} points"
-    return f"{apart:+,.3f}" if first.kind == "number" else f"{apart:+,}"
-
-
-_WIDTH = 100  # of notes in a terminal
-_LABEL = 60  # characters of a label in a terminal
-_STYLE = (
-    "font-family:system-ui,sans-serif;font-size:14px;line-height:1.45;color:#1f2933;background:#ffffff;"
-    "padding:16px;max-width:1000px"
-)
-_CELL = "padding:2px 10px;border-bottom:1px solid #d5dbe3;text-align:{}"
-
-
-class Told(ABC):
-    """What can be shown, in several forms."""
+class Renderable(ABC):
+    """Sections that a terminal, a notebook, Markdown and HTML can show."""
 
     @abstractmethod
     def sections(self) -> tuple[Section, ...]:
-        """Return what is shown, in its order."""
+        """Return the sections, in order."""
 
     def __str__(self) -> str:
         return self.text()
+
+    def __rich__(self) -> RenderableType:
+        return _rich_sections(self.sections())
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def text(self) -> str:
-        """Return plain text with tables, for a terminal; it has no pictures."""
-        return "\n\n".join("\n".join(_section_text(section)) for section in self.sections()) + "\n"
+        """Return plain text with tables, without pictures; a table is as wide as its cells need."""
+        console = Console(file=io.StringIO(), color_system=None, width=_MAX_TABLE_WIDTH)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
     def markdown(self, pictures: str = "") -> str:
         """Return Markdown.
 
         Args:
-            pictures: The folder that `pictures` are linked from, such as "images". Default: none are.
+            pictures: The folder that `pictures` are linked from, such as "images". Default: without pictures.
         """
-        return "\n\n".join(part for section in self.sections() for part in _section_markdown(section, pictures)) + "\n"
+        return self._fill("report.md.jinja", folder=pictures)
 
     def html(self) -> str:
-        """Return a fragment of HTML that needs nothing else: its pictures are inside."""
-        parts = "\n".join(part for section in self.sections() for part in _section_html(section))
-        return f'<div style="{_STYLE}">\n{parts}\n</div>\n'
+        """Return a self-contained fragment of HTML, pictures included."""
+        return self._fill("report.html.jinja")
 
     def pictures(self) -> dict[str, bytes]:
-        """Return the pictures: the name of a file → PNG."""
+        """Return the pictures: file name → PNG."""
         return {f"{picture.name}.png": picture.draw() for section in self.sections() for picture in section.pictures}
 
+    def _fill(self, template: str, **values: str) -> str:
+        environment = Environment(
+            loader=PackageLoader("hfsynth.analysis", "."),
+            autoescape=template.endswith(".html.jinja"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {"printable": printable, "plain": plain, "base64": _base64}
+        return environment.get_template(template).render(sections=self.sections(), **values).strip() + "\n"
 
-def printable(text: str) -> str:
-    r"""Return a text on one line, without what steers a terminal or turns the direction of writing.
+
+def share_line(label: str, rows: int, of: int, more_diverse: Better = "") -> Line:
+    """Return a line with a number of rows, the number that they are part of, and the share."""
+    return Line(label, (Cell(rows), Cell(of), Cell(rows / of if of else None, "share", more_diverse, of)))
+
+
+def distribution_cells(
+    distribution: Lengths | Spread | None, more_diverse: Better = "", size: int = 0
+) -> tuple[Cell, ...]:
+    """Return the cells under `QUARTILES`; diversity is judged by the mean."""
+    if distribution is None:
+        return (Cell(None),) * len(QUARTILES)
+    kind: Kind = "number" if isinstance(distribution, Spread) else "count"
+    values = (
+        distribution.smallest,
+        distribution.lower,
+        distribution.median,
+        distribution.upper,
+        distribution.largest,
+    )
+    return (*(Cell(value, kind) for value in values), Cell(distribution.mean, "number", more_diverse, size))
+
+
+def printable(value: object) -> str:
+    r"""Return a value on one line, without control characters and those that change the direction of writing.
 
     >>> printable("a\x1b[31m\nb\u202e")
     'a [31m b'
     """
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(value)).split())
 
 
-def _section_text(section: Section) -> Iterator[str]:
-    title = printable(section.title)
-    yield from (title, "=" * _width(title))
-    for note in section.notes:
-        yield from textwrap.wrap(printable(note), _WIDTH, break_on_hyphens=False)
-    for table in section.tables:
-        yield ""
-        yield from _table_text(table)
+@dataclass(frozen=True)
+class _Note:
+    """A paragraph of at most `_NOTE_WIDTH` columns, however wide the tables beside it are."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(Text(self.text), options.update(width=min(options.max_width, _NOTE_WIDTH)))
 
 
-def _table_text(table: Table) -> Iterator[str]:
-    rows = [[_short(cell) for cell in row] for row in _cells(table)]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    for number, (label, *values) in enumerate(rows):
-        padded = [" " * (width - _width(value)) + value for value, width in zip(values, widths[1:], strict=True)]
-        yield "  ".join([label + " " * (widths[0] - _width(label)), *padded]).rstrip()
-        if not number:
-            yield "  ".join("-" * width for width in widths)
+def _rich_sections(sections: tuple[Section, ...]) -> Group:
+    """Return all sections, with an empty line before each table and each section but the first."""
+    parts: list[RenderableType] = []
+    for section in sections:
+        title = Text(printable(section.title), style="bold")
+        parts += [*([Text()] if parts else []), title, Text("═" * title.cell_len)]
+        parts += [_Note(printable(note)) for note in section.notes]
+        for table in section.tables:
+            parts += [Text(), _rich_table(table)]
+    return Group(*parts)
 
 
-def _section_markdown(section: Section, pictures: str) -> Iterator[str]:
-    yield f"### {plain(printable(section.title))}"
-    yield from (plain(printable(note)) for note in section.notes)
-    for table in section.tables:
-        head, *rows = [[plain(cell) for cell in row] for row in _cells(table)]
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    if pictures:
-        yield from (f"![{plain(one.words)}]({pictures}/{one.name}.png)" for one in section.pictures)
+def _rich_table(table: Table) -> RichTable:
+    rich_table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    label, *columns = table.head
+    rich_table.add_column(Text(printable(label)), max_width=_LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
+    for column in columns:
+        rich_table.add_column(Text(printable(column)), justify="right")
+    for line in table.lines:
+        rich_table.add_row(*(Text(printable(value)) for value in (line.label, *line.cells)))
+    return rich_table
 
 
-def _section_html(section: Section) -> Iterator[str]:
-    yield f'<h3 style="margin:18px 0 6px">{_safe(section.title)}</h3>'
-    yield from (f'<p style="margin:4px 0">{_safe(note)}</p>' for note in section.notes)
-    for table in section.tables:
-        head, *rows = _cells(table)
-        lines = [_row_html("th", head), *(_row_html("td", row) for row in rows)]
-        yield '<table style="border-collapse:collapse;margin:8px 0">\n' + "\n".join(lines) + "\n</table>"
-    yield from map(_picture_html, section.pictures)
-
-
-def _row_html(tag: str, cells: Sequence[str]) -> str:
-    styles = [_CELL.format("left"), *[_CELL.format("right")] * (len(cells) - 1)]
-    inside = "".join(
-        f'<{tag} style="{style}">{_safe(cell)}</{tag}>' for cell, style in zip(cells, styles, strict=True)
-    )
-    return f"<tr>{inside}</tr>"
-
-
-def _picture_html(picture: Picture) -> str:
-    data = base64.b64encode(picture.draw()).decode()
-    return f'<img alt="{_safe(picture.words)}" src="data:image/png;base64,{data}" style="max-width:100%">'
-
-
-def _cells(table: Table) -> list[list[str]]:
-    """Return a table's head and lines as texts."""
-    lines = [[line.label, *map(shown, line.cells)] for line in table.lines]
-    return [[printable(cell) for cell in row] for row in [list(table.head), *lines]]
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
-
-
-def _width(text: str) -> int:
-    r"""Return how many columns a text fills in a terminal: a Chinese sign fills two, an accent none.
-
-    >>> _width("a漢"), _width("e\u0301")
-    (3, 1)
-    """
-    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
-    return len(text) + wide - sum(bool(unicodedata.combining(sign)) for sign in text)
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

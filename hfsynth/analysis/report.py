@@ -1,13 +1,17 @@
-"""The report of a dataset: its sections, and two reports side by side."""
+"""The report of a dataset, `report(dataset)`, and the comparison of two reports.
+
+`Report` has the numbers, and its sections show them as tables; `Comparison` sets two reports side by side.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import repeat
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from datasets import Dataset
@@ -16,11 +20,11 @@ from numpy.typing import NDArray
 from hfsynth.analysis.diversity import (
     EMBEDDED_ROWS,
     NEAR,
-    NEAR_IN_MEANING,
-    REPEATED,
-    Embedded,
-    Neighbours,
-    neighbours,
+    NEAR_DUPLICATE_SIMILARITY,
+    NEAR_EMBEDDING_DISTANCE,
+    EmbeddingNeighbours,
+    NearestNeighbours,
+    measure_neighbours,
     sample_size,
 )
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
@@ -29,433 +33,164 @@ from hfsynth.analysis.render import (
     Cell,
     Line,
     Picture,
+    Renderable,
     Section,
     Table,
-    Told,
-    counted,
-    difference,
-    spread_cells,
+    distribution_cells,
+    share_line,
 )
 from hfsynth.analysis.text_stats import (
     REFUSALS,
-    AnswerCounts,
+    AnswerCounter,
     Answers,
     Distinct,
-    Equals,
-    GramCounts,
+    DuplicateCounter,
+    GramCounter,
     Labels,
     Lengths,
     Scores,
-    Wording,
-    WordingCounts,
-    even_shares,
-    labels_of,
-    scores_of,
-    words_of_batch,
+    Spread,
+    TextCounter,
+    TextStats,
+    count_labels,
+    distinct_shares,
+    measure_scores,
 )
 from hfsynth.config import from_plain
 from hfsynth.data import Columns, batches_of, drawn, texts_at
 from hfsynth.metadata import METADATA_COLUMN, StepTally, step_names
-from hfsynth.run_record import StepRecord, records
+from hfsynth.run_record import records
 from hfsynth.similarity.embeddings import embed
-from hfsynth.similarity.words import UNSPACED_SCRIPTS
+from hfsynth.similarity.words import UNSPACED_SCRIPTS, words_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_Saved = TypeVar("_Saved", bound="_JsonRenderable")
+_MAX_CHECKED_RESPONSES = 20_000  # responses that are checked for repetition
+_TEXTS_AT_ONCE = 2_000  # texts that are read at once in a random order
+_BATCH_SIZE = 10_000  # rows
+_NORMAL_95 = 1.96  # a 95% interval of a normal distribution, in standard deviations
 
-_ROWS_AT_ONCE = 10_000
+
+# --- the report ---
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """One step, as the rows that are here tell of it; a row that became several of them counts once."""
+class StepStats:
+    """Numbers of one step, counted from the metadata of the rows; a row that became several counts once."""
 
     name: str
     rows: int
-    tokens_read: int
-    tokens_written: int
+    prompt_tokens: int
+    completion_tokens: int
     truncated: int
     """Rows with a text that was cut off and is kept."""
-    written: Lengths | None
-    """Tokens that all completions of a row had together; None where no row is left."""
+    completion_lengths: Lengths | None
+    """Tokens of all completions of a row together; None where no row is left."""
     finish_reasons: Mapping[str, int]
-    """How a row's last completion ended → rows."""
+    """Finish reason of a row's last completion → rows."""
     failures: Mapping[str, int]
     """Reason → rows on which this step failed, and no step before it."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of a run, as the run recorded it."""
+class FunnelStage:
+    """Rows of one step, from the record of the run."""
 
     run: int
-    """Which of the runs that made the dataset, from 1."""
+    """The number of the run among those that made the dataset, from 1."""
     name: str
     rows_in: int
     rows_out: int
-    """Rows that it made or handed on, without those on which it failed."""
+    """Rows that the step made or handed on, without failed ones."""
     failed: int
-    """Rows on which it failed, and no step before it."""
+    """Rows on which this step failed, and no step before it."""
     dropped: int
     """Rows that a filter or function dropped."""
     rules: Mapping[str, int]
     """Rule of a filter → rows that it dropped."""
 
 
-def steps_of(dataset: Dataset) -> tuple[StepFigures, ...]:
-    """Read the figures of each step from `generation_metadata`; none where there is no such column."""
-    names, _ = step_names(dataset)
-    tallies = [StepTally(step=name) for name in names]
-    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE) if names else ():
-        for tally in tallies:
-            tally.see(table)
-    return tuple(
-        StepFigures(
-            name=name,
-            rows=tally.rows,
-            tokens_read=tally.prompt_tokens,
-            tokens_written=tally.completion_tokens,
-            truncated=tally.truncated,
-            written=Lengths.of(tally.written) if tally.written else None,
-            finish_reasons=dict(tally.finish_reasons.most_common()),
-            failures=dict(tally.failures.most_common()),
-        )
-        for name, tally in zip(names, tallies, strict=True)
-    )
+class _JsonRenderable(Renderable):
+    """A dataclass with sections, which is saved as JSON."""
 
+    def to_json(self) -> str:
+        """Return all fields as JSON, for `from_json`."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)  # type: ignore[call-overload]
 
-def funnel_of(dataset: Dataset) -> tuple[Stage, ...]:
-    """Read what each step made and dropped from the record that the dataset carries; nothing where it has none."""
-    return tuple(_stage(number, step) for number, run in enumerate(records(dataset), 1) for step in run.steps)
+    @classmethod
+    def from_json(cls: type[_Saved], text: str) -> _Saved:
+        """Read the result of `to_json`.
 
-
-def _stage(run: int, step: StepRecord) -> Stage:
-    whole = step.node.makes is None  # a filter or a function
-    return Stage(
-        run=run,
-        name=step.name,
-        rows_in=step.rows_in,
-        rows_out=step.rows_out,
-        failed=sum(step.failures.values()),
-        dropped=step.dropped,
-        rules={rule: count for rule, count in step.stopped.items() if rule} if whole else {},
-    )
-
-
-_NINETEEN_OF_TWENTY = 1.96  # standard deviations of a normal distribution, on either side
-
-
-def diversity(report: "Report") -> Section:
-    """Return the section on how different the instructions are from each other."""
-    near, meant, texts = report.neighbours, report.embedded, report.instructions.texts
-    if not texts:
-        return Section("Diversity of the instructions")
-    repeated = [
-        counted("equal to an earlier one", report.duplicates, texts, "lower"),
-        counted(f"nearly equal to an earlier one: {REPEATED:.0%} of shingles", near.repeats, near.rows, "lower"),
-    ]
-    if near.similarity:
-        repeated.append(counted(f"ROUGE-L above {NEAR} with another one", near.near, near.similarity.count, "lower"))
-    if meant and meant.distance:
-        label = f"less than {NEAR_IN_MEANING} from another one in meaning"
-        repeated.append(counted(label, meant.near, meant.rows, "lower"))
-    tables = (
-        Table(("instructions", "rows", "of", "share"), tuple(repeated)),
-        _nearest(near, meant),
-        _even(near),
-        _distinct(report.distinct),
-    )
-    return Section("Diversity of the instructions", tuple(_notes(near, meant)), tables, _pictures(near))
-
-
-def _notes(near: Neighbours, meant: Embedded | None) -> list[str]:
-    """Say what was sampled, and what the measures can't see."""
-    whole = near.rows == near.among
-    who = (
-        "Each instruction" if whole else f"Each of {near.rows:,} of the {near.among:,} instructions, drawn by chance,"
-    )
-    notes = [
-        f"{who} was compared with all others: by ROUGE-L, exactly, of words in any script (of Chinese, Japanese and "
-        "Thai each sign, of Korean each syllable), and by shingles of five characters (MinHash)."
-    ]
-    if not whole:
-        off = 100 * _NINETEEN_OF_TWENTY * 0.5 / sqrt(near.rows)
-        notes.append(f"Their shares are off by {off:.1f} points at most in nineteen of twenty draws.")
-    if meant:
-        some = "" if meant.rows == meant.among else f" of the {meant.among:,}, drawn by chance"
-        notes.append(
-            f"Meaning: {meant.rows:,} instructions{some}, compared with each other by vectors of {meant.model}. The "
-            f"distance is one less the cosine similarity, and {NEAR_IN_MEANING} is Magpie's squared distance of "
-            f"{2 * NEAR_IN_MEANING}."
-        )
-        if some:
-            notes.append("Among all instructions, the nearest one in meaning is nearer than is told here.")
-    return notes
-
-
-def _nearest(near: Neighbours, meant: Embedded | None) -> Table:
-    lines = []
-    if near.similarity:
-        lines.append(Line("ROUGE-L F-measure with it", spread_cells(near.similarity, "lower", near.among)))
-    if meant and meant.distance:
-        lines.append(Line("distance to it in meaning", spread_cells(meant.distance, "higher", meant.rows)))
-    return Table(("nearest other instruction", *QUARTILES), tuple(lines))
-
-
-def _even(near: Neighbours) -> Table:
-    lines = tuple(
-        Line(
-            f"{even.rows:,} rows",
-            (
-                Cell(even.draws),
-                Cell(even.mean, "number", "lower", even.rows),
-                Cell(even.near, "share", "lower", even.rows),
-            ),
-        )
-        for even in near.even
-    )
-    return Table(("ROUGE-L among as many rows, drawn by chance", "draws", "mean", f"share above {NEAR}"), lines)
-
-
-def _distinct(every: tuple[Distinct, ...]) -> Table:
-    sizes = sorted({one.grams for found in every for one in found.even})
-    lines = []
-    for found in every:
-        share = Cell(found.distinct / found.grams if found.grams else None, "share", "higher", found.grams)
-        even = {one.grams: one.share for one in found.even}
-        shares = (Cell(even.get(size), "share", "higher", size) for size in sizes)
-        lines.append(Line(f"distinct-{found.length}", (Cell(found.grams), Cell(found.distinct), share, *shares)))
-    head = ("different n-grams", "n-grams", "different", "share", *(f"share of {size:,}" for size in sizes))
-    return Table(head, tuple(lines))
-
-
-def _pictures(near: Neighbours) -> tuple[Picture, ...]:
-    if not near.similarity:
-        return ()
-    words = "Histogram of each instruction's ROUGE-L with its nearest other one"
-    return (Picture("similarity", words, partial(draw_similarity, {"instructions": near.similarity}, NEAR)),)
-
-
-def contents(report: "Report") -> tuple[Section, ...]:
-    """Return the sections of a report; those with nothing in their tables are left out."""
-    every = (
-        _rows(report),
-        diversity(report),
-        _lengths(report),
-        _scripts(report),
-        _responses(report),
-        _funnel(report),
-        _steps(report),
-        _labels(report),
-        _scores(report),
-    )
-    filled = (Section(one.title, one.notes, tuple(t for t in one.tables if t.lines), one.pictures) for one in every)
-    return tuple(section for section in filled if section.tables)
-
-
-def _rows(report: "Report") -> Section:
-    columns = report.columns
-    answers = f"responses are in {columns.response!r}" if columns.response else "there is no column with responses"
-    lines = [
-        Line("rows", (Cell(report.rows),)),
-        Line("without an instruction", (Cell(report.instructions.empty),)),
-    ]
-    if report.responses:
-        lines.append(Line("without a response", (Cell(report.responses.empty),)))
-    note = f"Instructions are in the column {columns.instruction!r}, {answers}."
-    return Section("Rows", (note,), (Table(("", "rows"), tuple(lines)),))
-
-
-def _lengths(report: "Report") -> Section:
-    texts = {"instruction": report.instructions, "response": report.responses}
-    found: dict[str, Lengths | None] = {}
-    for name, wording in texts.items():
-        if wording:
-            kinds = {"characters": wording.characters, "words": wording.words, "tokens": wording.tokens}
-            found |= {f"{name}, {kind}": lengths for kind, lengths in kinds.items()}
-    found |= {f"{step.name}, tokens written": step.written for step in report.steps}
-    there = {label: lengths for label, lengths in found.items() if lengths}
-    lines = tuple(Line(label, spread_cells(lengths)) for label, lengths in there.items())
-    notes = ["A quartile is the least length that this share of the texts doesn't exceed."]
-    letters = {script for wording in texts.values() if wording for script in wording.scripts}
-    if unspaced := sorted(letters & UNSPACED_SCRIPTS):
-        named = ", ".join(map(str.capitalize, unspaced))
-        notes.append(f"Each sign counts as a word where a script has no spaces: {named}.")
-    if report.steps:
-        notes.append("Tokens written are those of all completions of a row in a step, as its metadata says.")
-    words = {label.partition(",")[0]: lengths for label, lengths in there.items() if label.endswith("words")}
-    tokens = {label.partition(",")[0]: lengths for label, lengths in there.items() if label.endswith("tokens")}
-    written = {step.name: step.written for step in report.steps if step.written}
-    drawings = (("words", "words", words), ("tokens", "tokens", tokens), ("written", "tokens written", written))
-    pictures = [
-        Picture(name, f"Histograms of how many {unit} the texts have", partial(draw_lengths, some, unit))
-        for name, unit, some in drawings
-        if some
-    ]
-    return Section("Lengths", tuple(notes), (Table(("", *QUARTILES), lines),), tuple(pictures))
-
-
-def _scripts(report: "Report") -> Section:
-    every = [wording.scripts for wording in (report.instructions, report.responses) if wording]
-    letters = [max(sum(scripts.values()), 1) for scripts in every]
-    names = dict.fromkeys(script for scripts in every for script in scripts)
-    lines = tuple(
-        Line(
-            name.capitalize(),
-            tuple(Cell(some.get(name, 0) / all_, "share") for some, all_ in zip(every, letters, strict=True)),
-        )
-        for name in names
-    )
-    head = ("share of the letters", "instructions", "responses")[: len(every) + 1]
-    return Section("Scripts", (), (Table(head, lines),))
-
-
-def _responses(report: "Report") -> Section:
-    answers = report.answers
-    if not answers:
-        return Section("Responses")
-    lines = [
-        counted("instructions without a response", answers.unanswered, answers.asked),
-        counted("refusals, by English phrases", answers.refusals, answers.responses),
-    ]
-    names = {"repeated_line": "a line or sentence over and over", "repeated_words": "the same words over and over"}
-    lines += [counted(names[rule], count, answers.looked_at) for rule, count in answers.repetitions.items()]
-    notes = [
-        f"A refusal has one of {len(REFUSALS)} English phrases, such as {REFUSALS[0]!r}, among its first 200 "
-        "characters; those in other languages aren't found. Repetition is what WellFormed finds.",
-    ]
-    if answers.looked_at < answers.responses:
-        notes.append(
-            f"Repetition was looked for in {answers.looked_at:,} of the {answers.responses:,} responses, drawn by "
-            "chance."
-        )
-    return Section("Responses", tuple(notes), (Table(("", "rows", "of", "share"), tuple(lines)),))
-
-
-def _funnel(report: "Report") -> Section:
-    several = len({stage.run for stage in report.funnel}) > 1
-    lines = tuple(Line(stage_name(stage, several), _stage_cells(stage)) for stage in report.funnel)
-    rules = tuple(
-        Line(f"{stage_name(stage, several)}: {rule}", (Cell(count),))
-        for stage in report.funnel
-        for rule, count in stage.rules.items()
-    )
-    bars = [(stage_name(stage, several), stage.rows_in, stage.rows_out, stage.failed) for stage in report.funnel]
-    picture = Picture("funnel", "Bars of the rows that each step was given and handed on", partial(draw_funnel, bars))
-    return Section(
-        "What each step made of the rows",
-        ("As the runs recorded it. A row on which a step failed counts as a row of no later step.",),
-        (Table(("step", "rows in", "rows out", "failed", "dropped"), lines), Table(("dropped by", "rows"), rules)),
-        (picture,) if lines else (),
-    )
-
-
-def stage_name(stage: Stage, several: bool) -> str:
-    """Return a step's name, with its run's number where there are several runs."""
-    return f"{stage.name} (run {stage.run})" if several else stage.name
-
-
-def _stage_cells(stage: Stage) -> tuple[Cell, ...]:
-    return tuple(map(Cell, (stage.rows_in, stage.rows_out, stage.failed, stage.dropped)))
-
-
-def _steps(report: "Report") -> Section:
-    totals, ends, failures = [], [], []
-    for step in report.steps:
-        cells = (step.rows, step.truncated, step.tokens_read, step.tokens_written)
-        totals.append(Line(step.name, tuple(map(Cell, cells))))
-        ends += [Line(f"{step.name}: {end}", (Cell(rows),)) for end, rows in step.finish_reasons.items()]
-        failures += [Line(f"{step.name}: {reason}", (Cell(rows),)) for reason, rows in step.failures.items()]
-    tables = (
-        Table(("step", "rows", "cut off", "prompt tokens", "completion tokens"), tuple(totals)),
-        Table(("how a row's last completion ended", "rows"), tuple(ends)),
-        Table(("why rows failed", "rows"), tuple(failures)),
-    )
-    return Section("Generation", ("As the metadata of the rows that are here says.",), tables)
-
-
-def _labels(report: "Report") -> Section:
-    tables = []
-    for labels in report.labels:
-        rows = sum(labels.counts.values())
-        lines = [Line(label, (Cell(count), Cell(count / rows, "share"))) for label, count in labels.counts.items()]
-        missing = [Line("(no label)", (Cell(labels.missing), Cell(None)))] if labels.missing else []
-        tables.append(Table((labels.column, "rows", "share"), (*lines, *missing)))
-    return Section("Labels", (), tuple(tables))
-
-
-def _scores(report: "Report") -> Section:
-    lines = tuple(
-        Line(scores.column, (*spread_cells(scores.spread), Cell(scores.missing))) for scores in report.scores
-    )
-    return Section("Scores", (), (Table(("", *QUARTILES, "rows without"), lines),))
+        Raises:
+            ValueError: If the text is something else, or another version of hfsynth wrote it.
+        """
+        try:
+            value: _Saved = from_plain(cls, json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{cls.__name__}.from_json can't read {text[:60]!r}: {error}; it reads what to_json of this version "
+                "writes."
+            ) from error
+        return value
 
 
 @dataclass(frozen=True)
-class Report(Told):
-    """What a dataset's rows are like.
+class Report(_JsonRenderable):
+    """Statistics of a dataset's instructions and responses.
 
-    `str(report)`, `report.markdown()`, `report.html()` and `report.to_json()` are its forms; a notebook shows it by
-    itself, with its pictures.
+    `print(report)` shows tables, and a notebook shows pictures, too. `markdown`, `html` and `to_json` return it for
+    files.
     """
 
     rows: int
     columns: Columns
-    instructions: Wording
+    instructions: TextStats
     duplicates: int
-    """Instructions that are equal to an earlier one, but for width, case and white space."""
+    """Instructions that equal an earlier one, except for width, case and white space."""
     distinct: tuple[Distinct, ...]
-    """Of one word, of two in a row and of three, in the instructions."""
-    neighbours: Neighbours
-    embedded: Embedded | None
-    """None where it wasn't asked for, or there are no instructions."""
-    responses: Wording | None
+    """Distinct n-grams of the instructions, of one, two and three words."""
+    neighbours: NearestNeighbours
+    embedded: EmbeddingNeighbours | None
+    """None where no model was named, or there are no instructions."""
+    responses: TextStats | None
     """None where there is no column with responses."""
     answers: Answers | None
     """None where there is no column with responses."""
-    steps: tuple[StepFigures, ...]
-    funnel: tuple[Stage, ...]
+    steps: tuple[StepStats, ...]
+    funnel: tuple[FunnelStage, ...]
     labels: tuple[Labels, ...]
     scores: tuple[Scores, ...]
 
     def sections(self) -> tuple[Section, ...]:
-        """Return what is shown, in its order."""
-        return contents(self)
+        """Return the sections that have a number to show, in order."""
+        sections = (
+            _rows_section(self),
+            _diversity_section(self),
+            _lengths_section(self),
+            _scripts_section(self),
+            _responses_section(self),
+            _funnel_section(self.funnel),
+            _steps_section(self.steps),
+            _labels_section(self.labels),
+            _scores_section(self.scores),
+        )
+        filled = (replace(one, tables=tuple(table for table in one.tables if table.lines)) for one in sections)
+        return tuple(section for section in filled if section.tables)
 
     def compare(self, other: "Report", names: tuple[str, str] = ("first", "second")) -> "Comparison":
-        """Set this report and another side by side: every number of both, and which of them is more diverse.
+        """Set this report and another side by side: every number of both, and which dataset is more diverse.
 
         Args:
             other: The other report.
-            names: What this one and the other are called.
+            names: The headings of this report and of the other.
 
         Raises:
-            TypeError: If the other isn't a report.
+            TypeError: If the other is no report.
             ValueError: If the names are equal.
         """
         return Comparison(self, other, names)
-
-    def to_json(self) -> str:
-        """Return the report as JSON, for `from_json`."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Report":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: If it isn't a report, or another version wrote it.
-        """
-        try:
-            report: Report = from_plain(cls, json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"this is no report that this version can read: {error}; {text[:60]!r}.") from error
-        return report
-
-
-_ANSWERS = 20_000  # responses in which repetition is looked for
-_ORDERED = 2_000  # texts that are read at once, in an order drawn by chance
 
 
 def report(
@@ -468,267 +203,515 @@ def report(
     embeddings: str | None = None,
     revision: str | None = None,
 ) -> Report:
-    """Measure a dataset's instructions and responses: how diverse they are, and what is wrong with them.
+    """Measure the diversity of a dataset's instructions, and faults of its responses.
 
     >>> from datasets import Dataset
-    >>> told = report(Dataset.from_dict({"instruction": ["Name a fruit.", "name a FRUIT.", "Add 2 and 3."]}))
-    >>> told.rows, told.duplicates, told.neighbours.near
+    >>> stats = report(Dataset.from_dict({"instruction": ["Name a fruit.", "name a FRUIT.", "Add 2 and 3."]}))
+    >>> stats.rows, stats.duplicates, stats.neighbours.near
     (3, 1, 2)
 
     Args:
-        dataset: The rows, of one split.
-        column: The column with the instructions: texts, or conversations, whose user's first turn is taken. Default:
-            the first there of `evolved_instruction`, `instruction`, `prompt`, `conversation`, `messages`.
+        dataset: The rows of one split.
+        column: The column with the instructions: texts, or conversations, whose first user turn is taken. Default:
+            the first of `evolved_instruction`, `instruction`, `prompt`, `conversation`, `messages` in the dataset.
         response: The column with the responses: texts, or conversations, whose last turn is taken if it is the
-            assistant's. Default: the first there of `response`, `generation`, `answer`, `completion`.
-        sample: How many rows are compared with all others. Default: as many as that takes minutes for: of short
-            instructions all up to 31,000, and a thousand of a million.
-        tokenizer: Whose tokens lengths are told in, too, such as `AutoTokenizer.from_pretrained(name)`; special ones
-            aren't counted.
-        embeddings: A model of sentence-transformers, by its name on the Hub or its folder, to measure 20,000 rows
-            at most by what they mean. Needs `hfsynth[embeddings]`. Default: they aren't.
+            assistant's. Default: the first of `response`, `generation`, `answer`, `completion` in the dataset.
+        sample: The number of rows to compare with all others. Default: as many as take minutes, which are up to 31,000
+            short instructions, and 1,000 of a million.
+        tokenizer: Adds lengths in tokens, without special tokens; such as `AutoTokenizer.from_pretrained(name)`.
+        embeddings: A sentence-transformers model, by its name on the Hub or its folder, to compare up to 20,000 rows
+            by their embeddings. Needs `hfsynth[embeddings]`. Default: no embeddings.
         revision: Branch, tag or commit of that model on the Hub.
 
     Raises:
-        TypeError: If it isn't a `Dataset`.
-        ColumnError: If there is no column with instructions, or one that is named has no texts.
-        ValueError: If the sample is of no rows.
-        ImportError: If sentence-transformers is needed, and isn't installed.
+        TypeError: If `dataset` is no `Dataset`.
+        ColumnError: If there is no column with instructions, or a named column has no texts.
+        ValueError: If `sample` is not positive.
+        ImportError: If sentence-transformers is needed and not installed.
     """
     if sample is not None and sample < 1:
-        raise ValueError(f"sample is {sample}; at least 1 row must be compared with the others.")
+        raise ValueError(f"sample must be positive, got {sample}.")
     columns = Columns.of(dataset, column, response)
-    rows = _Rows(dataset, columns, tokenizer)
-    rows.see()
+    texts = _Texts(dataset, columns, tokenizer)
+    texts.count()
     return Report(
         rows=len(dataset),
         columns=columns,
-        instructions=rows.instructions.result(),
-        duplicates=rows.equals.result(),
-        distinct=rows.grams.result(even_shares(rows.in_order())),
-        neighbours=rows.neighbours(sample),
-        embedded=rows.meaning(embeddings, revision),
-        responses=rows.responses.result() if columns.response else None,
-        answers=rows.answers.result(rows.some_responses()) if columns.response else None,
-        steps=steps_of(dataset),
-        funnel=funnel_of(dataset),
-        labels=labels_of(dataset),
-        scores=scores_of(dataset),
+        instructions=texts.instructions.result(),
+        duplicates=texts.duplicates.result(),
+        distinct=texts.grams.result(distinct_shares(texts.shuffled_instructions())),
+        neighbours=texts.neighbours(sample),
+        embedded=texts.embedding_neighbours(embeddings, revision),
+        responses=texts.responses.result() if columns.response else None,
+        answers=texts.answers.result(texts.sampled_responses()) if columns.response else None,
+        steps=step_stats(dataset),
+        funnel=funnel_stages(dataset),
+        labels=count_labels(dataset),
+        scores=measure_scores(dataset),
     )
 
 
 @dataclass
-class _Rows:
-    """The rows, and what was counted of them in the first pass."""
+class _Texts:
+    """The instructions and responses of a dataset, with counters of the first pass over them."""
 
     dataset: Dataset
     columns: Columns
     tokenizer: "PreTrainedTokenizerBase | None"
-    instructions: WordingCounts = field(default_factory=WordingCounts)
-    responses: WordingCounts = field(default_factory=WordingCounts)
-    equals: Equals = field(default_factory=Equals)
-    grams: GramCounts = field(default_factory=GramCounts)
-    answers: AnswerCounts = field(default_factory=AnswerCounts)
-    places: NDArray[np.int64] = field(init=False)
-    """Of the rows that have an instruction."""
-    answered: NDArray[np.int64] = field(init=False)
-    """Of the rows that have a response."""
+    instructions: TextCounter = field(default_factory=TextCounter)
+    responses: TextCounter = field(default_factory=TextCounter)
+    duplicates: DuplicateCounter = field(default_factory=DuplicateCounter)
+    grams: GramCounter = field(default_factory=GramCounter)
+    answers: AnswerCounter = field(default_factory=AnswerCounter)
+    instruction_rows: NDArray[np.int64] = field(init=False)
+    """Rows with an instruction."""
+    response_rows: NDArray[np.int64] = field(init=False)
+    """Rows with a response."""
 
-    def see(self) -> None:
-        """Count, batch by batch."""
-        there: list[bool] = []
-        for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
-            words = words_of_batch(texts)
-            self.instructions.see(texts, words, self.tokenizer)
-            self.grams.see(words)
-            self.equals.see([text for text in texts if text])
-            there += map(bool, texts)
-        self.places = np.flatnonzero(there)
-        self.answered = np.flatnonzero(self._answers()) if self.columns.response else np.array([], np.int64)
+    def count(self) -> None:
+        """Read all rows once, in batches."""
+        has_instruction: list[bool] = []
+        has_response: list[bool] = []
+        has_responses = bool(self.columns.response)
+        responses = batches_of(self.dataset, self.columns.response, "response") if has_responses else repeat([""])
+        instructions = batches_of(self.dataset, self.columns.instruction, "instruction")
+        for asked, answered in zip(instructions, responses, strict=False):
+            words = _words(asked)
+            self.instructions.update(asked, words, self.tokenizer)
+            self.grams.update(words)
+            self.duplicates.update(asked)
+            has_instruction += map(bool, asked)
+            if has_responses:
+                self.responses.update(answered, _words(answered), self.tokenizer)
+                self.answers.update(asked, answered)
+                has_response += map(bool, answered)
+        self.instruction_rows = np.flatnonzero(has_instruction)
+        self.response_rows = np.flatnonzero(has_response)
 
-    def neighbours(self, sample: int | None) -> Neighbours:
-        """Measure how alike the instructions are."""
-        words = sum(length * count for length, count in self.instructions.words.items())
-        texts = len(self.places)
+    def neighbours(self, sample: int | None) -> NearestNeighbours:
+        """Compare instructions by their words."""
+        words = sum(length * texts for length, texts in self.instructions.words.items())
+        texts = len(self.instruction_rows)
         size = sample_size(texts, words) if sample is None else min(sample, texts)
-        return neighbours(self._full, self._instructions_at, texts, size)
+        return measure_neighbours(self._instruction_batches, self._instructions_at, texts, size)
 
-    def meaning(self, model: str | None, revision: str | None) -> Embedded | None:
-        """Measure some instructions by what they mean, if there is a model for that."""
-        among = len(self.places)
+    def embedding_neighbours(self, model: str | None, revision: str | None) -> EmbeddingNeighbours | None:
+        """Compare instructions by their embeddings, if a model is named."""
+        among = len(self.instruction_rows)
         if model is None or not among:
             return None
         texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
-        # a folder says nothing to those who read a report
-        name = Path(model).resolve().name if Path(model).is_dir() else model
-        return Embedded.of(vectors, among, name)
+        name = Path(model).resolve().name if Path(model).is_dir() else model  # without this machine's folders
+        return EmbeddingNeighbours.of(vectors, among, name)
 
-    def in_order(self) -> Iterator[str]:
-        """Give the instructions in an order drawn by chance, as long as they are asked for."""
-        order = drawn(len(self.places), len(self.places))
-        for start in range(0, len(order), _ORDERED):
-            yield from self._instructions_at(order[start : start + _ORDERED])
+    def shuffled_instructions(self) -> Iterator[str]:
+        """Yield the instructions in a random order."""
+        order = drawn(len(self.instruction_rows), len(self.instruction_rows))
+        for start in range(0, len(order), _TEXTS_AT_ONCE):
+            yield from self._instructions_at(order[start : start + _TEXTS_AT_ONCE])
 
-    def some_responses(self) -> list[str]:
-        """Return responses, all of them or some drawn by chance."""
-        places = self.answered[np.sort(drawn(len(self.answered), _ANSWERS))]
-        return texts_at(self.dataset, self.columns.response, "response", places)
+    def sampled_responses(self) -> list[str]:
+        """Return all responses, or a random sample of many, in the order of their rows."""
+        rows = self.response_rows[np.sort(drawn(len(self.response_rows), _MAX_CHECKED_RESPONSES))]
+        return texts_at(self.dataset, self.columns.response, "response", rows)
 
-    def _answers(self) -> list[bool]:
-        """Count the responses, beside their instructions; return which rows have one."""
-        there: list[bool] = []
-        instructions = batches_of(self.dataset, self.columns.instruction, "instruction")
-        responses = batches_of(self.dataset, self.columns.response, "response")
-        for asked, texts in zip(instructions, responses, strict=True):
-            self.responses.see(texts, words_of_batch(texts), self.tokenizer)
-            self.answers.see(asked, texts)
-            there += map(bool, texts)
-        return there
-
-    def _full(self) -> Iterator[list[str]]:
+    def _instruction_batches(self) -> Iterator[list[str]]:
         for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
             yield [text for text in texts if text]
 
     def _instructions_at(self, places: NDArray[np.int64]) -> list[str]:
-        """Return instructions by their places among those that there are."""
-        return texts_at(self.dataset, self.columns.instruction, "instruction", self.places[places])
+        """Return instructions by their places among all instructions."""
+        return texts_at(self.dataset, self.columns.instruction, "instruction", self.instruction_rows[places])
 
+
+def _words(texts: Iterable[str]) -> list[list[str]]:
+    """Return the words of each text that is not empty."""
+    return [words_in(text) for text in texts if text]
+
+
+def step_stats(dataset: Dataset) -> tuple[StepStats, ...]:
+    """Count the numbers of each step from `generation_metadata`; () where there is no such column."""
+    names, _ = step_names(dataset)
+    tallies = [StepTally(step=name) for name in names]
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_SIZE) if names else ():
+        for tally in tallies:
+            tally.see(table)
+    return tuple(
+        StepStats(
+            name=name,
+            rows=tally.rows,
+            prompt_tokens=tally.prompt_tokens,
+            completion_tokens=tally.completion_tokens,
+            truncated=tally.truncated,
+            completion_lengths=Lengths.of(tally.written),
+            finish_reasons=dict(tally.finish_reasons.most_common()),
+            failures=dict(tally.failures.most_common()),
+        )
+        for name, tally in zip(names, tallies, strict=True)
+    )
+
+
+def funnel_stages(dataset: Dataset) -> tuple[FunnelStage, ...]:
+    """Return the rows of each step from the records that the dataset carries; () where it has none."""
+    return tuple(
+        FunnelStage(
+            run=number,
+            name=step.name,
+            rows_in=step.rows_in,
+            rows_out=step.rows_out,
+            failed=sum(step.failures.values()),
+            dropped=step.dropped,
+            # of a technique, rules stop pieces of rows: no row is dropped
+            rules={rule: rows for rule, rows in step.stopped.items() if rule} if step.node.makes is None else {},
+        )
+        for number, run in enumerate(records(dataset), 1)
+        for step in run.steps
+    )
+
+
+# --- sections of a report ---
+
+
+def _rows_section(report: Report) -> Section:
+    columns = report.columns
+    responses = f"column {columns.response!r}" if columns.response else "no column"
+    lines = [
+        Line("rows", (Cell(report.rows),)),
+        Line("without an instruction", (Cell(report.instructions.empty),)),
+    ]
+    if report.responses:
+        lines.append(Line("without a response", (Cell(report.responses.empty),)))
+    note = f"Instructions: column {columns.instruction!r}. Responses: {responses}."
+    return Section("Rows", (note,), (Table(("", "rows"), tuple(lines)),))
+
+
+def _diversity_section(report: Report) -> Section:
+    title = "Diversity of the instructions"
+    near, embedded = report.neighbours, report.embedded
+    if not report.instructions.texts:
+        return Section(title)
+    similar = [
+        share_line("equal to an earlier one", report.duplicates, report.instructions.texts, "lower"),
+        share_line(
+            f"near-duplicate of an earlier one ({NEAR_DUPLICATE_SIMILARITY:.0%} of shingles)",
+            near.repeats,
+            near.rows,
+            "lower",
+        ),
+    ]
+    nearest = []
+    pictures: tuple[Picture, ...] = ()
+    if near.similarity:
+        similar.append(share_line(f"ROUGE-L above {NEAR} with another one", near.near, near.rows, "lower"))
+        nearest.append(Line("ROUGE-L F-measure", distribution_cells(near.similarity, "lower", near.among)))
+        pictures = (_similarity_picture({"instructions": near.similarity}),)
+    if embedded and embedded.distance:
+        label = f"embedding distance below {NEAR_EMBEDDING_DISTANCE} to another one"
+        similar.append(share_line(label, embedded.near, embedded.rows, "lower"))
+        nearest.append(Line("embedding distance", distribution_cells(embedded.distance, "higher", embedded.rows)))
+    tables = (
+        Table(("similar instructions", "rows", "of", "share"), tuple(similar)),
+        Table(("nearest other instruction", *QUARTILES), tuple(nearest)),
+        _fixed_size_table(near),
+        _distinct_table(report.distinct),
+    )
+    return Section(title, tuple(_diversity_notes(near, embedded)), tables, pictures)
+
+
+def _diversity_notes(near: NearestNeighbours, embedded: EmbeddingNeighbours | None) -> Iterator[str]:
+    """Yield how the instructions were compared, and what a sample can't show."""
+    is_sample = near.rows < near.among
+    compared = (
+        f"A random sample of {near.rows:,} of the {near.among:,} instructions" if is_sample else "Each instruction"
+    )
+    yield (
+        f"{compared} was compared with all others: by ROUGE-L on the words of any script (Chinese, Japanese and Thai "
+        "by character, Korean by syllable), and by shingles of five characters (MinHash)."
+    )
+    if is_sample:
+        margin = 100 * _NORMAL_95 * 0.5 / sqrt(near.rows)
+        yield f"Shares of a sample are within {margin:.1f} points of those of all instructions (95% interval)."
+    if embedded:
+        is_sample = embedded.rows < embedded.among
+        compared = f"a random sample of {embedded.rows:,} of the {embedded.among:,}" if is_sample else "all"
+        yield (
+            f"The embeddings of {compared} instructions, by {embedded.model}, were compared with each other. The "
+            f"distance is one minus the cosine similarity; {NEAR_EMBEDDING_DISTANCE} is Magpie's squared distance of "
+            f"{2 * NEAR_EMBEDDING_DISTANCE}."
+        )
+        if is_sample:
+            yield "Among all instructions, the nearest embedding is closer than within the sample."
+
+
+def _fixed_size_table(near: NearestNeighbours) -> Table:
+    lines = tuple(
+        Line(
+            f"{sample.rows:,} rows",
+            (
+                Cell(sample.draws),
+                Cell(sample.mean, "number", "lower", sample.rows),
+                Cell(sample.near, "share", "lower", sample.rows),
+            ),
+        )
+        for sample in near.fixed_size_samples
+    )
+    return Table(("ROUGE-L within random samples", "samples", "mean", f"share above {NEAR}"), lines)
+
+
+def _distinct_table(distinct: tuple[Distinct, ...]) -> Table:
+    sizes = sorted({one.grams for found in distinct for one in found.at_fixed_sizes})
+    lines = []
+    for found in distinct:
+        share = Cell(found.distinct / found.grams if found.grams else None, "share", "higher", found.grams)
+        share_by_size = {one.grams: one.share for one in found.at_fixed_sizes}
+        shares = (Cell(share_by_size.get(size), "share", "higher", size) for size in sizes)
+        lines.append(Line(f"distinct-{found.length}", (Cell(found.grams), Cell(found.distinct), share, *shares)))
+    head = ("distinct n-grams", "n-grams", "distinct", "share", *(f"share of {size:,}" for size in sizes))
+    return Table(head, tuple(lines))
+
+
+def _similarity_picture(similarity: Mapping[str, Spread]) -> Picture:
+    description = "Histogram of the ROUGE-L F-measure of each instruction with the nearest other one"
+    return Picture("similarity", description, partial(draw_similarity, similarity, NEAR))
+
+
+def _lengths_section(report: Report) -> Section:
+    texts = {"instruction": report.instructions, "response": report.responses}
+    stats = {name: found for name, found in texts.items() if found}
+    lengths: dict[str, dict[str, Lengths | None]] = {
+        "words": {name: found.words for name, found in stats.items()},
+        "tokens": {name: found.tokens for name, found in stats.items()},
+        "completion tokens": {step.name: step.completion_lengths for step in report.steps},
+    }
+    filled = {unit: {name: one for name, one in every.items() if one} for unit, every in lengths.items()}
+    table = [
+        Line(f"{name}, {unit}", distribution_cells(one))
+        for name, found in stats.items()
+        for unit, one in (("characters", found.characters), ("words", found.words), ("tokens", found.tokens))
+        if one
+    ]
+    table += [
+        Line(f"{name}, completion tokens", distribution_cells(one))
+        for name, one in filled["completion tokens"].items()
+    ]
+    pictures = tuple(
+        Picture(unit.replace(" ", "_"), f"Histograms of text lengths in {unit}", partial(draw_lengths, every, unit))
+        for unit, every in filled.items()
+        if every
+    )
+    return Section("Lengths", tuple(_length_notes(report)), (Table(("", *QUARTILES), tuple(table)),), pictures)
+
+
+def _length_notes(report: Report) -> Iterator[str]:
+    yield "A quartile is the smallest length that this share of the texts does not exceed."
+    scripts = {*report.instructions.scripts, *(report.responses.scripts if report.responses else ())}
+    if unspaced := sorted(scripts & UNSPACED_SCRIPTS):
+        yield f"Each character counts as a word in scripts without spaces: {', '.join(map(_script_name, unspaced))}."
+    if report.steps:
+        yield "Completion tokens of a row are those of all its completions in a step, from its metadata."
+
+
+def _scripts_section(report: Report) -> Section:
+    columns = [found.scripts for found in (report.instructions, report.responses) if found]
+    letters = [max(sum(scripts.values()), 1) for scripts in columns]
+    lines = tuple(
+        Line(
+            _script_name(name),
+            tuple(
+                Cell(scripts.get(name, 0) / total, "share") for scripts, total in zip(columns, letters, strict=True)
+            ),
+        )
+        for name in dict.fromkeys(name for scripts in columns for name in scripts)
+    )
+    head = ("share of the letters", "instructions", "responses")[: len(columns) + 1]
+    return Section("Scripts", (), (Table(head, lines),))
+
+
+def _script_name(script: str) -> str:
+    return script if script == "CJK" else script.capitalize()
+
+
+def _responses_section(report: Report) -> Section:
+    answers = report.answers
+    if not answers:
+        return Section("Responses")
+    lines = [
+        share_line("instructions without a response", answers.unanswered, answers.asked),
+        share_line("refusals (English phrases)", answers.refusals, answers.responses),
+    ]
+    names = {"repeated_line": "a repeated line or sentence", "repeated_words": "repeated words"}
+    lines += [share_line(names[rule], rows, answers.checked) for rule, rows in answers.repetitions.items()]
+    notes = [
+        f"A refusal has one of {len(REFUSALS)} English phrases, such as {REFUSALS[0]!r}, in its first 200 characters; "
+        "refusals in other languages are not found. Repetition is found by the rules of WellFormed."
+    ]
+    if answers.checked < answers.responses:
+        notes.append(
+            f"Repetition was searched in a random sample of {answers.checked:,} of the {answers.responses:,} "
+            "responses."
+        )
+    return Section("Responses", tuple(notes), (Table(("", "rows", "of", "share"), tuple(lines)),))
+
+
+def _funnel_section(funnel: tuple[FunnelStage, ...]) -> Section:
+    has_several_runs = len({stage.run for stage in funnel}) > 1
+    stages = [(f"{stage.name} (run {stage.run})" if has_several_runs else stage.name, stage) for stage in funnel]
+    rows = tuple(
+        Line(name, tuple(map(Cell, (stage.rows_in, stage.rows_out, stage.failed, stage.dropped))))
+        for name, stage in stages
+    )
+    rules = tuple(
+        Line(f"{name}: {rule}", (Cell(count),)) for name, stage in stages for rule, count in stage.rules.items()
+    )
+    bars = [(name, stage.rows_in, stage.rows_out, stage.failed) for name, stage in stages]
+    picture = Picture("funnel", "Bars of the rows in and out of each step", partial(draw_funnel, bars))
+    return Section(
+        "Rows of each step",
+        ("From the records of the runs. A row on which a step failed counts in no later step.",),
+        (Table(("step", "rows in", "rows out", "failed", "dropped"), rows), Table(("dropped by", "rows"), rules)),
+        (picture,) if funnel else (),
+    )
+
+
+def _steps_section(steps: tuple[StepStats, ...]) -> Section:
+    totals, finish_reasons, failures = [], [], []
+    for step in steps:
+        numbers = (step.rows, step.truncated, step.prompt_tokens, step.completion_tokens)
+        totals.append(Line(step.name, tuple(map(Cell, numbers))))
+        finish_reasons += [
+            Line(f"{step.name}: {reason}", (Cell(rows),)) for reason, rows in step.finish_reasons.items()
+        ]
+        failures += [Line(f"{step.name}: {reason}", (Cell(rows),)) for reason, rows in step.failures.items()]
+    tables = (
+        Table(("step", "rows", "truncated", "prompt tokens", "completion tokens"), tuple(totals)),
+        Table(("finish reason of a row's last completion", "rows"), tuple(finish_reasons)),
+        Table(("reason of failure", "rows"), tuple(failures)),
+    )
+    return Section("Generation", ("From the metadata of the rows of this dataset.",), tables)
+
+
+def _labels_section(labels: tuple[Labels, ...]) -> Section:
+    tables = []
+    for column in labels:
+        rows = sum(column.counts.values())
+        lines = [Line(label, (Cell(count), Cell(count / rows, "share"))) for label, count in column.counts.items()]
+        missing = [Line("(no label)", (Cell(column.missing), Cell(None)))] if column.missing else []
+        tables.append(Table((column.column, "rows", "share"), (*lines, *missing)))
+    return Section("Labels", (), tuple(tables))
+
+
+def _scores_section(scores: tuple[Scores, ...]) -> Section:
+    lines = tuple(Line(one.column, (*distribution_cells(one.spread), Cell(one.missing))) for one in scores)
+    return Section("Scores", (), (Table(("", *QUARTILES, "rows without"), lines),))
+
+
+# --- the comparison ---
 
 _VERDICT = "more diverse"
 _EQUAL = "neither"
 _UNEVEN = "*"
-_ONLY = ""  # for the name of a column that is alone
 _CAUTION = (
-    "* was measured on more rows or n-grams in one than in the other. The more there are, the more alike they are: of "
-    "such measures the smaller dataset's looks more diverse than it is. The measures on as many are fair."
+    "* measured on different numbers of rows or n-grams. A larger number of them has more in common, so that the "
+    "smaller dataset looks more diverse than it is. Measures without * are comparable."
 )
-_Key = tuple[str, str, str]
+_CellKey = tuple[str, str, str]  # a table's first heading, a line's label, a column's heading or "" for the only one
 
 
 @dataclass(frozen=True)
-class Comparison(Told):
-    """Two reports, side by side.
+class Comparison(_JsonRenderable):
+    """Two reports side by side.
 
     Raises:
-        TypeError: If one of the two isn't a report.
-        ValueError: If both have one name.
+        TypeError: If one of the two is no report.
+        ValueError: If both have the same name.
     """
 
     first: Report
     second: Report
     names: tuple[str, str] = ("first", "second")
-    """What the two are called."""
+    """The headings of the two reports."""
 
     def __post_init__(self) -> None:
         """Check the reports and their names."""
         if len(set(self.names)) != 2:
-            raise ValueError(f"names are {self.names!r}; the two reports need two different ones.")
-        for given in (self.first, self.second):
-            if not isinstance(given, Report):
-                raise TypeError(f"a report is compared with another one, not with {type(given).__name__}: {given!r}.")
+            raise ValueError(f"names must be two different ones, got {self.names!r}.")
+        for value in (self.first, self.second):
+            if not isinstance(value, Report):
+                raise TypeError(f"a report is compared with another report, got {type(value).__name__}: {value!r}.")
 
     def sections(self) -> tuple[Section, ...]:
-        """Return what is shown: which is more diverse, then the reports' tables, with the numbers of both."""
-        ours = {section.title: section for section in self.first.sections()}
-        theirs = {section.title: section for section in self.second.sections()}
+        """Return which dataset is more diverse, then the reports' sections with the numbers of both."""
+        first = {section.title: section for section in self.first.sections()}
+        second = {section.title: section for section in self.second.sections()}
         empty = Section("")
-        each = tuple(
-            self._side_by_side(title, ours.get(title, empty), theirs.get(title, empty))
-            for title in dict.fromkeys([*ours, *theirs])
+        sections = tuple(
+            self._side_by_side(title, first.get(title, empty), second.get(title, empty))
+            for title in dict.fromkeys([*first, *second])
         )
-        return (self._summary(each), *each)
+        return (self._summary(sections), *sections)
 
-    def _pictures(self) -> tuple[Picture, ...]:
-        """Draw the nearest neighbours of both in one picture, where both have some."""
-        both = zip(self.names, (self.first.neighbours.similarity, self.second.neighbours.similarity), strict=True)
-        there = {name: spread for name, spread in both if spread}
-        words = "Histograms of both datasets: each instruction's ROUGE-L with its nearest other one"
-        return (Picture("similarity", words, partial(draw_similarity, there, NEAR)),) if len(there) > 1 else ()
+    def _summary(self, sections: tuple[Section, ...]) -> Section:
+        """Count the measures by which each dataset is more diverse."""
+        verdicts = Counter(_verdicts(sections))
+        winners = (*self.names, _EQUAL)
+        lines = tuple(Line(name, (Cell(verdicts[name]), Cell(verdicts[f"{name} {_UNEVEN}"]))) for name in winners)
+        notes = ["Many measures are correlated, and a small difference may be due to chance: see the numbers below."]
+        if not any(verdicts[name] for name in winners):
+            notes.append("No measure has the same number of rows or n-grams in both datasets.")
+        both = (self.first.neighbours.similarity, self.second.neighbours.similarity)
+        similarity = {name: spread for name, spread in zip(self.names, both, strict=True) if spread}
+        return Section(
+            "More diverse dataset",
+            tuple(notes),
+            (Table(("more diverse by", "comparable measures", "measures with *"), lines),),
+            (_similarity_picture(similarity),) if len(similarity) == 2 else (),
+        )
 
-    def to_json(self) -> str:
-        """Return the comparison as JSON, for `from_json`: both reports, whole."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Comparison":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: If it isn't a comparison, or another version wrote it.
-        """
-        try:
-            comparison: Comparison = from_plain(cls, json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"this is no comparison that this version can read: {error}; {text[:60]!r}.") from error
-        return comparison
-
-    def _side_by_side(self, title: str, ours: Section, theirs: Section) -> Section:
-        """Lay each table's cells out as lines with those of both, in the order of the first, then of the second."""
-        here, there = _by_key(ours), _by_key(theirs)
+    def _side_by_side(self, title: str, first: Section, second: Section) -> Section:
+        """Make each cell a line with the values of both, in the order of the first, then of the second."""
+        first_cells, second_cells = _cells_by_key(first), _cells_by_key(second)
         lines: dict[str, list[Line]] = {}
-        for key in dict.fromkeys([*here, *there]):
+        for key in dict.fromkeys([*first_cells, *second_cells]):
             head, label, column = key
-            name = label if column == _ONLY else f"{label}, {column}"
-            lines.setdefault(head, []).append(Line(name, self._cells(here.get(key), there.get(key))))
-        tables = tuple(self._table(head, found) for head, found in lines.items())
-        section = Section(title, (), tables)
-        verdicts = (str(line.cells[-1].value) for table in _with_verdicts([section]) for line in table.lines)
-        return replace(section, notes=(_CAUTION,)) if any(one.endswith(_UNEVEN) for one in verdicts) else section
+            cells = self._compared_cells(first_cells.get(key, Cell(None)), second_cells.get(key, Cell(None)))
+            lines.setdefault(head, []).append(Line(f"{label}, {column}" if column else label, cells))
+        section = Section(title, (), tuple(self._table(head, every) for head, every in lines.items()))
+        is_uneven = any(verdict.endswith(_UNEVEN) for verdict in _verdicts([section]))
+        return replace(section, notes=(_CAUTION,)) if is_uneven else section
 
     def _table(self, head: str, lines: list[Line]) -> Table:
-        """Return a table, without the column on diversity where nothing is said there."""
+        """Return a table, without the column of verdicts where it would be empty."""
         columns = (head, *self.names, "difference", _VERDICT)
         if not any(line.cells[-1].value for line in lines):
             return Table(columns[:-1], tuple(Line(line.label, line.cells[:-1]) for line in lines))
         return Table(columns, tuple(lines))
 
-    def _cells(self, ours: Cell | None, theirs: Cell | None) -> tuple[Cell, ...]:
-        first, second = ours or Cell(None), theirs or Cell(None)
-        return (
-            first,
-            second,
-            Cell(difference(first, second), "text"),
-            Cell(self._more_diverse(first, second), "text"),
-        )
+    def _compared_cells(self, first: Cell, second: Cell) -> tuple[Cell, ...]:
+        difference, verdict = first.difference(second), self._more_diverse(first, second)
+        return first, second, Cell(difference, "text"), Cell(verdict, "text")
 
     def _more_diverse(self, first: Cell, second: Cell) -> str:
-        """Name the one that is more diverse by a measure, "" where that can't be said."""
-        if not first.more_diverse or not _is_number(first.value) or not _is_number(second.value):
+        """Name the dataset that is more diverse by a measure; "" where the measure can't tell."""
+        if not first.more_diverse or not isinstance(first.value, (int, float)):
             return ""
-        apart = float(second.value or 0) - float(first.value or 0)
-        sign = -1 if first.more_diverse == "lower" else 1
-        name = _EQUAL if not apart else self.names[sign * apart > 0]
+        if not isinstance(second.value, (int, float)):
+            return ""
+        is_second = second.value < first.value if first.more_diverse == "lower" else second.value > first.value
+        name = _EQUAL if first.value == second.value else self.names[is_second]
         return name if first.size == second.size else f"{name} {_UNEVEN}"
 
-    def _summary(self, sections: tuple[Section, ...]) -> Section:
-        """Count the measures by which each is more diverse."""
-        heads = ("more diverse by", "measures on as many", "measures on different amounts")
-        found = Counter(str(line.cells[3].value) for table in _with_verdicts(sections) for line in table.lines)
-        lines = tuple(
-            Line(name, (Cell(found[name]), Cell(found[f"{name} {_UNEVEN}"]))) for name in (*self.names, _EQUAL)
-        )
-        fair = sum(found[name] for name in (*self.names, _EQUAL))
-        notes = (
-            "Measures that are alike go together, and a small difference may be chance: read the numbers, too.",
-            *(() if fair else ("No measure could be taken on as many rows or n-grams of both.",)),
-        )
-        return Section("Which is more diverse", notes, (Table(heads, lines),), self._pictures())
+
+def _verdicts(sections: Iterable[Section]) -> Iterator[str]:
+    """Yield the cells of the column of verdicts."""
+    tables = (table for section in sections for table in section.tables if table.head[-1] == _VERDICT)
+    return (str(line.cells[-1].value) for table in tables for line in table.lines)
 
 
-def _with_verdicts(sections: Iterable[Section]) -> Iterator[Table]:
-    return (table for section in sections for table in section.tables if table.head[-1] == _VERDICT)
-
-
-def _by_key(section: Section) -> dict[_Key, Cell]:
-    """Return a section's cells by what its tables call them: the table's first head, the line's label, the column."""
+def _cells_by_key(section: Section) -> dict[_CellKey, Cell]:
     return {
-        (table.head[0], line.label, column if len(line.cells) > 1 else _ONLY): cell
+        (table.head[0], line.label, column if len(line.cells) > 1 else ""): cell
         for table in section.tables
         for line in table.lines
         for column, cell in zip(table.head[1:], line.cells, strict=True)
     }
-
-
-def _is_number(value: float | str | None) -> bool:
-    return isinstance(value, (int, float))

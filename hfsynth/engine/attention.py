@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.llms import varlen
 
 
 def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
@@ -102,8 +101,6 @@ class Asked:
     """Of the scores; None for the usual."""
     reach: int | None = None
     """How many positions back is attended; None for all."""
-    by_varlen: bool = False
-    """Whether the kernel that reads rows of any lengths is wanted, rather than windows."""
 
 
 class Pass(Protocol):
@@ -150,7 +147,6 @@ class Step:
     _windows: list[tuple[slice, int]] = field(init=False)
     _places: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     _masks: dict[tuple[int | None, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
-    _spans: dict[torch.device, varlen.Spans] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Find how far each group of rows has to read."""
@@ -180,11 +176,6 @@ class Step:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
-        if asked.by_varlen:
-            if query.device not in self._spans:
-                used = self._placed(query.device)[1] + 1
-                self._spans[query.device] = varlen.Spans.of_step(used, self.slots.capacity)
-            return varlen.read(query, keys, values, self._spans[query.device], asked.scaling, asked.reach)
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, width)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
@@ -220,7 +211,6 @@ class Prefill:
     device: torch.device
     _blocks: list[tuple[slice, int, int, int]] = field(init=False)
     _masks: dict[tuple[int | None, int, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
-    _spans: dict[torch.device, varlen.Spans] = field(init=False, default_factory=dict)
     _places: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -254,8 +244,6 @@ class Prefill:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
         """Attend block by block, the query heads that share a key head as if they were tokens."""
-        if asked.by_varlen:
-            return varlen.read(query, keys, values, self._spanned(query.device), asked.scaling, asked.reach)
         heads, shared = keys.shape[1], query.shape[1] // keys.shape[1]
         if (key := (asked.reach, shared, query.device)) not in self._masks:
             self._masks[key] = [self._mask(block, asked.reach, query, shared) for block in self._blocks]
@@ -277,17 +265,6 @@ class Prefill:
             self._places[device] = slots, positions
         return self._places[device]
 
-    def _spanned(self, device: torch.device) -> varlen.Spans:
-        """Return on a device how many tokens each slot has here, of all slots up to the last that has any."""
-        if device not in self._spans:
-            found = {part.slot: part for part in self.segments}
-            if list(found) != sorted(part.slot for part in self.segments):
-                raise ValueError(f"segments are read in the order of their slots, one of each, not {list(found)}")
-            parts = [found.get(slot, Segment(slot, 0, 0)) for slot in range(max(found) + 1)]
-            counts, used = [part.stop - part.start for part in parts], [part.stop for part in parts]
-            self._spans[device] = varlen.Spans.of(counts, used, self.slots.capacity, device)
-        return self._spans[device]
-
     def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, _, start, window = block
         rows = torch.arange(start, start + place.stop - place.start, device=query.device)
@@ -304,7 +281,7 @@ def _mask(positions: Tensor, window: int, reach: int | None, dtype: torch.dtype)
 
 
 NAME = "hfsynth"
-"""Under which transformers knows attention by windows; that by `varlen.py` has a name of its own."""
+"""Under which transformers knows this attention."""
 
 
 class UnsupportedAttention(ValueError):
@@ -336,7 +313,7 @@ def attend(
     tokens.slots.reaches.add(options.get("sliding_window"))
     tokens.write(keys, key[:, :, :count])
     tokens.write(values, value[:, :, :count])
-    asked = Asked(scaling, options.get("sliding_window"), varlen.is_used(module))
+    asked = Asked(scaling, options.get("sliding_window"))
     read = tokens.attend(query[:, :, :count], keys, values, asked)
     missing = query.shape[2] - count
     return F.pad(read, (0, 0, 0, 0, 0, missing)) if missing else read, None
@@ -367,5 +344,4 @@ def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] 
     return logits
 
 
-for name in (NAME, varlen.NAME):
-    AttentionInterface.register(name, attend)
+AttentionInterface.register(NAME, attend)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hfsynth.engine.attention import NAME, Prefill, Segment, Step, forward
 from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.llms import varlen
 
 _TOKENS = 24  # length of the text that is read
 _TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
@@ -37,11 +36,10 @@ def adopt_attention(model: Any) -> str:
     own = model.config._attn_implementation
     with torch.inference_mode():
         expected = _reference(model)
-        for name in (varlen.NAME, NAME) if varlen.can_read(model) else (NAME,):
-            model.set_attn_implementation(name)
-            if not (fault := _differs(model, expected)):
-                return ""
-    model.set_attn_implementation(own)
+        model.set_attn_implementation(NAME)
+        fault = _differs(model, expected)
+    if fault:
+        model.set_attn_implementation(own)
     return fault
 
 

@@ -26,9 +26,6 @@ from hfsynth.engine.memory import is_out_of_memory, tokens_fitting
 from hfsynth.engine.sampling import NOT_NUMBERS, Sampler
 from hfsynth.engine.scheduler import CAPACITY, Room, Row, told
 from hfsynth.engine.sequence import Decode, Job, Take, Written
-from hfsynth.llms import varlen
-from hfsynth.llms.recording import RecordedSteps, can_record
-from hfsynth.llms.splitting import SplitModel
 
 # A CPU takes half the time for half the tokens; a GPU that waits to be asked for each kernel takes as long for one
 # prompt as for many. Its two numbers are worked out for an H100, not measured.
@@ -67,12 +64,10 @@ class DecodeLoop:
         kind = "cuda" if model.device.type == "cuda" else "cpu"
         self._prefill_tokens = self._most_tokens = _PREFILL[kind]
         self._gathered = _GATHERED[kind]
-        split = isinstance(model, SplitModel)
-        tokens = model.tokens_fitting() if split else tokens_fitting(model)
-        new_slots = model.new_slots if split else partial(KeyValueSlots, device=model.device)
-        self._room = Room(new_slots(max(min(slots, tokens // CAPACITY), 1), CAPACITY), slots, tokens)
+        tokens = tokens_fitting(model)
+        count = max(min(slots, tokens // CAPACITY), 1)
+        self._room = Room(KeyValueSlots(count, CAPACITY, model.device), slots, tokens)
         self._seating = self._room.seating
-        self._recorded = RecordedSteps(model, self._seating.slots) if not split and can_record(model) else None
         self._sampler: tuple[list[Row], Sampler] | None = None
         self._lost: list[Row] = []
         self._under_way = False
@@ -171,13 +166,8 @@ class DecodeLoop:
     def _next_logits(self) -> Tensor:
         """Read every row's last token, once the rows are where that is fastest: the logits, in their order then."""
         seating = self._seating
-        most = self._recorded.rounded(len(seating.rows)) if self._recorded else 0
-        if seating.seated[-1][0] >= most:
-            seating.close_ranks()
-        if self._recorded:
-            return self._recorded.forward({slot: row.last for slot, row in seating.seated}, seating.next_places(most))
-        if not varlen.is_used(self._model):
-            seating.arrange()
+        seating.close_ranks()
+        seating.arrange()
         return forward(
             self._model, [row.last for row in seating.rows], Step(seating.slots, [row.filled for row in seating.rows])
         )
@@ -217,7 +207,5 @@ class DecodeLoop:
                 raise
         # outside the handler, whose traceback holds the tensors
         self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
-        if self._recorded:
-            self._recorded.forget()
         self._lost += self._surviving(self._room.halve) or []
         return None

@@ -23,8 +23,6 @@ class KeyValueSlots:
     device: torch.device
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Number of the layer → keys and values, each (count, heads, capacity, width)."""
-    moved: int = 0
-    """How many times the tensors of all layers have been replaced by others."""
     reaches: set[int | None] = field(default_factory=set)
     """How far back layers have asked to attend."""
 
@@ -46,7 +44,6 @@ class KeyValueSlots:
         """
         before = self.count, self.capacity
         self.count, self.capacity = count, capacity
-        self.moved += 1
         slots = range(len(lengths))
         groups = cache(partial(_alike, slots, slots, lengths))
         try:
@@ -85,8 +82,6 @@ class KeyValueSlots:
 
     def _room(self, like: Tensor) -> Tensor:
         """Return zeros: what is masked still passes through a product, and memory never written may hold NaN."""
-        if like.device.type == "cuda":  # token by token, as the kernel of `varlen.py` reads them
-            return like.new_zeros(self.count, self.capacity, like.shape[1], like.shape[3]).transpose(1, 2)
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])
         if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
             return like.new_zeros(shape)

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth.chat import ChatTemplate, turn_end
-from hfsynth.distributed import is_main_process
 from hfsynth.engine.compatibility import adopt_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.memory import free_memory
@@ -27,7 +25,6 @@ from hfsynth.engine.static_batches import StaticBatches
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import Completion, Message, Request, Requests
 from hfsynth.llms.model_files import chat_template, loading_error, process_device
-from hfsynth.llms.splitting import SplitModel, Team
 from hfsynth.thinking import split_thinking
 
 if TYPE_CHECKING:
@@ -188,9 +185,6 @@ class Loaded:
         Raises:
             GenerationError: If it can't be, or its tokenizer has no chat template.
         """
-        leads = llm.is_split and is_main_process()
-        if leads:
-            Team.here().tell("load")
         # never None, at which transformers would ask on standard input
         source: dict[str, Any] = {"trust_remote_code": llm.trust_remote_code}
         if llm.revision:
@@ -211,7 +205,6 @@ class Loaded:
         fault = _prepare(model, llm)
         template = chat_template(llm.model_name, tokenizer, llm.chat_template_kwargs)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        model = SplitModel(model, Team.here()) if leads else model
         return cls(model, tokenizer, template, frozenset(end_tokens), limit, fault)
 
     def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
@@ -388,16 +381,13 @@ def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
     if llm.device_map and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise GenerationError(
             f"device_map is {llm.device_map!r}, and {os.environ['LOCAL_WORLD_SIZE']} processes run on this node, each "
-            "of which would take all its devices; launch one process a node (--num_processes 1), or say "
-            "tensor_parallel=True instead."
+            "of which would take all its devices; launch one process a node (--num_processes 1)."
         )
     how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if llm.gguf_file else {}
     if llm.device_map:
         how["device_map"] = llm.device_map
-    if llm.is_split:
-        how["distributed_config"] = DistributedConfig(tp_size=Team.here().size)
     model: Any = AutoModelForCausalLM.from_pretrained(llm.model, dtype=llm.dtype, **source, **how)
-    if not llm.device_map and not llm.is_split:
+    if not llm.device_map:
         model.to(llm.device or process_device())
     return model.eval()
 
@@ -405,11 +395,9 @@ def _load_model(llm: "TransformersLLM", source: Mapping[str, Any]) -> Any:
 def _prepare(model: Any, llm: "TransformersLLM") -> str:
     """Make a model ready for the decode loop; return why it can't be, if it can't."""
     fault = adopt_attention(model)
-    if fault and llm.is_split:
-        raise GenerationError(f"{llm.model_name} can't be split over processes: {fault}.")
     if fault:
         logger.warning("%s is run in static batches, which are slower: %s", llm.model_name, fault)
-    elif not llm.is_split:
+    else:
         pack_linears(model)
     return fault
 

@@ -109,15 +109,6 @@ class Seating:
         row = self._seats[slot]
         return row.known[: row.filled] if row is not None and row.filled else self._left[slot]
 
-    def next_places(self, count: int) -> list[int]:
-        """Return where the next token of each of the first slots goes; a free one that is full loses its last."""
-        places = list[int]()
-        for row, left in zip(self._seats[:count], self._left, strict=False):
-            if row is None:
-                del left[self.slots.capacity - 1 :]
-            places.append(len(left) if row is None else row.filled)
-        return places
-
     def longest_beginning(self, tokens: Sequence[int], slot: int) -> tuple[int, int]:
         """Find the slot that holds most of a text's beginning, `slot` itself before others.
 

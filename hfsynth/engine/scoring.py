@@ -14,7 +14,7 @@ A model whose attention can't be replaced reads prompt and choice together, a pa
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.engine.attention import Asked, Prefill, Segment, forward, window_of
+from hfsynth.engine.attention import Prefill, Segment, forward, window_of
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.memory import compute_fitting
 
@@ -96,10 +96,6 @@ class Branches(Prefill):
     def positions(self) -> Tensor:
         """Position of each token in its text, (T,)."""
         return torch.tensor([place for one in self.compared for place in one.positions], device=self.device)
-
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Attend by masks: to the kernel that reads rows of any lengths, all choices would be one text."""
-        return super().attend(query, keys, values, replace(asked, by_varlen=False))
 
     def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
         place, slot, start, window = block

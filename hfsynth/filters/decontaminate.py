@@ -4,7 +4,7 @@ Runs of 13 words are GPT-3's (arXiv 2005.14165, appendix C), and the practice si
 are compared by fewer words, but never by fewer than 8.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -70,10 +70,10 @@ class Decontaminate(TextFilter):
         states = (path.stat() for path in paths if path.is_file())
         return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:  # noqa: ARG002
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Look every text's runs of words up; what came before doesn't matter."""
         index: NgramIndex | None = None
-        for text in texts:
+        for text in values:
             index = index or _index(self.benchmarks, self.shortest, self.ngram, self.files_state())
             found = index.find(text)
             yield Drop("in_benchmark", found.ngram, found.place) if found else None

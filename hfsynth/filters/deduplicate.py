@@ -5,7 +5,7 @@ all-mpnet-base-v2, to the nearest one is below 0.05, which is a cosine similarit
 Those by MinHash share most of their shingles (Broder, 1997).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -45,7 +45,7 @@ class Deduplicate(TextFilter):
     """
 
     version: ClassVar[int] = 2
-    remembers: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
 
     by: Way = field(default="exact", metadata={"help": "What is compared: exact, minhash or embeddings."})
     _: KW_ONLY
@@ -91,13 +91,13 @@ class Deduplicate(TextFilter):
         if self.by == "embeddings":
             check_installed()
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
         """Compare each text with those that stayed."""
         rule = "duplicate" if self.by == "exact" else "near_duplicate"
-        for found in self._found(texts, kept):
+        for found in self._found(values, kept):
             yield Drop(rule, f"{found.score:.4f}", found.text) if found else None
 
-    def _found(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Nearest | None]:
+    def _found(self, texts: Iterable[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
         threshold = _THRESHOLDS[self.by] if self.threshold is None else self.threshold
         if self.by == "exact":
             return equal_texts(texts, kept)

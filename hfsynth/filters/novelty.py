@@ -1,6 +1,6 @@
 """Novelty (Self-Instruct, arXiv 2212.10560): an instruction stays only if no other one is worded much like it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ class Novelty(TextFilter):
     """
 
     version: ClassVar[int] = 2
-    remembers: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
 
     texts: tuple[str, ...] = field(
         default=(), metadata={"help": "Texts that are known beforehand, such as the seeds; no row may be near one."}
@@ -51,10 +51,10 @@ class Novelty(TextFilter):
             raise ValueError(f"Novelty.threshold is {self.threshold}; it must be above 0 and below 1.")
         check_tokenizer("Novelty.tokenizer", self.tokenizer)
 
-    def decide(self, texts: Iterator[str], kept: Iterator[str]) -> Iterator[Drop | None]:
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
         """Compare each text with the pool, which it joins if it is new."""
         pool = NoveltyPool((*self.texts, *kept), threshold=self.threshold, tokenizer=self.tokenizer)
-        for text in texts:
+        for text in values:
             found = pool.too_near(text)
             if found is None:
                 pool.add(text)

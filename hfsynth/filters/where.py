@@ -50,11 +50,11 @@ class Where(Filter):
         if limits != sorted(limits):
             raise ValueError(f"Where has limits that no number lies within: {told}.")
 
-    def verdicts(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
-        """Decide on rows one by one; what came before doesn't matter."""
-        return map(self._verdict, values)
+    def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
+        """Compare each value with the limits, or look it up among the values that stay."""
+        return map(self._drop, values)
 
-    def _verdict(self, value: Any) -> Drop | None:
+    def _drop(self, value: Any) -> Drop | None:
         if value is None:
             return Drop("missing", "None")
         if isinstance(value, float) and math.isnan(value):

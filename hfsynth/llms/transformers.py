@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.errors import GenerationError
 from hfsynth.llm import LLM, Completion, Origin, Request, Requests
 from hfsynth.llms.model_files import ModelCache, check_files, files_state, split_gguf_path
 
@@ -56,13 +54,6 @@ class TransformersLLM(Configuration, LLM):
         kw_only=True,
         metadata={"help": "'auto' spreads the layers of a model over all devices, for one that doesn't fit on one."},
     )
-    tensor_parallel: bool = field(
-        default=False,
-        kw_only=True,
-        metadata={
-            "help": "Split every layer of the model over all processes of the launch, for one that fits on no device."
-        },
-    )
     trust_remote_code: bool = field(
         default=False,
         kw_only=True,
@@ -101,27 +92,6 @@ class TransformersLLM(Configuration, LLM):
         from hfsynth.llms.model_files import model_origin
 
         return model_origin(self.model, self.revision, self.gguf_file)
-
-    @contextmanager
-    def together(self) -> Iterator[bool]:
-        """Of a model that is split, give True to process 0, whose computations the others join while it has any."""
-        if not self.is_split:
-            yield True
-            return
-        from hfsynth.llms.splitting import Team
-
-        team = Team.here()
-        if team.rank:
-            team.follow(lambda: self._loaded().model)
-            yield False
-            return
-        with team.led():
-            yield True
-
-    @property
-    def is_split(self) -> bool:
-        """Whether each process has but a part of the model."""
-        return self.tensor_parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def files_state(self) -> str:
         """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
@@ -180,11 +150,6 @@ class TransformersLLM(Configuration, LLM):
             ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
             GenerationError: As `complete` does.
         """
-        if self.is_split and os.environ["RANK"] != "0":
-            raise GenerationError(
-                f"{self.model_name} is split over {os.environ['WORLD_SIZE']} processes, which Dataset.map would keep "
-                "apart: each would read rows of its own. Use pipeline.run."
-            )
         return self._loaded().stream(requests, self.batch_size)
 
     @property

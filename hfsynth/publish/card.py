@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from hfsynth.analysis.diversity import NEAR, Glance
+from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import Diagram, public_names
@@ -174,7 +174,7 @@ def glances(config: ConfigFacts) -> Iterator[tuple[str, str, list[tuple[str, str
             yield name, _nearness(glance, glance.similarity.count), [(numbered("similarity.png", place), words)]
 
 
-def _nearness(glance: Glance, compared: int) -> str:
+def _nearness(glance: QuickDiversity, compared: int) -> str:
     some = "" if glance.rows == glance.among else f" of the {number(glance.among)}, drawn by chance and"
     return (
         f"Of {number(compared)} texts{some} compared with all others by ROUGE-L, {number(glance.near)} "

@@ -11,9 +11,10 @@ from datasets.features.features import require_decoding
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from hfsynth.analysis.diversity import Glance
-from hfsynth.analysis.text_stats import ColumnFigures, column_figures, text_columns
+from hfsynth.analysis.diversity import QuickDiversity
+from hfsynth.analysis.text_stats import ColumnFigures, column_figures
 from hfsynth.config import from_plain
+from hfsynth.data import text_columns
 from hfsynth.errors import PushError
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, step_names
@@ -43,7 +44,7 @@ class SplitFacts:
     """Rows that were given, and are not published since a step failed on them."""
     bare: int = 0
     """Rows in which no technique has left an entry."""
-    glance: Glance | None = None
+    glance: QuickDiversity | None = None
     """At its instructions; None where it has no two."""
 
     @classmethod
@@ -53,7 +54,7 @@ class SplitFacts:
         dataset: Dataset,
         failures: tuple[int, int] = (0, 0),
         runs: tuple[RunRecord, ...] = (),
-        glance: Glance | None = None,
+        glance: QuickDiversity | None = None,
     ) -> "SplitFacts":
         """Read the facts from the rows that are published, beside the failures and the rows left out."""
         shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
@@ -128,7 +129,7 @@ class ConfigFacts:
 def _split(facts: Mapping[str, Any]) -> SplitFacts:
     figures = {column: ColumnFigures.from_json(found) for column, found in facts["figures"].items()}
     runs = tuple(RunRecord.from_json(json.dumps(run)) for run in facts["runs"])
-    glance = facts.get("glance") and from_plain(Glance, facts["glance"])
+    glance = facts.get("glance") and from_plain(QuickDiversity, facts["glance"])
     made = {"figures": figures, "runs": runs, "samples": tuple(facts["samples"]), "glance": glance}
     return SplitFacts(**{**facts, **made})
 

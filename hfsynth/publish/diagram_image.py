@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from hfsynth.analysis.plots import INK, Form, drawn
+from hfsynth.analysis.plots import INK, Form, render_figure
 from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
@@ -40,7 +40,7 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow)
 
-    picture = drawn(put, (_PLACE * (len(names) - first), above - below), form)
+    picture = render_figure(put, (_PLACE * (len(names) - first), above - below), form)
     return picture if form == "png" else _titled(picture, f"Steps: {' → '.join(names[first:])}")
 
 

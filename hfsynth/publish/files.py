@@ -22,10 +22,13 @@ from datasets import (
 )
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
-from hfsynth.analysis.diversity import NEAR, glance_at
+from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.distributed import is_main_process
+from hfsynth.inputs import find_path
 from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
@@ -97,7 +100,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
-            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, glance_at(rows)))
+            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, measure_quick_diversity(rows)))
             written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
@@ -269,3 +272,32 @@ def save(
 def read_facts(folder: Path) -> list[ConfigFacts]:
     """Read the facts of all configurations that were saved to a folder."""
     return [ConfigFacts.from_json(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"[!.]*/{FACTS}"))]
+
+
+def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
+    """Load the failures that were saved or pushed beside a dataset's rows; None where there are none."""
+    file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
+    return Dataset(pq.read_table(file)) if file else None
+
+
+def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
+    """Load the records of the runs that made a split, saved or pushed beside its rows; () where there are none.
+
+    Raises:
+        ValueError: If another version wrote them.
+    """
+    file = _find_file(name, f"{config or 'default'}/{FACTS}", revision)
+    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
+    return next((facts.runs for facts in splits if facts.name == split), ())
+
+
+def _find_file(name: str, place: str, revision: str | None) -> Path | None:
+    """Find a file of a dataset in a folder or on the Hub; None where there is none."""
+    path = find_path(name)
+    if path is not None:
+        file = path / place
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
+        return None

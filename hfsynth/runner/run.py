@@ -115,6 +115,8 @@ class _Stage:
     """A step, and how far the run has come with it."""
 
     step: Step
+    key: str
+    """The step's hash as the run began: user code may change objects of its own while it runs."""
     given: int = 0
     """Rows that it was given so far."""
     made: list[Dataset] = field(default_factory=list)
@@ -176,11 +178,12 @@ class Run:
         """Begin to run, and see that the failures are written however it ends."""
         crew = Crew.here()
         _check_shared(self.options.run_dir, crew)
-        named = Hasher.hash([*keys, *(step.fingerprint() for step in self.steps), self.options.chunk_size])
+        stages = [_Stage(step, step.fingerprint()) for step in self.steps]
+        named = Hasher.hash([*keys, *(stage.key for stage in stages), self.options.chunk_size])
         failures = Failures(self.options.run_dir / f"failures-{named}.parquet", crew, [])
         try:
             with Progress(crew, len(self.steps), self.options.quiet) as progress:
-                yield _Part([_Stage(step) for step in self.steps], self.options, failures, progress)
+                yield _Part(stages, self.options, failures, progress)
             failures.complete = True
         except KeyboardInterrupt:
             if crew.is_main:
@@ -278,7 +281,7 @@ class _Part:
         ]
         features = step.features_after(dataset.features, number)
         if isinstance(step, Technique) and features is not None and not (superseded or of_other_input):
-            keys = chunk_keys(dataset, options.chunk_size, stage.given, step.fingerprint())
+            keys = chunk_keys(dataset, options.chunk_size, stage.given, stage.key)
             folder = replace(folder, keys=keys)
         found = folder.finished
         if isinstance(step, Technique) and features is not None:
@@ -286,14 +289,10 @@ class _Part:
             earlier += [EarlierRows(one, step, same_input=False) for one in of_other_input]
             if not found:
                 self._take_over(step.llm)
-            with step.llm.together() as works:
-                if works and not found:
-                    run = StepRun(
-                        dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
-                    )
-                    self.failures.work(run)
-            if not folder.finished:
-                raise RunError(f"process 0 could not finish step {number}, {step.name}; it says why.")
+                run = StepRun(
+                    dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
+                )
+                self.failures.work(run)
             made = folder.load(features, fingerprint)
             failed = self.failures.add(step_failures(made))
             self.failures.has_passing |= folder.left_passing_failures
@@ -318,7 +317,7 @@ class _Part:
     def _keys(self, stage: _Stage, dataset: Dataset) -> tuple[str, list[str]]:
         """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
         before = [fingerprint_of(made) for made in stage.made] if stage.step.reads_earlier_rows else []
-        rest = (stage.step.fingerprint(), self.options.chunk_size, stage.given, before)
+        rest = (stage.key, self.options.chunk_size, stage.given, before)
         inputs = [self._input_key(dataset), *self._fingerprints_before.get(fingerprint_of(dataset), ())]
         key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
         return key, keys_before

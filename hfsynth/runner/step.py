@@ -19,7 +19,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import Crew, wait_until
-from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, SplitModelError
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
 from hfsynth.flow import Flows, Outcome, Running, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
@@ -369,7 +369,7 @@ class StepRun:
         if not self.crew.is_main:
             wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
         if not self.folder.finished:
-            tally = StepTally(self.technique.written_rules)
+            tally = StepTally(self.technique.written_rejection_column)
 
             def facts(_: int) -> dict[str, Any]:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
@@ -552,8 +552,8 @@ class _Recorded:
     """Keeps what a chunk raised, to be recorded.
 
     What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
-    itself (a chat template that can't serve it, a flow that isn't one, a model that has lost a part) is not kept: it
-    would be the same for every chunk. Nor is that the run stops.
+    itself (a chat template that can't serve it, a flow that isn't one) is not kept: it would be the same for every
+    chunk. Nor is that the run stops.
     """
 
     def __init__(self) -> None:
@@ -565,7 +565,7 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError | SplitModelError)
+        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError)
         if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None

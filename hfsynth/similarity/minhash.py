@@ -19,7 +19,7 @@ _BLOCK = 256  # texts that are embedded, and compared with another so many, at o
 _FOUND = 0.99  # the chance that a pair right at the threshold is compared; the more alike, the higher it is
 
 
-def equal_texts(texts: Iterator[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
+def equal_texts(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
     """Find texts with an equal normal form: the same but for width, case and white space."""
     seen: dict[str, str] = {}
     for text in kept:
@@ -31,7 +31,7 @@ def equal_texts(texts: Iterator[str], kept: Iterable[str]) -> Iterator[Nearest |
 
 
 def similar_texts(
-    texts: Iterator[str], kept: Iterable[str], threshold: float, length: int, permutations: int
+    texts: Iterable[str], kept: Iterable[str], threshold: float, length: int, permutations: int
 ) -> Iterator[Nearest | None]:
     """Find texts of which the sets of shingles have a Jaccard similarity of a threshold or more.
 
@@ -146,7 +146,7 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def near_texts(
-    texts: Iterator[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
+    texts: Iterable[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
 ) -> Iterator[Nearest | None]:
     """Find texts of which the vectors have a cosine similarity of a threshold or more.
 
@@ -159,7 +159,7 @@ def near_texts(
         embed: Texts → their vectors.
     """
     stayed = [(block, embed(block)) for block in _blocks(iter(kept))]
-    for block in _blocks(texts):
+    for block in _blocks(iter(texts)):
         vectors = embed(block)
         scores, met = _nearest(vectors, stayed)
         among = vectors @ vectors.T  # block × block

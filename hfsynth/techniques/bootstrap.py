@@ -55,8 +55,8 @@ class SeedPool(Configuration):
     """
 
     seeds: tuple[str, ...] = field(metadata={"help": "Tasks that people wrote."})
-    seeds_shown: int = field(default=6, metadata={"help": "Seeds in each prompt."})
-    made_shown: int = field(
+    num_seed_examples: int = field(default=6, metadata={"help": "Seeds in each prompt."})
+    num_generated_examples: int = field(
         default=2, metadata={"help": "Tasks made so far in each prompt; seeds, as long as there are not as many."}
     )
     round_size: int = field(default=64, metadata={"help": "Prompts of a round: what they bring is shown in the next."})
@@ -69,16 +69,16 @@ class SeedPool(Configuration):
         """Check the seeds and the numbers."""
         settle_fields(self)
         object.__setattr__(self, "seeds", tuple(" ".join(seed.split()) for seed in self.seeds))
-        if len(self.seeds) < self.shown:
-            raise ValueError(f"SeedPool has {len(self.seeds)} seeds; a prompt shows {self.shown}.")
-        for name, least in (("seeds_shown", 1), ("made_shown", 0), ("round_size", 1)):
+        if len(self.seeds) < self.num_examples:
+            raise ValueError(f"SeedPool has {len(self.seeds)} seeds; a prompt shows {self.num_examples}.")
+        for name, least in (("num_seed_examples", 1), ("num_generated_examples", 0), ("round_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"SeedPool.{name} is {getattr(self, name)}; it must be at least {least}.")
 
     @property
-    def shown(self) -> int:
+    def num_examples(self) -> int:
         """Tasks in each prompt."""
-        return self.seeds_shown + self.made_shown
+        return self.num_seed_examples + self.num_generated_examples
 
     @property
     def fingerprint(self) -> str:
@@ -101,8 +101,8 @@ class SeedPool(Configuration):
     def _drawn(self, index: int, made: Sequence[str]) -> list[str]:
         """Draw the tasks of one prompt, in the order in which they are shown."""
         rng = random.Random(derive_seed(self.seed, type(self).__name__, index, -1))
-        from_made = self.made_shown if len(made) >= self.made_shown else 0
-        tasks = rng.sample(self.seeds, self.shown - from_made) + rng.sample(made, from_made)
+        from_made = self.num_generated_examples if len(made) >= self.num_generated_examples else 0
+        tasks = rng.sample(self.seeds, self.num_examples - from_made) + rng.sample(made, from_made)
         rng.shuffle(tasks)
         return tasks
 
@@ -148,7 +148,9 @@ class BootstrapInstructions(Technique):
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
         stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")
         sampling = replace(self.sampling, stop=stop)
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
+        )
         if completion.finish_reason == "length":
             raise RowError(f"the list was cut off after {completion.completion_tokens} tokens", completion.text)
         tasks = parse_list(completion.text)

@@ -158,11 +158,11 @@ class EvolInstruct(Technique):
     ['evolved_instructions', 'answers', 'evolutions']
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     citation: ClassVar[str] = _CITATION
 
-    rewrites: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
-    rules: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
+    replaces: ClassVar[Mapping[str, str]] = {"instruction": "evolved_instruction"}
+    rejection_column: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
     input_advice: ClassVar[str] = "use input_mappings={'input': 'input'}"
 
     num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
@@ -280,17 +280,20 @@ class EvolInstruct(Technique):
         """Answer the versions that are kept, but for those that were answered when they were tried.
 
         Raises:
-            RowError: If all answers are empty or were cut off.
+            RowError: If all answers are empty, or one was cut off and isn't to be kept.
         """
         for version in kept:
             if version not in answered:
                 answered[version] = yield from self._answer(version)
-        answers = [self._complete_text(answered[version]) for version in kept]
-        if not any(answers):
-            last = answered[kept[-1]]
-            state = "was cut off; raise max_new_tokens or set keep_truncated=True" if last.text else "is empty"
-            raise RowError(f"the answer {state} (finish_reason: {last.finish_reason})", last.text or "\n".join(kept))
-        return answers
+        answers = [answered[version] for version in kept]
+        cut_off = [answer for answer in answers if answer.text and answer.finish_reason == "length"]
+        if cut_off and not self.keep_truncated:
+            count = "the answer was" if len(answers) == 1 else f"{len(cut_off)} of {len(answers)} answers were"
+            reason = f"{count} cut off; raise max_new_tokens or set keep_truncated=True (finish_reason: length)"
+            raise RowError(reason, "\n\n".join(answer.text for answer in answers))
+        if not any(answer.text for answer in answers):
+            raise RowError(f"the answer is empty (finish_reason: {answers[-1].finish_reason})", "\n".join(kept))
+        return [answer.text or None for answer in answers]
 
     def _answer(self, instruction: str) -> Generator[Request, Completion, Completion]:
         """Answer an instruction; an answer that was cut off and isn't kept comes back to be tried by the rules."""
@@ -298,11 +301,6 @@ class EvolInstruct(Technique):
         if self.keep_truncated and self.generate_answers:
             request = replace(request, keep_truncated=True)
         return (yield request)
-
-    def _complete_text(self, answer: Completion) -> str | None:
-        """Return an answer's text; None for one that is empty, or was cut off and isn't kept."""
-        is_kept = self.keep_truncated or answer.finish_reason != "length"
-        return answer.text or None if is_kept else None
 
     def _kept(self, versions: list[str]) -> list[str]:
         """Return the versions to keep: the last at least, which is the original where no round stood."""
@@ -313,4 +311,4 @@ class EvolInstruct(Technique):
 
 
 def _ask(prompt: str, sampling: SamplingParams) -> Request:
-    return Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+    return Request(messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None)

@@ -114,21 +114,23 @@ class Judge(Technique):
         metadata={"help": "Jinja2 text over `choices`: what is asked last, and answered by the label."},
     )
     choices: tuple[str, ...] = field(default=tuple(QUALITY), metadata={"help": "The labels, of which one is chosen."})
-    notes: Mapping[str, str] = field(
+    pre_questions: Mapping[str, str] = field(
         default_factory=dict,
         metadata={"help": "Name → question that is answered in writing before the label is; each is a column."},
     )
-    note_sampling: SamplingParams = field(
-        default=SamplingParams(temperature=0.0, max_new_tokens=128), metadata={"help": "How notes are sampled."}
+    pre_answer_sampling: SamplingParams = field(
+        default=SamplingParams(temperature=0.0, max_new_tokens=128),
+        metadata={"help": "How the answers to pre_questions are sampled."},
     )
 
     def __post_init__(self) -> None:
         """Check the prompts, the choices and the notes."""
         settle_fields(self)
-        taken = sorted({"label", "probabilities"} & set(self.notes))
-        if taken or not all(name and question.strip() for name, question in self.notes.items()):
+        taken = sorted({"label", "probabilities"} & set(self.pre_questions))
+        if taken or not all(name and question.strip() for name, question in self.pre_questions.items()):
             raise ValueError(
-                f"Judge.notes must name questions, by names other than label and probabilities: {dict(self.notes)!r}."
+                "Judge.pre_questions must name questions, by names other than label and probabilities: "
+                f"{dict(self.pre_questions)!r}."
             )
         super().__post_init__()
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
@@ -157,7 +159,7 @@ class Judge(Technique):
             template=TEMPLATE,
             question=_QUESTION.format(question="How difficult is it to answer the instruction well?"),
             choices=DIFFICULTY,
-            notes={
+            pre_questions={
                 "intent": "What does the user want to achieve? Say it in one sentence.",
                 "knowledge": "Which knowledge does one need to answer the instruction? Say it in one sentence.",
             },
@@ -208,7 +210,9 @@ class Judge(Technique):
     def output_features(self) -> Features:
         """`label`; `probabilities`, of the choices in their order; and a column of text for each note."""
         text = Value("string")
-        return Features({"label": text, "probabilities": List(Value("float64")), **dict.fromkeys(self.notes, text)})
+        return Features(
+            {"label": text, "probabilities": List(Value("float64")), **dict.fromkeys(self.pre_questions, text)}
+        )
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
         """Have every note written, then the labels scored."""
@@ -217,9 +221,9 @@ class Judge(Technique):
         said = render_prompt(self.template, row)
         turns: list[Message] = []
         notes: dict[str, str] = {}
-        for name, question in self.notes.items():
+        for name, question in self.pre_questions.items():
             turns.append({"role": "user", "content": _joined(said, question)})
-            written = yield Request(messages=tuple(turns), sampling=self.note_sampling)
+            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling, keep_truncated=None)
             if not written.text:
                 reason = f"the note {name!r} is empty (finish_reason: {written.finish_reason})"
                 raise RowError(reason, written.thinking or "")

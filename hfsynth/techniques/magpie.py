@@ -155,7 +155,9 @@ class Magpie(Technique):
         turns: list[Message] = []
         thinking: list[str | None] = []
         for turn in range(1, self.n_turns + 1):
-            spoken = yield Request(messages=(*system, *turns), role="user", sampling=self.instruction_sampling)
+            spoken = yield Request(
+                messages=(*system, *turns), role="user", sampling=self.instruction_sampling, keep_truncated=None
+            )
             turns.append({"role": "user", "content": _checked("user", turn, spoken)})
             if self.only_instruction or (self.end_with_user and turn == self.n_turns):
                 break

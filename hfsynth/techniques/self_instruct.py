@@ -117,7 +117,9 @@ class SelfInstruct(Technique):
                 "criteria_for_query_generation": self.criteria_for_query_generation,
             },
         )
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=self.sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=self.sampling, keep_truncated=None
+        )
         found = parse_list(completion.text, completion.finish_reason == "length")
         if not found:
             raise RowError("the completion has no usable instruction", completion.text)

@@ -7,12 +7,13 @@ label; any other task gets its inputs first. What is no instance is cleaned away
 import json
 import random
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
+from hfsynth.completion_text import is_closing, parse_records
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Request, SamplingParams
@@ -87,11 +88,23 @@ Input: The probe measured how strongly the planet's field bends.
 Task: {{ instruction }}
 """
 _NUMBER = r"(?:\s*[#№(\[]?\s*\d{1,3}[)\]]?)"
-_INPUT = r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट"
-_OUTPUT = r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
+_INPUT = (
+    r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट|girdi|giriş|đầu vào|wejście"
+    r"|invoer|masukan|อินพุต|ข้อมูลนำเข้า|ข้อมูลเข้า"
+)
+_OUTPUT = (
+    r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
+    r"|çıktı|çıkış|đầu ra|wyjście|uitvoer|keluaran|เอาต์พุต|เอาท์พุต|ผลลัพธ์"
+)
 _ANSWER = r"answer|response|solution"  # an output's other names, where none has its own
-_LABEL = r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल"
-_HEADING = r"example|ejemplo|exemplo|exemple|beispiel|пример|例子|示例|例|예시|예제|예|مثال|उदाहरण"
+_LABEL = (
+    r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल|etiket|nhãn"
+    r"|etykieta|ป้ายกำกับ|ฉลาก"
+)
+_HEADING = (
+    r"example|ejemplo|exemplo|exemple|beispiel|esempio|пример|例子|示例|例|예시|예제|예|مثال|उदाहरण|örnek|ví dụ"
+    r"|przykład|voorbeeld|contoh|ตัวอย่าง(?:ที่)?"
+)
 _LINE_START = r"^[ \t>*#_•–-]*(?:\d{1,3}[.)][ \t]+)?[*_]*"
 _PART_END = rf"{_NUMBER}?[ \t*_]*[:：][ \t*_]*"
 _EXAMPLE = re.compile(
@@ -99,9 +112,17 @@ _EXAMPLE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
-_INLINE_PART = re.compile(r"(?<=\s)(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
+_INLINE_PART = re.compile(r"(?<=\s)(?:(?:[-=]>|→)[ \t]*)?(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
 _OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
-_FENCED = re.compile(r"```\w*\n((?:(?!```).)*)```", re.DOTALL)
+_FENCE = re.compile(
+    r"(?P<mark>```+|~~~+)[ \t]*(?P<language>[\w+-]*)[ \t]*\n(?P<content>.*?)(?:^[ \t>]*(?P=mark)[ \t]*$|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_TEXT_LANGUAGES = {"", "text", "txt", "plaintext", "markdown", "md", "yaml", "yml"}
+_OTHER_KEYS = re.compile(
+    r"id|nr|no\.?|n[º°]|\W*|number|index|(?:example|instance)\W*\w*|explanation|reason(?:ing)?", re.IGNORECASE
+)
+_RULES = re.compile(r"(?:(?:\A|\n)[ \t]*(?:[-*_=][ \t]*){3,}\s*)+\Z")
 _NO_INPUT = {
     "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
     "not applicable",
@@ -134,7 +155,7 @@ class SelfInstructInstances(Technique):
 
     version: ClassVar[int] = 2
     citation: ClassVar[str] = CITATION
-    rules: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
+    rejection_column: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
     num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
     classification_prompt: str = field(
@@ -185,7 +206,9 @@ class SelfInstructInstances(Technique):
         template = self.output_first_prompt if is_classification else self.input_first_prompt
         sampling = self.output_first_sampling if is_classification else self.input_first_sampling
         prompt = render_prompt(template, given)
-        completion = yield Request(messages=({"role": "user", "content": prompt},), sampling=sampling)
+        completion = yield Request(
+            messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
+        )
         found = parse_instances(completion.text)
         kept, dropped = clean_instances(found, self.num_instances, completion.finish_reason == "length")
         if not kept:
@@ -217,13 +240,14 @@ def parse_instances(text: str) -> list[Instance]:
     >>> parse_instances("Label: Positive\nReview: Lovely!\nLabel: Negative\nReview: Dull.")
     [Instance(input='Review: Lovely!', response='Positive'), Instance(input='Review: Dull.', response='Negative')]
     """
-    fenced = _FENCED.fullmatch(text.strip())
-    text = (fenced[1] if fenced else text).strip()
-    if (listed := _json_instances(text)) is not None:
-        return listed
+    if records := parse_records(text, _has_response):
+        return [_instance_of(record) for record in records]
+    text = _without_closing(_unfenced(text))
     headings = _headings(text)
     ends = [*(heading.start() for heading in headings[1:]), len(text)]
-    chunks = [text[heading.end() : end].strip() for heading, end in zip(headings, ends, strict=False)]
+    chunks = [
+        _unfenced(_without_rules(text[heading.end() : end])) for heading, end in zip(headings, ends, strict=False)
+    ]
     if headings and _response_marks(text[: headings[0].start()]):
         chunks.insert(0, text[: headings[0].start()].strip())
     if headings:
@@ -231,9 +255,45 @@ def parse_instances(text: str) -> list[Instance]:
     return _read_parts(text)
 
 
+def _unfenced(text: str) -> str:
+    """Return what is within the one fence of a text, where all names of parts are; else the text."""
+    fences = list(_FENCE.finditer(text))
+    if len(fences) != 1 or fences[0]["language"].casefold() not in _TEXT_LANGUAGES:
+        return text.strip()
+    around = f"{text[: fences[0].start()]}\n{text[fences[0].end() :]}"
+    content = fences[0]["content"]
+    return content.strip() if _PART.search(content) and not _PART.search(around) else text.strip()
+
+
+def _without_closing(text: str) -> str:
+    """Return a text without the rules at its end, and without the paragraphs in which the model closes its answer.
+
+    After a response of several paragraphs they stay: a letter ends like them.
+    """
+    paragraphs = _without_rules(text).split("\n\n")
+    end = len(paragraphs)
+    while end > 1 and "\n" not in paragraphs[end - 1] and is_closing(paragraphs[end - 1]):
+        end -= 1
+    before = _without_rules("\n\n".join(paragraphs[:end]))
+    last = before.rpartition("\n\n")[2]
+    is_sure = _PART.search(last) or last.endswith(("```", "~~~")) or len(before.split("\n\n")) < end
+    return before if is_sure else "\n\n".join(paragraphs)
+
+
+def _without_rules(text: str) -> str:
+    """Return a text without the horizontal rules at its end, as they stand between examples."""
+    return _RULES.sub("", text).strip()
+
+
+def _outside_fences(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Return the matches of a pattern that are not in a fenced block."""
+    fences = [fence.span() for fence in _FENCE.finditer(text)]
+    return [mark for mark in pattern.finditer(text) if not any(start < mark.end() <= end for start, end in fences)]
+
+
 def _headings(text: str) -> list[re.Match[str]]:
     """Return the headings of examples: the numbered ones or, without any, those that parts of an example follow."""
-    found = list(_EXAMPLE.finditer(text))
+    found = _outside_fences(_EXAMPLE, text)
     numbered = [heading for heading in found if any(character.isdigit() for character in heading[0])]
     if numbered:
         return numbered
@@ -244,7 +304,7 @@ def _read_parts(text: str) -> list[Instance]:
     """Read the instances of a text by the names of their parts; none where no part is named."""
     marks = _marks(text)
     ends = [*(start for _, start, _ in marks[1:]), len(text)]
-    parts = [(name, text[begin:end].strip()) for (name, _, begin), end in zip(marks, ends, strict=False)]
+    parts = [(name, _without_rules(text[begin:end])) for (name, _, begin), end in zip(marks, ends, strict=False)]
     if not parts:
         return []
     if parts[0][0] == "label":
@@ -263,12 +323,12 @@ def _marks(text: str) -> list[tuple[str, int, int]]:
     The names begin lines. Where a part has none that does, "Input:" and "Output:" inside a line count too. Of several
     inputs in a row the first one counts: together they are one instance's input.
     """
-    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _PART.finditer(text)]
+    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_PART, text)]
     if any(name in ("output", "label") for name, *_ in found):
         found = [mark for mark in found if mark[0] != "answer"]
     wanted = {"input"} if any(name == "label" for name, *_ in found[:1]) else set()
     wanted |= {"output", "label"} if not any(name != "input" for name, *_ in found) else set()
-    inline = [(_part_name(mark), mark.start(), mark.end()) for mark in _INLINE_PART.finditer(text)]
+    inline = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_INLINE_PART, text)]
     present = {name for name, *_ in found}
     found += [mark for mark in inline if mark[0] in wanted - present]
     marks: list[tuple[str, int, int]] = []
@@ -279,7 +339,7 @@ def _marks(text: str) -> list[tuple[str, int, int]]:
 
 
 def _response_marks(text: str) -> bool:
-    return any(_part_name(mark) != "input" for mark in _PART.finditer(text))
+    return any(_part_name(mark) != "input" for mark in _outside_fences(_PART, text))
 
 
 def _part_name(mark: re.Match[str]) -> str:
@@ -332,21 +392,28 @@ def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
         yield Instance(given, "")
 
 
-def _json_instances(text: str) -> list[Instance] | None:
-    """Read a JSON list of objects, or one object, with an input and a response; None where the text is none."""
-    if not text.startswith(("[", "{")):
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    records = found if isinstance(found, list) else [found]
-    if not records or not all(isinstance(record, dict) for record in records):
-        return None
-    parts = [{_key_part(str(key)): str(value) for key, value in record.items()} for record in records]
-    if not all("response" in part for part in parts):
-        return None
-    return [Instance(_plain_input(part.get("input", "").strip()), part["response"].strip()) for part in parts]
+def _has_response(record: Mapping[str, Any]) -> bool:
+    return any(_key_part(key) == "response" for key in record)
+
+
+def _instance_of(record: Mapping[str, Any]) -> Instance:
+    """Read an instance from an object; where no key names the input, its other keys do, and stay with their values."""
+    parts = {
+        _key_part(key): _as_text(value) for key, value in reversed(list(record.items()))
+    }  # of two, the first counts
+    named = [
+        f"{key}: {_as_text(value)}"
+        for key, value in record.items()
+        if value and not _key_part(key) and not _OTHER_KEYS.fullmatch(key)
+    ]
+    return Instance(_plain_input(parts.get("input", "\n".join(named))), parts["response"])
+
+
+def _as_text(value: Any) -> str:
+    """Return a value of JSON as a text: "" for null, a string as it is, another value as JSON."""
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _key_part(key: str) -> str:

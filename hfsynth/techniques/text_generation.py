@@ -1,5 +1,6 @@
 """TextGeneration: a row's instruction, template or conversation → the model's answer."""
 
+import json
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     input_advice: ClassVar[str] = r"use template='{{ instruction }}\n\n{{ input }}'"
 
     template: str | None = field(
@@ -82,15 +83,20 @@ class TextGeneration(Technique):
         """Ask as often as there are generations to make."""
         request = Request(messages=self._conversation(row), sampling=self.sampling, keep_truncated=self.keep_truncated)
         completions: list[Completion] = []
-        truncated: TruncatedError | None = None
+        texts: list[str] = []
+        truncated: list[TruncatedError] = []
         for _ in range(self.num_generations):
             try:
                 completions.append((yield request))
+                texts.append(completions[-1].text)
             except TruncatedError as error:
-                truncated = error
-                completions.append(Completion(text="", finish_reason="length"))
-        if truncated and not any(completion.text for completion in completions):
-            raise truncated
+                truncated.append(error)
+                texts.append(error.raw)
+        if truncated and self.num_generations > 1:
+            count = f"{len(truncated)} of {self.num_generations} generations"
+            raise RowError(f"{count} were cut off: {truncated[0].reason}", json.dumps(texts, ensure_ascii=False))
+        if truncated:
+            raise truncated[0]
         if not any(completion.text for completion in completions):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"

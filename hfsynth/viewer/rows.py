@@ -8,8 +8,7 @@ from typing import Any
 
 from datasets import Dataset, List, Value
 
-from hfsynth.analysis.text_stats import is_chat, text_columns
-from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS
+from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS, is_chat, text_columns
 from hfsynth.metadata import METADATA_COLUMN, step_names
 from hfsynth.run_record import StepRecord, records
 from hfsynth.techniques.evol_instruct import EVOLUTION

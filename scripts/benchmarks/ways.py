@@ -30,7 +30,6 @@ from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
 from hfsynth.engine.sequence import Job
 from hfsynth.flow import derive_seed
-from hfsynth.llms.recording import RecordedSteps
 from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
 
@@ -219,7 +218,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
-    places = [(decoding, "forward", "forward"), (RecordedSteps, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
     places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:

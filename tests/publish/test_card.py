@@ -147,7 +147,7 @@ def test_what_a_filter_dropped_by_rule_what_that_saved_and_how_many_rows_were_ac
     assert "rows accepted of 10 tried (" in card
     assert "pipeline.run(rows, num_rows=3, chunk_size=4)" in card
     failures = load_dataset("parquet", data_files=str(tmp_path / "made/default/failures/train.parquet"), split="train")
-    assert failures.filter(lambda row: row["rule"])["met"][:] == ["a", "a"]
+    assert failures.filter(lambda row: row["rule"])["matched"][:] == ["a", "a"]
 
 
 def test_figures_of_every_column_of_texts(told):
