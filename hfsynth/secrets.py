@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MASK = "***"
-_LONGEST = 80  # characters of a text in a repr: of a longer one it has the beginning
-_SHORTEST = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
+_REPR_LENGTH = 80  # characters of a text in a repr: of a longer one it has the beginning
+_MIN_LENGTH = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
 
 _PREFIXED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -47,7 +47,7 @@ _PERHAPS = re.compile(r"(?:^|_)(?:key|keys|token|tokens|auth|pat|signature|sas)$
 _RANDOM = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d)[^\s<>\[\]|]{12,}|(?=\S*[A-Z])(?=\S*[a-z])[A-Za-z]{24,}")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-_SEEN: set[str] = set()
+_SECRETS: set[str] = set()
 """Secrets of the configurations that this process has pickled, hashed or described: for `redact`."""
 
 
@@ -93,7 +93,7 @@ def redact(text: str) -> str:
     '401: key *** is not valid'
     """
     found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(text)]
-    return _replace(_replace(text, found), list(_SEEN))
+    return _replace(_replace(text, found), list(_SECRETS))
 
 
 def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
@@ -145,7 +145,7 @@ def _is_default(field: "dataclasses.Field[Any]", owner: Any) -> bool:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 1] + "…"
 
 
 def _names_secret(name: str, text: str) -> bool:
@@ -170,8 +170,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _remember(text: Any) -> None:
-    if isinstance(text, str) and len(text) >= _SHORTEST:
-        _SEEN.add(text)
+    if isinstance(text, str) and len(text) >= _MIN_LENGTH:
+        _SECRETS.add(text)
 
 
 def _replace(text: str, secrets: list[str]) -> str:
