@@ -18,8 +18,8 @@ from datasets.exceptions import DatasetsError
 
 from hfsynth.analysis.report import report
 from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
+from hfsynth.data import load_rows
 from hfsynth.errors import ColumnError
-from hfsynth.inputs import load_rows
 from hfsynth.pipeline import Pipeline, read_source
 from hfsynth.publish.files import load_failures, load_runs
 from hfsynth.recipe import read_recipe

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 from datasets import Dataset
 from rich.console import Console
 
+from hfsynth.data import load_rows
 from hfsynth.distributed import is_main_process
 from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, PushError, RunError
-from hfsynth.inputs import load_rows
 from hfsynth.llm import LLM, SamplingParams
 from hfsynth.metadata import METADATA_COLUMN, split_failures
 from hfsynth.pipeline import Pipeline

@@ -262,8 +262,8 @@ def from_plain(kind: Any, value: Any) -> Any:
     """Build a value of an annotated type from what `dataclasses.asdict` and JSON have left of it.
 
     Args:
-        kind: A dataclass, or the type of a field: a tuple, a mapping from names, any of these or None, or a plain
-            type.
+        kind: A dataclass, or the type of a field: a tuple, a mapping from names, any of these or None, a plain
+            type, or Any.
         value: The plain form.
 
     Raises:
@@ -285,7 +285,7 @@ def from_plain(kind: Any, value: Any) -> Any:
         return tuple(from_plain(part, one) for part, one in zip(kinds, value, strict=True))
     if get_origin(kind) is Mapping and isinstance(value, dict):
         return {name: from_plain(args[1], part) for name, part in value.items()}
-    if not args and isinstance(value, (float, int) if kind is float else kind):
+    if kind is Any or (not args and isinstance(value, (float, int) if kind is float else kind)):
         return value
     raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
 

@@ -1,91 +1,224 @@
-"""What a report reads: a column's texts, batch by batch; of a conversation, the first instruction or last answer."""
+"""Load the rows of a dataset by its name or path, and read its instructions and responses."""
 
+import glob
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from lzma import LZMAError
+from pathlib import Path
 from typing import Any, Literal
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    ReadInstruction,
+    Value,
+    concatenate_datasets,
+    get_dataset_config_names,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from numpy.typing import NDArray
 
 from hfsynth.errors import ColumnError
 from hfsynth.metadata import METADATA_COLUMN
 
+FORMATS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    ".jsonl": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".json": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
+}
+"""Suffix of a file, in lower case → the builder of datasets that reads it, and its options."""
+
+COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+"""Suffixes that may follow one of `FORMATS`."""
+
 INSTRUCTION_COLUMNS = (
     "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"
 )  # fmt: skip
-"""Where instructions are looked for; what was evolved comes before what it was made of."""
+"""Names of instruction columns, in the order of preference: an evolved instruction goes before its original."""
+
 RESPONSE_COLUMNS = ("response", "generation", "answer", "answers", "completion", "chosen")
+"""Names of response columns, in the order of preference."""
+
 VERSIONS = ("evolved_instructions", "answers")
-"""Lists of texts, of which the last one counts."""
+"""Columns with lists of texts, of which the last one is read."""
+
 Part = Literal["instruction", "response"]
-_ROWS_AT_ONCE = 5_000
+"""What to read of a conversation: its first user turn, or its last turn, if that is the assistant's."""
+
+_BOM = b"\xef\xbb\xbf"
+_CHECKED_BYTES = 65536
+_BATCH_ROWS = 5_000
 _MESSAGE_FIELDS = {"role", "content"}
 
 
+def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset:
+    """Load one split of a dataset on the Hub, of a folder, or of a file.
+
+    Args:
+        name: A dataset on the Hub, as user/name; a folder of data files, or one that `save_to_disk` wrote; or a file
+            of one of `FORMATS`, compressed or not. `~` stands for the home folder.
+        config: The configuration; None where there is one.
+        split: The split, or a slice of one, such as train[:100].
+        revision: Commit, branch or tag, on the Hub.
+
+    Returns:
+        The rows of the split.
+
+    Raises:
+        ValueError: If a path does not exist, the type of a file is not supported, a file has no rows, or a dataset
+            has several configurations and none of them is named.
+    """
+    return _load(name, config, split, revision)
+
+
+def load_splits(name: str, config: str | None = None, split: str | None = None) -> dict[str, Dataset]:
+    """Load all splits of a dataset by their names, or the one that is named.
+
+    Args:
+        name: A dataset, as in `load_rows`.
+        config: The configuration; None where there is one.
+        split: The only split to load; None for all of them.
+
+    Returns:
+        Name of a split → its rows.
+
+    Raises:
+        ValueError: As `load_rows` raises it.
+    """
+    loaded = _load(name, config, split, None)
+    if isinstance(loaded, Dataset):
+        return {split or "train": loaded}
+    return {str(part): rows for part, rows in loaded.items()}
+
+
+def find_path(name: str) -> Path | None:
+    """Return the file or folder with a dataset's name; None where the name is that of a dataset on the Hub.
+
+    Args:
+        name: A dataset, as in `load_rows`.
+
+    Raises:
+        ValueError: If the name has the form of a path, and nothing is there.
+    """
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if path.exists():
+        return path
+    if _has_form_of_path(name):
+        raise ValueError(f"there is no file or folder {name!r}; {_nearest_name(path)}")
+    return None
+
+
+def file_format(path: Path) -> tuple[str, Mapping[str, str]]:
+    """Return the builder of datasets that reads a file, and its options.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If the type of the file is not supported.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in FORMATS:
+        raise ValueError(
+            f"the file {str(path)!r} has type {suffix!r}; use one of {sorted(FORMATS)}, "
+            f"which may be followed by one of {sorted(COMPRESSIONS)}."
+        )
+    return FORMATS[suffix]
+
+
 @dataclass(frozen=True)
-class Columns:
-    """The columns that a report is about."""
+class TextColumns:
+    """The instruction and response columns of a dataset."""
 
     instruction: str
     response: str = ""
-    """"" where there is none. A column of conversations can be both."""
+    """"" where there is none. One column of conversations can be both."""
 
     @classmethod
-    def of(cls, dataset: Dataset, instruction: str | None, response: str | None) -> "Columns":
-        """Find the columns that aren't given.
+    def find(cls, dataset: Dataset, instruction: str | None, response: str | None) -> "TextColumns":
+        """Find by name the columns that are not specified.
+
+        Args:
+            dataset: One split.
+            instruction: The instruction column; None to find it.
+            response: The response column; None to find it.
 
         Raises:
-            TypeError: If it isn't a `Dataset`.
-            ColumnError: If a column isn't there, or has neither texts nor conversations.
+            TypeError: If `dataset` is no `Dataset`.
+            ColumnError: If a column is missing, or holds neither texts nor conversations.
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(
-                f"a report is about a Dataset, not about {type(dataset).__name__}; of a DatasetDict, say which split: "
+                f"a report needs a Dataset, got {type(dataset).__name__}; of a DatasetDict, pass one split: "
                 "report(dataset['train'])."
             )
-        readable = _readable(dataset.features)
+        readable = _readable_columns(dataset.features)
         for name in (instruction, response):
             if name is not None and name not in readable:
-                raise ColumnError(f"there are no texts in column {name!r}; there are in {readable}.")
-        found = instruction or cls.found(dataset)
+                raise ColumnError(f"column {name!r} has no texts; these columns have: {readable}.")
+        found = instruction or find_instruction_column(dataset)
         if found is None:
             raise ColumnError(
-                f"no column is named like instructions, {list(INSTRUCTION_COLUMNS)}; there are texts in {readable}. "
-                "Say which: report(dataset, column='…')."
+                f"no column has one of the names {list(INSTRUCTION_COLUMNS)}; these columns have texts: {readable}. "
+                "Choose one with report(dataset, column='…')."
             )
         answers = response or next((name for name in RESPONSE_COLUMNS if name in readable and name != found), "")
         return cls(found, answers or (found if is_chat(dataset.features[found]) else ""))
 
-    @staticmethod
-    def found(dataset: Dataset) -> str | None:
-        """Find the column with the instructions by its name; None where there is no such column."""
-        readable = _readable(dataset.features)
-        chosen = "chosen" if is_chat(dataset.features.get("chosen")) else None
-        return next((name for name in INSTRUCTION_COLUMNS if name in readable), chosen)
+
+def find_instruction_column(dataset: Dataset) -> str | None:
+    """Return the instruction column, recognized by its name; None where there is no such column."""
+    readable = _readable_columns(dataset.features)
+    chosen = "chosen" if is_chat(dataset.features.get("chosen")) else None
+    return next((name for name in INSTRUCTION_COLUMNS if name in readable), chosen)
 
 
-def batches_of(dataset: Dataset, column: str, part: Part) -> Iterator[list[str]]:
-    """Give a column's texts in batches of rows, in order; "" where there is none, or nothing but white space."""
+def iter_text_batches(dataset: Dataset, column: str, part: Part) -> Iterator[list[str]]:
+    """Iterate over the texts of a column in batches of rows.
+
+    Args:
+        dataset: The rows.
+        column: A column of texts, lists of texts or conversations.
+        part: What to read of a conversation.
+
+    Yields:
+        One text for each row, in order; "" for None, and for a text of white space.
+    """
     kind = dataset.features[column]
-    for rows in dataset.select_columns(column).with_format(None).iter(_ROWS_AT_ONCE):
+    for rows in dataset.select_columns(column).with_format(None).iter(_BATCH_ROWS):
         values = rows[column]
         if is_chat(kind):
-            values = (_said(messages, part) for messages in values)
+            values = (_turn_text(messages, part) for messages in values)
         elif isinstance(kind, List):
             values = (texts[-1] if texts else None for texts in values)
         yield [value if isinstance(value, str) and not value.isspace() else "" for value in values]
 
 
 def texts_at(dataset: Dataset, column: str, part: Part, places: NDArray[np.int64]) -> list[str]:
-    """Return a column's texts at some places, in their order."""
-    return [text for batch in batches_of(dataset.select(places), column, part) for text in batch]
+    """Return the texts of the rows with the indices `places`, in their order."""
+    return [text for batch in iter_text_batches(dataset.select(places), column, part) for text in batch]
 
 
-def drawn(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
-    """Draw `size` of `count` things, or all, without order: the same ones every time, and more begin with the fewer.
+def sample_indices(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
+    """Sample `size` of `count` indices without replacement, in random order; all of them where `size` is larger.
 
-    >>> drawn(5, 9).tolist(), drawn(5, 2).tolist()
+    A smaller sample is the beginning of a larger one with the same seed.
+
+    >>> sample_indices(5, 9).tolist(), sample_indices(5, 2).tolist()
     ([2, 4, 3, 0, 1], [2, 4])
     """
     places: NDArray[np.int64] = np.random.default_rng(seed).permutation(count)[:size]
@@ -93,28 +226,143 @@ def drawn(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def text_columns(features: Features) -> list[str]:
-    """List the columns that hold texts or conversations."""
+    """List the columns of texts and of conversations, without `generation_metadata`."""
     return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
 
 
 def is_chat(kind: Any) -> bool:
-    """Return whether a feature is that of conversations: lists of messages with role and content."""
+    """Return whether a feature is that of conversations: lists of messages with `role` and `content`."""
     return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE_FIELDS
+
+
+def _load(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """Load one split, or all of them, as a Dataset or a DatasetDict."""
+    path = find_path(name)
+    if path is None:
+        return _load_config(name, config, split, revision)
+    if not path.is_dir():
+        return _load_files(str(path), file_format(path), {"train": [path]}, split)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _load_saved(path, split)
+    try:
+        return _load_config(str(path), config, split, revision)
+    except StopIteration as error:
+        raise ValueError(f"a data file of the folder {name!r} is empty; remove or fill it.") from error
+    except FileNotFoundError:  # no file that datasets recognizes
+        return _load_folder(path, split)
+
+
+def _load_config(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """Load a configuration of a dataset on the Hub or in a folder."""
+    try:
+        return load_dataset(name, config, split=split, revision=revision)
+    except ValueError as error:
+        configs = sorted(get_dataset_config_names(name, revision=revision))
+        if config in configs or (config is None and len(configs) < 2):
+            raise
+        problem = "has several configurations" if config is None else f"has no configuration {config!r}"
+        raise ValueError(f"{name!r} {problem}; name one with --config: {', '.join(configs)}.") from error
+
+
+def _load_folder(folder: Path, split: str | None) -> Any:
+    """Load the files of a folder whose names datasets does not recognize, such as B.JSONL."""
+    splits: dict[str, list[Path]] = {}
+    formats = []
+    for path in sorted(folder.iterdir()):
+        try:
+            found = file_format(path)
+        except ValueError:
+            continue  # a file of another type, as datasets passes over it
+        formats.append(found)
+        stem = path.name.partition(".")[0].lower()
+        splits.setdefault(stem if stem in ("validation", "test") else "train", []).append(path)
+    if not formats:
+        raise ValueError(f"the folder {str(folder)!r} has no data files; use files of one of {sorted(FORMATS)}.")
+    if any(found != formats[0] for found in formats):
+        raise ValueError(f"the folder {str(folder)!r} has files of several types; name one of the files.")
+    return _load_files(str(folder), formats[0], splits, split)
+
+
+def _load_files(
+    name: str, builder_options: tuple[str, Mapping[str, str]], splits: Mapping[str, list[Path]], split: str | None
+) -> Any:
+    """Load data files of one type."""
+    module, options = builder_options
+    has_bom = False
+    for path in (path for paths in splits.values() for path in paths):
+        start = _first_bytes(path)
+        if not start.removeprefix(_BOM).strip():
+            raise ValueError(f"the file {str(path)!r} has no rows.")
+        has_bom = has_bom or start.startswith(_BOM)
+    files = {part: [glob.escape(str(path)) for path in paths] for part, paths in splits.items()}
+    builder = load_dataset_builder(module, data_files=files, **options)
+    builder.download_and_prepare()
+    if not builder.info.splits or not builder.info.splits.total_num_examples:
+        raise ValueError(f"{name!r} has no rows.")
+    loaded = builder.as_dataset(split=split)
+    # the text builder alone leaves the BOM in; its encoding option has no effect on compressed files
+    return loaded.map(_remove_bom, batched=True) if has_bom and module == "text" else loaded
+
+
+def _remove_bom(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {"text": [text.removeprefix("\ufeff") for text in batch["text"]]}
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Return the start of a file, decompressed."""
+    if path.suffix.lower() == ".zst" and "zstd" not in fsspec.available_compressions():
+        raise ValueError(f"the file {str(path)!r} can't be decompressed without zstandard; pip install zstandard.")
+    compression = "infer" if path.suffix.lower() in COMPRESSIONS else None
+    try:
+        with fsspec.open(str(path), "rb", compression=compression) as file:
+            return bytes(file.read(_CHECKED_BYTES))
+    except (EOFError, OSError, LZMAError) as error:
+        raise ValueError(f"the file {str(path)!r} can't be read: {type(error).__name__}: {error}") from error
+
+
+def _load_saved(folder: Path, split: str | None) -> Any:
+    """Load what `save_to_disk` wrote into a folder."""
+    saved = load_from_disk(str(folder))
+    splits = saved if isinstance(saved, DatasetDict) else DatasetDict({str(saved.split or "train"): saved})
+    if split is None or split in splits:
+        return splits if split is None else splits[split]
+    parts = ReadInstruction.from_spec(split).to_absolute({str(part): len(rows) for part, rows in splits.items()})
+    return concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
+
+
+def _has_form_of_path(name: str) -> bool:
+    if "://" in name:
+        return False
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    has_suffix = any(suffix in FORMATS for suffix in suffixes[-1:]) or (
+        len(suffixes) > 1 and suffixes[0] in FORMATS and suffixes[1] in COMPRESSIONS
+    )
+    return has_suffix or name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _nearest_name(path: Path) -> str:
+    """Return a clause for an error message: the existing name most similar to that of a missing path."""
+    while path.parent != path and not path.parent.exists():
+        path = path.parent
+    names = {found.name.lower(): found.name for found in path.parent.iterdir()} if path.parent.is_dir() else {}
+    close = get_close_matches(path.name.lower(), names, n=1, cutoff=0.6)
+    if close:
+        return f"the nearest name is {str(path.parent / names[close[0]])!r}."
+    return f"{str(path.parent.absolute())!r} has no similar name; check the path."
 
 
 def _is_text(kind: Any) -> bool:
     return isinstance(kind, Value) and kind.dtype in ("string", "large_string")
 
 
-def _readable(features: Features) -> list[str]:
-    """List the columns of texts and of conversations; those with versions of a text, and those with nothing, too."""
+def _readable_columns(features: Features) -> list[str]:
+    """List the columns that `iter_text_batches` reads: also those of `VERSIONS`, and those that hold only None."""
     versions = [name for name in VERSIONS if features.get(name) == List(Value("string"))]
-    nothing = [name for name, kind in features.items() if kind == Value("null")]
-    return [*text_columns(features), *versions, *nothing]
+    empty = [name for name, kind in features.items() if kind == Value("null")]
+    return [*text_columns(features), *versions, *empty]
 
 
-def _said(messages: Iterable[Mapping[str, Any]] | None, part: Part) -> str | None:
-    """Return what a conversation's user says first, or what its assistant says last, if nobody speaks after that."""
+def _turn_text(messages: Iterable[Mapping[str, Any]] | None, part: Part) -> str | None:
     turns = list(messages or ())
     if part == "response":
         return turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None

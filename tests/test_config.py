@@ -241,7 +241,7 @@ def test_restore_of_an_older_version_raises(monkeypatch):
         restore(*arguments)
 
 
-def test_to_json_of_another_object_raises_with_it():
+def test_to_json_of_a_plain_object_raises_with_it():
     with pytest.raises(TypeError, match=r"<object object .* can't be part of a configuration"):
         Holder(object()).to_json()
 

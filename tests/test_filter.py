@@ -73,6 +73,6 @@ def test_text_filter_skips_a_turn_without_text():
 
 
 @pytest.mark.parametrize("value", [1, ["a"], [{"role": "user"}]])
-def test_text_filter_of_another_value_raises_with_it(value):
+def test_text_filter_of_a_number_raises_with_it(value):
     with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
         Nothing(column="x").read(value)

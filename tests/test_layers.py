@@ -17,7 +17,7 @@ LAYERS = [
     ["llms"],
     ["engine"],
     ["flow", "step", "progress"],
-    ["similarity", "data", "inputs"],
+    ["similarity", "data"],
     ["chat", "thinking", "prompts", "completion_phrases", "completion_text", "metadata"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "watchdog", "text", "errors"],
 ]

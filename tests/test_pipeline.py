@@ -75,7 +75,7 @@ def test_rshift_of_pipelines_numbers_equal_names():
     assert names == ["TextGeneration", "TextGeneration_2", "TextGeneration_3", "TextGeneration_4"]
 
 
-def test_rshift_of_another_value_raises():
+def test_rshift_of_a_text_raises():
     with pytest.raises(
         TypeError, match="a pipeline's step is a technique, a filter or a named function of a dataset, not 'magpie'"
     ):

@@ -119,13 +119,13 @@ NO_RECIPES = {
 
 
 @pytest.mark.parametrize("text", NO_RECIPES.values(), ids=NO_RECIPES.keys())
-def test_from_yaml_of_another_text_raises(text):
+def test_from_yaml_of_a_text_that_is_no_recipe_raises(text):
     with pytest.raises(ValueError, match="recipe"):
         Pipeline.from_yaml(text)
 
 
 @pytest.mark.parametrize("name", ["SamplingParams", "split_failures", "Pipeline", "EchoLLM"])
-def test_build_step_of_another_class_raises(name):
+def test_build_step_of_a_class_that_is_no_step_raises(name):
     with pytest.raises((ValueError, TypeError)):
         build_step({"__class__": name}, public_names())
 
@@ -149,7 +149,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
-def test_read_recipe_of_another_text_raises(text):
+def test_read_recipe_of_a_text_that_is_no_recipe_raises(text):
     with pytest.raises(ValueError, match="recipe"):
         read_recipe(text)
 

@@ -10,9 +10,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from hfsynth.analysis.text_stats import Spread
-from hfsynth.data import Columns, batches_of, drawn, texts_at
-from hfsynth.filters.deduplicate import Deduplicate
-from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.data import find_instruction_column, iter_text_batches, sample_indices, texts_at
+from hfsynth.similarity.minhash import find_repeating
 from hfsynth.similarity.rouge import Numbered, as_code_points, f_measures
 from hfsynth.similarity.words import compared_words
 
@@ -131,13 +130,13 @@ def measure_neighbours(
         texts: The number of texts.
         size: How many of them to compare with all others (`sample_size`).
     """
-    places = np.sort(drawn(texts, size))
+    places = np.sort(sample_indices(texts, size))
     sampled = texts_at(places)
     scores = nearest_scores(sampled, places, read())
     each = (text for batch in read() for text in batch)
     by_place = dict(zip(places.tolist(), sampled, strict=True))
-    repeats = repeating_texts(each, by_place, NEAR_DUPLICATE_SIMILARITY, Deduplicate.shingle, Deduplicate.permutations)
-    pool = texts_at(drawn(texts, _FIXED_SIZE_DRAWS * FIXED_NUMBERS_OF_ROWS[-1]))
+    repeats = find_repeating(each, by_place, NEAR_DUPLICATE_SIMILARITY)
+    pool = texts_at(sample_indices(texts, _FIXED_SIZE_DRAWS * FIXED_NUMBERS_OF_ROWS[-1]))
     return NearestNeighbours(
         rows=len(places),
         among=texts,
@@ -152,17 +151,17 @@ def measure_neighbours(
 
 def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
     """Compare a dataset's instructions by their words; None where it has fewer than two."""
-    column = Columns.found(dataset)
+    column = find_instruction_column(dataset)
     if column is None:
         return None
-    every = (text for batch in batches_of(dataset, column, "instruction") for text in batch)
+    every = (text for batch in iter_text_batches(dataset, column, "instruction") for text in batch)
     words_by_place = {place: _estimated_words(text) for place, text in enumerate(every) if text}
     if len(words_by_place) < 2:
         return None
     places = np.array(list(words_by_place), np.int64)
     size = sample_size(len(places), sum(words_by_place.values()), _QUICK_WORDS)
-    sampled = np.sort(drawn(len(places), size))
-    batches = ([text for text in batch if text] for batch in batches_of(dataset, column, "instruction"))
+    sampled = np.sort(sample_indices(len(places), size))
+    batches = ([text for text in batch if text] for batch in iter_text_batches(dataset, column, "instruction"))
     scores = nearest_scores(texts_at(dataset, column, "instruction", places[sampled]), sampled, batches)
     return QuickDiversity(
         column=column,
@@ -257,7 +256,7 @@ class _NearestScores:
 def _fixed_size_sample(texts: Sequence[str], rows: int) -> FixedSizeSample:
     """Compare the texts within each of several random samples of so many."""
     draws = _FIXED_SIZE_DRAWS if rows < len(texts) else 1
-    samples = [[texts[place] for place in drawn(len(texts), rows, seed)] for seed in range(draws)]
+    samples = [[texts[place] for place in sample_indices(len(texts), rows, seed)] for seed in range(draws)]
     scores = np.concatenate([nearest_scores(sample, np.arange(rows), [sample]) for sample in samples])
     return FixedSizeSample(rows, draws, float(scores.mean()), float((scores > NEAR).mean()))
 

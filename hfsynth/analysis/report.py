@@ -57,7 +57,7 @@ from hfsynth.analysis.text_stats import (
     measure_scores,
 )
 from hfsynth.config import from_plain
-from hfsynth.data import Columns, batches_of, drawn, texts_at
+from hfsynth.data import TextColumns, iter_text_batches, sample_indices, texts_at
 from hfsynth.metadata import METADATA_COLUMN, StepTally, step_names
 from hfsynth.run_record import records
 from hfsynth.similarity.embeddings import embed
@@ -145,7 +145,7 @@ class Report(_JsonRenderable):
     """
 
     rows: int
-    columns: Columns
+    columns: TextColumns
     instructions: TextStats
     duplicates: int
     """Instructions that equal an earlier one, except for width, case and white space."""
@@ -231,7 +231,7 @@ def report(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample must be positive, got {sample}.")
-    columns = Columns.of(dataset, column, response)
+    columns = TextColumns.find(dataset, column, response)
     texts = _Texts(dataset, columns, tokenizer)
     texts.count()
     return Report(
@@ -256,7 +256,7 @@ class _Texts:
     """The instructions and responses of a dataset, with counters of the first pass over them."""
 
     dataset: Dataset
-    columns: Columns
+    columns: TextColumns
     tokenizer: "PreTrainedTokenizerBase | None"
     instructions: TextCounter = field(default_factory=TextCounter)
     responses: TextCounter = field(default_factory=TextCounter)
@@ -273,8 +273,10 @@ class _Texts:
         has_instruction: list[bool] = []
         has_response: list[bool] = []
         has_responses = bool(self.columns.response)
-        responses = batches_of(self.dataset, self.columns.response, "response") if has_responses else repeat([""])
-        instructions = batches_of(self.dataset, self.columns.instruction, "instruction")
+        responses = (
+            iter_text_batches(self.dataset, self.columns.response, "response") if has_responses else repeat([""])
+        )
+        instructions = iter_text_batches(self.dataset, self.columns.instruction, "instruction")
         for asked, answered in zip(instructions, responses, strict=False):
             words = _words(asked)
             self.instructions.update(asked, words, self.tokenizer)
@@ -300,24 +302,24 @@ class _Texts:
         among = len(self.instruction_rows)
         if model is None or not among:
             return None
-        texts = self._instructions_at(drawn(among, EMBEDDED_ROWS))
+        texts = self._instructions_at(sample_indices(among, EMBEDDED_ROWS))
         vectors = embed(texts, model, revision).astype(np.float64)
         name = Path(model).resolve().name if Path(model).is_dir() else model  # without this machine's folders
         return EmbeddingNeighbours.of(vectors, among, name)
 
     def shuffled_instructions(self) -> Iterator[str]:
         """Yield the instructions in a random order."""
-        order = drawn(len(self.instruction_rows), len(self.instruction_rows))
+        order = sample_indices(len(self.instruction_rows), len(self.instruction_rows))
         for start in range(0, len(order), _TEXTS_AT_ONCE):
             yield from self._instructions_at(order[start : start + _TEXTS_AT_ONCE])
 
     def sampled_responses(self) -> list[str]:
         """Return all responses, or a random sample of many, in the order of their rows."""
-        rows = self.response_rows[np.sort(drawn(len(self.response_rows), _MAX_CHECKED_RESPONSES))]
+        rows = self.response_rows[np.sort(sample_indices(len(self.response_rows), _MAX_CHECKED_RESPONSES))]
         return texts_at(self.dataset, self.columns.response, "response", rows)
 
     def _instruction_batches(self) -> Iterator[list[str]]:
-        for texts in batches_of(self.dataset, self.columns.instruction, "instruction"):
+        for texts in iter_text_batches(self.dataset, self.columns.instruction, "instruction"):
             yield [text for text in texts if text]
 
     def _instructions_at(self, places: NDArray[np.int64]) -> list[str]:

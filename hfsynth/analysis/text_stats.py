@@ -20,7 +20,7 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from hfsynth.data import is_chat
-from hfsynth.filters.wellformed import WellFormed
+from hfsynth.similarity.repetition import find_repeated_line, find_repeated_words
 from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ REFUSALS = (
 """English phrases of a refusal, in their normal form; whole words."""
 _REFUSAL = re.compile(rf"\b(?:{'|'.join(map(re.escape, REFUSALS))})(?!\w)")
 _REFUSAL_CHARACTERS = 200  # a refusal is searched in so many characters from the start
-_REPETITION = WellFormed(rules=("repeated_line", "repeated_words"))
 _BINS = 20
 _BATCH_SIZE = 10_000  # rows
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, without a pattern in its bits: 2^64 / golden ratio
@@ -466,8 +465,13 @@ def is_refusal(response: str) -> bool:
 
 def count_repetitions(responses: Iterable[str]) -> Mapping[str, int]:
     """Count the responses that repeat a line or words, by the first rule of `WellFormed` that finds it."""
-    drops = _REPETITION.decide(responses, ())
-    return dict.fromkeys(_REPETITION.rules, 0) | Counter(drop.rule for drop in drops if drop is not None)
+    counts = {"repeated_line": 0, "repeated_words": 0}
+    for response in responses:
+        if find_repeated_line(response):
+            counts["repeated_line"] += 1
+        elif find_repeated_words(response):
+            counts["repeated_words"] += 1
+    return counts
 
 
 # --- columns of labels and scores ---

@@ -1,1 +1,1 @@
-"""The filters, one a file: each decides which rows stay, and says of every other one why it doesn't."""
+"""Filters, one module each: which rows of a dataset to keep."""

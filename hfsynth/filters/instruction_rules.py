@@ -1,4 +1,4 @@
-"""InstructionRules: what Self-Instruct (arXiv 2212.10560) drops of the instructions that a model makes up."""
+"""InstructionRules: the rules by which Self-Instruct (arXiv 2212.10560) drops generated instructions."""
 
 from dataclasses import dataclass, field
 from string import punctuation
@@ -28,19 +28,20 @@ UNSUITABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionRules(RuleFilter):
-    """Keep the instructions that are of a fair length, and that a model of text can carry out.
+    """Keep instructions of a suitable length that a text model can follow.
 
-    Drops by the first of these rules, with what was found:
+    The first of these rules that matches drops an instruction; the failure holds what it found:
 
-    - `too_short`, `too_long`: it has fewer or more words than the limits, counted by the spaces. Chinese, Japanese,
-      Thai, Lao, Khmer and Burmese have none: each sign counts as a word where a text may be too short, and where it
-      may be too long, two signs do, or three of the last four. Korean may be too short by every two syllables;
-    - `unsuitable`: it has one of `words` as a whole word, in upper or lower case. The default ones are English. A word
-      without spaces around it is found anywhere, and a Korean one with any ending;
-    - `beginning`: it begins with one of `beginnings`; the default one is English;
-    - `punctuation`: it begins with a punctuation mark of ASCII;
-    - `not_ascii`: it begins with a character that isn't ASCII. It is the paper's, for English, and drops most of what
-      is in another language, so it applies only where it is named: `rules=InstructionRules.all_rules` are the paper's.
+    - `too_short`, `too_long`: fewer or more words, separated by spaces, than the limits. In scripts without spaces,
+      `too_long` counts two characters (Chinese, Japanese) or three (Thai, Lao, Khmer, Burmese) as a word, and
+      `too_short` each character, and every two Korean syllables.
+    - `unsuitable`: one of `words` occurs as a complete word, in upper or lower case. The default words are English. In
+      scripts without spaces a word matches anywhere; a Korean word matches with any ending.
+    - `beginning`: the instruction begins with one of `beginnings`; the default is English.
+    - `punctuation`: the instruction begins with an ASCII punctuation mark.
+    - `not_ascii`: the instruction begins with a character outside ASCII. This rule of the paper drops almost all
+      instructions in other scripts than Latin, so it is off by default; `rules=InstructionRules.all_rules` turns on
+      all rules of the paper.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"instruction": ["Name a red fruit.", "Draw a red fruit.", "Hello there"]})
@@ -48,7 +49,7 @@ class InstructionRules(RuleFilter):
     ['unsuitable', 'too_short']
 
     Raises:
-        ValueError: If a rule isn't known, or no number of words lies within the limits.
+        ValueError: If a rule is unknown, or min_words is negative or above max_words.
     """
 
     version: ClassVar[int] = 2
@@ -57,17 +58,17 @@ class InstructionRules(RuleFilter):
 
     rules: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "The rules that apply. Default: all but not_ascii, which is in the paper, for English."},
+        metadata={"help": "Rules that apply; by default all but not_ascii, the paper's rule for English."},
     )
-    min_words: int = field(default=4, metadata={"help": "Fewest words that stay."})
-    max_words: int = field(default=150, metadata={"help": "Most words that stay."})
+    min_words: int = field(default=4, metadata={"help": "Fewest words."})
+    max_words: int = field(default=150, metadata={"help": "Most words."})
     words: tuple[str, ...] = field(
         default=UNSUITABLE,
-        metadata={"help": "Words, or several with a space, of what a model of text can't do. Default: English ones."},
+        metadata={"help": "Words or phrases that name tasks beyond a text model; by default English ones."},
     )
     beginnings: tuple[str, ...] = field(
         default=("Write a program",),
-        metadata={"help": "What an instruction may not begin with. Default: as in the paper, for English."},
+        metadata={"help": "Forbidden beginnings of an instruction; by default the paper's, in English."},
     )
 
     def __post_init__(self) -> None:
@@ -75,21 +76,20 @@ class InstructionRules(RuleFilter):
         super().__post_init__()
         if not 0 <= self.min_words <= self.max_words:
             raise ValueError(
-                f"InstructionRules.min_words is {self.min_words} and max_words {self.max_words}; "
-                "no number of words lies within them."
+                f"InstructionRules.min_words must be from 0 to max_words={self.max_words}, got {self.min_words}."
             )
 
     def _too_short(self, text: str) -> Found | None:
-        _, most = spaced_word_bounds(text)
-        return (f"{most} words", f"at least {self.min_words}") if most < self.min_words else None
+        _, upper = spaced_word_bounds(text)
+        return (f"{upper} words", f"at least {self.min_words}") if upper < self.min_words else None
 
     def _too_long(self, text: str) -> Found | None:
-        fewest, _ = spaced_word_bounds(text)
-        return (f"{fewest} words", f"at most {self.max_words}") if fewest > self.max_words else None
+        lower, _ = spaced_word_bounds(text)
+        return (f"{lower} words", f"at most {self.max_words}") if lower > self.max_words else None
 
     def _unsuitable(self, text: str) -> Found | None:
-        spread = " ".join(text.split())  # "go to" may be parted by a line break
-        found = (find_word(word, spread) for word in self.words)
+        line = " ".join(text.split())  # a line break may divide a phrase such as "go to"
+        found = (find_word(word, line) for word in self.words)
         return next(((word, "") for word in found if word), None)
 
     def _beginning(self, text: str) -> Found | None:

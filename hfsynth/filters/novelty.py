@@ -1,4 +1,4 @@
-"""Novelty (Self-Instruct, arXiv 2212.10560): an instruction stays only if no other one is worded much like it."""
+"""Novelty (Self-Instruct, arXiv 2212.10560): keep an instruction only if no other is worded much like it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from hfsynth.similarity.words import Tokenizer, check_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty(TextFilter):
-    """Keep a text if its highest ROUGE-L F-measure with every text known, and every one kept, is at most a threshold.
+    """Keep a text if its ROUGE-L F-measure with every earlier text that was kept, and with `texts`, is low enough.
 
-    ROUGE-L compares words of any script: of Chinese, Japanese and Thai each sign, of Korean each syllable; of a text
-    without words its symbols or punctuation. To decide as the paper does, say `tokenizer="rouge_score"`: that package
-    without a stemmer reads a-z and 0-9 alone. It is for English: a text in another script has hardly a word for it,
-    and is either always new or the same as all that share a number or a name with it.
+    ROUGE-L compares words of any script: in Chinese, Japanese and Thai each character, in Korean each syllable, and in
+    a text without words its symbols or punctuation. The paper's own decisions come from `tokenizer="rouge_score"`,
+    the words of that package without a stemmer. They are runs of a-z and 0-9, so it suits only English: in another
+    script, texts that share a number or a name look the same, and others look new.
 
-    Drops by the rule `near_another`, with the F-measure, and the text that is nearest.
+    Rule: `near_another`, with the F-measure and the nearest text.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"instruction": ["Name a red fruit.", "Name a red fruit!", "Add 2 and 3."]})
@@ -26,21 +26,18 @@ class Novelty(TextFilter):
     ['Name a red fruit.', 'Add 2 and 3.']
 
     Raises:
-        ValueError: If the threshold isn't between 0 and 1, or there is no such tokenizer.
+        ValueError: If the threshold is not between 0 and 1, or the tokenizer is unknown.
     """
 
     version: ClassVar[int] = 2
     stateful: ClassVar[bool] = True
 
-    texts: tuple[str, ...] = field(
-        default=(), metadata={"help": "Texts that are known beforehand, such as the seeds; no row may be near one."}
-    )
-    threshold: float = field(default=0.7, metadata={"help": "Highest ROUGE-L F-measure with another that stays."})
+    texts: tuple[str, ...] = field(default=(), metadata={"help": "Texts, such as the seeds, that no row may be near."})
+    threshold: float = field(default=0.7, metadata={"help": "Highest ROUGE-L F-measure that is kept."})
     tokenizer: Tokenizer = field(
         default="unicode",
         metadata={
-            "help": "Words that are compared: unicode for those of any script, or rouge_score for a-z and 0-9 alone, "
-            "as in the paper on Self-Instruct, which is for English."
+            "help": "Words that are compared: unicode, for any script, or rouge_score, the paper's, for English."
         },
     )
 
@@ -48,14 +45,14 @@ class Novelty(TextFilter):
         """Check the texts, the threshold and the tokenizer."""
         super().__post_init__()
         if not 0 < self.threshold < 1:
-            raise ValueError(f"Novelty.threshold is {self.threshold}; it must be above 0 and below 1.")
+            raise ValueError(f"Novelty.threshold must be above 0 and below 1, got {self.threshold}.")
         check_tokenizer("Novelty.tokenizer", self.tokenizer)
 
     def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
-        """Compare each text with the pool, which it joins if it is new."""
+        """Compare each text with the pool, and add it to the pool if it is new."""
         pool = NoveltyPool((*self.texts, *kept), threshold=self.threshold, tokenizer=self.tokenizer)
         for text in values:
-            found = pool.too_near(text)
+            found = pool.match(text)
             if found is None:
                 pool.add(text)
             yield Drop("near_another", f"{found.score:.4f}", found.text) if found else None

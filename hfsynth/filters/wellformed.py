@@ -1,17 +1,23 @@
-"""WellFormed: texts that a model left unfinished, began to repeat, or wrote its chat template into.
+"""WellFormed: drop texts that are unfinished, repeat themselves, or contain parts of a chat template.
 
 Magpie (arXiv 2406.08464) drops instructions that end in a colon or repeat themselves.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import ClassVar
 
 from hfsynth.filter import Found, RuleFilter
-from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, signs_of_words, word_bounds, words_in
+from hfsynth.similarity.repetition import (
+    LINE_TIMES,
+    LINE_WORDS,
+    NGRAM_SHARE,
+    NGRAM_TIMES,
+    NGRAM_WORDS,
+    find_repeated_line,
+    find_repeated_words,
+)
+from hfsynth.similarity.words import word_bounds, words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>
@@ -21,29 +27,27 @@ MARKERS = (
     r"</?(?:start|end)_of_turn>",
     r"(?m)^#{2,}[ ]*(?:Instruction|Input|Response|System|User|Human|Assistant)[ ]*:",
     r"(?m)^[ ]*(?:ASSISTANT|Assistant)[ ]*:",
-    r"(?m)^[ ]*(?:system|user|assistant)[ ]*$",  # what is left of a header without its special tokens
+    r"(?m)^[ ]*(?:system|user|assistant)[ ]*$",  # a header without its special tokens
 )
-_SENTENCE_END = re.compile(rf"(?<=[{SPACED_ENDS}])\s+|(?<=[{UNSPACED_ENDS}])|\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WellFormed(RuleFilter):
-    """Keep the texts that are whole, and free of repetition and of a chat template's signs.
+    """Keep complete texts without repetition and without parts of a chat template.
 
-    Drops by the first of these rules, with what was found:
+    The first of these rules that matches drops a text; the failure holds what it found:
 
-    - `empty`: nothing but white space;
-    - `colon`: it ends in a colon, after which something was to come;
-    - `marker`: one of `markers` is found in it: a special token or a role's name;
-    - `repeated_line`: a line or sentence of at least `line_words` words is there `line_times` times or more,
-      whatever its case and punctuation; shorter ones repeat themselves in code and verse;
-    - `repeated_words`: some `ngram` words in a row are there `ngram_times` times or more, and over `ngram_share` of
-      the text's words stand within one of them;
-    - `too_short`, `too_long`: it has fewer or more words than the limits.
+    - `empty`: only white space.
+    - `colon`: the text ends in a colon.
+    - `marker`: the text contains one of `markers`, a special token or a role's name.
+    - `repeated_line`: a line or sentence of at least `line_words` words occurs `line_times` times or more, without
+      regard to case and punctuation. Shorter ones recur in code and verse.
+    - `repeated_words`: `ngram` words in a row occur `ngram_times` times or more, and these occurrences cover more than
+      `ngram_share` of the text's words.
+    - `too_short`, `too_long`: fewer or more words than the limits.
 
-    All rules hold for any language. Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words: two
-    of their signs count as a word, or three of the last four; where a text may be too short, each sign does,
-    and every two Korean syllables.
+    All rules work in any language. In scripts without spaces, two characters (Chinese, Japanese) or three (Thai, Lao,
+    Khmer, Burmese) count as a word. `too_short` counts every character, and every two Korean syllables, as a word.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"instruction": ["Name a fruit.", "Translate this:", "Hi<|im_end|>"]})
@@ -51,7 +55,7 @@ class WellFormed(RuleFilter):
     ['colon', 'marker']
 
     Raises:
-        ValueError: If a rule isn't known, a marker is no regular expression, or a number is out of its range.
+        ValueError: If a rule is unknown, a marker is no regular expression, or a number is out of range.
     """
 
     version: ClassVar[int] = 2
@@ -66,17 +70,21 @@ class WellFormed(RuleFilter):
     )
 
     markers: tuple[str, ...] = field(
-        default=MARKERS, metadata={"help": "Regular expressions of what a chat template writes."}
+        default=MARKERS, metadata={"help": "Regular expressions of parts of chat templates."}
     )
-    line_times: int = field(default=3, metadata={"help": "From so many times on, a line or sentence is repetition."})
-    line_words: int = field(default=3, metadata={"help": "Fewest words of a line or sentence that is counted."})
-    ngram: int = field(default=4, metadata={"help": "Length, in words, of what may be repeated in running text."})
-    ngram_times: int = field(default=3, metadata={"help": "From so many times on, such words are repetition."})
+    line_times: int = field(
+        default=LINE_TIMES, metadata={"help": "Occurrences from which a line or sentence is a repetition."}
+    )
+    line_words: int = field(default=LINE_WORDS, metadata={"help": "Fewest words of a line or sentence that counts."})
+    ngram: int = field(default=NGRAM_WORDS, metadata={"help": "Words of an n-gram."})
+    ngram_times: int = field(
+        default=NGRAM_TIMES, metadata={"help": "Occurrences from which an n-gram is a repetition."}
+    )
     ngram_share: float = field(
-        default=0.3, metadata={"help": "Highest share of a text's words that may stand in one such repetition."}
+        default=NGRAM_SHARE, metadata={"help": "Highest share of a text's words that one repeated n-gram may cover."}
     )
-    min_words: int | None = field(default=None, metadata={"help": "Fewest words that stay. Default: no limit."})
-    max_words: int | None = field(default=None, metadata={"help": "Most words that stay. Default: no limit."})
+    min_words: int | None = field(default=None, metadata={"help": "Fewest words; by default no limit."})
+    max_words: int | None = field(default=None, metadata={"help": "Most words; by default no limit."})
 
     def __post_init__(self) -> None:
         """Check the rules, the markers and the numbers."""
@@ -85,14 +93,14 @@ class WellFormed(RuleFilter):
             try:
                 re.compile(marker)
             except re.error as error:
-                raise ValueError(f"WellFormed.markers has {marker!r}, no regular expression: {error}.") from None
+                raise ValueError(f"WellFormed.markers must be regular expressions, got {marker!r}: {error}.") from None
         for name, least in (("line_times", 2), ("line_words", 1), ("ngram", 1), ("ngram_times", 2)):
             if getattr(self, name) < least:
-                raise ValueError(f"WellFormed.{name} is {getattr(self, name)}; it must be at least {least}.")
+                raise ValueError(f"WellFormed.{name} must be at least {least}, got {getattr(self, name)}.")
         if not 0 <= self.ngram_share < 1:
-            raise ValueError(f"WellFormed.ngram_share is {self.ngram_share}; it must be at least 0 and below 1.")
+            raise ValueError(f"WellFormed.ngram_share must be at least 0 and below 1, got {self.ngram_share}.")
         if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
-            raise ValueError(f"WellFormed.min_words is {self.min_words}, above max_words, {self.max_words}.")
+            raise ValueError(f"WellFormed.min_words must be at most max_words={self.max_words}, got {self.min_words}.")
 
     def _empty(self, text: str) -> Found | None:
         return None if text.strip() else (repr(text), "")
@@ -107,24 +115,12 @@ class WellFormed(RuleFilter):
         return None
 
     def _repeated_line(self, text: str) -> Found | None:
-        for parts in (text.splitlines(), _SENTENCE_END.split(text)):
-            part, times = _most_common(" ".join(words_in(part)) for part in parts if self._counts(part))
-            if times >= self.line_times:
-                return part, f"{times} times"
-        return None
+        found = find_repeated_line(text, self.line_times, self.line_words)
+        return (found[0], f"{found[1]} times") if found else None
 
     def _repeated_words(self, text: str) -> Found | None:
-        words = words_in(text)
-        length = signs_of_words(self.ngram, words)
-        starts: dict[tuple[str, ...], list[int]] = {}
-        for start in range(len(words) - length + 1):
-            starts.setdefault(tuple(words[start : start + length]), []).append(start)
-        repeated = {gram: places for gram, places in starts.items() if len(places) >= self.ngram_times}
-        shares = {gram: _covered(places, length) / len(words) for gram, places in repeated.items()}
-        gram = max(shares, key=shares.__getitem__, default=())
-        if not gram or shares[gram] <= self.ngram_share:
-            return None
-        return " ".join(gram), f"{len(repeated[gram])} times, in {shares[gram]:.0%} of the words"
+        found = find_repeated_words(text, self.ngram, self.ngram_times, self.ngram_share)
+        return (found[0], f"{found[1]} times, in {found[2]:.0%} of the words") if found else None
 
     def _too_short(self, text: str) -> Found | None:
         if self.min_words is None or (count := word_bounds(words_in(text))[1]) >= self.min_words:
@@ -135,21 +131,3 @@ class WellFormed(RuleFilter):
         if self.max_words is None or (count := word_bounds(words_in(text))[0]) <= self.max_words:
             return None
         return f"{count} words", f"at most {self.max_words}"
-
-    def _counts(self, part: str) -> bool:
-        return word_bounds(words_in(part))[0] >= self.line_words
-
-
-def _most_common(parts: Iterable[str]) -> tuple[str, int]:
-    """Return the part that is there most often, and how often; the first of several."""
-    return next(iter(Counter(parts).most_common(1)), ("", 0))
-
-
-def _covered(places: list[int], length: int) -> int:
-    """Count the words that stand within what begins at one of some places, in ascending order.
-
-    >>> _covered([0, 1, 10], 4)
-    9
-    """
-    steps = (min(after - place, length) for place, after in pairwise(places))
-    return length + sum(steps)

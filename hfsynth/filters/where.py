@@ -1,6 +1,7 @@
-"""Where: rows stay by a value that a step before has given them, as Magpie (arXiv 2406.08464) selects its datasets.
+"""Where: keep rows by a label or a number, such as one that an earlier step has added.
 
-Magpie keeps instructions of good or excellent quality, and responses with a reward of at least -10.
+Magpie (arXiv 2406.08464) so keeps instructions of good or excellent quality, and responses with a reward of at least
+-10.
 """
 
 import math
@@ -14,10 +15,10 @@ from hfsynth.filter import Drop, Filter
 
 @dataclass(frozen=True)
 class Where(Filter):
-    """Keep the rows whose value lies within limits, or is among some.
+    """Keep the rows whose value lies between two limits, or is one of several values.
 
-    Drops by the rules `below`, `above`, `not_among`, `not_a_number` and `missing` (it is None), with the value, and
-    the limit or the values.
+    Rules: `below`, `above`, `not_among`, `not_a_number` (NaN) and `missing` (None), with the value and the limit or
+    the values.
 
     >>> from datasets import Dataset
     >>> dataset = Dataset.from_dict({"quality": ["good", "poor"], "reward": [-3.5, -12.0]})
@@ -27,31 +28,33 @@ class Where(Filter):
     'below'
 
     Raises:
-        ValueError: If there are neither limits nor values, or both; or no number could lie within the limits.
+        ValueError: If there are neither limits nor values, or both; or if at_least is above at_most.
     """
 
     decides_on_none: ClassVar[bool] = True
 
-    column: str = field(metadata={"help": "The column that is looked at."})
+    column: str = field(metadata={"help": "The column that is read."})
     _: KW_ONLY
-    at_least: float | None = field(default=None, metadata={"help": "Lowest number that stays."})
-    at_most: float | None = field(default=None, metadata={"help": "Highest number that stays."})
-    among: tuple[Any, ...] = field(default=(), metadata={"help": "Values that stay."})
+    at_least: float | None = field(default=None, metadata={"help": "Lowest number that is kept."})
+    at_most: float | None = field(default=None, metadata={"help": "Highest number that is kept."})
+    among: tuple[Any, ...] = field(default=(), metadata={"help": "Values that are kept."})
 
     def __post_init__(self) -> None:
         """Check the condition."""
         super().__post_init__()
         if any(not isinstance(value, str | int | float | bool) for value in self.among):
-            raise ValueError(f"Where.among is {self.among!r}; it must be texts or numbers.")
+            raise ValueError(f"Where.among must be texts, numbers or truth values, got {self.among!r}.")
         limits = [limit for limit in (self.at_least, self.at_most) if limit is not None]
-        told = f"at_least={self.at_least}, at_most={self.at_most}, among={self.among}"
         if bool(limits) == bool(self.among):
-            raise ValueError(f"Where needs limits or values, one of the two: {told}.")
+            raise ValueError(
+                "Where needs either limits (at_least, at_most) or values (among), got "
+                f"at_least={self.at_least}, at_most={self.at_most}, among={self.among}."
+            )
         if limits != sorted(limits):
-            raise ValueError(f"Where has limits that no number lies within: {told}.")
+            raise ValueError(f"Where.at_least must be at most at_most={self.at_most}, got {self.at_least}.")
 
     def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
-        """Compare each value with the limits, or look it up among the values that stay."""
+        """Compare each value with the limits, or with the values that are kept."""
         return map(self._drop, values)
 
     def _drop(self, value: Any) -> Drop | None:
@@ -64,7 +67,7 @@ class Where(Filter):
         if not isinstance(value, (int, float)):
             raise ColumnError(
                 f"{self.name} compares numbers; column {self.column!r} has {value!r}, of type "
-                f"{type(value).__name__}. For values that aren't numbers, say among=(…)."
+                f"{type(value).__name__}. For values other than numbers, use among=(…)."
             )
         if self.at_least is not None and value < self.at_least:
             return Drop("below", str(value), str(self.at_least))

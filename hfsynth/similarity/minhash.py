@@ -1,86 +1,84 @@
-"""Which of some texts, one after the other, are equal or nearly so to one before them that stayed.
+"""Match near-duplicates by the Jaccard similarity of their character shingles, found through MinHash (Broder, 1997).
 
-Each function takes the texts, and those that stayed before them, and gives for each text the one it repeats, or None;
-`repeating_texts` looks at some texts alone, however many there are before them.
+MinHash and locality-sensitive hashing only propose candidates; the similarity of each is then computed exactly. So
+every match is correct, and of pairs exactly at the threshold about one in a hundred is missed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hfsynth.similarity.rouge import Nearest
+from hfsynth.similarity.exact import Match
 from hfsynth.similarity.words import normal_form
 
-Vectors = NDArray[np.float32]  # texts × dimensions, each of length 1
-_BLOCK = 256  # texts that are embedded, and compared with another so many, at once
-_FOUND = 0.99  # the chance that a pair right at the threshold is compared; the more alike, the higher it is
+SHINGLE_LENGTH = 5
+"""Characters of a shingle."""
+PERMUTATIONS = 128
+"""Hashes of a text."""
+_RECALL = 0.99  # chance that a pair exactly at the threshold is compared; for more similar pairs, it is higher
 
 
-def equal_texts(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Nearest | None]:
-    """Find texts with an equal normal form: the same but for width, case and white space."""
-    seen: dict[str, str] = {}
-    for text in kept:
-        seen.setdefault(normal_form(text), text)
-    for text in texts:
-        form = normal_form(text)
-        yield Nearest(seen[form], 1.0) if form in seen else None
-        seen.setdefault(form, text)
-
-
-def similar_texts(
-    texts: Iterable[str], kept: Iterable[str], threshold: float, length: int, permutations: int
-) -> Iterator[Nearest | None]:
-    """Find texts of which the sets of shingles have a Jaccard similarity of a threshold or more.
-
-    Candidates come from MinHash and locality-sensitive hashing, and each is measured: what is found is always right,
-    and of pairs right at the threshold one in a hundred may be missed.
+def match_similar(
+    texts: Iterable[str],
+    kept: Iterable[str],
+    threshold: float,
+    length: int = SHINGLE_LENGTH,
+    permutations: int = PERMUTATIONS,
+) -> Iterator[Match | None]:
+    """Match each text with the most similar text that was kept; a text without a match is kept itself.
 
     Args:
         texts: The texts.
-        kept: Those that stayed before them.
-        threshold: The lowest similarity that counts, above 0 and at most 1.
+        kept: Texts that were kept before these.
+        threshold: The lowest similarity of a match, above 0 and at most 1.
         length: Characters of a shingle.
-        permutations: Hashes of a text; with more of them, fewer candidates are measured in vain.
-    """
-    index, sketch = _index(threshold, permutations)
-    stayed: list[str] = []
+        permutations: Hashes of a text; with more of them, fewer candidates are compared in vain.
 
-    def take_up(text: str, sketched: Any) -> None:
-        index.insert(len(stayed), sketched)
-        stayed.append(text)
+    Yields:
+        For each text its match and their similarity; None where the text is kept.
+    """
+    index, sketch = _create_index(threshold, permutations)
+    indexed: list[str] = []
+
+    def keep(text: str, sketched: Any) -> None:
+        index.insert(len(indexed), sketched)
+        indexed.append(text)
 
     for text in kept:
-        take_up(text, sketch(shingles(text, length)))
+        keep(text, sketch(shingles(text, length)))
     for text in texts:
         parts = shingles(text, length)
         sketched = sketch(parts)
-        best = Nearest("", 0.0)
+        best = Match("", 0.0)
         for place in sorted(index.query(sketched)):
-            similarity = jaccard(parts, shingles(stayed[place], length))
-            best = Nearest(stayed[place], similarity) if similarity > best.score else best
+            similarity = jaccard(parts, shingles(indexed[place], length))
+            best = Match(indexed[place], similarity) if similarity > best.score else best
         if best.score < threshold:
-            take_up(text, sketched)
+            keep(text, sketched)
         yield best if best.score >= threshold else None
 
 
-def repeating_texts(
-    texts: Iterable[str], chosen: Mapping[int, str], threshold: float, length: int, permutations: int
+def find_repeating(
+    texts: Iterable[str],
+    chosen: Mapping[int, str],
+    threshold: float,
+    length: int = SHINGLE_LENGTH,
+    permutations: int = PERMUTATIONS,
 ) -> set[int]:
-    """Find which of some chosen texts are similar to a text before them, whether that stayed or not.
+    """Find which of some chosen texts are similar to any text before them.
 
-    Only the chosen texts fill memory. What is found, and what may be missed, is as with `similar_texts`.
+    Only the chosen texts are held in memory.
 
     Args:
-        texts: All texts.
-        chosen: Places of some of them, from 0 → the text there.
+        texts: All texts, in order.
+        chosen: Place of a chosen text among all, from 0 → the text.
         threshold: The lowest similarity that counts, above 0 and at most 1.
         length: Characters of a shingle.
         permutations: Hashes of a text.
+
+    Returns:
+        The places of those that are similar to an earlier text.
     """
-    index, sketch = _index(threshold, permutations)
+    index, sketch = _create_index(threshold, permutations)
     for place, text in chosen.items():
         index.insert(place, sketch(shingles(text, length)))
     waiting, found = set(chosen), set[int]()
@@ -99,39 +97,8 @@ def repeating_texts(
     return found
 
 
-def _index(threshold: float, permutations: int) -> tuple[Any, Callable[[frozenset[str]], Any]]:
-    """Return an empty index of sketches, and what makes a sketch of a text's shingles."""
-    from datasketch import MinHash, MinHashLSH
-    from xxhash import xxh32_intdigest
-
-    empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
-
-    def sketch(parts: frozenset[str]) -> MinHash:
-        made = empty.copy()
-        made.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
-        return made
-
-    return MinHashLSH(num_perm=permutations, params=bands(threshold, permutations)), sketch
-
-
-def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """Return how many bands of how many hashes each let pairs at the threshold meet in one, nearly always.
-
-    datasketch's own choice weighs what is missed against what is measured in vain, which costs no more than time. The
-    bands are as few as will do, since each takes some 400 bytes for a text.
-
-    >>> bands(0.8, 128)
-    (16, 6)
-    """
-    for row in range(permutations // 2, 0, -1):
-        for count in range(2, permutations // row + 1):
-            if 1 - (1 - threshold**row) ** count >= _FOUND:
-                return count, row
-    return permutations, 1
-
-
 def shingles(text: str, length: int) -> frozenset[str]:
-    """Return all runs of so many characters in a text's normal form; of a shorter text, all of it.
+    """Return all runs of `length` characters in a text's normal form; a shorter text is one run.
 
     >>> sorted(shingles("Tea  Time", 6))
     ['a time', 'ea tim', 'tea ti']
@@ -141,53 +108,36 @@ def shingles(text: str, length: int) -> frozenset[str]:
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Return how much of all that two sets have is common to them, from 0 to 1."""
+    """Return the Jaccard similarity of two sets: the size of their intersection over that of their union."""
     return len(one & other) / len(one | other)
 
 
-def near_texts(
-    texts: Iterable[str], kept: Iterable[str], threshold: float, embed: Callable[[list[str]], Vectors]
-) -> Iterator[Nearest | None]:
-    """Find texts of which the vectors have a cosine similarity of a threshold or more.
+def bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """Return the number of bands, and of hashes in each, by which pairs at the threshold become candidates.
 
-    Every pair is measured, in blocks, so that only the vectors themselves fill memory. A block of texts is read ahead.
+    datasketch's own choice weighs missed pairs against needless comparisons, which only cost time. Of the choices
+    that find a pair with a chance of 0.99, this is the one with the fewest bands: each takes about 400 bytes a text.
 
-    Args:
-        texts: The texts.
-        kept: Those that stayed before them.
-        threshold: The lowest similarity that counts.
-        embed: Texts → their vectors.
+    >>> bands(0.8, 128)
+    (16, 6)
     """
-    stayed = [(block, embed(block)) for block in _blocks(iter(kept))]
-    for block in _blocks(iter(texts)):
-        vectors = embed(block)
-        scores, met = _nearest(vectors, stayed)
-        among = vectors @ vectors.T  # block × block
-        new: list[int] = []
-        for place in range(len(block)):
-            if new and among[place, new].max() > scores[place]:
-                other = new[int(among[place, new].argmax())]
-                scores[place], met[place] = among[place, other], block[other]
-            score = round(float(scores[place]), 6)  # the digits beyond are float32's own
-            if score < threshold:
-                new.append(place)
-            yield Nearest(met[place], score) if score >= threshold else None
-        stayed.append(([block[place] for place in new], vectors[new]))
+    for row in range(permutations // 2, 0, -1):
+        for count in range(2, permutations // row + 1):
+            if 1 - (1 - threshold**row) ** count >= _RECALL:
+                return count, row
+    return permutations, 1
 
 
-def _nearest(vectors: Vectors, stayed: list[tuple[list[str], Vectors]]) -> tuple[Vectors, list[str]]:
-    """Return how near the nearest text that stayed is to each of some vectors, and that text; the first of several."""
-    scores, met = np.full(len(vectors), -np.inf, np.float32), [""] * len(vectors)
-    for texts, others in stayed:
-        if not texts:
-            continue
-        similarity = vectors @ others.T  # vectors × others
-        places, best = similarity.argmax(axis=1), similarity.max(axis=1)
-        for row in np.flatnonzero(best > scores):
-            scores[row], met[row] = best[row], texts[places[row]]
-    return scores, met
+def _create_index(threshold: float, permutations: int) -> tuple[Any, Callable[[frozenset[str]], Any]]:
+    """Return an empty index of sketches, and the function that computes the sketch of a set of shingles."""
+    from datasketch import MinHash, MinHashLSH
+    from xxhash import xxh32_intdigest
 
+    empty = MinHash(num_perm=permutations, hashfunc=xxh32_intdigest)
 
-def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
-    while block := list(islice(texts, _BLOCK)):
-        yield block
+    def sketch(parts: frozenset[str]) -> MinHash:
+        sketched = empty.copy()
+        sketched.update_batch([part.encode("utf-8", "surrogatepass") for part in parts])
+        return sketched
+
+    return MinHashLSH(num_perm=permutations, params=bands(threshold, permutations)), sketch

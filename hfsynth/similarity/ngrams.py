@@ -1,4 +1,4 @@
-"""The texts of benchmarks, and which other texts share words in a row with one of them."""
+"""Index the n-grams of benchmark texts, and find those that another text shares."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetsError
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from hfsynth.inputs import find_path, load_splits
+from hfsynth.data import find_path, load_splits
 from hfsynth.similarity.words import signs_of_words, word_bounds, words_in
 
 _ROWS_AT_ONCE = 1_000
@@ -29,7 +29,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Shared:
-    """What a text shares with a benchmark."""
+    """An n-gram that a text shares with a benchmark."""
 
     ngram: str
     place: str
@@ -37,7 +37,7 @@ class Shared:
 
 
 def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
-    """Read the texts of a benchmark, those in lists and structs too, that have words enough.
+    """Read the texts of a benchmark that are long enough, including those within lists and structs.
 
     Args:
         benchmark: A json, jsonl, csv, parquet or txt file; or a dataset on the Hub or in a folder, as name,
@@ -45,7 +45,7 @@ def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
         shortest: Fewest words of a text.
 
     Raises:
-        ValueError: If it can't be read, or has no such text.
+        ValueError: If the benchmark can't be read, or has no text of `shortest` words.
     """
     found = False
     for place, text in _places(benchmark):
@@ -58,7 +58,7 @@ def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
 
 
 def _places(benchmark: str) -> Iterator[tuple[str, str]]:
-    """Give each text of a benchmark after its place."""
+    """Yield the place of each text of a benchmark, and the text."""
     for label, rows in _splits(benchmark).items():
         for index, row in enumerate(_rows(rows)):
             for column, value in row.items():
@@ -67,7 +67,7 @@ def _places(benchmark: str) -> Iterator[tuple[str, str]]:
 
 
 def _splits(benchmark: str) -> dict[str, Dataset]:
-    """Load a benchmark: how each of its splits is called → its rows."""
+    """Load a benchmark: the label of each split → its rows."""
     try:
         name, config, split = benchmark_parts(benchmark)
         loaded = load_splits(name, config, split)
@@ -82,13 +82,13 @@ def _splits(benchmark: str) -> dict[str, Dataset]:
 
 
 def benchmark_parts(benchmark: str) -> tuple[str, str | None, str | None]:
-    """Return the name of a benchmark's dataset, its configuration and its split, as far as they are named.
+    """Parse a benchmark's name into those of its dataset, its configuration and its split; None for those left out.
 
     Args:
         benchmark: A file or folder; or name, name:config or name:config:split.
 
     Raises:
-        ValueError: If the name has the form of a path, and nothing is there.
+        ValueError: If the name has the form of a path that does not exist.
     """
     if Path(benchmark).expanduser().exists():
         return benchmark, None, None
@@ -114,21 +114,22 @@ def _texts(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class NgramIndex:
-    """The runs of so many words of some texts; a text that is shorter is one run.
+    """The n-grams of texts; a text with fewer words is one n-gram.
 
-    A run takes 12 bytes: a hash and the number of the first text that has it. What has the same hash is looked up in
-    that text. Two runs of the texts with one hash, of which the second would be missed, are not to be expected: among
-    ten million runs, the chance is one in a million.
+    An n-gram takes 12 bytes: its hash and the number of the first text that contains it. A matching hash is verified
+    in that text. If two n-grams have one hash, the second is missed; among ten million n-grams the chance of one such
+    pair is one in a million.
     """
 
     texts: tuple[str, ...]
-    """As words, each with a space before and after it."""
+    """The words of each text, with a space before and after each word."""
     places: tuple[str, ...]
+    """The benchmark, the row and the column of each text."""
     runs: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint32]]]
-    """Words of a run → hashes, in order, and the number of the text of each."""
+    """Number of words n → the sorted hashes of all n-grams, and the number of the text of each."""
 
     def find(self, text: str) -> Shared | None:
-        """Return what a text shares, if it does: the first of the longest runs."""
+        """Return the first of the longest n-grams that a text shares; None where it shares none."""
         words = words_in(text)
         for length, (hashes, owners) in self.runs.items():
             ngrams = _ngrams(words, length)
@@ -142,7 +143,12 @@ class NgramIndex:
 
 
 def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
-    """Take up the runs of `n` words of some texts; where several signs make a word, of as many signs."""
+    """Index the n-grams of texts.
+
+    Args:
+        found: The texts.
+        n: Words of an n-gram; of scripts without spaces, as many characters as make `n` words on average.
+    """
     texts: list[str] = []
     places: list[str] = []
     hashes: dict[int, array[int]] = {}

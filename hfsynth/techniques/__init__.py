@@ -1,1 +1,1 @@
-"""The techniques: one file each, a row's flow and its prompts. They know nothing of llms."""
+"""Techniques, one module each: the prompts of a paper and the requests that one row takes."""

@@ -129,7 +129,7 @@ class Judge(Technique):
         taken = sorted({"label", "probabilities"} & set(self.pre_questions))
         if taken or not all(name and question.strip() for name, question in self.pre_questions.items()):
             raise ValueError(
-                "Judge.pre_questions must name questions, by names other than label and probabilities: "
+                "Judge.pre_questions must map names other than label and probabilities to questions, got "
                 f"{dict(self.pre_questions)!r}."
             )
         super().__post_init__()

@@ -54,7 +54,7 @@ def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, floa
     pool, pairs, made, dropped, seconds = NoveltyPool(tokenizer="rouge_score"), 0, 0, 0, 0.0
     for text in multiplied(texts):
         began = time.perf_counter()
-        is_new = pool.too_near(text) is None
+        is_new = pool.match(text) is None
         pairs, made, dropped = pairs + len(pool), made + 1, 0 if is_new else dropped + 1
         if is_new:
             pool.add(text)

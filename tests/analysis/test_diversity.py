@@ -16,8 +16,8 @@ from hfsynth.analysis.diversity import (
     nearest_scores,
     sample_size,
 )
-from hfsynth.data import drawn
-from hfsynth.similarity.minhash import repeating_texts
+from hfsynth.data import sample_indices
+from hfsynth.similarity.minhash import find_repeating
 from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())
@@ -89,7 +89,7 @@ def test_nearest_scores_of_more_words_than_code_points_are_equal(monkeypatch):
 
 def test_neighbours_of_a_sample_are_searched_among_all():
     items = variants(2, 80)
-    places = np.sort(drawn(len(items), 20))
+    places = np.sort(sample_indices(len(items), 20))
     scores = all_pairs(items)[places]
     found = measure(items, 20)
     assert (found.rows, found.among, found.similarity.count) == (20, len(items), 20)
@@ -101,12 +101,12 @@ def test_neighbours_of_a_sample_are_searched_among_all():
 def test_repeats_match_shingles_of_all_pairs(seed):
     items = variants(seed, 120)
     assert measure(items, len(items)).repeats == len(earlier_ones(items)) > 10
-    sample = {place: items[place] for place in drawn(len(items), 40).tolist()}
-    assert repeating_texts(items, sample, 0.8, 5, 256) == earlier_ones(items) & set(sample)
+    sample = {place: items[place] for place in sample_indices(len(items), 40).tolist()}
+    assert find_repeating(items, sample, 0.8, 5, 256) == earlier_ones(items) & set(sample)
 
 
 def test_repeats_compare_with_earlier_texts_only():
-    assert repeating_texts(["Name a red fruit.", "Name a red fruit!"], {0: "Name a red fruit."}, 0.8, 5, 64) == set()
+    assert find_repeating(["Name a red fruit.", "Name a red fruit!"], {0: "Name a red fruit."}, 0.8, 5, 64) == set()
 
 
 def test_fixed_size_samples_match_all_pairs(monkeypatch):
@@ -114,10 +114,10 @@ def test_fixed_size_samples_match_all_pairs(monkeypatch):
     monkeypatch.setattr(diversity, "_FIXED_SIZE_DRAWS", 2)
     items = variants(3, 60)
     (ten, thirty) = measure(items, 5).fixed_size_samples
-    order = [items[place] for place in drawn(len(items), 2000)]
+    order = [items[place] for place in sample_indices(len(items), 2000)]
     assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 2, 30, 2)
     for sample in (ten, thirty):
-        draws = [[order[place] for place in drawn(len(order), sample.rows, seed)] for seed in (0, 1)]
+        draws = [[order[place] for place in sample_indices(len(order), sample.rows, seed)] for seed in (0, 1)]
         scores = np.concatenate([all_pairs(texts) for texts in draws])
         assert sample.mean == pytest.approx(scores.mean())
         assert sample.near == pytest.approx((scores > 0.7).mean())

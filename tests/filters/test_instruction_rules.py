@@ -25,7 +25,7 @@ def rule(text, filter=None):
         ("Describe what these IMAGES show.", "unsuitable"),
         ("Open the file, and read it aloud.", "unsuitable"),
         ("Please go\nto the shop for me.", "unsuitable"),
-        ("Profile the mapping of a photographer.", None),  # no whole word
+        ("Profile the mapping of a photographer.", None),  # only parts of words
         ("Write a program that adds two numbers.", "beginning"),
         ("Tell me how to write a program that adds.", None),
         ("- Name a red fruit.", "punctuation"),
@@ -34,16 +34,16 @@ def rule(text, filter=None):
         ("“Name a red fruit.”", "not_ascii"),
     ],
 )
-def test_each_rule_drops_what_it_says(text, expected):
+def test_instruction_rules_each_drops_its_texts(text, expected):
     assert rule(text, InstructionRules(rules=InstructionRules.all_rules)) == expected
 
 
 @pytest.mark.parametrize("language", UNLIKE)
-def test_instructions_in_any_language_are_kept(language):
+def test_instruction_rules_any_language_is_kept(language):
     texts = [text for pair in (*NEAR[language], *UNLIKE[language]) for text in pair]
-    dropped = [text for text in texts if len(text.split()) > 3 or has_no_spaces(text[-2])]
-    assert len(dropped) >= 16
-    assert [rule(text) for text in dropped] == [None] * len(dropped)
+    long = [text for text in texts if len(text.split()) > 3 or has_no_spaces(text[-2])]
+    assert len(long) >= 16
+    assert [rule(text) for text in long] == [None] * len(long)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_instructions_in_any_language_are_kept(language):
         ("이순신 장군은 누구인가요?", None),
     ],
 )
-def test_rules_hold_for_scripts_without_spaces(text, expected):
+def test_instruction_rules_unspaced_scripts_count_signs(text, expected):
     assert rule(text) == expected
 
 
@@ -86,16 +86,16 @@ def test_rules_hold_for_scripts_without_spaces(text, expected):
         ("карта", "Зачем нужна картавость в речи?", None),
     ],
 )
-def test_unsuitable_words_are_found_in_any_script(word, text, expected):
+def test_instruction_rules_unsuitable_words_in_any_script(word, text, expected):
     assert rule(text, InstructionRules(words=[word])) == expected
 
 
-def test_what_was_found_is_told():
+def test_instruction_rules_drop_holds_value_and_limit():
     drops = InstructionRules().decide(["Hello there", "Draw a red fruit.", "- Name a red fruit."], [])
     assert [(drop.value, drop.matched) for drop in drops] == [("2 words", "at least 4"), ("Draw", ""), ("-", "")]
 
 
-def test_words_numbers_and_rules_are_the_users_to_choose():
+def test_instruction_rules_fields_change_the_rules():
     assert rule("Use C++ for this task.", InstructionRules(words=["c++"])) == "unsuitable"
     assert rule("Sing a song for me.", InstructionRules(words=["song"])) == "unsuitable"
     assert rule("Sing a song for me.", InstructionRules(beginnings=["Sing"])) == "beginning"
@@ -103,22 +103,22 @@ def test_words_numbers_and_rules_are_the_users_to_choose():
     assert rule("Évaluez le prix de cette maison.", InstructionRules(rules=["too_short"])) is None
 
 
-def test_the_rules_are_tried_in_their_own_order():
+def test_instruction_rules_are_tried_in_a_fixed_order():
     assert InstructionRules(rules=["punctuation", "too_short"]) == InstructionRules(rules=["too_short", "punctuation"])
     assert rule("- a", InstructionRules(rules=["punctuation", "too_short"])) == "too_short"
 
 
-def test_an_unknown_rule_is_an_error_that_names_those_there_are():
-    with pytest.raises(ValueError, match=r"InstructionRules has no rule 'short'; its rules are \['too_short'"):
+def test_instruction_rules_unknown_rule_lists_the_rules():
+    with pytest.raises(ValueError, match=r"'short'.*'too_short'"):
         InstructionRules(rules=["short"])
 
 
-def test_limits_that_leave_nothing_are_an_error():
-    with pytest.raises(ValueError, match="min_words is 9 and max_words 3"):
+def test_instruction_rules_crossed_limits_are_an_error():
+    with pytest.raises(ValueError, match=r"min_words .*max_words=3.*\b9\b"):
         InstructionRules(min_words=9, max_words=3)
 
 
-def test_the_rules_are_their_configuration():
+def test_instruction_rules_default_rules_have_one_hash():
     rules = InstructionRules(min_words=2)
     assert pickle.loads(pickle.dumps(rules)) == rules
     assert Hasher.hash(InstructionRules(rules=InstructionRules.default_rules)) == Hasher.hash(InstructionRules())

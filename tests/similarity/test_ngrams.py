@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from hfsynth.similarity import ngrams as benchmarks
+from hfsynth.similarity import ngrams
 from hfsynth.similarity.ngrams import NgramIndex, Passage, index_passages, passages
 
 RHYME = "one two three four five six seven eight nine ten"
@@ -19,50 +19,50 @@ def places(benchmark, shortest=3):
     return [(" ".join(passage.words), passage.place) for passage in passages(str(benchmark), shortest)]
 
 
-def test_a_run_of_words_is_found_wherever_it_stands():
+def test_find_shared_ngram_is_found_anywhere_in_a_text():
     found = index("a b c d", RHYME).find("Well: four, FIVE six; seven and on")
     assert (found.ngram, found.place) == ("four five six seven", "place 1")
 
 
 @pytest.mark.parametrize("text", ["three four five or six", "one two three", "", "xone two three four"])
-def test_a_text_without_such_a_run_shares_nothing(text):
+def test_find_without_a_shared_ngram_is_none(text):
     assert index(RHYME).find(text) is None
 
 
-def test_a_shorter_text_of_a_benchmark_counts_as_a_whole():
+def test_find_text_shorter_than_n_is_one_ngram():
     found = index(RHYME, "red green blue").find("name red green blue")
     assert (found.ngram, found.place) == ("red green blue", "place 1")
     assert index("red green blue").find("red green") is None
 
 
-def test_passages_of_scripts_without_spaces_need_several_signs_a_word(tmp_path):
+def test_passages_unspaced_scripts_need_several_signs_a_word(tmp_path):
     (tmp_path / "a.txt").write_text("联合国安全理事会\nกรุงเทพมหานคร\n光合作用是怎样在植物体内进行的呢\n")
     assert [passage.place for passage in passages(str(tmp_path / "a.txt"), 8)] == ["a.txt row 2 text"]
 
 
-def test_index_of_chinese_finds_as_many_signs_as_make_the_words():
+def test_find_chinese_takes_two_signs_as_a_word():
     found = index_passages([Passage(list("光合作用是怎样在植物体内"), "place")], 4)
     assert found.find("请问合作用是怎样在植吗").ngram == "合 作 用 是 怎 样 在 植"
     assert found.find("合作用是怎样在") is None
 
 
-def test_of_texts_with_the_same_run_the_first_is_told():
+def test_find_ngram_of_several_texts_names_the_first():
     assert index(RHYME, RHYME).find(RHYME).place == "place 0"
 
 
-def test_what_has_an_equal_hash_is_no_match_until_its_words_are(monkeypatch):
-    monkeypatch.setattr(benchmarks, "_hash", len)
+def test_find_equal_hash_of_other_words_is_no_match(monkeypatch):
+    monkeypatch.setattr(ngrams, "_hash", len)
     assert index("a b c d").find("w x y z") is None
     assert index("a b c d").find("a b c d").ngram == "a b c d"
 
 
-def test_an_index_holds_no_run_twice():
+def test_index_passages_holds_each_ngram_once():
     runs = index(*[RHYME] * 50).runs
     assert {length: len(hashes) for length, (hashes, _) in runs.items()} == {4: 7}
     assert all(hashes.dtype == np.uint64 and owners.dtype == np.uint32 for hashes, owners in runs.values())
 
 
-def test_every_text_of_a_file_is_read_with_its_place(tmp_path):
+def test_passages_yield_each_text_with_its_place(tmp_path):
     file = tmp_path / "quiz.jsonl"
     rows = [
         {"question": "What is one and one?", "answer": "2", "choices": ["It is two.", "No"], "n": 1},
@@ -76,7 +76,7 @@ def test_every_text_of_a_file_is_read_with_its_place(tmp_path):
     ]
 
 
-def test_files_of_all_types_are_read(tmp_path):
+def test_passages_read_files_of_all_types(tmp_path):
     dataset = Dataset.from_dict({"text": ["one two three"]})
     dataset.to_parquet(tmp_path / "a.parquet")
     dataset.to_csv(tmp_path / "a.csv")
@@ -86,14 +86,14 @@ def test_files_of_all_types_are_read(tmp_path):
         assert places(tmp_path / f"a.{suffix}") == [("one two three", f"a.{suffix} row 0 text")]
 
 
-def test_a_conversation_is_read_message_by_message(tmp_path):
+def test_passages_conversation_is_read_by_message(tmp_path):
     turns = [[{"role": "user", "content": "one two three"}, {"role": "assistant", "content": "four five six"}]]
     features = Features({"turns": List({"role": Value("string"), "content": Value("string")})})
     Dataset.from_dict({"turns": turns}, features=features).to_parquet(tmp_path / "a.parquet")
     assert [words for words, _ in places(tmp_path / "a.parquet")] == ["one two three", "four five six"]
 
 
-def test_a_dataset_of_the_hub_is_read_by_configuration_and_split(hub):
+def test_passages_hub_dataset_by_config_and_split(hub):
     for split in ("train", "test"):
         Dataset.from_dict({"q": [f"the {split} has words"]}).push_to_hub("user/quiz", "main", split=split)
     assert places("user/quiz:main:test") == [("the test has words", "user/quiz:main:test row 0 q")]
@@ -103,24 +103,24 @@ def test_a_dataset_of_the_hub_is_read_by_configuration_and_split(hub):
     ]
 
 
-def test_what_can_not_be_read_is_an_error_that_names_it(tmp_path, hub):
-    with pytest.raises(ValueError, match=r"the benchmark 'user/nothing:main' can't be read: DatasetNotFoundError"):
+def test_passages_unreadable_benchmark_is_an_error(tmp_path, hub):
+    with pytest.raises(ValueError, match=r"'user/nothing:main'.*DatasetNotFoundError"):
         places("user/nothing:main")
     (tmp_path / "a.pdf").write_text("one two three")
-    with pytest.raises(ValueError, match=r"a\.pdf' has type '\.pdf'; use one of \['\.csv'"):
+    with pytest.raises(ValueError, match=r"a\.pdf'.*'\.pdf'.*'\.csv'"):
         places(tmp_path / "a.pdf")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"the benchmark '.*a\.json' can't be read"):
+    with pytest.raises(ValueError, match=r"'.*a\.json'"):
         places(tmp_path / "a.json")
 
 
-def test_a_benchmark_without_a_text_to_compare_with_is_an_error(tmp_path):
+def test_passages_without_a_long_enough_text_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("two words\n")
-    with pytest.raises(ValueError, match=r"a\.txt' has no text of 3 words or more"):
+    with pytest.raises(ValueError, match=r"a\.txt'.* 3 words"):
         places(tmp_path / "a.txt")
 
 
-def test_an_empty_index_finds_nothing():
+def test_find_in_an_empty_index_is_none():
     assert NgramIndex((), (), {}).find(RHYME) is None
 
 
@@ -141,5 +141,5 @@ def test_passages_saved_folder_reads_its_splits(tmp_path):
 
 def test_passages_mistyped_file_names_the_nearest(tmp_path):
     (tmp_path / "quiz.jsonl").write_text('{"q": "one two three"}')
-    with pytest.raises(ValueError, match=r"nearest name is '.*quiz\.jsonl'"):
+    with pytest.raises(ValueError, match=r"'.*/quiz\.jsonl'"):
         places(tmp_path / "quizz.jsonl")

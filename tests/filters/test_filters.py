@@ -1,4 +1,4 @@
-"""What holds for all filters."""
+"""Properties that all filters share."""
 
 import pickle
 
@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from hfsynth import Decontaminate, Deduplicate, InstructionRules, Novelty, WellFormed, Where
-from tests.test_near_duplicates import variants
+from tests.similarity.test_minhash import variants
 
 TEXTS = [*variants(4, 60), "Translate this:", "Draw a red fruit for me.", "  Translate  THIS:", "one two"]
 ROWS = Dataset.from_dict({"instruction": TEXTS, "id": range(len(TEXTS))})
@@ -27,36 +27,36 @@ def filters(tmp_path):
     ]
 
 
-def test_those_that_remember_are_those_whose_verdicts_depend_on_earlier_rows(filters):
+def test_filter_stateful_means_it_compares_rows(filters):
     for filter in filters:
-        again = filter(concatenate_datasets([filter(ROWS)] * 2))
-        assert (len(again) < 2 * len(filter(ROWS))) == filter.stateful, filter.name
+        twice = filter(concatenate_datasets([filter(ROWS)] * 2))
+        assert (len(twice) < 2 * len(filter(ROWS))) == filter.stateful, filter.name
 
 
-def test_rows_are_decided_on_in_parts_as_they_are_in_one(filters):
+def test_filter_split_in_parts_equals_split_at_once(filters):
     for keep in filters:
         stay, dropped = keep.split(ROWS)
         assert 0 < len(dropped) < len(ROWS)
-        parts, told = [], []
+        parts, failures = [], []
         for first in range(0, len(ROWS), 9):
             part = ROWS.select(range(first, min(first + 9, len(ROWS))))
-            kept, failures = keep.split(part, kept=parts, first=first)
-            parts.append(kept)
-            told += failures.to_list()
+            found = keep.split(part, kept=parts, first=first)
+            parts.append(found.kept)
+            failures += found.dropped.to_list()
         assert concatenate_datasets(parts).to_dict() == stay.to_dict()
-        assert told == dropped.to_list()
+        assert failures == dropped.to_list()
 
 
-def test_every_dropped_row_is_told_with_a_rule_and_what_was_found(filters):
+def test_filter_drop_holds_step_rule_value_and_text(filters):
     for keep in filters:
-        for row in keep.split(ROWS)[1]:
+        for row in keep.split(ROWS).dropped:
             assert row["step"] == keep.name
             assert row["rule"]
             assert row["value"]
             assert str(ROWS[row["row"]][keep.column]) == row["raw"]
 
 
-def test_filters_are_their_configuration_before_and_after_they_have_run(filters):
+def test_filter_hash_is_the_same_after_a_run(filters):
     for keep in filters:
         before = Hasher.hash(keep)
         keep(ROWS)

@@ -9,7 +9,7 @@ from hfsynth import WellFormed
 
 SEEDS = [
     json.loads(line)["input"]
-    for line in (Path(__file__).parent.parent / "scripts" / "seeds.jsonl").read_text().splitlines()
+    for line in (Path(__file__).parents[2] / "scripts" / "seeds.jsonl").read_text().splitlines()
 ]
 CODE = "if a:\n    return x\nelse:\n    return x\n}\n}\n}\nif b:\n    return x"
 
@@ -62,16 +62,16 @@ def rule(text, filter=None):
         ("Compare the cost of living in Rome with the cost of living in Paris.", None),
     ],
 )
-def test_each_rule_drops_what_it_says(text, expected):
+def test_wellformed_each_rule_drops_its_texts(text, expected):
     assert rule(text) == expected
 
 
 @pytest.mark.parametrize("text", SEEDS)
-def test_texts_that_people_wrote_are_well_formed(text):
+def test_wellformed_human_texts_are_kept(text):
     assert rule(text) is None
 
 
-def test_what_was_found_is_told():
+def test_wellformed_drop_holds_value_and_match():
     texts = ["One: two:", "Hi<|im_end|>", "Go on, then go.\n" * 4, "a b c d " * 5, " "]
     drops = list(WellFormed().decide(texts, []))
     assert [(drop.rule, drop.value) for drop in drops] == [
@@ -84,13 +84,13 @@ def test_what_was_found_is_told():
     assert [drop.matched for drop in drops[2:4]] == ["4 times", "5 times, in 100% of the words"]
 
 
-def test_the_share_is_that_of_the_words_within_the_repetition():
+def test_wellformed_ngram_share_is_of_covered_words():
     text = "a b c d " * 3 + "other words that are not said again, eight"  # 12 of 20 words
     assert rule(text, WellFormed(ngram_share=0.6)) is None
     assert rule(text, WellFormed(ngram_share=0.59)) == "repeated_words"
 
 
-def test_numbers_of_words_have_no_limit_until_one_is_given():
+def test_wellformed_word_limits_are_off_by_default():
     assert rule("one two three", WellFormed(min_words=4)) == "too_short"
     assert rule("one two three", WellFormed(max_words=2)) == "too_long"
     assert rule("one two three", WellFormed(min_words=3, max_words=3)) is None
@@ -98,14 +98,14 @@ def test_numbers_of_words_have_no_limit_until_one_is_given():
     assert (drop.value, drop.matched) == ("3 words", "at most 2")
 
 
-def test_numbers_of_words_count_signs_as_parts_of_words():
+def test_wellformed_unspaced_scripts_count_signs():
     assert rule("写一首诗", WellFormed(min_words=5)) == "too_short"
     assert rule("写一首诗", WellFormed(min_words=4)) is None
     assert rule("写一首诗", WellFormed(max_words=2)) is None
     assert rule("写一首诗", WellFormed(max_words=1)) == "too_long"
 
 
-def test_rules_and_markers_are_the_users_to_choose():
+def test_wellformed_rules_and_markers_are_fields():
     assert rule("Translate this:", WellFormed(rules=["empty"])) is None
     assert rule("Hi END", WellFormed(markers=[r"\bEND\b"])) == "marker"
 
@@ -113,20 +113,20 @@ def test_rules_and_markers_are_the_users_to_choose():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rules": ["colons"]}, r"WellFormed has no rule 'colons'; its rules are \['empty', 'colon'"),
-        ({"markers": ["("]}, r"WellFormed\.markers has '\(', no regular expression"),
-        ({"line_times": 1}, r"WellFormed\.line_times is 1; it must be at least 2"),
-        ({"ngram": 0}, r"WellFormed\.ngram is 0; it must be at least 1"),
-        ({"ngram_share": 1}, r"WellFormed\.ngram_share is 1"),
-        ({"min_words": 3, "max_words": 2}, r"WellFormed\.min_words is 3, above max_words, 2"),
+        ({"rules": ["colons"]}, r"'colons'.*'empty', 'colon'"),
+        ({"markers": ["("]}, r"WellFormed\.markers .*'\('"),
+        ({"line_times": 1}, r"WellFormed\.line_times .*2.*\b1\."),
+        ({"ngram": 0}, r"WellFormed\.ngram .*1.*\b0\."),
+        ({"ngram_share": 1}, r"WellFormed\.ngram_share .*\b1\.$"),
+        ({"min_words": 3, "max_words": 2}, r"WellFormed\.min_words .*max_words=2.*\b3\b"),
     ],
 )
-def test_a_field_out_of_its_range_is_an_error(fields, message):
+def test_wellformed_field_out_of_range_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         WellFormed(**fields)
 
 
-def test_the_rules_are_their_configuration():
+def test_wellformed_equal_fields_have_one_hash():
     filter = WellFormed(rules=["colon", "empty"], markers=["x"])
     assert pickle.loads(pickle.dumps(filter)) == filter
     assert Hasher.hash(filter) == Hasher.hash(WellFormed(rules=("empty", "colon"), markers=("x",)))

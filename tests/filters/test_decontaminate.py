@@ -25,7 +25,7 @@ def quiz(tmp_path):
     return str(file)
 
 
-def test_a_row_that_shares_a_run_of_words_is_dropped_with_the_evidence(quiz):
+def test_decontaminate_shared_ngram_drops_with_evidence(quiz):
     stay, dropped = Decontaminate(benchmarks=[quiz]).split(Dataset.from_dict({"instruction": ROWS}))
     assert stay["instruction"][:] == [ROWS[1]]  # ten words in common, three fewer than it takes
     assert dropped["rule"][:] == ["in_benchmark"] * 2
@@ -35,7 +35,7 @@ def test_a_row_that_shares_a_run_of_words_is_dropped_with_the_evidence(quiz):
     ]
 
 
-def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
+def test_decontaminate_ngram_and_shortest_are_fields(quiz):
     def stay(**fields):
         return [drop is None for drop in Decontaminate(benchmarks=[quiz], **fields).decide(ROWS, [])]
 
@@ -44,23 +44,23 @@ def test_how_long_a_run_is_and_how_short_a_text_are_fields(quiz):
     assert stay(ngram=13, shortest=1) == [False, False, False]  # "five" is an answer
 
 
-def test_the_benchmarks_are_read_when_the_first_row_is_decided_on_and_not_before(tmp_path, monkeypatch):
+def test_decontaminate_reads_benchmarks_at_the_first_row(tmp_path, monkeypatch):
     filter = Decontaminate(benchmarks=(str(tmp_path / "later.txt"),))
-    verdicts = filter.decide(["one two three four five six seven eight"], [])
+    drops = filter.decide(["one two three four five six seven eight"], [])
     (tmp_path / "later.txt").write_text("One two three, four five six; seven eight.\n")
-    assert next(verdicts).matched == "later.txt row 0 text"
+    assert next(drops).matched == "later.txt row 0 text"
     monkeypatch.setattr("hfsynth.filters.decontaminate.passages", None)
     assert next(filter.decide(["nothing of it"], [])) is None  # they are read once
 
 
-def test_an_unreadable_benchmark_is_an_error_before_anything_is_decided(quiz, tmp_path, monkeypatch):
+def test_decontaminate_unreadable_benchmark_is_an_error(quiz, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     filter = Decontaminate(benchmarks=(quiz, str(tmp_path / "nothing.jsonl")))
-    with pytest.raises(ValueError, match=r"the benchmark '.*nothing\.jsonl' can't be read"):
+    with pytest.raises(ValueError, match=r"'.*nothing\.jsonl'"):
         filter(Dataset.from_dict({"instruction": ROWS}))
 
 
-def test_decontaminate_is_its_configuration(quiz):
+def test_decontaminate_hash_is_the_same_after_a_run(quiz):
     filter = Decontaminate(benchmarks=[quiz], ngram=10)
     before = Hasher.hash(filter)
     assert list(filter.decide(ROWS, [])) != [None] * 3
@@ -71,25 +71,25 @@ def test_decontaminate_is_its_configuration(quiz):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"benchmarks": ()}, r"Decontaminate\.benchmarks is empty"),
-        ({"benchmarks": 5}, r"Decontaminate\.benchmarks is 5; it must be texts"),
-        ({"benchmarks": ("a",), "ngram": 5}, r"shortest is 8; it must be at least 1 and at most ngram, 5"),
+        ({"benchmarks": ()}, r"Decontaminate\.benchmarks"),
+        ({"benchmarks": 5}, r"Decontaminate\.benchmarks .*\b5\b"),
+        ({"benchmarks": ("a",), "ngram": 5}, r"shortest .*ngram=5.*\b8\b"),
     ],
 )
-def test_a_field_out_of_its_range_is_an_error(fields, message):
+def test_decontaminate_field_out_of_range_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         Decontaminate(**fields)
 
 
-def test_a_benchmark_that_is_not_there_is_told_before_a_run_generates_anything(tmp_path):
+def test_run_missing_benchmark_fails_before_generating(tmp_path):
     log = tmp_path / "log"
     pipeline = TextGeneration(ScriptedLLM(log=str(log))) >> Decontaminate(benchmarks=("gone.jsonl",))
-    with pytest.raises(ValueError, match=r"the benchmark 'gone\.jsonl' can't be read: there is no file"):
+    with pytest.raises(ValueError, match=r"'gone\.jsonl'"):
         pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
     assert not log.exists()
 
 
-def test_a_benchmark_that_has_changed_is_compared_with_again(tmp_path):
+def test_run_changed_benchmark_runs_the_filter_anew(tmp_path):
     quiz = tmp_path / "quiz.jsonl"
     rows = Dataset.from_dict({"instruction": [QUESTION]})
     pipeline = Pipeline((Decontaminate(benchmarks=(str(quiz),)),))

@@ -10,16 +10,16 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth import Novelty
 from tests.languages import NEAR, UNLIKE
-from tests.test_novelty import ODD, texts
+from tests.similarity.test_rouge import ODD, texts
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
-SEED_FILE = Path(__file__).parent.parent / "scripts" / "seeds.jsonl"
+SEED_FILE = Path(__file__).parents[2] / "scripts" / "seeds.jsonl"
 SEEDS = [json.loads(line)["input"] for line in SEED_FILE.read_text().splitlines()]
 
 
-def reference(rows, known, threshold):
+def reference(rows, seeds, threshold):
     """Self-Instruct's own loop: the places of the rows that stay."""
-    pool, stay = list(known), []
+    pool, stay = list(seeds), []
     for place, row in enumerate(rows):
         if all(SCORER.score(other, row)["rougeL"].fmeasure <= threshold for other in pool):
             pool.append(row)
@@ -29,24 +29,24 @@ def reference(rows, known, threshold):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7])
 @pytest.mark.parametrize("rows", [[*SEEDS, *SEEDS[:3]], ODD, texts(5, 80), texts(6, 80, 2)], ids=str)
-def test_the_rows_that_stay_are_those_of_rouge_score_on_every_pair(rows, threshold):
-    known = rows[-4:]
-    verdicts = list(Novelty(texts=known, threshold=threshold, tokenizer="rouge_score").decide(rows, []))
-    stay = [place for place, drop in enumerate(verdicts) if drop is None]
-    assert stay == reference(rows, known, threshold)
-    for row, drop in zip(rows, verdicts, strict=True):
+def test_novelty_keeps_the_rows_of_the_papers_loop(rows, threshold):
+    seeds = rows[-4:]
+    drops = list(Novelty(texts=seeds, threshold=threshold, tokenizer="rouge_score").decide(rows, []))
+    stay = [place for place, drop in enumerate(drops) if drop is None]
+    assert stay == reference(rows, seeds, threshold)
+    for row, drop in zip(rows, drops, strict=True):
         if drop is not None:
             assert f"{SCORER.score(drop.matched, row)['rougeL'].fmeasure:.4f}" == drop.value
 
 
-def test_a_dropped_row_tells_how_near_it_is_and_to_what():
+def test_novelty_drop_holds_score_and_nearest_text():
     dataset = Dataset.from_dict({"instruction": ["Name a red fruit.", "Name a red or green fruit."]})
     stay, dropped = Novelty(texts=("Add 2 and 3.",)).split(dataset)
     assert stay["instruction"][:] == ["Name a red fruit."]
     assert [dropped[0][key] for key in ("rule", "value", "matched")] == ["near_another", "0.8000", "Name a red fruit."]
 
 
-def test_rows_before_count_as_those_at_hand_do():
+def test_novelty_compares_with_kept_rows():
     novelty = Novelty()
     assert [bool(drop) for drop in novelty.decide(["Name a red fruit!", "Add 2."], ["Name a red fruit."])] == [
         True,
@@ -55,13 +55,13 @@ def test_rows_before_count_as_those_at_hand_do():
 
 
 @pytest.mark.parametrize("language", NEAR)
-def test_novelty_of_any_script_drops_what_is_nearly_the_same(language):
+def test_novelty_any_script_drops_similar_texts(language):
     pairs = [[drop is None for drop in Novelty().decide(pair, [])] for pair in NEAR[language]]
     assert pairs == [[True, False]] * len(pairs)
 
 
 @pytest.mark.parametrize("language", UNLIKE)
-def test_novelty_of_any_script_keeps_what_is_unlike(language):
+def test_novelty_any_script_keeps_different_texts(language):
     """Some of these share no more than a number, or a name in Latin letters."""
     unlike = [text for pair in UNLIKE[language] for text in pair]
     assert [drop for drop in Novelty().decide(unlike, []) if drop is not None] == []
@@ -91,7 +91,7 @@ def test_novelty_drops_the_second_of_equal_texts(text):
     assert [drop and drop.value for drop in Novelty().decide([text, text], [])] == [None, "1.0000"]
 
 
-def test_novelty_ignores_how_a_text_is_encoded():
+def test_novelty_ignores_unicode_composition():
     korean, vietnamese = "서울에 대해 알려 줘.", "Kể tên ba màu cơ bản."
     for text in (korean, vietnamese):
         other = unicodedata.normalize("NFD", text)
@@ -103,30 +103,28 @@ def test_novelty_ignores_how_a_text_is_encoded():
         ]
 
 
-def test_novelty_of_texts_that_differ_in_a_symbol_keeps_both():
+def test_novelty_texts_with_different_symbols_are_kept():
     assert list(Novelty().decide(["Explain 🙂.", "Explain 🎉."], [])) == [None, None]
 
 
-def test_novelty_by_rouge_score_reads_latin_alone():
+def test_novelty_rouge_score_tokenizer_reads_only_latin():
     novelty = Novelty(tokenizer="rouge_score")
     assert list(novelty.decide(["你好吗", "你好吗"], [])) == [None, None]
     assert [drop is None for drop in novelty.decide(UNLIKE["zh"][2], [])] == [True, False]
 
 
-def test_novelty_with_an_unknown_tokenizer_is_an_error():
-    with pytest.raises(
-        ValueError, match=r"Novelty\.tokenizer is 'spaces'; it must be one of \['unicode', 'rouge_score'\]"
-    ):
+def test_novelty_unknown_tokenizer_is_an_error():
+    with pytest.raises(ValueError, match=r"Novelty\.tokenizer .*'spaces'"):
         Novelty(tokenizer="spaces")
 
 
-def test_a_novelty_filter_is_its_configuration():
+def test_novelty_equal_fields_have_one_hash():
     novelty = Novelty(texts=["a b"], threshold=0.6)
     assert pickle.loads(pickle.dumps(novelty)) == novelty
     assert Hasher.hash(novelty) == Hasher.hash(Novelty(texts=("a b",), threshold=0.6)) != Hasher.hash(Novelty())
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.7])
-def test_a_threshold_out_of_its_range_is_an_error(threshold):
-    with pytest.raises(ValueError, match=rf"Novelty\.threshold is {threshold}; it must be above 0 and below 1"):
+def test_novelty_threshold_out_of_range_is_an_error(threshold):
+    with pytest.raises(ValueError, match=rf"Novelty\.threshold .*{threshold}\."):
         Novelty(threshold=threshold)

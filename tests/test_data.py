@@ -4,15 +4,16 @@ import lzma
 import sys
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 
-from hfsynth import push_to_hub, save
+from hfsynth import ColumnError, push_to_hub, save
 from hfsynth.__main__ import main
-from hfsynth.inputs import load_rows, load_splits
+from hfsynth.data import TextColumns, iter_text_batches, load_rows, load_splits, sample_indices, texts_at
 
 
-def test_a_file_of_another_type_is_an_error_that_lists_the_types(tmp_path):
+def test_load_rows_unsupported_type_lists_the_types(tmp_path):
     (tmp_path / "rows.xml").touch()
     with pytest.raises(ValueError, match=r"has type '\.xml'; use one of \['\.csv', "):
         load_rows(str(tmp_path / "rows.xml"), None, "train")
@@ -213,3 +214,93 @@ def test_load_rows_hub_with_several_configs_lists_them(hub):
         push_to_hub(Dataset.from_dict({"instruction": ["a"]}), "user/made", config_name=config)
     with pytest.raises(ValueError, match="--config: one, two"):
         load_rows("user/made", None, "train")
+
+
+CHAT = List({"role": Value("string"), "content": Value("string")})
+
+
+def talk(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+TALK = [
+    talk(("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho")),
+    talk(("user", "One"), ("assistant", "1"), ("user", "Two")),
+    [],
+    None,
+    talk(("user", None)),
+]
+
+
+def rows(**columns):
+    return Dataset.from_dict(columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["instruction", "response"], ("instruction", "response")),
+        (["instruction", "evolved_instruction", "generation"], ("evolved_instruction", "generation")),
+        (["prompt", "completion", "text"], ("prompt", "completion")),
+        (["instruction"], ("instruction", "")),
+        (["prompt", "chosen", "rejected"], ("prompt", "chosen")),
+    ],
+)
+def test_text_columns_find_recognizes_names(names, found):
+    columns = TextColumns.find(rows(**{name: ["a"] for name in names}), None, None)
+    assert (columns.instruction, columns.response) == found
+
+
+def test_iter_text_batches_chat_reads_both_parts():
+    talks = Dataset.from_dict({"conversation": TALK}, features=Features({"conversation": CHAT}))
+    assert TextColumns.find(talks, None, None) == TextColumns("conversation", "conversation")
+    assert list(iter_text_batches(talks, "conversation", "instruction")) == [["Hi", "One", "", "", ""]]
+    assert list(iter_text_batches(talks, "conversation", "response")) == [["Ho", "", "", "", ""]]
+
+
+def test_text_columns_find_preference_reads_chosen():
+    both = Dataset.from_dict({"rejected": TALK, "chosen": TALK}, features=Features({"rejected": CHAT, "chosen": CHAT}))
+    assert TextColumns.find(both, None, None) == TextColumns("chosen", "chosen")
+
+
+def test_iter_text_batches_versions_reads_the_last():
+    texts = {"evolved_instructions": [["a", "b"], [], None], "answers": [["x"], ["y", "z"], None]}
+    features = Features({"instruction": Value("string")} | {name: List(Value("string")) for name in texts})
+    some = Dataset.from_dict({"instruction": ["a"] * 3, **texts}, features=features)
+    assert TextColumns.find(some, None, None) == TextColumns("evolved_instructions", "answers")
+    assert list(iter_text_batches(some, "evolved_instructions", "instruction")) == [["b", "", ""]]
+    assert list(iter_text_batches(some, "answers", "response")) == [["x", "z", ""]]
+
+
+def test_text_columns_find_accepts_null_responses():
+    some = rows(instruction=["a", "b"], response=[None, None])
+    assert TextColumns.find(some, None, None) == TextColumns("instruction", "response")
+    assert list(iter_text_batches(some, "response", "response")) == [["", ""]]
+
+
+def test_iter_text_batches_none_or_blank_is_empty():
+    some = rows(a=["x", None, " \n", "", " y "])
+    assert list(iter_text_batches(some, "a", "instruction")) == [["x", "", "", "", " y "]]
+
+
+def test_texts_at_ignores_the_dataset_format():
+    some = rows(a=["x", "y", "z"]).with_format("numpy")
+    assert texts_at(some, "a", "instruction", np.array([2, 0])) == ["z", "x"]
+
+
+def test_text_columns_find_no_text_column_lists_columns():
+    some = rows(number=[1], text=["a"])
+    with pytest.raises(ColumnError, match=r"\['text'\].*report\(dataset, column="):
+        TextColumns.find(some, None, None)
+    with pytest.raises(ColumnError, match=r"'number' .*\['text'\]"):
+        TextColumns.find(some, "text", "number")
+
+
+def test_text_columns_find_dataset_dict_is_a_type_error():
+    with pytest.raises(TypeError, match=r"DatasetDict.*report\(dataset\['train'\]\)"):
+        TextColumns.find(DatasetDict(train=rows(instruction=["a"])), None, None)
+
+
+def test_sample_indices_smaller_sample_is_a_prefix():
+    assert sample_indices(100, 10).tolist() == sample_indices(100, 50)[:10].tolist()
+    assert sorted(sample_indices(100, 200).tolist()) == list(range(100))
