@@ -117,7 +117,13 @@ def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
     >>> parse_records(text, lambda record: "output" in record)
     [{'input': '2 + 2', 'output': 4}]
     """
-    text = _without_surroundings(_without_thoughts(text))
+    try:
+        return _records(_without_surroundings(_without_thoughts(text)), is_record)
+    except RecursionError:  # nested too deep for records
+        return []
+
+
+def _records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
     if (values := _parsed_json(text)) is not None:
         return list(_records_within(values, is_record))
     if (table := _parsed_table(text, cut_off=False) or _parsed_csv(text, cut_off=False)) is not None:
@@ -573,20 +579,17 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def _json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
-    values = _parsed_json(text)
-    return None if values is None else list(_texts_of(values)) or None
+    try:
+        return list(_texts_of(_parsed_json(text))) or None
+    except RecursionError:  # nested too deep for a list of instructions
+        return None
 
 
 def _parsed_json(text: str) -> list[Any] | None:
     """Return the complete values of the JSON that a text is, after lines that announce it; None where it is none."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", _ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
-    if start is None:
-        return None
-    try:
-        return list(_json_values(text[start:]))
-    except RecursionError:  # nested too deep for a list of instructions
-        return None
+    return None if start is None else list(_json_values(text[start:]))
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -850,7 +853,10 @@ def _parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] |
     found = _CSV_HEAD.fullmatch(lines[place].strip())
     assert found is not None
     names = found.group().split(found["delimiter"])
-    rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    try:
+        rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    except csv.Error:  # a field without its end is too long
+        return None
     rows = rows[:-1] if cut_off else rows
     rows = [[*row[: len(names) - 1], found["delimiter"].join(row[len(names) - 1 :])] for row in rows]
     is_table = rows and all(len(row) == len(names) for row in rows) and any(map(_CSV_KEYS.fullmatch, names))

@@ -31,10 +31,7 @@ EXCEPTIONS = {
     ("pipeline", "publish.diagram_image"),  # Pipeline.draw
     ("pipeline", ""),  # Pipeline.from_yaml: the public names
 }
-REMAINING: set[tuple[str, str]] = {
-    ("engine.model", "llms.model_files"),
-    ("engine.model", "llms.transformers"),
-}
+REMAINING: set[tuple[str, str]] = set()
 """Imports against the rule that are still to be removed; the test fails for an entry that is no longer needed."""
 
 

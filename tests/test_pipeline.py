@@ -84,8 +84,23 @@ def test_rshift_of_a_text_raises():
 
 def test_run_of_a_dataset_dict_raises_with_its_splits():
     splits = DatasetDict({"train": Dataset.from_dict({"input": ["a"]})})
-    with pytest.raises(TypeError, match=r"not DatasetDict; give one of its splits \['train'\]"):
+    with pytest.raises(TypeError, match=r"DatasetDict.*\['train'\]"):
         chain().run(splits)
+
+
+@pytest.mark.parametrize("transform", ["with_transform", "set_transform"])
+def test_run_of_a_dataset_with_a_transform_raises(transform):
+    rows = Dataset.from_dict({"input": ["a"]})
+    rows = getattr(rows, transform)(lambda batch: batch) or rows
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        chain().run(rows)
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        chain().preview(rows)
+
+
+def test_pipeline_of_a_bare_step_raises_with_the_tuple():
+    with pytest.raises(TypeError, match=r"TextGeneration.*Pipeline\(\(step,\)\)"):
+        Pipeline(TextGeneration(LLM))
 
 
 def test_run_of_an_empty_dataset_has_all_columns():
