@@ -419,8 +419,12 @@ def _is_blank(value: Any) -> bool:
     return all(map(_is_blank, value)) if isinstance(value, (list, tuple)) else value is None
 
 
-def prompt_variables(template: str) -> tuple[str, ...]:
+def prompt_variables(template: str, owner: str = "") -> tuple[str, ...]:
     """Return the names that a prompt reads, sorted.
+
+    Args:
+        template: The prompt.
+        owner: The field that it comes from, for error messages.
 
     Raises:
         ValueError: If the template is not valid Jinja2.
@@ -431,7 +435,9 @@ def prompt_variables(template: str) -> tuple[str, ...]:
     try:
         return tuple(sorted(meta.find_undeclared_variables(_ENVIRONMENT.parse(template))))
     except TemplateSyntaxError as error:
-        raise ValueError(f"{template!r} is not a Jinja2 template: {error.message} (line {error.lineno}).") from error
+        start = f"{owner} is {template!r}, which" if owner else repr(template)
+        reason = error.message.rstrip(".") if error.message else "it can't be parsed"
+        raise ValueError(f"{start} is not a Jinja2 template: {reason} (line {error.lineno}).") from error
 
 
 def optional_variables(template: str) -> frozenset[str]:
@@ -450,6 +456,6 @@ def check_prompt(owner: str, template: str, allowed: tuple[str, ...]) -> None:
     Raises:
         ValueError: If it doesn't, with the names it may read.
     """
-    unknown = sorted(set(prompt_variables(template)) - set(allowed))
+    unknown = sorted(set(prompt_variables(template, owner)) - set(allowed))
     if unknown:
         raise ValueError(f"{owner} reads {unknown}; a prompt there may read {list(allowed)}: {template!r}")

@@ -137,7 +137,7 @@ class Judge(Technique):
             raise ValueError(f"Judge.choices must be two or more, all different: {self.choices!r}.")
         if not all(choice.strip() for choice in self.choices):
             raise ValueError(f"Judge.choices must be texts that are not blank: {self.choices!r}.")
-        if not prompt_variables(self.template):
+        if not prompt_variables(self.template, "Judge.template"):
             raise ValueError(f"Judge.template reads no column, so all rows are the same: {self.template!r}.")
         check_prompt("Judge.question", self.question, ("choices",))
 

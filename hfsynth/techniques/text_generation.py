@@ -57,7 +57,7 @@ class TextGeneration(Technique):
         super().__post_init__()
         if self.num_generations < 1:
             raise ValueError(f"TextGeneration.num_generations is {self.num_generations}; it must be at least 1.")
-        if self.template is not None and not prompt_variables(self.template):
+        if self.template is not None and not prompt_variables(self.template, "TextGeneration.template"):
             raise ValueError(f"TextGeneration.template reads no column, so all rows are the same: {self.template!r}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:
