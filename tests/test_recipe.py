@@ -19,7 +19,7 @@ from hfsynth import (
 )
 from hfsynth.pipeline import public_names
 from hfsynth.recipe import build_step, read_recipe, write_recipe
-from tests.helpers import ScriptedLLM
+from tests.helpers import NamedLLM
 
 
 def long_enough(dataset):
@@ -61,9 +61,9 @@ def test_to_yaml_has_the_source_of_a_function():
 
 
 def test_from_yaml_needs_own_classes():
-    text = Pipeline((TextGeneration(ScriptedLLM()),)).to_yaml()
-    assert Pipeline.from_yaml(text, ScriptedLLM).steps[0].llm == ScriptedLLM()
-    with pytest.raises(ValueError, match="names 'ScriptedLLM', a class"):
+    text = Pipeline((TextGeneration(NamedLLM()),)).to_yaml()
+    assert Pipeline.from_yaml(text, NamedLLM).steps[0].llm == NamedLLM()
+    with pytest.raises(ValueError, match="'NamedLLM'"):
         Pipeline.from_yaml(text)
 
 

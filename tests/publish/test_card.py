@@ -392,7 +392,7 @@ def test_card_cites_the_papers_of_the_techniques(saved):
 
 def test_card_of_own_function_is_reproduced_in_python(saved):
     assert 'recipe = Path("default/hfsynth.yaml").read_text()' in saved[0]
-    assert "pipeline = Pipeline.from_yaml(recipe, ScriptedLLM, not_too_short)" in saved[0]
+    assert "pipeline = Pipeline.from_yaml(recipe, not_too_short)" in saved[0]
 
 
 NO_INPUT = Dataset.from_dict({"id": [0, 1, 2]})
