@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import ChatTemplateError as ChatTemplateError
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
+    from hfsynth.errors import HfsynthError as HfsynthError
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
@@ -69,6 +70,7 @@ _HOMES = {
     "EvolInstruct": "techniques.evol_instruct",
     "Filter": "filter",
     "GenerationError": "errors",
+    "HfsynthError": "errors",
     "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "InstructionRules": "filters.instruction_rules",
     "Judge": "techniques.judge",
@@ -116,6 +118,7 @@ __all__ = [
     "EvolInstruct",
     "Filter",
     "GenerationError",
+    "HfsynthError",
     "InstructionFollowingDifficulty",
     "InstructionRules",
     "Judge",

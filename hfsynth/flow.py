@@ -265,9 +265,9 @@ class Flows:
         self._stream = iter(())
         middle = len(taken) // 2
         for part in (taken[:middle], taken[middle:]):
-            self._ask_again(part)
+            self._retry(part)
 
-    def _ask_again(self, runs: Sequence["Running"]) -> None:
+    def _retry(self, runs: Sequence["Running"]) -> None:
         """Ask for some requests by themselves, and for halves of those where that raises; a single one fails."""
         if not runs:
             return
@@ -296,7 +296,7 @@ class Flows:
             return
         middle = len(runs) // 2
         for part in (runs[:middle], runs[middle:]):
-            self._ask_again(part)
+            self._retry(part)
 
     def _answer(self, run: Hashable, completion: Completion) -> None:
         """Give a flow its completion."""

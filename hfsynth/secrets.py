@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MASK = "***"
-_LONGEST = 80  # characters of a text in a repr: of a longer one it has the beginning
-_SHORTEST_TOKEN = 8  # characters of a text named `token`: a shorter one is a word of a prompt, such as "Answer:"
-_SHORTEST = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
+_REPR_LENGTH = 80  # characters of a text in a repr: of a longer one it has the beginning
+_MIN_TOKEN_LENGTH = 8  # characters of a text named `token`: a shorter one is a word of a prompt, such as "Answer:"
+_MIN_LENGTH = 6  # characters of a secret that is looked for in other texts: a shorter one is in many words
 
 _PREFIXED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -67,7 +67,7 @@ _PARAMETER = re.compile(r"[?&]([\w.-]+)=([^&\s#\"'<>]{4,})")  # of a URL
 _PARAMETERS = {"code", "key", "sig", "signature", "token"}
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
-_SEEN: set[str] = set()
+_SECRETS: set[str] = set()
 """Secrets of the configurations that this process has pickled, hashed or described: for `redact`."""
 
 
@@ -117,7 +117,7 @@ def redact(text: str) -> str:
     >>> redact("401: key hf_abcdefghijklmnop1234 is not valid")
     '401: key *** is not valid'
     """
-    return _replace(_replace(text, _found(text)), list(_SEEN))
+    return _replace(_replace(text, _found(text)), list(_SECRETS))
 
 
 def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
@@ -169,14 +169,14 @@ def _is_default(field: "dataclasses.Field[Any]", owner: Any) -> bool:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 1] + "…"
 
 
 def _names_secret(name: str, text: str) -> bool:
     """Return whether a field's or key's name says that its text is secret."""
     plain = _plain(name)
     if plain == "token":
-        return len(text) >= _SHORTEST_TOKEN and not _SPECIAL_TOKEN.fullmatch(text)
+        return len(text) >= _MIN_TOKEN_LENGTH and not _SPECIAL_TOKEN.fullmatch(text)
     return bool(_ALWAYS.search(plain) or (_PERHAPS.search(plain) and _RANDOM.fullmatch(text)))
 
 
@@ -201,7 +201,7 @@ def _found(text: str) -> list[str]:
     """Return the parts of a text that are secret by their form or by what stands before them."""
     found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(text)]
     for match in _PARAMETER.finditer(text):
-        if _names_secret(match[1], match[2]) or (_plain(match[1]) in _PARAMETERS and len(match[2]) >= _SHORTEST):
+        if _names_secret(match[1], match[2]) or (_plain(match[1]) in _PARAMETERS and len(match[2]) >= _MIN_LENGTH):
             found.append(match[2])
     if (pair := _PAIR.fullmatch(text)) and _names_secret(pair[1], pair[2]):
         found.append(pair[2])
@@ -242,8 +242,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _remember(text: Any) -> None:
-    if isinstance(text, str) and len(text) >= _SHORTEST:
-        _SEEN.add(text)
+    if isinstance(text, str) and len(text) >= _MIN_LENGTH:
+        _SECRETS.add(text)
 
 
 def _replace(text: str, secrets: list[str]) -> str:

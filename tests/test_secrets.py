@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import EchoLLM, Pipeline, TextGeneration, report
+from hfsynth import EchoLLM, Pipeline, SamplingParams, TextGeneration, TransformersLLM, report
 from hfsynth.publish.files import save
 from hfsynth.secrets import masked, redact, repr_of
 from hfsynth.viewer.page import view
@@ -62,12 +62,12 @@ def test_secrets_stay_out_of_reprs_and_json():
 def test_secrets_stay_out_of_run_directory_and_dataset(tmp_path, capsys):
     rows = Dataset.from_dict({"instruction": ["a", "b"]})
     pipeline = Pipeline((TextGeneration(planted()),))
-    made = pipeline.run(rows, run_dir=tmp_path / "run", quiet=True)
-    save(made, tmp_path / "saved", steps=pipeline.steps)
-    made.save_to_disk(str(tmp_path / "disk"))
+    result = pipeline.run(rows, run_dir=tmp_path / "run", quiet=True)
+    save(result, tmp_path / "saved", steps=pipeline.steps)
+    result.save_to_disk(str(tmp_path / "disk"))
     printed = capsys.readouterr()
     assert not leaks(all_bytes(tmp_path))
-    assert not leaks(made.info.description)
+    assert not leaks(result.info.description)
     assert not leaks(str(pipeline.preview(rows, n=1)))
     assert not leaks(printed.out + printed.err)
 
@@ -105,16 +105,16 @@ def test_secret_in_an_llm_field_is_in_no_output(tmp_path, fields):
     assert WORD not in repr(pipeline)
 
 
-def test_an_error_that_repeats_a_key_is_recorded_without_it(tmp_path, caplog):
+def test_error_with_a_key_is_recorded_without_it(tmp_path, caplog):
     rows = Dataset.from_dict({"instruction": ["a", "fail"]})
-    made = Pipeline((TextGeneration(planted()),)).run(rows, run_dir=tmp_path, quiet=True)
-    assert "401: ***" in made[1]["generation_metadata"][0]["error"]
+    result = Pipeline((TextGeneration(planted()),)).run(rows, run_dir=tmp_path, quiet=True)
+    assert "401: ***" in result[1]["generation_metadata"][0]["error"]
     assert not leaks(all_bytes(tmp_path))
     assert not leaks(caplog.text)
     assert "401: ***" in caplog.text
 
 
-def test_a_worker_process_has_the_key_and_the_hash_does_not():
+def test_pickle_has_the_key_and_the_hash_does_not():
     technique = TextGeneration(planted())
     assert pickle.loads(pickle.dumps(technique)).llm == planted()
     assert Hasher.hash(technique) == Hasher.hash(TextGeneration(planted("hf_AnotherKey" + "0123456789abcdef")))
@@ -122,7 +122,7 @@ def test_a_worker_process_has_the_key_and_the_hash_does_not():
     assert Hasher.hash(other) != Hasher.hash(KeyLLM(base_url="https://me:pass@host/v1"))
 
 
-def test_a_recipe_asks_for_the_secret_that_it_leaves_out(monkeypatch):
+def test_recipe_asks_for_a_secret_that_it_leaves_out(monkeypatch):
     pipeline = Pipeline((TextGeneration(KeyLLM(credential=KEY)),))
     text = pipeline.to_yaml()
     assert not leaks(text)
@@ -146,7 +146,7 @@ def test_a_recipe_asks_for_the_secret_that_it_leaves_out(monkeypatch):
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
     ],
 )
-def test_a_token_is_recognised_inside_a_text(token):
+def test_masked_finds_a_token_inside_a_text(token):
     assert masked(f"use {token} here") == "use *** here"
     assert redact(f"error: {token}!") == "error: ***!"
 
@@ -172,7 +172,7 @@ def test_a_token_is_recognised_inside_a_text(token):
         ("api_keys", {"abc"}),
     ],
 )
-def test_a_text_under_a_secret_name_is_masked(name, text):
+def test_masked_hides_a_text_under_a_secret_name(name, text):
     assert masked(text, name) == "***"
 
 
@@ -203,7 +203,7 @@ def test_a_text_under_a_secret_name_is_masked(name, text):
         ("data", b"\x00\x01"),
     ],
 )
-def test_an_ordinary_value_is_not_masked(name, text):
+def test_masked_keeps_an_ordinary_value(name, text):
     assert masked(text, name) is None
 
 
@@ -227,3 +227,22 @@ def test_masked_text_keeps_what_is_not_secret(text, rest):
 
 def test_repr_of_nested_keys_has_no_key():
     assert repr_of({"keys": {"openai": "abc"}, "org": "acme"}) == "{'keys': {'openai': '***'}, 'org': 'acme'}"
+
+
+def test_repr_of_defaults_has_no_fields():
+    assert repr(EchoLLM()) == "EchoLLM()"
+    assert repr(SamplingParams()) == "SamplingParams()"
+
+
+def test_repr_has_the_fields_that_were_set():
+    technique = TextGeneration(EchoLLM(), sampling=SamplingParams(temperature=0.5))
+    assert repr(technique) == "TextGeneration(llm=EchoLLM(), sampling=SamplingParams(temperature=0.5))"
+    assert repr(Pipeline((technique,))) == f"Pipeline(steps=({technique!r},))"
+    assert repr(TransformersLLM("user/model", dtype="float32")) == (
+        "TransformersLLM(model='user/model', dtype='float32')"
+    )
+
+
+def test_repr_of_a_long_text_is_cut():
+    technique = TextGeneration(EchoLLM(), template="{{ instruction }}" + "x" * 200)
+    assert repr(technique) == f"TextGeneration(llm=EchoLLM(), template='{{{{ instruction }}}}{'x' * 62}…')"

@@ -19,13 +19,13 @@ from pathlib import Path
 from datasets import Dataset, Features, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
+from hfsynth.config import Configuration
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ColumnError, RunError
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
-from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
 from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
@@ -156,7 +156,8 @@ def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options
         logger.warning(usage.summary(target))
     result = concatenate_datasets(accepted)
     result = result.select(range(min(target.num_rows, len(result))))
-    read = replace(Source.of(first), rows=usage.tried, recipe=describe_source(source))
+    description = source.describe() if isinstance(source, Configuration) else {}
+    read = replace(Source.of(first), rows=usage.tried, recipe=description)
     record = RunRecord(read, (), options.chunk_size, "", target.num_rows, usage.accepted, target.limits)
     return state.result(result, first, record)
 

@@ -43,10 +43,10 @@ def step(dataset):
 
 
 def module(text: str) -> types.ModuleType:
-    made = types.ModuleType("usermodule")
-    sys.modules["usermodule"] = made
-    exec(compile(text, "usermodule.py", "exec"), vars(made))
-    return made
+    loaded = types.ModuleType("usermodule")
+    sys.modules["usermodule"] = loaded
+    exec(compile(text, "usermodule.py", "exec"), vars(loaded))
+    return loaded
 
 
 @pytest.fixture(autouse=True)
@@ -65,24 +65,24 @@ def no_module_left():
         ("text.upper()", "text.lower()"),
     ],
 )
-def test_an_edit_that_a_class_depends_on_changes_its_hash(old, new):
+def test_hash_changes_with_the_code_of_a_class(old, new):
     before = Hasher.hash(TextGeneration(module(OWN).Own()))
     assert Hasher.hash(TextGeneration(module(OWN.replace(old, new)).Own())) != before
 
 
 @pytest.mark.parametrize("edit", ["LIMIT = 4", "LIMIT = 'x'"])
-def test_an_edit_that_a_function_depends_on_changes_its_hash(edit):
+def test_hash_changes_with_the_globals_of_a_function(edit):
     assert (
         as_step(module(OWN).step).fingerprint() != as_step(module(OWN.replace("LIMIT = 3", edit)).step).fingerprint()
     )
 
 
-def test_a_comment_leaves_the_hash_as_it_was():
+def test_hash_is_unchanged_by_a_comment():
     before = Hasher.hash(module(OWN).Own())
     assert Hasher.hash(module("# a comment\n" + OWN).Own()) == before
 
 
-def test_the_hash_of_an_own_class_is_the_same_in_every_process(tmp_path):
+def test_hash_of_an_own_class_is_the_same_in_every_process(tmp_path):
     (tmp_path / "usermodule.py").write_text(OWN)
     code = "import usermodule; from datasets.fingerprint import Hasher; print(Hasher.hash(usermodule.Own()))"
     found = set()
@@ -93,18 +93,18 @@ def test_the_hash_of_an_own_class_is_the_same_in_every_process(tmp_path):
     assert len(found) == 1
 
 
-def test_an_open_client_in_a_global_is_warned_of_and_stable(caplog):
+def test_code_state_of_an_open_client_warns_and_is_stable(caplog):
     text = "import sqlite3\nCLIENT = sqlite3.connect(':memory:')\ndef step(dataset):\n    return CLIENT and dataset\n"
     first, second = module(text).step, module(text).step
     assert as_step(first).fingerprint() == as_step(second).fingerprint()
     assert "'CLIENT'" in caplog.text
 
 
-def test_hfsynth_is_named_and_not_read():
+def test_code_state_of_hfsynth_is_its_name():
     assert code_state(EchoLLM) == '"hfsynth.llms.echo.EchoLLM"'
 
 
-def test_the_state_of_a_models_files_is_part_of_the_hash(tmp_path):
+def test_hash_changes_with_a_models_files(tmp_path):
     class Filed(EchoLLM):
         def files_state(self):
             return (tmp_path / "weights").read_text()
