@@ -221,9 +221,9 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(method, "__self__", None)
         named = _METHODS.get(getattr(method, "__name__", "")) if isinstance(owner, str) else None
         if named is not None:
-            given = [list(one) if named is _of_joining else one for one in args]
-            budget.spend(STEP + named(owner, *given, *kwargs.values()))
-            return super().call(__context, __obj, *given, **kwargs)
+            arguments = [list(one) if named is _of_joining else one for one in args]
+            budget.spend(STEP + named(owner, *arguments, *kwargs.values()))
+            return super().call(__context, __obj, *arguments, **kwargs)
         if owner is not None and any(map(_is_width, args)) and isinstance(owner, int):
             budget.spend(sum(one for one in args if _is_width(one)))  # to_bytes
         is_own = isinstance(__obj, Macro) or type(__obj).__module__ == "jinja2.runtime"
@@ -240,10 +240,10 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
             value = _listed(value) if name in ("join", "list", "batch", "slice") else value
             budget.spend(STEP + _of_filter(name, value, args, kwargs))
             prefix = {"context": (context,), "eval_context": (context.eval_ctx,), "environment": (self,)}
-            made = function(*prefix.get(passed, ()), value, *args, **kwargs)
+            result = function(*prefix.get(passed, ()), value, *args, **kwargs)
             if name not in _CHEAP:
-                budget.spend(len(made) if isinstance(made, Sized) else 0)
-            return made
+                budget.spend(len(result) if isinstance(result, Sized) else 0)
+            return result
 
         return spending
 
@@ -319,18 +319,18 @@ def _of_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """Return a bound on what a filter works through and makes."""
     if name in _CHEAP:
         return 0
-    given = (*args, *kwargs.values())
+    arguments = (*args, *kwargs.values())
     if name in ("batch", "slice"):
-        return _number(given, 0, 1) + len(value)
+        return _number(arguments, 0, 1) + len(value)
     if name == "join":
-        separator = next((one for one in given if isinstance(one, str)), "")
+        separator = next((one for one in arguments if isinstance(one, str)), "")
         return _size(value) + len(separator) * len(value)
     if name in _WRITING:
-        return _size(value) * (1 + sum(one if _is_width(one) else _size(one) for one in given))
+        return _size(value) * (1 + sum(one if _is_width(one) else _size(one) for one in arguments))
     if name in _OF_LISTS:
         return STEP * len(value) if isinstance(value, Sized) else 0
     size = _size(value)
-    return _FILTERS[name](str(value), *given) if name in _FILTERS and size <= LARGEST else size
+    return _FILTERS[name](str(value), *arguments) if name in _FILTERS and size <= LARGEST else size
 
 
 def _json(value: Any, **options: Any) -> str:

@@ -1,7 +1,11 @@
-"""Self-Instruct's instances (arXiv 2212.10560): an instruction → inputs for it, each with its response.
+"""Generate instances of an instruction, as Self-Instruct (arXiv 2212.10560) does: inputs with their responses.
 
-A task that is a classification gets its labels first and then an input for each, or nearly all inputs would be of one
-label; any other task gets its inputs first. What is no instance is cleaned away.
+First the model is asked whether the instruction is a classification. If so, it writes a label and then an input for it
+(output-first), since otherwise nearly all inputs get one label; for other instructions it writes the input first. At
+most five instances are kept, as in the paper, after its rules have dropped bad ones.
+
+hfsynth differs in three points: the prompts have few examples and work with chat models; the answer to the first
+question is scored, not parsed; and the parser reads more forms than that of the authors, in some 20 languages.
 """
 
 import json
@@ -96,7 +100,7 @@ _OUTPUT = (
     r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
     r"|çıktı|çıkış|đầu ra|wyjście|uitvoer|keluaran|เอาต์พุต|เอาท์พุต|ผลลัพธ์"
 )
-_ANSWER = r"answer|response|solution"  # an output's other names, where none has its own
+_ANSWER = r"answer|response|solution"  # other names of an output, if nothing is named output
 _LABEL = (
     r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल|etiket|nhãn"
     r"|etykieta|ป้ายกำกับ|ฉลาก"
@@ -130,12 +134,12 @@ _NO_INPUT = {
 
 
 DROPPED = {"input": Value("string"), "response": Value("string"), "rule": Value("string")}
-"""One instance that was cleaned away, and by which rule."""
+"""A dropped instance and the rule that dropped it."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An input for a task, "" where it needs none, and the response."""
+    """An input of a task, "" if the task needs none, and the response to it."""
 
     input: str
     response: str
@@ -143,10 +147,10 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfInstructInstances(Technique):
-    """Make instances of a task: `instruction` → `input`, `response` and `is_classification`, one row for each.
+    """Generate instances of a task: `instruction` → `input`, `response`, `is_classification`; one row for each.
 
-    A row that comes to no instance failed, and so did one whose inputs have two responses, as in the paper. What was
-    cleaned away is in `dropped_instances`, by its rule (`clean_instances`).
+    A row without a good instance fails. So does, as in the paper, a row in which one input has two responses. Dropped
+    instances are in `dropped_instances`, with the rule of `clean_instances` that dropped them.
 
     >>> from hfsynth import EchoLLM
     >>> list(SelfInstructInstances(EchoLLM()).output_features)
@@ -157,16 +161,16 @@ class SelfInstructInstances(Technique):
     citation: ClassVar[str] = CITATION
     rejection_column: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
-    num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
+    num_instances: int = field(default=5, metadata={"help": "Largest number of instances of an instruction."})
     classification_prompt: str = field(
         default=CLASSIFICATION_PROMPT,
-        metadata={"help": "Jinja2 text over instruction: answered with Yes or No, whichever is likelier."},
+        metadata={"help": "Jinja2 prompt over instruction, answered with Yes or No."},
     )
     input_first_prompt: str = field(
-        default=INPUT_FIRST, metadata={"help": "Jinja2 text over instruction and num_instances, for other tasks."}
+        default=INPUT_FIRST, metadata={"help": "Jinja2 prompt over instruction and num_instances, for other tasks."}
     )
     output_first_prompt: str = field(
-        default=OUTPUT_FIRST, metadata={"help": "Jinja2 text over these, for classifications."}
+        default=OUTPUT_FIRST, metadata={"help": "Jinja2 prompt over the same, for classifications."}
     )
     input_first_sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.0, presence_penalty=1.5, max_new_tokens=350, stop=("\nTask:",)),
@@ -181,31 +185,31 @@ class SelfInstructInstances(Technique):
         """Check the prompts and the number of instances."""
         super().__post_init__()
         if self.num_instances < 1:
-            raise ValueError(f"{self.name}.num_instances is {self.num_instances}; it must be at least 1.")
+            raise ValueError(f"SelfInstructInstances.num_instances must be at least 1, got {self.num_instances}.")
         check_prompt("SelfInstructInstances.classification_prompt", self.classification_prompt, ("instruction",))
         for name in ("input_first_prompt", "output_first_prompt"):
             check_prompt(f"SelfInstructInstances.{name}", getattr(self, name), ("instruction", "num_instances"))
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`instruction`: the task."""
+        """Return `instruction`: the task."""
         return {"instruction": Input.TEXT}
 
     @property
     def output_features(self) -> Features:
-        """`input`, "" where the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
+        """`input`, "" if the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
         text = Value("string")
-        made = {"input": text, "response": text, "is_classification": Value("bool")}
-        return Features({**made, "dropped_instances": List(DROPPED)})
+        return Features(
+            {"input": text, "response": text, "is_classification": Value("bool"), "dropped_instances": List(DROPPED)}
+        )
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Ask whether it is a classification, then for instances, and clean them."""
-        given = {"instruction": row["instruction"], "num_instances": self.num_instances}
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request whether the task is a classification, then its instances, and drop the bad ones."""
         question = render_prompt(self.classification_prompt, {"instruction": row["instruction"]})
         answer = yield Request(messages=({"role": "user", "content": question},), choices=("Yes", "No"))
         is_classification = answer.text == "Yes"
         template = self.output_first_prompt if is_classification else self.input_first_prompt
         sampling = self.output_first_sampling if is_classification else self.input_first_sampling
-        prompt = render_prompt(template, given)
+        prompt = render_prompt(template, {"instruction": row["instruction"], "num_instances": self.num_instances})
         completion = yield Request(
             messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
         )
@@ -216,24 +220,25 @@ class SelfInstructInstances(Technique):
             raise RowError(
                 f"the completion has no instance{f' that stands: {rules}' if rules else ''}", completion.text
             )
-        away = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
+        rejected = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
         return [
             {
                 "input": one.input,
                 "response": one.response,
                 "is_classification": is_classification,
-                "dropped_instances": away,
+                "dropped_instances": rejected,
             }
             for one in kept
         ]
 
 
 def parse_instances(text: str) -> list[Instance]:
-    r"""Read the instances of a completion, as the parser of Self-Instruct's authors does, and where it reads less.
+    r"""Read the instances of a completion.
 
-    An instance begins at a heading ("Example 1") or, without headings, where an input follows a response. What stands
-    before "Output:" is the input, under whatever name. Of a classification the line after "Label:" is the response,
-    and the rest the input. A text without any of these words has no instance.
+    An instance begins at a heading ("Example 1") or, without headings, where an input follows a response. The text
+    before "Output:" is the input, under any name. In a classification the line after "Label:" is the response, and the
+    remaining text the input. JSON and XML records are read too. A text without such words has no instance. Every text
+    that the parser of Self-Instruct's authors reads is read in the same way.
 
     >>> parse_instances("Example 1: Input: 2 + 2\nOutput: 4\nExample 2\nInput: 1 + 1\nOutput: 2")
     [Instance(input='2 + 2', response='4'), Instance(input='1 + 1', response='2')]
@@ -256,7 +261,7 @@ def parse_instances(text: str) -> list[Instance]:
 
 
 def _unfenced(text: str) -> str:
-    """Return what is within the one fence of a text, where all names of parts are; else the text."""
+    """Return the content of the only fence of a text, if all names of parts are in it; else the text."""
     fences = list(_FENCE.finditer(text))
     if len(fences) != 1 or fences[0]["language"].casefold() not in _TEXT_LANGUAGES:
         return text.strip()
@@ -266,9 +271,9 @@ def _unfenced(text: str) -> str:
 
 
 def _without_closing(text: str) -> str:
-    """Return a text without the rules at its end, and without the paragraphs in which the model closes its answer.
+    """Return a text without horizontal rules at its end, and without closing remarks of the model.
 
-    After a response of several paragraphs they stay: a letter ends like them.
+    After a response of several paragraphs a closing remark stays, since a letter ends in the same way.
     """
     paragraphs = _without_rules(text).split("\n\n")
     end = len(paragraphs)
@@ -281,7 +286,7 @@ def _without_closing(text: str) -> str:
 
 
 def _without_rules(text: str) -> str:
-    """Return a text without the horizontal rules at its end, as they stand between examples."""
+    """Return a text without horizontal rules at its end."""
     return _RULES.sub("", text).strip()
 
 
@@ -292,7 +297,7 @@ def _outside_fences(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
 
 
 def _headings(text: str) -> list[re.Match[str]]:
-    """Return the headings of examples: the numbered ones or, without any, those that parts of an example follow."""
+    """Return the headings of examples: those with numbers or, if there are none, those that a part follows."""
     found = _outside_fences(_EXAMPLE, text)
     numbered = [heading for heading in found if any(character.isdigit() for character in heading[0])]
     if numbered:
@@ -301,7 +306,7 @@ def _headings(text: str) -> list[re.Match[str]]:
 
 
 def _read_parts(text: str) -> list[Instance]:
-    """Read the instances of a text by the names of their parts; none where no part is named."""
+    """Read the instances of a text by the names of their parts."""
     marks = _marks(text)
     ends = [*(start for _, start, _ in marks[1:]), len(text)]
     parts = [(name, _without_rules(text[begin:end])) for (name, _, begin), end in zip(marks, ends, strict=False)]
@@ -318,10 +323,10 @@ def _read_parts(text: str) -> list[Instance]:
 
 
 def _marks(text: str) -> list[tuple[str, int, int]]:
-    """Find the names of parts: (part, where the name starts, where the part's text starts).
+    """Find the names of parts: (part, start of its name, start of its text).
 
-    The names begin lines. Where a part has none that does, "Input:" and "Output:" inside a line count too. Of several
-    inputs in a row the first one counts: together they are one instance's input.
+    A name begins a line; if a part has no such name, "Input:" and "Output:" within a line count too. Several inputs in
+    a row are one input.
     """
     found = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_PART, text)]
     if any(name in ("output", "label") for name, *_ in found):
@@ -343,7 +348,7 @@ def _response_marks(text: str) -> bool:
 
 
 def _part_name(mark: re.Match[str]) -> str:
-    """Return which part a name stands for: "input", "output", "label", or "answer", an output's other names."""
+    """Return the part that a name means: "input", "output", "label", or "answer", another name of an output."""
     name = mark[1].casefold()
     for part, names in (("input", _INPUT), ("output", _OUTPUT), ("label", _LABEL)):
         if re.fullmatch(names, name, re.IGNORECASE):
@@ -352,7 +357,7 @@ def _part_name(mark: re.Match[str]) -> str:
 
 
 def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Put the inputs that have another name ("Sentence: …") among the parts, their name kept."""
+    """Yield the parts with those inputs that have another name ("Sentence: …"), which stays in their text."""
     yield "input", before
     name = _OTHER_NAME.match(before)
     mark = re.compile(rf"^{re.escape(name[0])}", re.MULTILINE) if name else None
@@ -364,7 +369,7 @@ def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple
 
 
 def _label_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
-    """Pair each response with what comes after it."""
+    """Pair each response with the input after it."""
     for place, (part, value) in enumerate(parts):
         if part == "input":
             continue
@@ -378,18 +383,18 @@ def _label_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
 
 
 def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
-    """Pair each response with the input before it; of several responses to one input the first one counts."""
-    given, answered = None, False
+    """Pair each response with the input before it, and an input with the first response after it."""
+    pending, is_answered = None, False
     for part, value in parts:
         if part == "input":
-            if given is not None and not answered:
-                yield Instance(given, "")
-            given, answered = _plain_input(value), False
-        elif given is None or not answered:
-            yield Instance(given or "", value)
-            answered = given is not None
-    if given is not None and not answered:
-        yield Instance(given, "")
+            if pending is not None and not is_answered:
+                yield Instance(pending, "")
+            pending, is_answered = _plain_input(value), False
+        elif pending is None or not is_answered:
+            yield Instance(pending or "", value)
+            is_answered = pending is not None
+    if pending is not None and not is_answered:
+        yield Instance(pending, "")
 
 
 def _has_response(record: Mapping[str, Any]) -> bool:
@@ -397,7 +402,7 @@ def _has_response(record: Mapping[str, Any]) -> bool:
 
 
 def _instance_of(record: Mapping[str, Any]) -> Instance:
-    """Read an instance from an object; where no key names the input, its other keys do, and stay with their values."""
+    """Read an instance from a record; if no key names the input, the other keys and values are the input."""
     parts = {
         _key_part(key): _as_text(value) for key, value in reversed(list(record.items()))
     }  # of two, the first counts
@@ -422,18 +427,26 @@ def _key_part(key: str) -> str:
 
 
 def _plain_input(text: str) -> str:
-    """Return an input; "" for a text that says that there is none."""
+    """Return an input; "" for a text such as "N/A"."""
     return "" if text.strip(" .()[]<>*_-–—").casefold() in _NO_INPUT else text
 
 
 def clean_instances(
-    found: Sequence[Instance], most: int, cut_off: bool = False
+    found: Sequence[Instance], limit: int, cut_off: bool = False
 ) -> tuple[list[Instance], list[tuple[Instance, str]]]:
-    """Part instances into those that stand, and the others with the rule that each breaks.
+    """Divide instances into those to keep and those to drop, with the rule that drops each.
 
-    The rules: `cut_off`, the last of a completion that was; `empty`, there is no response; `copied`, the response is
-    the input once more; `colon`, a part ends in one; `repeated`, it was there before; `contradicted`, its input has
-    another response too, and then none of the task stands; `surplus`, there are enough.
+    The rules: `cut_off`, the last instance of a truncated completion; `empty`, without a response; `copied`, the
+    response equals the input; `colon`, the input or the response ends in a colon; `repeated`, an instance is there
+    twice; `contradicted`, one input has two responses, which drops all instances; `surplus`, beyond the limit.
+
+    Args:
+        found: The instances of one task.
+        limit: The largest number to keep.
+        cut_off: Whether the completion was truncated.
+
+    Returns:
+        The kept instances, and the dropped ones with their rules.
 
     >>> kept, dropped = clean_instances([Instance("a", "b"), Instance("a", "a"), Instance("c", "")], 5)
     >>> kept, [rule for _, rule in dropped]
@@ -447,13 +460,13 @@ def clean_instances(
     if len(set(inputs)) < len(inputs):
         broken = [rule or "contradicted" for rule in broken]
         standing = []
-    kept = standing[:most]
+    kept = standing[:limit]
     dropped = [(one, rule) for one, rule in zip(found, broken, strict=True) if rule]
-    return kept, [*dropped, *((one, "surplus") for one in standing[most:])]
+    return kept, [*dropped, *((one, "surplus") for one in standing[limit:])]
 
 
 def _broken(one: Instance, before: Sequence[Instance]) -> str:
-    """Return the rule that an instance breaks by itself, or "" if it stands."""
+    """Return the rule that drops an instance by itself; "" if there is none."""
     if not one.response:
         return "empty"
     if one.response == one.input:

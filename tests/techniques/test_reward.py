@@ -67,82 +67,82 @@ def plain(folder, tokenizer, instruction, response):
         return float(model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0])
 
 
-def test_a_row_gets_what_the_model_says_of_its_conversation_alone(loaded, folder, tokenizer):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+def test_reward_equals_the_models_own_logit(loaded, folder, tokenizer):
+    produced = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
     expected = [plain(folder, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
-    assert len(set(made["reward"][:3])) == 3
-    entry = made[0]["generation_metadata"][0]
+    assert produced["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert len(set(produced["reward"][:3])) == 3
+    entry = produced[0]["generation_metadata"][0]
     assert (entry["model"], entry["completion_tokens"], entry["finish_reason"]) == ("rewarder", 0, "stop")
     assert entry["prompt_tokens"] > 0
 
 
-def test_a_conversation_longer_than_the_context_fails_its_row_and_is_not_cut(loaded):
-    made = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][3] is None
-    assert "are more than the model's context of 300" in made[3]["generation_metadata"][0]["error"]
+def test_reward_longer_than_the_context_fails_its_row(loaded):
+    produced = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    assert produced["reward"][3] is None
+    assert "are more than the model's context of 300" in produced[3]["generation_metadata"][0]["error"]
 
 
-def test_conversations_are_scored_in_batches_whatever_their_order(loaded, folder):
+def test_reward_batches_do_not_change_scores(loaded, folder):
     requests = [Request(messages=pair("Say it. " * n, f"It, {n} times.")) for n in range(1, 9)]
     together = loaded.complete(requests)
     for size in (1, 3):
-        made = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
-        assert [m.scores[0] for m in made] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
+        produced = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
+        assert [m.scores[0] for m in produced] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
     assert {(m.text, m.finish_reason, m.completion_tokens) for m in together} == {("", "stop", 0)}
 
 
-def test_a_model_that_knows_no_padding_reads_row_by_row(tmp_path, tokenizer, folder):
+def test_reward_model_without_padding_reads_row_by_row(tmp_path, tokenizer, folder):
     model = LlamaClassifier.from_pretrained(folder)
     model.config.pad_token_id = None
     with RewardModel(saved(tmp_path, tokenizer, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
+        produced = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
     expected = [plain(tmp_path, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
-    assert made["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert produced["reward"][:3] == pytest.approx(expected, abs=1e-5)
 
 
-def test_without_a_chat_template_the_answer_is_the_second_of_a_pair(tmp_path, tokenizer):
+def test_reward_without_chat_template_scores_a_text_pair(tmp_path, tokenizer):
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=2, pad_token_id=0)).eval()
     bare = AutoTokenizer.from_pretrained(saved(tmp_path, tokenizer, model))
     bare.chat_template = None
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     with RewardModel(saved(tmp_path, bare, model)) as llm:
-        made = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
-    for row in made.select(range(3)):
+        produced = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
+    for row in produced.select(range(3)):
         with torch.inference_mode():
             logits = model(**bare(row["instruction"], row["response"], return_tensors="pt")).logits
         assert row["reward"] == pytest.approx(float(logits[0, 1]), abs=1e-5)
 
 
-def test_a_conversation_is_scored_whole(loaded, folder):
+def test_reward_reads_all_turns_of_a_conversation(loaded, folder):
     messages = [*pair("Hi", "Hello."), *pair("Say a colour.", "Blue.")]
     dataset = Dataset.from_dict({"conversation": [messages, messages[:3], None]})
-    made = dataset.map(Reward(loaded), batched=True, with_indices=True)
-    assert made["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
-    errors = [row["generation_metadata"][0]["error"] for row in made]
+    produced = dataset.map(Reward(loaded), batched=True, with_indices=True)
+    assert produced["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
+    errors = [row["generation_metadata"][0]["error"] for row in produced]
     assert "ends with a turn of 'user'" in errors[1]
     assert "conversation is not a list of role and content" in errors[2]
 
 
-def test_which_of_several_outputs_is_the_reward_must_be_said():
+def test_reward_several_outputs_need_a_choice():
     row = {"instruction": "a", "response": "b"}
     three = Completion(text="", finish_reason="stop", scores=(1.0, 2.0, 3.0))
     assert drive(Reward(EchoLLM(), output=2).flow(row, RNG), three)[1] == [{"reward": 3.0}]
-    for fields, message in (({}, "has 3 outputs; name one"), ({"output": 3}, "output is 3; echo has outputs 0 to 2")):
+    for fields, message in (({}, "has 3 outputs"), ({"output": 3}, "output .*0 to 2.*echo.*3")):
         with pytest.raises(GenerationError, match=message):
             drive(Reward(EchoLLM(), **fields).flow(row, RNG), three)
-    with pytest.raises(ValueError, match="output is -1"):
+    with pytest.raises(ValueError, match=r"output .*-1"):
         Reward(EchoLLM(), output=-1)
 
 
-def test_an_llm_that_is_no_reward_model_is_an_error():
-    with pytest.raises(GenerationError, match=r"echo gave no scores; Reward needs a reward model"):
+def test_reward_without_reward_model_is_an_error():
+    with pytest.raises(GenerationError, match=r"echo .*Reward\(RewardModel"):
         Dataset.from_dict(ROWS).map(Reward(EchoLLM()), batched=True, with_indices=True)
 
 
 @pytest.mark.model
-def test_a_model_that_writes_is_no_reward_model(smollm):
+def test_reward_with_a_generating_model_is_an_error(smollm):
     with pytest.raises(GenerationError, match=r"to score whole conversations, use RewardModel\(\.\.\.\)"):
         Dataset.from_dict(ROWS).map(Reward(smollm), batched=True, with_indices=True)
 
@@ -156,18 +156,18 @@ def test_a_model_that_writes_is_no_reward_model(smollm):
         (Request(messages=pair("a", "b"), choices=("c",)), r"the choices \('c',\)"),
     ],
 )
-def test_a_reward_model_writes_nothing(request_, wanted):
+def test_reward_model_asked_to_generate_is_an_error(request_, wanted):
     with pytest.raises(GenerationError, match=f"some/model is a reward model.*asked for {wanted}"):
         RewardModel("some/model").complete([request_])
 
 
-def test_a_model_that_was_not_trained_to_classify_is_an_error(tmp_path, tokenizer):
+def test_reward_model_without_a_head_is_an_error(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer, LlamaForCausalLM(LlamaConfig(**SIZES)))
     with pytest.raises(GenerationError, match=r"is no reward model: it has no weights for \['score.weight'\]"):
         RewardModel(folder).load()
 
 
-def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
+def test_reward_model_missing_is_an_error(tmp_path):
     with pytest.raises(GenerationError, match=r"nothing-here' .*can't be loaded"):
         RewardModel(str(tmp_path / "nothing-here")).load()
 
@@ -175,12 +175,12 @@ def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"), [({"batch_size": 0}, "batch_size is 0"), ({"dtype": "int4"}, "'int4'")]
 )
-def test_a_field_out_of_range_is_an_error_before_a_model_is_loaded(fields, message):
+def test_reward_model_field_out_of_range_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         RewardModel("some/model", **fields)
 
 
-def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
+def test_reward_model_out_of_memory_halves_the_batch(loaded, monkeypatch):
     batches, read = [], classifier.Classifier._logits
 
     def note(self, rows):
@@ -195,18 +195,18 @@ def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
     assert batches == [4, 2, 2]
 
 
-def test_equal_models_are_loaded_once_and_unload_gives_them_back(folder):
+def test_reward_model_equal_models_are_loaded_once(folder):
     with RewardModel(folder) as llm:
         assert replace(llm, batch_size=3)._loaded() is llm._loaded()
         assert len(_LOADED) == 1
     assert not _LOADED
 
 
-def test_no_requests_need_no_model(tmp_path):
+def test_reward_model_no_requests_loads_nothing(tmp_path):
     assert RewardModel(str(tmp_path / "nothing-here")).complete([]) == []
 
 
-def test_an_empty_answer_fails_its_row():
+def test_reward_empty_answer_fails_its_row():
     with pytest.raises(RowError):
         next(Reward(EchoLLM()).flow({"conversation": []}, RNG))
 
