@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.completion_text import parse_list
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Request, SamplingParams
+from hfsynth.parsing.lists import parse_list
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.completion_text import is_closing, parse_records
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Request, SamplingParams
+from hfsynth.parsing.lines import is_closing
+from hfsynth.parsing.lists import parse_records
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
