@@ -320,8 +320,8 @@ def from_plain(kind: Any, value: Any) -> Any:
     """Make a value of a type from plain values.
 
     Args:
-        kind: A dataclass, or what its fields may be here: a tuple, a mapping from names, any of these or None, or a
-            plain type.
+        kind: A dataclass, or what its fields may be here: a tuple, a mapping from names, any of these or None, a plain
+            type, or Any.
         value: As JSON has it.
 
     Raises:
@@ -344,7 +344,7 @@ def from_plain(kind: Any, value: Any) -> Any:
         return tuple(from_plain(part, one) for part, one in zip(kinds, value, strict=True))
     if get_origin(kind) is abc.Mapping and isinstance(value, dict):
         return {name: from_plain(args[1], part) for name, part in value.items()}
-    if not args and isinstance(value, (float, int) if kind is float else kind):
+    if kind is Any or (not args and isinstance(value, (float, int) if kind is float else kind)):
         return value
     raise TypeError(f"{value!r} is no {getattr(kind, '__name__', kind)}")
 

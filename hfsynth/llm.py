@@ -160,8 +160,8 @@ class Origin:
 
     commit: str = ""
     """Its commit on the Hub."""
-    licence: str = ""
-    """The licence that its own card or file names, by the Hub's identifier."""
+    license: str = ""
+    """The license that its own card or file names, by the Hub's identifier."""
     languages: tuple[str, ...] = ()
     """The languages that its own card or file names, as ISO codes."""
 
@@ -170,8 +170,8 @@ class Origin:
         """Read a card's metadata."""
         languages = metadata.get("language") or ()
         listed = [languages] if isinstance(languages, str) else languages
-        licence = metadata.get("license")
-        return cls(commit, licence if isinstance(licence, str) else "", tuple(map(str, listed)))
+        license = metadata.get("license")
+        return cls(commit, license if isinstance(license, str) else "", tuple(map(str, listed)))
 
 
 @runtime_checkable

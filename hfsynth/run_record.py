@@ -241,7 +241,7 @@ def step_record(
     return asdict(record)
 
 
-def read_off(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
+def record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
     """Make a record of what the rows themselves tell, for a dataset that `map` made.
 
     Args:

@@ -2,21 +2,22 @@
 
 import re
 
-# what means something in Markdown, HTML and mathematics; a colon where it is part of a link or an emoji
-_MARKS = re.compile(r"([\\`*_{}\[\]<>#|!~&$@]|:(?=//|[\w+-]+:))")
+# characters with a meaning in Markdown, HTML and mathematics; a colon where it is part of a link or an emoji
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!~&$@]|:(?=//|[\w+-]+:))")
+_MAX_ERROR = 300  # characters
 
 
 def plain(text: str) -> str:
-    r"""Make text that Markdown and HTML show as it is, on one line.
+    r"""Escape text so that Markdown and HTML show it as it is, on one line.
 
     >>> print(plain("<b> | a_b"))
     \<b\> \| a\_b
     """
-    return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
+    return _MARKUP.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Put any text in a code block that it can't end.
+    """Put text into a code block whose fence is longer than any run of backticks in the text.
 
     >>> print(fenced("```"))
     ````
@@ -29,7 +30,7 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with its thousands parted.
+    """Format a number with thousands separators.
 
     >>> number(12345), number(1.5)
     ('12,345', '1.5')
@@ -37,8 +38,18 @@ def number(value: float) -> str:
     return f"{value:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun, in the plural where there isn't exactly one.
+
+    >>> counted(1, "row"), counted(2000, "row"), counted(2, "process")
+    ('1 row', '2,000 rows', '2 processes')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number(count)} {noun if count == 1 else plural}"
+
+
 def duration(seconds: float) -> str:
-    """Write a time in the two largest units that it has.
+    """Format a time in its two largest units.
 
     >>> [duration(seconds) for seconds in (0.42, 75, 7322)]
     ['0.4 s', '1 min 15 s', '2 h 2 min']
@@ -47,3 +58,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return an error's message on one line, cut to 300 characters; its class's name if it has none.
+
+    >>> one_line(ValueError("no such\n  file")), one_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return " ".join(str(error).split())[:_MAX_ERROR] or type(error).__name__

@@ -55,7 +55,7 @@ class NamedLLM(ScriptedLLM):
     """A scripted llm that says it is another model."""
 
     model: str = ""
-    licence: str = ""
+    license: str = ""
     languages: tuple[str, ...] = ()
 
     @property
@@ -63,7 +63,7 @@ class NamedLLM(ScriptedLLM):
         return self.model
 
     def origin(self) -> Origin:
-        return Origin(licence=self.licence, languages=self.languages)
+        return Origin(license=self.license, languages=self.languages)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -225,9 +225,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def validate(self, body, query):
         found = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], re.DOTALL)
-        licence = (yaml.safe_load(found.group(1)) if found else {}).get("license", "mit")
-        if licence not in ("mit", "apache-2.0"):
-            return {"errors": [{"message": f'"license" must not be {licence}'}]}, 400
+        license = (yaml.safe_load(found.group(1)) if found else {}).get("license", "mit")
+        if license not in ("mit", "apache-2.0"):
+            return {"errors": [{"message": f'"license" must not be {license}'}]}, 400
         return {"errors": [], "warnings": []}
 
     def preupload(self, body, query, kind, name, revision):

@@ -6,10 +6,10 @@ from hfsynth.metadata import StepTally, step_names
 from tests.helpers import ScriptedLLM
 
 
-def test_rows_are_parted_from_failures_and_none_is_lost():
+def test_split_failures_keeps_every_row_once():
     dataset = Dataset.from_dict({"instruction": ["a", None, "b", ""]})
-    made = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
-    rows, failures = split_failures(made)
+    answered = dataset.map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    rows, failures = split_failures(answered)
     assert rows["instruction"][:] == ["a", "b"]
     assert failures[:] == {
         "step": ["TextGeneration"] * 2,
@@ -23,38 +23,40 @@ def test_rows_are_parted_from_failures_and_none_is_lost():
     }
 
 
-def test_in_many_rows_each_failure_is_found_at_its_own_place(monkeypatch):
+def test_split_failures_in_many_batches_finds_each_row(monkeypatch):
     monkeypatch.setattr("hfsynth.metadata._ROWS_AT_ONCE", 7)
     texts = [None if n % 9 == 4 else f"say {n}" for n in range(100)]
-    made = Dataset.from_dict({"instruction": texts}).map(
+    answered = Dataset.from_dict({"instruction": texts}).map(
         TextGeneration(EchoLLM()), batched=True, with_indices=True, batch_size=13
     )
-    rows, failures = split_failures(made.select(range(3, 100)).select(range(95)))
+    rows, failures = split_failures(answered.select(range(3, 100)).select(range(95)))
     assert failures["row"][:] == [n for n in range(3, 98) if n % 9 == 4]
     assert rows["instruction"][:] == [f"say {n}" for n in range(3, 98) if n % 9 != 4]
 
 
-def test_the_first_step_that_failed_is_the_one_that_is_told():
+def test_split_failures_names_the_first_failed_step():
     dataset = Dataset.from_dict({"instruction": [None]})
-    made = dataset.map(TextGeneration(EchoLLM(), output_mappings={"generation": "a"}), batched=True, with_indices=True)
+    answered = dataset.map(
+        TextGeneration(EchoLLM(), output_mappings={"generation": "a"}), batched=True, with_indices=True
+    )
     second = TextGeneration(EchoLLM(), input_mappings={"instruction": "a"}, name="second")
-    _, failures = split_failures(made.map(second, batched=True, with_indices=True))
+    _, failures = split_failures(answered.map(second, batched=True, with_indices=True))
     assert failures["step"][:] == ["TextGeneration"]
 
 
-def test_a_dataset_that_no_technique_made_is_an_error():
+def test_split_failures_without_metadata_is_an_error():
     with pytest.raises(ValueError, match=r"\['a'\] has no 'generation_metadata'"):
         split_failures(Dataset.from_dict({"a": [1]}))
 
 
-def test_the_steps_that_left_entries_are_listed_and_the_rows_without_any_counted():
-    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(
+def test_step_names_lists_steps_and_counts_other_rows():
+    answered = Dataset.from_dict({"instruction": ["a", "b"]}).map(
         TextGeneration(EchoLLM()), batched=True, with_indices=True
     )
-    again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"}, name="again")
-    both = made.map(again, batched=True, with_indices=True)
-    mixed = concatenate_datasets([Dataset.from_dict({"instruction": ["c"]}), made, both.select([1])])
-    assert step_names(mixed) == (["TextGeneration", "again"], 1)
+    second = TextGeneration(EchoLLM(), output_mappings={"generation": "second"}, name="second")
+    both = answered.map(second, batched=True, with_indices=True)
+    mixed = concatenate_datasets([Dataset.from_dict({"instruction": ["c"]}), answered, both.select([1])])
+    assert step_names(mixed) == (["TextGeneration", "second"], 1)
     assert step_names(Dataset.from_dict({"a": [1, 2]})) == ([], 2)
 
 
@@ -76,10 +78,10 @@ def test_tally_of_concatenated_results_counts_every_row():
 
 def test_tally_of_rows_that_became_several_counts_them_once():
     """Two rows became two each, then three each; shuffled, repeated or filtered, the first step worked on two."""
-    asked = Dataset.from_dict({"input": ["a", "b"]}).map(
+    requested = Dataset.from_dict({"input": ["a", "b"]}).map(
         SelfInstruct(ScriptedLLM(("1. What?\n2. Who?",))), batched=True, with_indices=True
     )
-    answered = asked.map(TextGeneration(ScriptedLLM(), num_generations=3), batched=True, with_indices=True)
+    answered = requested.map(TextGeneration(ScriptedLLM(), num_generations=3), batched=True, with_indices=True)
     assert len(answered) == 12
     assert counted(answered.shuffle(seed=1), "SelfInstruct") == (2, 12, 4)
     assert counted(answered.shuffle(seed=1), "TextGeneration") == (4, 12, 24)
@@ -91,17 +93,17 @@ def test_tally_of_a_later_step_leaves_failed_rows_out():
     first = Dataset.from_dict({"instruction": ["a", "b", "c"]}).map(
         TextGeneration(ScriptedLLM(("ok", "!odd", "ok"))), batched=True, with_indices=True
     )
-    again = TextGeneration(
+    second = TextGeneration(
         ScriptedLLM(), name="Second", input_mappings={"instruction": "generation"},
         output_mappings={"generation": "answer"},
     )  # fmt: skip
-    made = first.map(again, batched=True, with_indices=True)
-    assert counted(made, "TextGeneration")[:2] == (3, 2)
-    assert counted(made, "Second") == (2, 2, 4)
+    answered = first.map(second, batched=True, with_indices=True)
+    assert counted(answered, "TextGeneration")[:2] == (3, 2)
+    assert counted(answered, "Second") == (2, 2, 4)
 
 
 def test_metadata_seed_is_that_of_the_first_request(tmp_path):
     llm = ScriptedLLM(log=str(tmp_path / "log"))
-    made = Dataset.from_dict({"instruction": ["a", "b"]}).map(TextGeneration(llm), batched=True, with_indices=True)
-    asked = [int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [row[0]["seed"] for row in made["generation_metadata"]] == asked
+    answered = Dataset.from_dict({"instruction": ["a", "b"]}).map(TextGeneration(llm), batched=True, with_indices=True)
+    requested = [int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row[0]["seed"] for row in answered["generation_metadata"]] == requested

@@ -11,7 +11,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def test_a_folder_tells_what_its_card_says(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage:\n- en\n- fr\n---\n# x")
-    assert model_origin(str(tmp_path), None, None) == Origin(licence="mit", languages=("en", "fr"))
+    assert model_origin(str(tmp_path), None, None) == Origin(license="mit", languages=("en", "fr"))
 
 
 @pytest.mark.parametrize("text", ["# no metadata", "---\nlicense: [\n---\n", "---\nlicense: {a: 1}\n---\n", ""])
@@ -33,7 +33,7 @@ def test_a_model_in_the_cache_has_a_commit(tmp_path, monkeypatch):
 
 @pytest.mark.model
 def test_a_gguf_file_tells_of_itself(smollm_folder):
-    assert model_origin(smollm_folder, None, GGUF) == Origin(licence="apache-2.0", languages=("en",))
+    assert model_origin(smollm_folder, None, GGUF) == Origin(license="apache-2.0", languages=("en",))
 
 
 @pytest.mark.model

@@ -2,21 +2,26 @@ import re
 
 import pytest
 
-from hfsynth.text import fenced, plain
+from hfsynth.text import duration, fenced, plain
 
 
 @pytest.mark.parametrize(
     "text", ["a|b", "<b>", "{{ x }}", "[x](y)", "`c`", "# h", "*b*", "a\nb", "$x$", ":smile: http://x"]
 )
-def test_plain_text_has_no_mark_left_that_means_something(text):
-    shown = plain(text)
-    assert "\n" not in shown
-    assert not re.search(r"(?<!\\)[|<>{}\[\]`#*$]", shown)
-    assert re.sub(r"\\(.)", r"\1", shown) == " ".join(text.split())
+def test_plain_escapes_every_mark(text):
+    escaped = plain(text)
+    assert "\n" not in escaped
+    assert not re.search(r"(?<!\\)[|<>{}\[\]`#*$]", escaped)
+    assert re.sub(r"\\(.)", r"\1", escaped) == " ".join(text.split())
 
 
 @pytest.mark.parametrize("text", ["```", "a\n````\nb", "``` x", "plain"])
-def test_a_block_of_code_ends_where_it_should(text):
+def test_fenced_text_can_not_end_the_block(text):
     lines = fenced(text).splitlines()
     assert lines[0] == lines[-1]
     assert lines[0] not in lines[1:-1]
+
+
+def test_duration_rounds_to_its_two_largest_units():
+    seconds = (0, 59.96, 60, 3599, 3600)
+    assert [duration(n) for n in seconds] == ["0.0 s", "60.0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]

@@ -1,4 +1,4 @@
-"""What a dataset card states: facts of the rows and of the run, the YAML header, licences."""
+"""Facts that a dataset card states: rows, runs, origins of models and sources, and the card's YAML header."""
 
 import json
 import logging
@@ -18,74 +18,86 @@ from hfsynth.data import text_columns
 from hfsynth.errors import PushError
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, step_names
-from hfsynth.publish.retry import persistently
+from hfsynth.publish.retry import with_retries
 from hfsynth.run_record import RunRecord, StepRecord
 
-SAMPLES = 3
-_SHOWN = 1_000  # characters of a text that a sample shows
-_ITEMS = 50  # items of a list that a sample shows
+logger = logging.getLogger(__name__)
+Metadata = dict[str, Any]
+"""The YAML header of a card."""
+_SAMPLE_CHARS = 1_000  # characters that a sample keeps of a text
+_SAMPLE_ITEMS = 50  # items that a sample keeps of a list
+_SIZES = (
+    "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
+    "100B<n<1T", "n>1T",
+)  # fmt: skip
+_KEYED_BY_CONFIG = ("configs", "dataset_info")  # lists in the header with an entry for each configuration
 
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """One split: what its rows are, and how they were made."""
+    """Facts about the rows of one split and the runs that generated them."""
 
     name: str
     rows: int
     figures: Mapping[str, ColumnFigures]
-    """Column of texts → its figures."""
+    """Column of texts → its statistics."""
     samples: tuple[Mapping[str, Any], ...]
-    """The first row, the one in the middle and the last, without `generation_metadata`."""
+    """The first, the middle and the last row, without `generation_metadata`."""
     runs: tuple[RunRecord, ...]
-    """The runs that made it, in order."""
+    """The runs that generated the rows, in order."""
     failures: int
     """Rows in the split's file of failures."""
-    left_out: int = 0
-    """Rows that were given, and are not published since a step failed on them."""
-    bare: int = 0
-    """Rows in which no technique has left an entry."""
-    glance: QuickDiversity | None = None
-    """At its instructions; None where it has no two."""
+    untracked_rows: int = 0
+    """Rows without an entry of any technique."""
+    diversity: QuickDiversity | None = None
+    """Of the split's instructions; None for fewer than two."""
 
     @classmethod
     def of(
         cls,
         name: str,
         dataset: Dataset,
-        failures: tuple[int, int] = (0, 0),
+        *,
+        failures: int = 0,
         runs: tuple[RunRecord, ...] = (),
-        glance: QuickDiversity | None = None,
+        diversity: QuickDiversity | None = None,
     ) -> "SplitFacts":
-        """Read the facts from the rows that are published, beside the failures and the rows left out."""
-        shown = dataset.remove_columns([name for name in dataset.column_names if name == METADATA_COLUMN])
+        """Compute the facts from the published rows.
+
+        Args:
+            name: The split's name.
+            dataset: The published rows.
+            failures: Rows in the split's file of failures.
+            runs: The runs that generated the rows.
+            diversity: Of the rows' instructions.
+        """
         media = {name: type(kind).__name__ for name, kind in dataset.features.items() if require_decoding(kind)}
-        shown = shown.remove_columns(list(media))
-        places = sorted({0, len(dataset) // 2, len(dataset) - 1}) if len(dataset) else []
+        texts = dataset.remove_columns([name for name in dataset.column_names if name in {*media, METADATA_COLUMN}])
+        rows = sorted({0, len(dataset) // 2, len(dataset) - 1}) if len(dataset) else []
         return cls(
             name=name,
             rows=len(dataset),
             figures={column: column_figures(dataset, column) for column in text_columns(dataset.features)},
-            samples=tuple({**_shortened(shown[place]), **media} for place in places[:SAMPLES]),
+            samples=tuple({**_shorten(texts[row]), **media} for row in rows),
             runs=tuple(replace(run, failures_file="") for run in runs),
-            failures=failures[0],
-            left_out=failures[1],
-            bare=step_names(dataset)[1],
-            glance=glance,
+            failures=failures,
+            untracked_rows=step_names(dataset)[1],
+            diversity=diversity,
         )
 
 
 @dataclass(frozen=True)
 class ConfigFacts:
-    """One configuration."""
+    """Facts about one configuration of a dataset: the content of its `hfsynth.json`."""
 
     config_name: str
     columns: Mapping[str, str]
     """Column → its type."""
     splits: tuple[SplitFacts, ...]
     info: Mapping[str, Any]
-    """Its entry in the metadata's `dataset_info`."""
-    stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Model or source on the Hub → what its card states: `licence`, `languages`."""
+    """Its entry in the header's `dataset_info`."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """`origin_key` of a model or source on the Hub → the origin that its card there states."""
 
     @property
     def rows(self) -> int:
@@ -94,7 +106,7 @@ class ConfigFacts:
 
     @property
     def runs(self) -> list[RunRecord]:
-        """The runs that made it, each once however many splits it made."""
+        """The runs that generated the rows; a run of several splits once."""
         found: list[RunRecord] = []
         for run in (run for split in self.splits for run in split.runs):
             if run not in found:
@@ -115,62 +127,101 @@ class ConfigFacts:
         """Read the facts that `to_json` wrote.
 
         Raises:
-            ValueError: If they were written by another version.
+            ValueError: If another version of hfsynth wrote them.
         """
         try:
-            facts = json.loads(text)
-            return cls(**{**facts, "splits": tuple(_split(split) for split in facts["splits"])})
-        except (ValueError, TypeError, KeyError) as error:
+            facts: ConfigFacts = from_plain(cls, json.loads(text))
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"a hfsynth.json there can't be read by this version: {error!r}; take its configuration away there."
+                f"this version can't read an hfsynth.json of the dataset: {error}; remove its configuration there."
             ) from error
+        return facts
 
 
-def _split(facts: Mapping[str, Any]) -> SplitFacts:
-    figures = {column: ColumnFigures.from_json(found) for column, found in facts["figures"].items()}
-    runs = tuple(RunRecord.from_json(json.dumps(run)) for run in facts["runs"])
-    glance = facts.get("glance") and from_plain(QuickDiversity, facts["glance"])
-    made = {"figures": figures, "runs": runs, "samples": tuple(facts["samples"]), "glance": glance}
-    return SplitFacts(**{**facts, **made})
+def numbered_name(name: str, number: int) -> str:
+    """Return the name of a file that a configuration has for each of its runs or splits.
+
+    >>> numbered_name("steps.png", 1), numbered_name("steps.png", 2)
+    ('steps.png', 'steps-2.png')
+    """
+    stem, dot, suffix = name.rpartition(".")
+    return name if number == 1 else f"{stem}-{number}{dot}{suffix}"
 
 
-def _shortened(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Cut long texts, and show what JSON doesn't know as text."""
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return value if len(value) <= _SHOWN else f"{value[:_SHOWN]} … ({len(value):,} characters)"
-    if isinstance(value, (list, tuple)) and len(value) > _ITEMS:
-        return [*_plain(value[:_ITEMS]), f"… ({len(value):,} items)"]
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
-
-
-def key_of(name: str, commit: str) -> str:
-    """Return the key of a model or source in `ConfigFacts.stated`."""
+def origin_key(name: str, commit: str) -> str:
+    """Return the key of a model or source in `ConfigFacts.origins`."""
     return f"{name}@{commit}" if commit else name
 
 
-def models(facts: ConfigFacts) -> Iterator[StepRecord]:
-    """Give a step for each model that differs in name or origin."""
-    seen = list[tuple[str, Origin]]()
+def model_steps(facts: ConfigFacts) -> Iterator[StepRecord]:
+    """Yield a step for each model; models differ in name or origin."""
+    steps: dict[tuple[str, Origin], StepRecord] = {}
     for step in facts.steps:
-        if step.node.model and (step.node.model, step.origin) not in seen:
-            seen.append((step.node.model, step.origin))
-            yield step
+        if step.node.model:
+            steps.setdefault((step.node.model, step.origin), step)
+    yield from steps.values()
 
 
-Metadata = dict[str, Any]
-_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
-_LARGER = ("10B<n<100B", "100B<n<1T", "n>1T")
-_BY_CONFIG = ("configs", "dataset_info")  # lists of entries, one for each configuration
+def model_origin(facts: ConfigFacts, step: StepRecord) -> Origin:
+    """Return the origin of a step's model by its card on the Hub, else as the run recorded it."""
+    return facts.origins.get(origin_key(step.node.model, step.origin.commit), step.origin)
+
+
+def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
+    """Read the licenses and languages of models and sources from their cards on the Hub.
+
+    Args:
+        api: The Hub.
+        facts: The configuration; models whose license its runs recorded are not looked up.
+
+    Returns:
+        `origin_key` → origin, without those whose card can't be read.
+    """
+    repositories = {
+        (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
+        for step in model_steps(facts)
+        if not step.origin.license
+    }
+    repositories |= {(run.source.name, run.source.commit): ("dataset", run.source.name) for run in facts.runs}
+    found = {}
+    for (name, commit), (kind, repo_id) in repositories.items():
+        if "/" in repo_id and (origin := _fetch_origin(api, kind, repo_id, commit)):
+            found[origin_key(name, commit)] = origin
+    return found
+
+
+def card_metadata(configs: Sequence[ConfigFacts]) -> Metadata:
+    """Return the YAML header of a dataset that has these configurations and nothing else."""
+    is_generated = any(config.steps for config in configs)
+    header: Metadata = {
+        "license": _common_license(configs),
+        "language": _common_language(configs),
+        "annotations_creators": ["machine-generated"] if is_generated else None,
+        "source_datasets": _sources(configs),
+        "task_categories": ["text-generation"],
+        "tags": [*(["synthetic"] if is_generated else []), "hfsynth"],
+        "size_categories": [size_category(sum(config.rows for config in configs))],
+        "configs": [_data_files(config) for config in configs],
+        "dataset_info": [dict(config.info) for config in configs],
+    }
+    return {name: value for name, value in header.items() if value}
+
+
+def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
+    """Update the entries of a header that hfsynth wrote; entries that the user changed or removed stay so.
+
+    Args:
+        head: The header of the card.
+        before: The header that hfsynth wrote at the last push.
+        now: The header that hfsynth would write today.
+    """
+    merged = dict(head)
+    for name in {**before, **now}:
+        merged[name] = _merge_value(name, head.get(name), before.get(name), now.get(name))
+    rows = _count_rows(merged)
+    theirs = head.get("size_categories") if head.get("size_categories") != before.get("size_categories") else None
+    merged["size_categories"] = theirs if rows is None else [size_category(rows)]
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def size_category(rows: int) -> str:
@@ -179,143 +230,90 @@ def size_category(rows: int) -> str:
     >>> size_category(999), size_category(1000), size_category(5_000_000)
     ('n<1K', '1K<n<10K', '1M<n<10M')
     """
-    names = (*_SIZES, *_LARGER)
-    return names[min(max(len(str(rows)) - 3, 0), len(names) - 1)]
+    return _SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]
 
 
-def metadata_of(configs: Sequence[ConfigFacts]) -> Metadata:
-    """Return what these configurations say of a dataset that holds nothing else."""
-    told: Metadata = {
-        "license": _licence(configs),
-        "language": _languages(configs),
-        "annotations_creators": ["machine-generated"] if any(config.steps for config in configs) else None,
-        "source_datasets": _sources(configs),
-        "task_categories": ["text-generation"],
-        "tags": [*(["synthetic"] if any(config.steps for config in configs) else []), "hfsynth"],
-        "size_categories": [size_category(sum(config.rows for config in configs))],
-        "configs": [_config(config) for config in configs],
-        "dataset_info": [dict(config.info) for config in configs],
-    }
-    return {name: value for name, value in told.items() if value}
+def _shorten(value: Any) -> Any:
+    """Return a value as JSON can have it, with long texts and lists cut."""
+    if isinstance(value, str):
+        return value if len(value) <= _SAMPLE_CHARS else f"{value[:_SAMPLE_CHARS]} … ({len(value):,} characters)"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return {str(key): _shorten(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        rest = [f"… ({len(value):,} items)"] if len(value) > _SAMPLE_ITEMS else []
+        return [*map(_shorten, value[:_SAMPLE_ITEMS]), *rest]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
-def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
-    """Change in a card's metadata what hfsynth had written there; what the user wrote or took away stays so.
-
-    Args:
-        head: What the card has.
-        before: What hfsynth wrote when it last did.
-        now: What it would write today.
-    """
-    merged = dict(head)
-    for name in {**before, **now}:
-        merged[name] = _merge_value(name, head.get(name), before.get(name), now.get(name))
-    rows = _all_rows(merged)
-    theirs = head.get("size_categories") if head.get("size_categories") != before.get("size_categories") else None
-    merged["size_categories"] = theirs if rows is None else [size_category(rows)]
-    return {name: value for name, value in merged.items() if value is not None}
+def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | None:
+    try:
+        read_info = api.model_info if kind == "model" else api.dataset_info
+        info = with_retries(f"reading the card of {repo_id}", lambda: read_info(repo_id, revision=commit or None))
+    except (HfHubHTTPError, PushError) as error:
+        logger.warning("the license of %s is unknown: %s", repo_id, error)
+        return None
+    card: dict[str, Any] = vars(info.card_data) if info.card_data else {}
+    return Origin.of_card(card, commit)
 
 
-def stated(config: ConfigFacts, step: StepRecord) -> Origin:
-    """Return what is stated of a step's model: where it ran, or by its card on the Hub."""
-    asked = config.stated.get(key_of(step.node.model, step.origin.commit))
-    if asked is None:
-        return step.origin
-    return Origin(step.origin.commit, asked["licence"], tuple(asked["languages"]))
-
-
-def _all_stated(config: ConfigFacts) -> list[Origin]:
-    """Return what is stated of all that the rows come from; of what nothing is known, an origin that says nothing."""
-    found = [stated(config, step) for step in models(config)]
+def _all_origins(config: ConfigFacts) -> list[Origin]:
+    """Return the origins of all models and sources; an empty one for rows that no step or run accounts for."""
+    found = [model_origin(config, step) for step in model_steps(config)]
     for source in (run.source for run in config.runs if run.reads_source):
-        asked = config.stated.get(key_of(source.name, source.commit), {"licence": "", "languages": ()})
-        found.append(Origin(source.commit, asked["licence"], tuple(asked["languages"])))
-    if any(split.bare for split in config.splits) or not config.runs:
+        found.append(config.origins.get(origin_key(source.name, source.commit), Origin()))
+    if any(split.untracked_rows for split in config.splits) or not config.runs:
         found.append(Origin())
     return found
 
 
+def _common_license(configs: Iterable[ConfigFacts]) -> str | None:
+    """Return the license of all models and sources, if they state one and the same."""
+    found = {origin.license for config in configs for origin in _all_origins(config)}
+    return found.pop() if len(found) == 1 and "" not in found else None
+
+
+def _common_language(configs: Iterable[ConfigFacts]) -> list[str] | None:
+    """Return the language of all models and sources, if they state one and the same."""
+    found = {origin.languages for config in configs for origin in _all_origins(config)}
+    languages = found.pop() if len(found) == 1 else ()
+    return list(languages) if len(languages) == 1 else None
+
+
+def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
+    on_hub = sorted({run.source.name for config in configs for run in config.runs if "/" in run.source.name})
+    return on_hub or ["original"]
+
+
+def _data_files(config: ConfigFacts) -> Metadata:
+    files = [{"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"} for split in config.splits]
+    return {"config_name": config.config_name, "data_files": files}
+
+
 def _merge_value(name: str, head: Any, before: Any, now: Any) -> Any:
-    if name in _BY_CONFIG:
+    if name in _KEYED_BY_CONFIG:
         return _merge_entries(head, before, now)
     if isinstance(head, list) and not isinstance(now, str):
         theirs = [item for item in head if item not in (before or [])]
         ours = [item for item in now or [] if item in head or item not in (before or [])]
         return [*ours, *(item for item in theirs if item not in ours)] or None
-    if head == before:  # what we wrote, or nothing
-        return now
-    return head  # the user's: another value, or none
+    return now if head == before else head  # another value than we wrote is the user's
 
 
 def _merge_entries(head: Any, before: Any, now: Any) -> list[Any] | None:
-    """Replace entries of our configurations, and keep all others."""
+    """Replace the entries of our configurations, and keep all others."""
     listed = head if isinstance(head, list) else [head] if head else []
     ours = {entry["config_name"] for entry in [*(before or []), *(now or [])]}
-    kept = [one for one in listed if not isinstance(one, Mapping) or one.get("config_name", "default") not in ours]
-    return sorted([*kept, *(now or [])], key=lambda entry: str(entry.get("config_name"))) or None
+    theirs = [one for one in listed if not isinstance(one, Mapping) or one.get("config_name", "default") not in ours]
+    return sorted([*theirs, *(now or [])], key=lambda entry: str(entry.get("config_name"))) or None
 
 
-def _all_rows(metadata: Metadata) -> int | None:
-    """Count the rows of all configurations; None where one doesn't say."""
+def _count_rows(metadata: Metadata) -> int | None:
+    """Return the rows of all configurations; None where the header lacks the number of one."""
     listed = metadata.get("dataset_info") or []
     infos = {info.get("config_name", "default"): info for info in (listed if isinstance(listed, list) else [listed])}
     names = [config["config_name"] for config in metadata.get("configs") or []]
     if any("splits" not in infos.get(name, {}) for name in names):
         return None
     return sum(int(split.get("num_examples") or 0) for name in names for split in infos[name]["splits"])
-
-
-def _config(config: ConfigFacts) -> Metadata:
-    files = [{"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"} for split in config.splits]
-    return {"config_name": config.config_name, "data_files": files}
-
-
-def _licence(configs: Iterable[ConfigFacts]) -> str | None:
-    """Return the licence that all models and sources state, if it is one and all state it."""
-    found = {origin.licence for config in configs for origin in _all_stated(config)}
-    return found.pop() if len(found) == 1 and "" not in found else None
-
-
-def _languages(configs: Iterable[ConfigFacts]) -> list[str] | None:
-    """Return the language that all models and sources state, if it is a single one."""
-    found = {origin.languages for config in configs for origin in _all_stated(config)}
-    only = found.pop() if len(found) == 1 else ()
-    return list(only) if len(only) == 1 else None
-
-
-def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
-    named = sorted({run.source.name for config in configs for run in config.runs if "/" in run.source.name})
-    return named or ["original"]
-
-
-logger = logging.getLogger(__name__)
-
-
-def look_up(api: HfApi, facts: ConfigFacts) -> dict[str, dict[str, Any]]:
-    """Ask the Hub for the cards of the models and sources of a configuration that are there.
-
-    Returns:
-        `key_of` name and commit → `licence` and `languages`. What can't be asked for is left out: it isn't stated.
-    """
-    asked = {
-        (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
-        for step in models(facts)
-        if not step.origin.licence
-    }
-    asked |= {(run.source.name, run.source.commit): ("dataset", run.source.name) for run in facts.runs}
-    found = {}
-    for (name, commit), (kind, repo_id) in asked.items():
-        if "/" in repo_id and (origin := _stated(api, kind, repo_id, commit)):
-            found[key_of(name, commit)] = {key: value for key, value in asdict(origin).items() if key != "commit"}
-    return found
-
-
-def _stated(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | None:
-    try:
-        ask = api.model_info if kind == "model" else api.dataset_info
-        info = persistently(f"reading the card of {repo_id}", lambda: ask(repo_id, revision=commit or None))
-    except (HfHubHTTPError, PushError) as error:
-        logger.warning("the licence of %s is not known: %s", repo_id, error)
-        return None
-    card: dict[str, Any] = vars(info.card_data) if info.card_data else {}
-    return Origin.of_card(card, commit)

@@ -1,4 +1,4 @@
-"""The picture of a chain of steps and of the columns between them."""
+"""Draw a pipeline as an image: a box for each step, and arrows with the columns that steps hand on."""
 
 import re
 from html import escape
@@ -13,63 +13,73 @@ from hfsynth.analysis.plots import INK, Form, render_figure
 from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
-_PLACE = 3.0  # inches from one step to the next; the numbers below are inches, too
-_WIDE, _HIGH = 0.82, 0.42  # from the middle of a step's box to its edges
-_LEVEL = 0.45  # from one level of arcs to the next
+_STEP_WIDTH = 3.0  # between the middles of two boxes; all lengths are in inches
+_HALF_WIDTH, _HALF_HEIGHT = 0.82, 0.42  # of a step's box
+_ARC_HEIGHT = 0.45  # between two levels of arcs
 _TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
 
 
 def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
-    """Draw a chain of steps from left to right; columns that pass steps by go above or below them on arcs."""
+    """Draw steps from left to right; columns that pass a step go above or below it on arcs.
+
+    Args:
+        diagram: The steps and the columns between them.
+        form: The image format, "png" or "svg".
+
+    Returns:
+        The content of the image file. An SVG has a title for screen readers.
+    """
     names, first = diagram.names, 0 if diagram.reads_dataset else 1
     models = ["", *(node.model for node in diagram.nodes), ""]
-    heights = [_height(arrow) for arrow in diagram.arrows]
-    below, above = min([-_HIGH, *heights]) - 0.3, max([_HIGH, *heights]) + 0.3
+    heights = [_arc_top(arrow) for arrow in diagram.arrows]
+    below, above = min([-_HALF_HEIGHT, *heights]) - 0.3, max([_HALF_HEIGHT, *heights]) + 0.3
 
-    def put(figure: Figure) -> None:
-        figure.set_layout_engine("none")  # the places are given
-        edges = (first - 0.5) * _PLACE, (len(names) - 0.5) * _PLACE
+    def draw(figure: Figure) -> None:
+        figure.set_layout_engine("none")  # positions are fixed
+        edges = (first - 0.5) * _STEP_WIDTH, (len(names) - 0.5) * _STEP_WIDTH
         axes = figure.add_axes((0, 0, 1, 1), xlim=edges, ylim=(below, above))
         axes.set_axis_off()
         for place in range(first, len(names)):
-            corner = place * _PLACE - _WIDE, -_HIGH
-            box = FancyBboxPatch(corner, 2 * _WIDE, 2 * _HIGH, "round,pad=0,rounding_size=0.08", fc=_FILL, ec=_LINE)
+            corner = place * _STEP_WIDTH - _HALF_WIDTH, -_HALF_HEIGHT
+            box = FancyBboxPatch(
+                corner, 2 * _HALF_WIDTH, 2 * _HALF_HEIGHT, "round,pad=0,rounding_size=0.08", fc=_FILL, ec=_LINE
+            )
             axes.add_patch(box)
-            label = "\n".join(_wrapped(text, 21) for text in (names[place], models[place]) if text)
-            axes.text(place * _PLACE, 0, label, va="center", fontsize=9, **_TEXT)
+            label = "\n".join(_wrap(text, 21) for text in (names[place], models[place]) if text)
+            axes.text(place * _STEP_WIDTH, 0, label, va="center", fontsize=9, **_TEXT)
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow)
 
-    picture = render_figure(put, (_PLACE * (len(names) - first), above - below), form)
-    return picture if form == "png" else _titled(picture, f"Steps: {' → '.join(names[first:])}")
+    image = render_figure(draw, (_STEP_WIDTH * (len(names) - first), above - below), form)
+    return image if form == "png" else _add_title(image, f"Steps: {' → '.join(names[first:])}")
 
 
-def _height(arrow: Arrow) -> float:
-    """Return the height of an arrow's middle: arrows over an even number of places are above, the others below."""
+def _arc_top(arrow: Arrow) -> float:
+    """Return the height of an arrow's middle: above 0 over an odd number of boxes, below 0 under an even one."""
     levels, is_odd = divmod(arrow.end - arrow.start, 2)
-    return (_HIGH + levels * _LEVEL) * (-1 if is_odd else 1) if levels else 0.0
+    return (_HALF_HEIGHT + levels * _ARC_HEIGHT) * (-1 if is_odd else 1) if levels else 0.0
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
-    height, start, end = _height(arrow), arrow.start * _PLACE, arrow.end * _PLACE
+    height, start, end = _arc_top(arrow), arrow.start * _STEP_WIDTH, arrow.end * _STEP_WIDTH
     middle = (start + end) / 2, height or 0.05
     if height:
-        edge = _HIGH if height > 0 else -_HIGH
-        control = (4 * height - edge) / 3  # the curve's middle is at a quarter of the ends and three of the controls
-        start, end = start + _WIDE / 2, end - _WIDE / 2
+        edge = _HALF_HEIGHT if height > 0 else -_HALF_HEIGHT
+        control = (4 * height - edge) / 3  # a cubic Bézier curve's middle is edge/4 + 3*control/4
+        start, end = start + _HALF_WIDTH / 2, end - _HALF_WIDTH / 2
         path = Path([(start, edge), (start, control), (end, control), (end, edge)], [1, 4, 4, 4])
     else:
-        path = Path([(start + _WIDE, 0), (end - _WIDE, 0)])
+        path = Path([(start + _HALF_WIDTH, 0), (end - _HALF_WIDTH, 0)])
     axes.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=10, color=_LINE))
     box: dict[str, Any] | None = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if height else None
-    label = _wrapped(", ".join(arrow.columns), 40 if height else 21)
+    label = _wrap(", ".join(arrow.columns), 40 if height else 21)
     axes.text(*middle, label, va="center" if height else "bottom", fontsize=8, bbox=box, **_TEXT)
 
 
-def _wrapped(text: str, width: int) -> str:
-    """Break a text into four lines at most, after spaces and after signs within words.
+def _wrap(text: str, width: int) -> str:
+    """Break a text into at most four lines, after spaces and after the separators `_`, `/` and `-`.
 
-    >>> _wrapped("HuggingFaceTB/SmolLM2-135M-Instruct", 21).split()
+    >>> _wrap("HuggingFaceTB/SmolLM2-135M-Instruct", 21).split()
     ['HuggingFaceTB/', 'SmolLM2-135M-Instruct']
     """
     lines = [""]
@@ -80,7 +90,7 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines[:4]) + (" …" if len(lines) > 4 else "")
 
 
-def _titled(svg: bytes, title: str) -> bytes:
-    """Give an SVG the title that a screen reader speaks."""
-    words = f"\n <title>{escape(title)}</title>"
-    return re.sub(r"<svg ([^>]*>)", lambda tag: f'<svg role="img" {tag[1]}{words}', svg.decode(), count=1).encode()
+def _add_title(svg: bytes, title: str) -> bytes:
+    """Add a title for screen readers to an SVG."""
+    element = f"\n <title>{escape(title)}</title>"
+    return re.sub(r"<svg ([^>]*>)", lambda tag: f'<svg role="img" {tag[1]}{element}', svg.decode(), count=1).encode()

@@ -1,4 +1,4 @@
-"""Files of a published dataset: which are ours, and writing them to a folder."""
+"""Write and read the files of a published dataset: rows, failures, recipes, images, facts and the card."""
 
 import logging
 import re
@@ -29,162 +29,317 @@ from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.data import find_path
 from hfsynth.distributed import is_main_process
+from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
-from hfsynth.publish.card import read_metadata, write_card
-from hfsynth.publish.card_data import ConfigFacts, SplitFacts
-from hfsynth.publish.file_names import FACTS, conflict, is_ours, numbered
+from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
 from hfsynth.recipe import write_recipe
-from hfsynth.run_record import RunRecord, read_off, records
+from hfsynth.run_record import RunRecord, record_from_rows, records
 from hfsynth.step import Step
 
-_SPLIT = re.compile(r"\w+(\.\w+)*")
+logger = logging.getLogger(__name__)
+FACTS_FILE = "hfsynth.json"
+"""The facts of a configuration, in its folder; marks the configuration as written by hfsynth."""
+_GENERATED = re.compile(
+    r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel|similarity)(-\d+)?|lengths)\.png"
+)
+_DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".arrow", ".zip", ".tar", ".gz")
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 _BYTES_PER_SHARD = 500 * 1000**2
 
 
+def save(
+    dataset: Dataset | DatasetDict,
+    folder: str | Path,
+    *,
+    config_name: str = "default",
+    steps: Sequence[Step] = (),
+) -> None:
+    """Write the rows on which no step failed as one configuration of a dataset folder, with a dataset card.
+
+    A second save of a configuration replaces it; other configurations, other files and the user's text in the card
+    stay. With several processes, process 0 writes.
+
+    Args:
+        dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
+        folder: The dataset's folder.
+        config_name: Name of the configuration, and of its subfolder.
+        steps: The techniques of a dataset that `Dataset.map` generated; the result of a run contains them.
+
+    Raises:
+        FileExistsError: If the save would overwrite files that hfsynth did not write.
+        ValueError: If `config_name` can't be a folder's name, or the card in the folder can't be read.
+
+    >>> save(dataset, "my-dataset")  # doctest: +SKIP
+    """
+    check_config_name(config_name)
+    splits_of(dataset)
+    folder = Path(folder)
+    target, readme = folder / config_name, folder / "README.md"
+    head = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if reason := overwrite_conflict(config_name, present, card.read_metadata(head)[0]):
+        raise FileExistsError(f"{folder}: {reason}.")
+    if not is_main_process():
+        return
+    before = read_facts(folder)
+    writing = target.with_name(f".{config_name}-writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    facts = write_facts(writing, write_config(writing, dataset, config_name, steps), {})
+    if not facts.rows:
+        logger.warning("configuration %s has no rows; its card lists the reasons", config_name)
+    now = {**{one.config_name: one for one in before}, config_name: facts}
+    text = card.write_card(folder.resolve().name, head, before, [now[name] for name in sorted(now)])
+    for path in present:
+        if path.startswith(f"{config_name}/") and not is_generated_file(path, config_name):
+            copy = writing / Path(path).relative_to(config_name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / path, copy)
+    shutil.rmtree(target, ignore_errors=True)  # not before the new configuration is complete
+    writing.rename(target)
+    readme.write_text(text, encoding="utf-8")
+
+
+def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
+    """Load the failures that were saved or pushed with a dataset's rows; None where there are none.
+
+    Args:
+        name: The dataset, as in `inputs.load_rows`.
+        config: The configuration; None for "default".
+        split: The split.
+        revision: Commit, branch or tag, on the Hub.
+    """
+    file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
+    return Dataset(pq.read_table(file)) if file else None
+
+
+def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
+    """Load the records of the runs that generated a split, saved or pushed with its rows; () where there are none.
+
+    Args:
+        name: The dataset, as in `inputs.load_rows`.
+        config: The configuration; None for "default".
+        split: The split.
+        revision: Commit, branch or tag, on the Hub.
+
+    Raises:
+        ValueError: If another version of hfsynth wrote the records.
+    """
+    file = _find_file(name, f"{config or 'default'}/{FACTS_FILE}", revision)
+    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
+    return next((facts.runs for facts in splits if facts.name == split), ())
+
+
 def check_config_name(config_name: str) -> None:
-    """Check that a configuration's name can be a folder's.
+    """Check that a configuration's name can be a folder's name.
 
     Raises:
         ValueError: If it can't.
     """
     if not config_name or not config_name.replace("_", "").replace("-", "").isalnum() or not config_name.isascii():
-        raise ValueError(f"config_name is {config_name!r}; use letters, digits, '_' and '-'.")
+        raise ValueError(f"config_name may have letters, digits, '_' and '-', got {config_name!r}.")
 
 
 def splits_of(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
-    """Return the splits of a dataset; one alone is `train`.
+    """Return the splits of a dataset; a `Dataset` is the split `train`.
 
     Raises:
         TypeError: If it is neither a Dataset nor a DatasetDict.
-        ValueError: If the splits have different columns.
+        ValueError: If a split's name is not allowed, or the splits have different columns.
     """
     if isinstance(dataset, Dataset):
         return {"train": dataset}
     if not isinstance(dataset, DatasetDict):
-        raise TypeError(f"a Dataset or a DatasetDict can be published, not {type(dataset).__name__}.")
+        raise TypeError(f"dataset must be a Dataset or a DatasetDict, got {type(dataset).__name__}.")
     splits = {str(name): split for name, split in dataset.items()}
-    if odd := [name for name in splits if not _SPLIT.fullmatch(name) or name == "all"]:
-        raise ValueError(f"{odd[0]!r} can't be the name of a split; use letters, digits, '_' and '.', and not 'all'.")
+    if invalid := [name for name in splits if not _SPLIT_NAME.fullmatch(name) or name == "all"]:
+        raise ValueError(
+            f"a split's name may have letters, digits, '_' and '.', and not be 'all', got {invalid[0]!r}."
+        )
     columns = {name: split.features for name, split in splits.items()}
     if not splits or any(features != next(iter(columns.values())) for features in columns.values()):
-        raise ValueError(f"all splits of a configuration need the same columns; these have {columns}.")
+        raise ValueError(f"all splits of a configuration need the same columns, got {columns}.")
     return splits
 
 
+def overwrite_conflict(config_name: str, paths: Collection[str], metadata: Mapping[str, Any]) -> str:
+    """Return why writing a configuration would lose or hide files of the user; "" if it would not.
+
+    Args:
+        config_name: The configuration.
+        paths: The files of the repository or folder.
+        metadata: The YAML header of its card.
+    """
+    ours = generated_configs(paths)
+    inside = sorted(path for path in paths if path.startswith(f"{config_name}/"))
+    if inside and config_name not in ours:
+        return f"{config_name}/ has files that hfsynth did not write: {inside[:3]}; use another config_name"
+    infos = metadata.get("dataset_info") or []
+    entries = [*(metadata.get("configs") or []), *(infos if isinstance(infos, list) else [infos])]
+    named = {str(entry.get("config_name", "default")) for entry in entries if isinstance(entry, Mapping)}
+    if config_name in named - ours:
+        return f"hfsynth did not write the configuration {config_name!r} there; use another config_name"
+    if metadata.get("configs"):
+        return ""
+    data = [path for path in paths if path.endswith(_DATA_SUFFIXES) and path.partition("/")[0] not in ours]
+    visible = sorted(path for path in data if not any(part.startswith((".", "_")) for part in path.split("/")))
+    if visible:
+        return (
+            f"the card names no configuration for the data files {visible[:3]}, which would no longer be loaded; "
+            "add `configs` with them to README.md first"
+        )
+    return ""
+
+
+def is_generated_file(path: str, config_name: str) -> bool:
+    """Return whether a file has a name that hfsynth uses in the folder of a configuration.
+
+    >>> is_generated_file("default/train-00000-of-00001.parquet", "default")
+    True
+    >>> is_generated_file("default/notes.md", "default")
+    False
+    """
+    folder, _, name = path.partition("/")
+    return folder == config_name and bool(_GENERATED.fullmatch(name))
+
+
+def generated_configs(paths: Collection[str]) -> set[str]:
+    """Return the configurations that hfsynth wrote, from the files of a repository or folder."""
+    ending = f"/{FACTS_FILE}"
+    return {path.removesuffix(ending) for path in paths if path.endswith(ending) and path.count("/") == 1}
+
+
 def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str, steps: Sequence[Step]) -> ConfigFacts:
-    """Write all files of a configuration but its facts.
+    """Write all files of a configuration except its facts.
 
     Args:
         folder: An empty folder, for the files.
         dataset: The rows.
         config_name: The configuration's name.
-        steps: What made the rows, where they don't tell themselves.
+        steps: The techniques of a dataset that `Dataset.map` generated.
 
     Returns:
         The facts, for `write_facts`.
     """
     splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
-    told, written = list[SplitFacts](), list[SplitInfo]()
-    kept = set[str]()  # files of failures that a split has: of splits of one run, the first
+    facts_of_splits, infos = list[SplitFacts](), list[SplitInfo]()
+    written_failures = set[str]()  # of a run of several splits, the first one gets the failures of dropped rows
     with without_bars():
         for name, split in splits.items():
-            rows, failed = _parted(split)
-            size, runs = _write_rows(folder, name, rows), _runs(split, steps)
-            fresh = [run for run in runs if run.failures_file not in kept]
-            failures = _with_kept(
-                failed, fresh, _others(fresh, [split for other, split in splits.items() if other != name])
-            )
-            kept |= {run.failures_file for run in runs}
+            rows, failed = _split_failures(split)
+            size = _write_rows(folder, name, rows)
+            runs = _runs(split, steps)
+            new_runs = [run for run in runs if run.failures_file not in written_failures]
+            written_failures |= {run.failures_file for run in runs}
+            others = [other for other_name, other in splits.items() if other_name != name]
+            failures = _add_recorded_failures(failed, new_runs, _failures_in(others, new_runs))
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")
-            told.append(SplitFacts.of(name, rows, (len(failures), len(failed)), runs, measure_quick_diversity(rows)))
-            written.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
+            facts_of_splits.append(
+                SplitFacts.of(name, rows, failures=len(failures), runs=runs, diversity=measure_quick_diversity(rows))
+            )
+            infos.append(SplitInfo(name, num_bytes=size, num_examples=len(rows)))
     features = next(iter(splits.values())).features
     facts = ConfigFacts(
         config_name=config_name,
-        columns={name: kind_of(feature) for name, feature in features.items()},
-        splits=tuple(told),
-        info=_info(config_name, DatasetInfo(features=features), written, folder),
+        columns={name: column_type(feature) for name, feature in features.items()},
+        splits=tuple(facts_of_splits),
+        info=_dataset_info(config_name, DatasetInfo(features=features), infos, folder),
     )
     _write_recipes(folder, facts)
-    _write_pictures(folder, facts)
+    _write_images(folder, facts)
     return facts
 
 
-def write_facts(folder: Path, facts: ConfigFacts, stated: Mapping[str, Mapping[str, Any]]) -> ConfigFacts:
-    """Write the facts, with what the cards of models and sources state, as the last file."""
-    facts = replace(facts, stated=dict(stated))
-    (folder / FACTS).write_text(facts.to_json(), encoding="utf-8")
+def write_facts(folder: Path, facts: ConfigFacts, origins: Mapping[str, Origin]) -> ConfigFacts:
+    """Write the facts, with the origins of models and sources, as the last file of a configuration."""
+    facts = replace(facts, origins=dict(origins))
+    (folder / FACTS_FILE).write_text(facts.to_json(), encoding="utf-8")
     return facts
 
 
-def kind_of(feature: Any) -> str:
-    """Name the type of a column, for people.
+def read_facts(folder: Path) -> list[ConfigFacts]:
+    """Read the facts of all configurations in a folder."""
+    files = sorted(folder.glob(f"[!.]*/{FACTS_FILE}"))
+    return [ConfigFacts.from_json(file.read_text(encoding="utf-8")) for file in files]
 
-    >>> from datasets import List, Value
-    >>> kind_of(Value("string")), kind_of(List({"role": Value("string"), "content": Value("string")}))
+
+def column_type(feature: Any) -> str:
+    """Return the type of a column, as the card names it.
+
+    >>> column_type(Value("string")), column_type(List({"role": Value("string"), "content": Value("string")}))
     ('string', 'list of {role, content}')
     """
     if isinstance(feature, List | LargeList):
-        return f"list of {kind_of(feature.feature)}"
+        return f"list of {column_type(feature.feature)}"
     if isinstance(feature, Mapping):
         return "{" + ", ".join(map(str, feature)) + "}"
     return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
 
 
-def _parted(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Part rows from failures; where no technique left its mark, all are rows."""
+def _split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Split rows from failures; without metadata of a technique, all are rows."""
     if METADATA_COLUMN in dataset.column_names:
         return split_failures(dataset)
     return dataset, failures_dataset([])
 
 
 def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
-    """Return the runs that made a dataset, as it tells itself or as its rows do."""
-    found = records(dataset)
-    known = {step.name for run in found for step in run.steps}
-    names = [name for name in step_names(dataset)[0] if name not in known]
-    return (*found, read_off(dataset, names, steps)) if names else tuple(found)
+    """Return the runs that a dataset records, and one of the steps that only its rows name."""
+    recorded = records(dataset)
+    recorded_names = {step.name for run in recorded for step in run.steps}
+    names = [name for name in step_names(dataset)[0] if name not in recorded_names]
+    return (*recorded, record_from_rows(dataset, names, steps)) if names else tuple(recorded)
 
 
-def _key(failure: Mapping[str, Any]) -> tuple[str, int]:
-    """Return what tells a failure from the others of a run."""
+def _failure_key(failure: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the step and row index, which identify a failure within a run."""
     return failure["step"], failure["row"]
 
 
-def _others(runs: Sequence[RunRecord], splits: Sequence[Dataset]) -> set[tuple[str, int]]:
-    """Return the failures in other splits that these runs made too: they are told there."""
+def _failures_in(splits: Sequence[Dataset], runs: Sequence[RunRecord]) -> set[tuple[str, int]]:
+    """Return the keys of the failures in those of some splits that share a run with `runs`."""
     files = {run.failures_file for run in runs if run.failures_file}
     shared = [split for split in splits if files & {run.failures_file for run in records(split)}]
-    return {_key(failure) for split in shared for failure in _parted(split)[1]}
+    return {_failure_key(failure) for split in shared for failure in _split_failures(split)[1]}
 
 
-def _with_kept(failed: Dataset, runs: Sequence[RunRecord], others: Collection[tuple[str, int]]) -> Dataset:
-    """Add the failures that runs kept, among them those of rows that were dropped, but for those of other splits."""
+def _add_recorded_failures(
+    failed: Dataset, runs: Sequence[RunRecord], elsewhere: Collection[tuple[str, int]]
+) -> Dataset:
+    """Add the failures in the files of runs, which include dropped rows, to those in a split's rows.
+
+    Args:
+        failed: The failures in the split's rows.
+        runs: The runs whose files are read.
+        elsewhere: Keys of failures that belong to other splits, and are left out.
+    """
     files = {run.failures_file: run for run in runs if run.failures_file and Path(run.failures_file).is_file()}
-    told = {step.name for run in files.values() for step in run.steps}
-    kept = [Dataset(pq.read_table(file)).cast(failed.features) for file in files]
-    here = [part.filter(lambda row: _key(row) not in others) if others else part for part in kept]
-    return concatenate_datasets([*here, failed.filter(lambda row: row["step"] not in told)]) if kept else failed
+    if not files:
+        return failed
+    recorded_steps = {step.name for run in files.values() for step in run.steps}
+    recorded = [Dataset(pq.read_table(file)).cast(failed.features) for file in files]
+    ours = [part.filter(lambda row: _failure_key(row) not in elsewhere) if elsewhere else part for part in recorded]
+    return concatenate_datasets([*ours, failed.filter(lambda row: row["step"] not in recorded_steps)])
 
 
 def _write_rows(folder: Path, split: str, rows: Dataset) -> int:
-    """Write rows as shards, batch by batch, one at least; return their size in memory."""
-    whole = rows.data.nbytes * len(rows) // max(rows.data.num_rows, 1)
-    shards = max(min(whole // _BYTES_PER_SHARD + 1, len(rows)), 1)
+    """Write rows as one or more shards; return their size in memory, in bytes."""
+    total = rows.data.nbytes * len(rows) // max(rows.data.num_rows, 1)
+    shards = max(min(total // _BYTES_PER_SHARD + 1, len(rows)), 1)
     size = 0
     for number in range(shards):
         shard = rows.shard(num_shards=shards, index=number, contiguous=True)
-        if require_storage_embed(rows.features):  # an image in a file of one's own becomes a part of the shard
+        if require_storage_embed(rows.features):  # put images that lie in files of their own into the shard
             shard = shard.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100)
         size += shard.with_format(None).to_parquet(folder / f"{split}-{number:05d}-of-{shards:05d}.parquet")
     return size
 
 
-def _info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
+def _dataset_info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
     """Return a configuration's entry in `dataset_info`, as datasets writes it."""
     info.splits = SplitDict({split.name: split for split in splits})
     info.dataset_size = sum(split.num_bytes for split in splits)
@@ -198,101 +353,27 @@ def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
         recipes = [step.recipe for step in run.steps if step.recipe]
         if recipes:
             text = write_recipe(recipes, run.chunk_size or None, run.source.recipe)
-            (folder / numbered("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
+            (folder / numbered_name("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
 
 
-def _write_pictures(folder: Path, facts: ConfigFacts) -> None:
-    from hfsynth.publish.diagram_image import draw_diagram  # matplotlib: as long as all other imports
+def _write_images(folder: Path, facts: ConfigFacts) -> None:
+    from hfsynth.publish.diagram_image import draw_diagram  # imports matplotlib, which takes as long as all others
 
     for number, run in enumerate(facts.runs, 1):
-        (folder / numbered("steps.png", number)).write_bytes(draw_diagram(card.diagram(run)))
-        if stages := card.funnel(run):
-            (folder / numbered("funnel.png", number)).write_bytes(draw_funnel(stages))
-    lengths = {name: found.lengths for name, _, found in card.figures(facts) if found.lengths}
+        (folder / numbered_name("steps.png", number)).write_bytes(draw_diagram(card.run_diagram(run)))
+        if stages := card.funnel_stages(run):
+            (folder / numbered_name("funnel.png", number)).write_bytes(draw_funnel(stages))
+    lengths = {name: found.lengths for name, _, found in card.text_statistics(facts) if found.lengths}
     if lengths:
         (folder / "lengths.png").write_bytes(draw_lengths(lengths, "characters"))
     for number, split in enumerate(facts.splits, 1):
-        if split.glance and split.glance.similarity:
-            picture = draw_similarity({split.glance.column: split.glance.similarity}, NEAR)
-            (folder / numbered("similarity.png", number)).write_bytes(picture)
-
-
-logger = logging.getLogger(__name__)
-
-
-def save(
-    dataset: Dataset | DatasetDict,
-    folder: str | Path,
-    *,
-    config_name: str = "default",
-    steps: Sequence[Step] = (),
-) -> None:
-    """Write the rows on which no step failed as one configuration of a dataset folder, with a card that tells of them.
-
-    Saving a configuration again replaces it and leaves the others, and what the user wrote in the card. Of several
-    processes, process 0 writes.
-
-    Args:
-        dataset: What `pipeline.run` returned, or `Dataset.map` with a technique.
-        folder: The dataset's folder.
-        config_name: Name of the configuration, and of its subfolder.
-        steps: The techniques, where the dataset was made by `Dataset.map`: a run's are in the dataset.
-
-    Raises:
-        FileExistsError: If something there, which hfsynth did not write, would be lost.
-        ValueError: If the name of the configuration can't be a folder's, or the card there can't be read.
-    """
-    check_config_name(config_name)
-    splits_of(dataset)
-    home, card = Path(folder) / config_name, Path(folder) / "README.md"
-    head = card.read_text(encoding="utf-8") if card.exists() else ""
-    there = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
-    if reason := conflict(config_name, there, read_metadata(head)[0]):
-        raise FileExistsError(f"{folder}: {reason}.")
-    if not is_main_process():
-        return
-    before = read_facts(Path(folder))
-    writing = home.with_name(f".{config_name}-writing")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    facts = write_config(writing, dataset, config_name, steps)
-    if not facts.rows:
-        logger.warning("no row of %s is left; the card says what became of them", config_name)
-    now = {**{one.config_name: one for one in before}, config_name: write_facts(writing, facts, {})}
-    text = write_card(Path(folder).resolve().name, head, before, [now[name] for name in sorted(now)])
-    for path in (path for path in there if path.startswith(f"{config_name}/") and not is_ours(path, config_name)):
-        kept = writing / Path(path).relative_to(config_name)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(Path(folder) / path, kept)
-    shutil.rmtree(home, ignore_errors=True)  # only now: what was there before is whole until the new one is
-    writing.rename(home)
-    card.write_text(text, encoding="utf-8")
-
-
-def read_facts(folder: Path) -> list[ConfigFacts]:
-    """Read the facts of all configurations that were saved to a folder."""
-    return [ConfigFacts.from_json(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"[!.]*/{FACTS}"))]
-
-
-def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
-    """Load the failures that were saved or pushed beside a dataset's rows; None where there are none."""
-    file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
-    return Dataset(pq.read_table(file)) if file else None
-
-
-def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
-    """Load the records of the runs that made a split, saved or pushed beside its rows; () where there are none.
-
-    Raises:
-        ValueError: If another version wrote them.
-    """
-    file = _find_file(name, f"{config or 'default'}/{FACTS}", revision)
-    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
-    return next((facts.runs for facts in splits if facts.name == split), ())
+        if split.diversity and split.diversity.similarity:
+            image = draw_similarity({split.diversity.column: split.diversity.similarity}, NEAR)
+            (folder / numbered_name("similarity.png", number)).write_bytes(image)
 
 
 def _find_file(name: str, place: str, revision: str | None) -> Path | None:
-    """Find a file of a dataset in a folder or on the Hub; None where there is none."""
+    """Return a file of a dataset in a folder or on the Hub; None where there is none."""
     path = find_path(name)
     if path is not None:
         file = path / place

@@ -1,122 +1,97 @@
-"""Retries of calls to the Hub whose network or server is busy or broken for a while."""
+"""Repeat calls to the Hub while its network or server fails for a while."""
 
 import json
 import logging
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from httpx2 import Timeout, TransportError
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
-from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_exponential, wait_random
 
 from hfsynth.errors import PushError
+from hfsynth.text import one_line
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-_TRIES = 8
-_BACKOFF = wait_exponential(max=30) + wait_random(0, 2)  # seconds between two tries
-_LONGEST_ASKED = 300.0  # seconds between two tries where the Hub says how long
-ANSWER_SECONDS = 300.0
-"""Longest silence of the Hub within one request, in seconds; then the request is made again."""
-_CONNECT_SECONDS = 30.0
-# taken meanwhile, changed meanwhile, too many requests; what is wrong with the server is 500 and above
-_AGAIN = (408, 409, 412, 429)
-_ERRORS = (OSError, ValueError, RuntimeError, TransportError)  # an interrupt is never retried, whatever its context
+MAX_ATTEMPTS = 8
+ANSWER_TIMEOUT = 300.0
+"""Longest silence of the Hub within one request, in seconds."""
+_CONNECT_TIMEOUT, _MAX_BACKOFF, _MAX_RETRY_AFTER = 30.0, 30.0, 300.0  # seconds
+_TRANSIENT_STATUSES = (408, 409, 412, 429)  # timeout, conflict, changed meanwhile, rate limit; and 500 and above
+# a JSONDecodeError comes from a proxy that answers with an error page
+_TRANSIENT_ERRORS = (TransportError, json.JSONDecodeError, LocalEntryNotFoundError, ConnectionError)
 
 
-def persistently(what: str, call: Callable[[], T]) -> T:
-    """Make a call to the Hub until it is answered; wait longer after each failure, or as long as the Hub says.
+def with_retries(action: str, call: Callable[[], T]) -> T:
+    """Call the Hub until it answers; between attempts, back off exponentially or as long as the Hub asks for.
 
     Args:
-        what: What the call does, for messages.
-        call: May be made any number of times.
+        action: What the call does, for messages: "reading user/name".
+        call: The call, which may be repeated.
 
     Raises:
-        PushError: If it isn't answered in eight tries, each of which may be silent for `ANSWER_SECONDS`. What else the
-            call raises is raised at once.
+        PushError: If `MAX_ATTEMPTS` attempts failed. Errors that aren't transient are raised at once.
     """
+    attempt = 1
+    while True:
+        try:
+            with _answer_timeout():
+                return call()
+        except (OSError, ValueError, RuntimeError, TransportError) as error:
+            if not is_transient(error):
+                raise
+            if attempt == MAX_ATTEMPTS:
+                raise PushError(f"{action} failed {attempt} times: {one_line(error)}. Try again later.") from error
+            seconds = _retry_after(error) or min(2.0 ** (attempt - 1), _MAX_BACKOFF) + random.uniform(0, 2)
+            logger.warning("%s failed: %s; trying again in %.0f seconds", action, one_line(error), seconds)
+        time.sleep(seconds)
+        attempt += 1
 
-    def attempt() -> T:
-        with _time_limit():
-            return call()
 
-    def log(state: RetryCallState) -> None:
-        logger.warning("%s failed: %s; again in %.0f seconds", what, told(_error_of(state)), state.upcoming_sleep)
-
-    def give_up(state: RetryCallState) -> NoReturn:
-        error = _error_of(state)
-        raise PushError(f"{what} failed {_TRIES} times: {told(error)}. Try again later.") from error
-
-    retrying = Retrying(
-        retry=retry_if_exception_type(_ERRORS) & retry_if_exception(is_passing),
-        wait=_wait,
-        stop=stop_after_attempt(_TRIES),
-        before_sleep=log,
-        retry_error_callback=give_up,
+def is_transient(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, may disappear when the call is repeated."""
+    return any(
+        status in _TRANSIENT_STATUSES or status >= 500
+        if (status := status_of(cause))
+        else isinstance(cause, _TRANSIENT_ERRORS) and not isinstance(cause, OfflineModeIsEnabled)
+        for cause in _causes(error)
     )
-    return retrying(attempt)
-
-
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    """Limit the silence of requests by the Hub's client, which by itself waits for an answer without end."""
-    session = get_session()
-    before = session.timeout
-    session.timeout = Timeout(ANSWER_SECONDS, connect=_CONNECT_SECONDS, pool=None)
-    try:
-        yield
-    finally:
-        session.timeout = before
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether an error, or one behind it, may be gone when the call is made again."""
-    return any(_is_passing(one) for one in _chain(error))
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of an error of the Hub's client; None where there was no answer."""
+    """Return the HTTP status of an error of the Hub's client; None without an answer."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        return status in _AGAIN or status >= 500
-    # an error page instead of JSON; an upload's own errors carry their answer behind them
-    return isinstance(error, (TransportError, json.JSONDecodeError, LocalEntryNotFoundError, ConnectionError))
+@contextmanager
+def _answer_timeout() -> Iterator[None]:
+    """Limit how long the Hub's client waits for an answer; by default it waits forever."""
+    session = get_session()
+    default = session.timeout
+    session.timeout = Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT, pool=None)
+    try:
+        yield
+    finally:
+        session.timeout = default
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__ or following.__context__
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the errors that it was raised from; an upload's own errors carry the Hub's answer there."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
-def _error_of(state: RetryCallState) -> BaseException:
-    error = state.outcome.exception() if state.outcome else None
-    assert error
-    return error
-
-
-def _wait(state: RetryCallState) -> float:
-    """Return the seconds to the next try."""
-    answers = (one.response for one in _chain(_error_of(state)) if isinstance(one, HfHubHTTPError))
-    for headers in (answer.headers for answer in answers):
-        limit = parse_ratelimit_headers(headers)
-        seconds = limit.reset_in_seconds + 1 if limit else headers.get("Retry-After", "")
-        if str(seconds).isdigit():
-            return min(float(seconds), _LONGEST_ASKED)
-    return _BACKOFF(state)
-
-
-def told(error: BaseException) -> str:
-    """Return an error's words on one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _retry_after(error: BaseException) -> float | None:
+    """Return the seconds that the Hub asks to wait; None where it doesn't say."""
+    for answer in (cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)):
+        limit = parse_ratelimit_headers(answer.headers)
+        seconds = str(limit.reset_in_seconds + 1 if limit else answer.headers.get("Retry-After", ""))
+        if seconds.isdigit():
+            return min(float(seconds), _MAX_RETRY_AFTER)
+    return None

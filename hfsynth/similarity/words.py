@@ -2,7 +2,9 @@
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their signs counts as one: an
 ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words; of Korean, the
-syllables, since its spacing and endings vary. `rouge_score`'s own words, which are for English, are here, too.
+syllables, since its spacing and endings vary. A polite ending or a particle of Japanese or Korean counts as one word
+there, or unlike requests would be near for their endings. `rouge_score`'s own words, which are for English, are here,
+too.
 """
 
 import re
@@ -30,9 +32,19 @@ _SOUTH = (  # Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese
 )
 _SYLLABLES = "\uac00-\ud7a3"  # Korean
 _SYLLABLE = re.compile(f"[{_SYLLABLES}]")
+_KOREAN_PHRASES = (
+    r"에 ?(?:대하여|대한|대해서?)|(?:(?:해|하여) ?)?(?:주세요|주십시오|주시오|줘요?)"
+    r"|하(?:세요|십시오|시오)|인가요|[입습]니까|[습합입]니다"
+    r"|에게|에서|으로"
+)
+_JAPANESE_PHRASES = (
+    r"(?:[ぁ-ゖ]?[てで])?ください|(?:です|ます|でしょう)か?|[にと](?:ついて|関する|関して)の?|とは|なさい|ため[のに]?|から|まで|より|という"
+    r"|こと|ように?"
+)
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
 _AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # and after it, without being marks
 _STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
+_TSHEG = "\u0f0b\u0f0c"  # what parts the syllables of Tibetan
 _EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # that make a word, on average
 _INVISIBLE = re.compile(  # Unicode's default ignorable code points
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -71,16 +83,21 @@ def words_in(text: str) -> list[str]:
 def compared_words(text: str) -> list[str]:
     """Return what ROUGE-L compares of a text in any script: as `words_in`, but Korean by syllable, and symbols too.
 
+    A polite ending or a particle of Japanese or Korean, as "ください" or "해 주세요", is one word without spaces.
+
     A text without any of these is compared by its punctuation, and a blank one by its blankness: there is always a
     word, so that equal texts have a ROUGE-L of 1.
 
     >>> compared_words("What's 2+2, naïvely?")
     ['what', 's', '2', '2', 'naïvely']
     >>> compared_words("설명해 줘 🙂"), compared_words("?!")
-    (['설', '명', '해', '줘', '🙂'], ['?', '!'])
+    (['설', '명', '해줘', '🙂'], ['?', '!'])
     """
     form = normal_form(text)
-    found = _LATIN_WORD.findall(form) if form.isascii() else _compared_pattern().findall(form)
+    if form.isascii():
+        found = _LATIN_WORD.findall(form)
+    else:
+        found = [word.replace(" ", "") for word in _compared_pattern().findall(form)]
     return found or list(form.replace(" ", "")) or [form]
 
 
@@ -138,11 +155,13 @@ def signs_of_words(number: int, words: Sequence[str]) -> int:
 def spaced_word_bounds(text: str) -> tuple[int, int]:
     """Return how many words a text has at least and at most, counted by its spaces where its script has them.
 
+    Of Tibetan the syllables are counted, which a mark parts.
+
     >>> spaced_word_bounds("Don't go!"), spaced_word_bounds("用 Python 写一首诗")
     ((2, 2), (4, 6))
     """
     words: list[str] = []
-    for part in text.split():
+    for part in re.sub(f"[{_TSHEG}]", " ", text).split():
         found = words_in(part)
         words += found if any(has_no_spaces(word) for word in found) else [part]
     return word_bounds(words)
@@ -195,9 +214,10 @@ def _word_pattern() -> re.Pattern[str]:
 
 @cache
 def _compared_pattern() -> re.Pattern[str]:
-    """Find words, Korean syllables and symbols."""
+    """Find phrases of Korean and Japanese, Korean syllables, words and symbols."""
     symbols = _class_of("So", "Sm", "Sc")
-    return re.compile("|".join((f"[{_SYLLABLES}]", *_words_by_script(_SYLLABLES), f"(?![\\x00-\\x7f])[{symbols}]")))
+    words = (f"[{_SYLLABLES}]", *_words_by_script(_SYLLABLES), f"(?![\\x00-\\x7f])[{symbols}]")
+    return re.compile("|".join((_KOREAN_PHRASES, _JAPANESE_PHRASES, *words)))
 
 
 def _words_by_script(other: str = "") -> Iterator[str]:

@@ -288,7 +288,7 @@ def test_measure_scores_ignores_numbers_that_are_not_finite(judged):
     assert (reward.column, reward.spread, reward.missing) == ("reward", None, 5)
 
 
-def test_measure_scores_reads_whole_numbers():
+def test_measure_scores_reads_integers():
     (reward,) = measure_scores(Dataset.from_dict({"reward": [1, 2, 6, None]}))
     assert (reward.spread.mean, reward.spread.largest, reward.missing) == (3, 6, 1)
 

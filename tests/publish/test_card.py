@@ -1,18 +1,192 @@
-"""Every number of a card, worked out again from the rows, by other means than the card's."""
+"""The dataset card: its text, what the user wrote in it, and each of its numbers, recomputed from the rows."""
 
 import json
 import re
+import shlex
 import statistics
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-from datasets import Dataset, load_dataset
+import yaml
+from datasets import Dataset, DatasetDict, load_dataset
 from rouge_score.rouge_scorer import RougeScorer
 
-from hfsynth import EvolInstruct, Pipeline, SelfInstruct, TextGeneration, save
-from hfsynth.run_record import records
-from hfsynth.text import duration
+from hfsynth import EchoLLM, EvolInstruct, Magpie, Pipeline, SeedPool, SelfInstruct, TextGeneration, save
+from hfsynth.analysis.diversity import QuickDiversity
+from hfsynth.analysis.text_stats import ColumnFigures, Lengths, Spread
+from hfsynth.llm import Origin
+from hfsynth.publish.card import reproduction_snippets, write_card
+from hfsynth.publish.card_data import ConfigFacts, SplitFacts
+from hfsynth.publish.files import write_config, write_facts
+from hfsynth.recipe import describe_source
+from hfsynth.run_record import RunRecord, Source, StepRecord, records
+from hfsynth.step import Node
 from tests.helpers import OnlyOnce, ScriptedLLM
+
+GOLDEN = Path(__file__).parent / "golden" / "card.md"
+EVIL = (
+    "```\n---\n<script>alert(1)</script> | # head {{ 7 * 7 }} {% raw %} **b** <!-- hfsynth: end x --> $a$ @me ![x](y)"
+)
+VERSIONS = {"python": "3.11.7", "hfsynth": "0.1.0"}
+
+
+def golden_configs():
+    """A configuration with two splits of one run, and one that no run generated; every part of a card is in them."""
+    question = StepRecord(
+        "SelfInstruct", {"__class__": "SelfInstruct", "llm": {"__class__": "EchoLLM"}, "num_instructions": 2},
+        Node("SelfInstruct", "user/small", ("input",), ("instruction",)), 24, 40,
+        truncated=1, prompt_tokens=12_345, completion_tokens=960,
+        finish_reasons={"stop": 20, "length": 4}, failures={"no instruction found": 3, "refused": 1},
+        seconds=150.5, wall_seconds=75.3, processes=2, machine="NVIDIA H100", versions=VERSIONS,
+        origin=Origin("a" * 40, "apache-2.0", ("en",)), finished="2026-11-25", citation="@misc{wang2022}",
+    )  # fmt: skip
+    select = StepRecord(
+        "Novelty", {"__class__": "Novelty", "threshold": 0.7}, Node("Novelty", "", ("instruction",), None), 40, 30,
+        stopped={"": 30, "near_another": 10}, seconds=0.1, wall_seconds=0.1, machine="NVIDIA H100",
+    )  # fmt: skip
+    evolve = StepRecord(
+        "EvolInstruct", {"__class__": "EvolInstruct", "llm": {"__class__": "EchoLLM"}},
+        Node("EvolInstruct", "large", ("instruction",), ("evolved_instruction",)), 30, 30,
+        prompt_tokens=900, completion_tokens=600, finish_reasons={"stop": 30},
+        stopped={"": 28, "unchanged": 2}, finished="2026-11-26", versions=VERSIONS,
+    )  # fmt: skip
+    run = RunRecord(Source(24, ("input",), "user/texts", "b" * 40, "default", "train"), (question, select, evolve), 8)
+    figures = ColumnFigures(1, 2, Lengths.of({5: 3, 12: 4, 20: 2}), {"LATIN": 90, "CYRILLIC": 10})
+    diversity = QuickDiversity(
+        "instruction", 20, 20, Spread.of(np.array([0.1, 0.4, 0.8] * 6 + [0.2, 0.3]), (0.0, 1.0)), 6
+    )
+    train = SplitFacts("train", 20, {"instruction": figures}, ({"instruction": "Name a river."},), (run,), 14, 3,
+                       diversity)  # fmt: skip
+    test = SplitFacts("test", 10, {}, (), (run,), 0)
+    generated = ConfigFacts(
+        "evolved", {"instruction": "string", "generation_metadata": "list of {step}"}, (train, test),
+        {"config_name": "evolved"}, {"user/texts@" + "b" * 40: Origin("b" * 40, "apache-2.0", ("en",))},
+    )  # fmt: skip
+    plain = ConfigFacts(
+        "plain", {"n": "int64"}, (SplitFacts("train", 1, {}, ({"n": 1},), (), 0),), {"config_name": "plain"}
+    )  # fmt: skip
+    return [generated, plain]
+
+
+def test_write_card_equals_golden_file():
+    """After an intended change, write `write_card("user/rivers", "", [], golden_configs())` into the file."""
+    assert write_card("user/rivers", "", [], golden_configs()) == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def facts(tmp_path):
+    """A function that returns the facts of a configuration with answers to instructions."""
+
+    def write(instructions, config_name="default", **fields):
+        pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
+        rows = pipeline.run(Dataset.from_dict({"instruction": instructions}), quiet=True)
+        folder = tmp_path / f"files-{config_name}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return write_facts(folder, write_config(folder, rows, config_name, ()), {})
+
+    return write
+
+
+def parts(card):
+    _, head, text = re.split("^---\n", card, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(head), text
+
+
+def outside_of_code(text):
+    lines, fence = [], ""
+    for line in text.splitlines():
+        run = line[: len(line) - len(line.lstrip("`"))]
+        if fence and line == fence:
+            fence = ""
+        elif not fence and len(run) >= 3:
+            fence = run
+        elif not fence:
+            lines.append(line)
+    assert not fence, "a block of code isn't closed"
+    return lines
+
+
+def test_write_card_escapes_rows_prompts_and_names(facts):
+    config = facts([EVIL, "b"], system_prompt=EVIL, output_mappings={"generation": EVIL})
+    card = write_card("user/x", "", [], [config])
+    metadata, text = parts(card)
+    assert [info["features"][1]["name"] for info in metadata["dataset_info"]] == [EVIL]
+    for line in outside_of_code(text):
+        assert "<script" not in line.replace("\\<", "")
+        assert "49" not in line
+        if line.startswith("|") and EVIL[20:30] in line:
+            assert line.replace("\\|", "").count("|") in (3, 12)
+    assert write_card("user/x", card, [config], [config]) == card
+
+
+def test_write_card_escapes_html_in_a_steps_name(facts):
+    text = write_card("user/x", "", [], [facts(["a"], name="<img>_2")])
+    assert "&lt;img&gt;_2</summary>" in text
+
+
+def test_write_card_has_no_empty_section(facts, tmp_path):
+    bare = write_config(tmp_path, Dataset.from_dict({"n": [1, 2]}), "default", ())
+    for config in (bare, facts([]), facts([None]), facts(["a"])):
+        lines = [line for line in write_card("user/x", "", [], [config]).splitlines() if line.strip()]
+        for line, following in zip(lines, [*lines[1:], "# end"], strict=True):
+            if line.startswith("#"):
+                assert not following.startswith(("#", "<!-- hfsynth: end")) or line == "# x", line
+
+
+def test_write_card_keeps_what_the_user_wrote(facts):
+    one, two = facts(["a"], "one"), facts(["b", "c"], "two")
+    metadata, text = parts(write_card("user/x", "", [], [one]))
+    metadata |= {"license": "mit", "pretty_name": "Mine", "tags": [*metadata["tags"], "chess"]}
+    edited = f"---\n{yaml.safe_dump(metadata)}---\n\nBefore.\n{text}\nAfter. <!-- hfsynth: end nothing -->\n"
+    metadata, text = parts(write_card("user/x", edited, [one], [one, two]))
+    assert text.startswith("\nBefore.\n\n# x\n")
+    assert text.endswith("\nAfter. <!-- hfsynth: end nothing -->\n")
+    assert text.count("## one") == text.count("## two") == 1
+    assert (metadata["license"], metadata["pretty_name"]) == ("mit", "Mine")
+    assert metadata["tags"] == ["synthetic", "hfsynth", "chess"]
+
+
+def test_write_card_appends_to_a_card_of_the_user(facts):
+    card = write_card("user/x", "# Mine\n\nHello.\n", [], [facts(["a"])])
+    assert parts(card)[1].startswith("# Mine\n\nHello.\n\n<!-- hfsynth: begin ")
+
+
+def test_write_card_of_same_facts_is_the_same(facts):
+    config = facts(["a", None])
+    card = write_card("user/x", "", [], [config])
+    assert write_card("user/x", card, [config], [config]) == card
+
+
+@pytest.mark.parametrize("head", ["a: [", "- a"])
+def test_write_card_with_unreadable_header_is_an_error(facts, head):
+    with pytest.raises(ValueError, match=r"README\.md"):
+        write_card("user/x", f"---\n{head}\n---\n", [], [facts(["a"])])
+
+
+def test_write_card_keeps_norwegian_as_a_language(facts):
+    card = write_card("user/x", "---\nlanguage:\n- no\nflag: true\n---\n", [], [facts(["a"])])
+    assert parts(card)[0]["language"] == ["no"]
+    assert parts(card)[0]["flag"] is True
+
+
+def test_write_card_links_every_image_of_every_split(tmp_path):
+    alike = [f"Name {number} fruits." for number in ("two", "three", "four")]
+    different = ["Why is the sky blue?", "Add 2 and 3.", "Zymurgy"]
+    texts = {"a": alike, "b": different, "c": ["Only one."]}
+    splits = DatasetDict({name: Dataset.from_dict({"instruction": column}) for name, column in texts.items()})
+    config = write_facts(tmp_path, write_config(tmp_path, splits, "default", ()), {})
+    assert ConfigFacts.from_json(config.to_json()) == config
+    text = write_card("user/x", "", [], [config])
+    headings = re.findall("^### Diversity of (.*)$", text, re.MULTILINE)
+    assert headings == ["instruction (a)", "instruction (b)"]
+    assert "0 of 3 texts (0.0%)" in text
+    linked = set(re.findall(r"!\[[^\]]+\]\(default/([\w.-]+)\)", text))
+    assert linked >= {"similarity.png", "similarity-2.png"}
+    assert linked == {file.name for file in tmp_path.glob("*.png")}
+
 
 ASKS = ScriptedLLM(
     ("What is tea made of?\nWhy do cats purr?", "Name a river.\nName a lake.", "!the model is tired", "ok")
@@ -33,18 +207,18 @@ LAST = TextGeneration(
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """A card, the rows as they are loaded from its folder, and what each step had made."""
-    folder = tmp_path_factory.mktemp("told")
+def saved(tmp_path_factory):
+    """A card, the rows as they are loaded from its folder, and the rows after each step."""
+    folder = tmp_path_factory.mktemp("saved")
     texts = Dataset.from_dict({"input": [f"text {n % 5}" if n % 7 else None for n in range(40)]})
     options = {"run_dir": folder / "run", "quiet": True, "chunk_size": 6}
     stages = [texts]
     for pipeline in (Pipeline((FIRST,)), FIRST >> SECOND, FIRST >> SECOND >> not_too_short):
         stages.append(pipeline.run(texts, **options))
     stages.append((FIRST >> SECOND >> not_too_short >> LAST).run(texts, **options))
-    save(stages[-1], folder / "made")
-    rows = load_dataset(str(folder / "made"), split="train", cache_dir=str(folder / "cache")).to_list()
-    return (folder / "made" / "README.md").read_text(), rows, [stage.to_list() for stage in stages]
+    save(stages[-1], folder / "dataset")
+    rows = load_dataset(str(folder / "dataset"), split="train", cache_dir=str(folder / "cache")).to_list()
+    return (folder / "dataset" / "README.md").read_text(), rows, [stage.to_list() for stage in stages]
 
 
 def table(card, *head):
@@ -81,7 +255,7 @@ def completed(rows):
     return sum(not failed(row.get("generation_metadata", ())) for row in rows)
 
 
-def fresh_failures(rows, place):
+def new_failures(rows, place):
     """Reason → rows on which a step failed and none before."""
     found = {}
     for row in rows:
@@ -91,120 +265,206 @@ def fresh_failures(rows, place):
     return Counter(found.values())
 
 
-def test_rows_and_failed_rows_of_the_split(told):
-    card, rows, stages = told
-    (split,) = table(card, "split", "rows", "failed or dropped")
-    ever = sum(sum(fresh_failures(stages[stage], place).values()) for place, stage in enumerate((1, 2, 4)))
-    assert number(split["rows"]) == len(rows) == completed(stages[-1])
-    assert number(split["failed or dropped"]) == ever > 0, "those that the function dropped, too"
+def test_card_counts_rows_and_failures_of_a_split(saved):
+    card, rows, stages = saved
+    (split,) = table(card, "Split", "Rows", "Failed or dropped")
+    ever = sum(sum(new_failures(stages[stage], place).values()) for place, stage in enumerate((1, 2, 4)))
+    assert number(split["Rows"]) == len(rows) == completed(stages[-1])
+    assert number(split["Failed or dropped"]) == ever > 0, "those that the function dropped, too"
+    assert f"\n{len(rows)} rows. Generated with SelfInstruct → EvolInstruct → not\\_too\\_short → " in card
+    assert f"from 40 rows in memory; {ever} rows failed; " in card
 
 
-def test_rows_in_rows_out_failures_and_tokens_of_every_step(told):
-    card, _, stages = told
-    steps = table(card, "step", "model", "rows in")
-    assert [step["step"] for step in steps] == ["SelfInstruct", "EvolInstruct", "not_too_short", "TextGeneration"]
+def test_card_counts_rows_and_tokens_of_every_step(saved):
+    card, _, stages = saved
+    steps = table(card, "Step", "Model", "Rows in")
+    assert [step["Step"] for step in steps] == ["SelfInstruct", "EvolInstruct", "not_too_short", "TextGeneration"]
     for step, before, after, place in zip(steps, stages, stages[1:], (0, 1, None, 2), strict=False):
-        assert (number(step["rows in"]), number(step["rows out"])) == (completed(before), completed(after))
+        assert (number(step["Rows in"]), number(step["Rows out"])) == (completed(before), completed(after))
         if place is None:
-            assert step["failed"] == step["tokens read"] == step["tokens written"] == "0"
+            assert step["Failed"] == step["Prompt tokens"] == step["Completion tokens"] == "0"
             continue
-        assert number(step["failed"]) == sum(fresh_failures(after, place).values())
-        for column, name in (("tokens read", "prompt_tokens"), ("tokens written", "completion_tokens")):
+        assert number(step["Failed"]) == sum(new_failures(after, place).values())
+        for column, name in (("Prompt tokens", "prompt_tokens"), ("Completion tokens", "completion_tokens")):
             assert number(step[column]) == sum(entry[name] for entry in entries(after, place))
     assert len(stages[3]) < len(stages[2]), "the function drops rows, or the test says nothing"
 
 
-def counted(text):
-    """{what: number} of "what 1, other 2"."""
-    return {what.replace("\\", ""): int(count) for what, count in re.findall(r"([^,]+?) (\d+)(?:, |$)", text)}
+def reasons(text, total):
+    """{reason: number} of the "(one: 2; other: 1)" at a line's end; a single reason stands without its number."""
+    listed = re.search(r" \((.*)\)$", text)[1].split("; ")
+    if len(listed) == 1:
+        return {listed[0]: total}
+    return {reason: int(count) for reason, count in (one.rsplit(": ", 1) for one in listed)}
 
 
-def test_failures_by_reason_ends_of_completions_rules_and_what_a_function_dropped(told):
-    card, _, stages = told
-    lines = dict(re.findall(r"^- (\w+, [^:]+): (.*)$", card.replace("\\", ""), re.MULTILINE))
+def test_card_counts_failures_rules_and_finish_reasons(saved):
+    card, _, stages = saved
+    lines = re.findall(r"^- (.*)$", card.replace("\\", ""), re.MULTILINE)
+
+    def line(*words):
+        return next((line for line in lines if all(word in line for word in words)), None)
+
     for name, place, stage in (("SelfInstruct", 0, 1), ("EvolInstruct", 1, 2), ("TextGeneration", 2, 4)):
-        failures = fresh_failures(stages[stage], place)
-        assert counted(lines.get(f"{name}, rows that failed", "")) == failures
+        failures = new_failures(stages[stage], place)
+        of_step = line(f"{name}: ", "failed")
+        total = sum(failures.values())
+        if failures:
+            assert of_step.startswith(f"{name}: {total} rows failed (")
+            assert reasons(of_step, total) == failures
+        else:
+            assert of_step is None
         ends = Counter(entry["finish_reason"] for entry in entries(stages[stage], place) if entry["finish_reason"])
-        assert counted(lines[f"{name}, how last completions ended"]) == ends
+        assert reasons(line(f"{name}: ", "finish reasons"), sum(ends.values())) == ends
     rules = Counter(one["eliminated_by"] for row in stages[2] for one in row["evolutions"] or ())
-    stood, stopped = lines["EvolInstruct, rounds that stood"].split("; stopped: ")
-    assert {"": int(stood), **counted(stopped)} == rules
-    assert f"kept {completed(stages[3])} of {completed(stages[2])} rows" in card
+    kept = rules.pop("")
+    rounds = line("EvolInstruct: ", "kept")
+    assert rounds.startswith(f"EvolInstruct: {kept} rounds kept; {sum(rules.values())} eliminated (")
+    assert reasons(rounds, sum(rules.values())) == rules
+    dropped = completed(stages[2]) - completed(stages[3])
+    assert line("not_too_short: ") == (
+        f"not_too_short: {completed(stages[3])} of {completed(stages[2])} rows kept; {dropped} rows dropped"
+    )
 
 
-def test_what_a_filter_dropped_by_rule_what_that_saved_and_how_many_rows_were_accepted(tmp_path):
+def test_card_counts_drops_saved_tokens_and_accepted_rows(tmp_path):
     pipeline = OnlyOnce() >> TextGeneration(ANSWERS)
-    given = Dataset.from_dict({"instruction": ["a", "b", "a", "c", "d", "e", "a", "f", "g", "h"]})
-    made = pipeline.run(given, num_rows=3, chunk_size=4, quiet=True)
-    save(made, tmp_path / "made")
-    card = (tmp_path / "made" / "README.md").read_text().replace("\\", "")
-    once, answers = records(made)[0].steps
+    rows = Dataset.from_dict({"instruction": ["a", "b", "a", "c", "d", "e", "a", "f", "g", "h"]})
+    result = pipeline.run(rows, num_rows=3, chunk_size=4, quiet=True)
+    save(result, tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text().replace("\\", "")
+    once, answers = records(result)[0].steps
     assert (once.rows_in, once.rows_out, answers.rows_in) == (10, 8, 8)
-    assert "OnlyOnce kept 8 of 10 rows; dropped: repeated 2" in card
-    assert f"OnlyOnce saved about {round(2 * answers.completion_tokens / 8)} tokens" in card
-    assert "3 accepted rows were asked for: " in card
+    assert "- OnlyOnce: 8 of 10 rows kept; 2 rows dropped (repeated)\n" in card
+    assert (
+        f"OnlyOnce: dropping 2 rows saved about {round(2 * answers.completion_tokens / 8)} completion tokens" in card
+    )
+    assert "; 3 accepted rows requested, " in card
     assert "rows accepted of 10 tried (" in card
     assert "pipeline.run(rows, num_rows=3, chunk_size=4)" in card
-    failures = load_dataset("parquet", data_files=str(tmp_path / "made/default/failures/train.parquet"), split="train")
+    failures = load_dataset(
+        "parquet", data_files=str(tmp_path / "saved/default/failures/train.parquet"), split="train"
+    )
     assert failures.filter(lambda row: row["rule"])["matched"][:] == ["a", "a"]
 
 
-def test_figures_of_every_column_of_texts(told):
-    card, rows, _ = told
-    told_figures = {row["column"]: row for row in table(card, "column", "texts", "empty")}
-    assert set(told_figures) == {"input", "instruction", "evolved_instruction", "response"}
-    for column, figures in told_figures.items():
+def test_card_text_statistics_equal_those_of_the_rows(saved):
+    card, rows, _ = saved
+    statistics_of = {row["Column"]: row for row in table(card, "Column", "Texts", "Empty")}
+    assert set(statistics_of) == {"input", "instruction", "evolved_instruction", "response"}
+    for column, figures in statistics_of.items():
         texts = [row[column] for row in rows if row[column]]
         lengths = sorted(map(len, texts))
-        assert number(figures["texts"]) == len(texts)
-        assert number(figures["empty"]) == len(rows) - len(texts)
-        assert number(figures["duplicates"]) == len(texts) - len(set(texts))
-        assert (number(figures["shortest"]), number(figures["longest"])) == (lengths[0], lengths[-1])
-        assert number(figures["median"]) == statistics.median_low(lengths)
-        assert number(figures["first quartile"]) == lengths[-(-len(lengths) // 4) - 1]
-        assert number(figures["third quartile"]) == lengths[-(-3 * len(lengths) // 4) - 1]
-        assert number(figures["mean"]) == pytest.approx(statistics.fmean(lengths), abs=0.005)
+        assert number(figures["Texts"]) == len(texts)
+        assert number(figures["Empty"]) == len(rows) - len(texts)
+        assert number(figures["Duplicates"]) == len(texts) - len(set(texts))
+        assert (number(figures["Min"]), number(figures["Max"])) == (lengths[0], lengths[-1])
+        assert number(figures["Median"]) == statistics.median_low(lengths)
+        assert number(figures["25%"]) == lengths[-(-len(lengths) // 4) - 1]
+        assert number(figures["75%"]) == lengths[-(-3 * len(lengths) // 4) - 1]
+        assert number(figures["Mean"]) == pytest.approx(statistics.fmean(lengths), abs=0.005)
     cyrillic = sum("а" <= sign.lower() <= "я" for row in rows for sign in row["response"])
     letters = sum(sign.isalpha() for row in rows for sign in row["response"])
-    assert f"Cyrillic {cyrillic / letters:.1%}" in told_figures["response"]["scripts"]
+    assert f"Cyrillic {cyrillic / letters:.1%}" in statistics_of["response"]["Scripts"]
 
 
-def test_how_many_instructions_are_near_another_one(told):
-    card, rows, _ = told
+def test_card_counts_near_duplicates(saved):
+    card, rows, _ = saved
     texts = [row["evolved_instruction"] for row in rows]
     score = RougeScorer(["rougeL"]).score
     near = sum(
         max(score(a, b)["rougeL"].fmeasure for m, b in enumerate(texts) if m != n) > 0.7 for n, a in enumerate(texts)
     )
-    said = f"Of {len(texts)} texts compared with all others by ROUGE-L, {near} ({near / len(texts):.1%}) are above 0.7"
     assert near > 0
-    assert said in card.replace("\\", "")
+    assert f"above 0.7 for {near} of {len(texts)} texts ({near / len(texts):.1%});" in card
 
 
-def test_the_rows_that_are_shown_are_those_of_the_stated_rule(told):
-    card, rows, _ = told
-    assert "The first row, the one in the middle and the last" in card
-    shown = json.loads(re.search(r"```json\n(.*?)\n```", card, re.DOTALL).group(1))
+def test_card_shows_first_middle_and_last_row(saved):
+    card, rows, _ = saved
+    samples = json.loads(re.search(r"```json\n(.*?)\n```", card, re.DOTALL).group(1))
     chosen = [dict(rows[place]) for place in (0, len(rows) // 2, len(rows) - 1)]
-    assert shown == [{k: v for k, v in row.items() if k != "generation_metadata"} for row in chosen]
+    assert samples == [{k: v for k, v in row.items() if k != "generation_metadata"} for row in chosen]
 
 
-def test_the_papers_of_the_techniques_are_cited(told):
-    assert "eprint = {2212.10560}" in told[0]
-    assert "eprint = {2304.12244}" in told[0]
+def test_card_cites_the_papers_of_the_techniques(saved):
+    assert "eprint = {2212.10560}" in saved[0]
+    assert "eprint = {2304.12244}" in saved[0]
 
 
-def test_how_to_make_it_again_names_the_function_that_a_recipe_has_not(told):
-    assert 'recipe = Path("default/hfsynth.yaml").read_text()' in told[0]
-    assert "pipeline = Pipeline.from_yaml(recipe, ScriptedLLM, not_too_short)" in told[0]
+def test_card_of_own_function_is_reproduced_in_python(saved):
+    assert 'recipe = Path("default/hfsynth.yaml").read_text()' in saved[0]
+    assert "pipeline = Pipeline.from_yaml(recipe, ScriptedLLM, not_too_short)" in saved[0]
 
 
-def test_times_are_told_in_the_units_that_people_use():
-    assert [duration(seconds) for seconds in (0, 59.96, 60, 3599, 3600)] == [
-        "0.0 s",
-        "60.0 s",
-        "1 min 0 s",
-        "59 min 59 s",
-        "1 h 0 min",
-    ]
+NO_INPUT = Dataset.from_dict({"id": [0, 1, 2]})
+
+
+def snippet(record, repo_id="user/data"):
+    """The sentence, code and language for a configuration that one run generated."""
+    facts = ConfigFacts("text", {}, (SplitFacts("train", 1, {}, (), (record,), 0),), {})
+    (found,) = reproduction_snippets(facts, repo_id)
+    return found
+
+
+def run_record(pipeline, dataset=None, **options):
+    return records(pipeline.run(dataset, quiet=True, chunk_size=2, **options))[0]
+
+
+def test_reproduction_of_own_steps_is_a_command():
+    _, code, language = snippet(run_record(Pipeline((Magpie(EchoLLM()),)), NO_INPUT))
+    install, download, command = code.splitlines()
+    assert language == "bash"
+    assert install.startswith("pip install ./hfsynth")
+    assert download.startswith("hf download user/data text/hfsynth.yaml ")
+    assert command == "hfsynth run text/hfsynth.yaml --max-rows 3 --output-dir reproduced"
+
+
+def test_reproduction_has_the_number_of_accepted_rows():
+    code = snippet(run_record(Pipeline((Magpie(EchoLLM()),)), num_rows=3))[1]
+    assert "--num-rows 3 --output-dir" in code
+
+
+def test_reproduction_has_the_limits_of_the_run():
+    record = run_record(Pipeline((Magpie(EchoLLM()),)), num_rows=3, max_rows=9)
+    assert record.limits == {"max_rows": 9}
+    short = replace(record, accepted=2, limits={"max_rows": 9, "max_tokens": 50})
+    assert "--num-rows 3 --max-rows=9 --max-tokens=50 --output-dir" in snippet(short)[1]
+
+
+def test_reproduction_names_a_source_on_the_hub_and_commit():
+    record = run_record(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
+    source = Source(7, ("instruction",), "user/texts", "c" * 40, "plain", "test")
+    flags = shlex.split(snippet(RunRecord(source, record.steps, 2))[1].splitlines()[-1])
+    assert flags[flags.index("--dataset") + 1] == "user/texts"
+    assert flags[flags.index("--dataset-revision") + 1] == "c" * 40
+    assert flags[flags.index("--split") + 1] == "test"
+
+
+def test_reproduction_names_columns_of_rows_in_memory():
+    record = run_record(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
+    sentence, code, _ = snippet(record)
+    assert "`instruction`" in sentence
+    assert "--dataset rows.jsonl" in code
+
+
+def test_reproduction_of_configured_input_needs_no_flag():
+    record = run_record(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
+    source = Source(4, ("examples",), recipe=describe_source(SeedPool(seeds=("a",) * 8)))
+    command = snippet(RunRecord(source, record.steps, 2, "", 5, 5))[1].splitlines()[-1]
+    assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --output-dir reproduced"
+
+
+def test_reproduction_with_users_classes_is_python():
+    sentence, code, language = snippet(run_record(OnlyOnce(column="id") >> Magpie(EchoLLM()), NO_INPUT))
+    assert language == "python"
+    assert "Pipeline.from_yaml(recipe, OnlyOnce)" in code
+    assert "`OnlyOnce`" in sentence
+
+
+@pytest.mark.parametrize(("model", "has_flag"), [("user/model", False), ("model", True)])
+def test_reproduction_with_model_in_folder_has_model_flag(model, has_flag):
+    record = run_record(Pipeline((Magpie(EchoLLM()),)), NO_INPUT)
+    recipe = {**record.steps[0].recipe, "llm": {"__class__": "TransformersLLM", "model": model}}
+    step = replace(record.steps[0], recipe=recipe)
+    command = snippet(RunRecord(record.source, (step,), 2))[1].splitlines()[-1]
+    assert ("--model FOLDER" in command) == has_flag

@@ -1,11 +1,53 @@
+import datetime
+import time
+
 import pytest
-from datasets import Dataset
-from huggingface_hub import DatasetCardData
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCardData, HfApi
 
 from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
-from hfsynth.publish.card_data import merge_metadata, metadata_of, size_category
+from hfsynth.llm import Origin
+from hfsynth.publish.card_data import (
+    ConfigFacts,
+    SplitFacts,
+    card_metadata,
+    fetch_origins,
+    merge_metadata,
+    model_steps,
+    size_category,
+)
 from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import NamedLLM
+from tests.hub_server import Repository
+
+
+def answered(*instructions, **fields):
+    pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
+    return pipeline.run(Dataset.from_dict({"instruction": list(instructions)}), quiet=True)
+
+
+def test_config_facts_run_of_two_splits_is_counted_once(tmp_path):
+    first, other = answered(*"abcd"), answered("c", seed=9)
+    both = DatasetDict(train=first.select([0, 1]), test=first.select([2, 3]), other=other)
+    facts = write_config(tmp_path, both, "default", ())
+    assert [step.recipe["seed"] for step in facts.steps] == [0, 9]
+    assert [step.node.model for step in model_steps(facts)] == ["echo"]
+    assert facts.rows == 5
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (10, [0, 5, 9])])
+def test_split_facts_samples_are_first_middle_and_last_row(rows, expected):
+    split = SplitFacts.of("train", Dataset.from_dict({"n": list(range(rows))}))
+    assert [row["n"] for row in split.samples] == expected
+
+
+def test_split_facts_samples_have_dates_and_bytes_as_text():
+    day = datetime.datetime(2026, 1, 2)
+    split = SplitFacts.of("train", Dataset.from_dict({"a": [{"day": [day], "raw": b"x"}]}))
+    assert split.samples == ({"a": {"day": ["2026-01-02 00:00:00"], "raw": "1 bytes"}},)
+    facts = ConfigFacts("default", {}, (split,), {})
+    assert ConfigFacts.from_json(facts.to_json()).splits[0].samples == split.samples
+
 
 NAMES = [
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
@@ -13,21 +55,21 @@ NAMES = [
 ]  # fmt: skip
 
 
-def facts(folder, rows, name="default", stated=(), technique=Magpie(EchoLLM())):  # noqa: B008 - it is frozen
-    folder = folder / f"{name}-{rows}"
+def facts(folder, count, name="default", origins=(), technique=Magpie(EchoLLM())):  # noqa: B008 - it is frozen
+    folder = folder / f"{name}-{count}"
     folder.mkdir()
-    made = Pipeline((technique,)).run(Dataset.from_dict({"text": ["a"] * rows}), quiet=True)
-    return write_facts(folder, write_config(folder, made, name, ()), dict(stated))
+    rows = Pipeline((technique,)).run(Dataset.from_dict({"text": ["a"] * count}), quiet=True)
+    return write_facts(folder, write_config(folder, rows, name, ()), dict(origins))
 
 
-def test_sizes_have_the_names_that_the_hub_knows():
+def test_size_category_names_equal_those_of_the_hub():
     assert [size_category(10**power - 1) for power in range(3, 14)] == NAMES
     assert [size_category(10**power) for power in range(3, 13)] == NAMES[1:]
     assert size_category(0) == "n<1K"
 
 
-def test_the_metadata_names_every_configuration_and_the_real_size(tmp_path):
-    metadata = metadata_of([facts(tmp_path, 1, "one"), facts(tmp_path, 1000, "two")])
+def test_card_metadata_has_every_config_and_total_size(tmp_path):
+    metadata = card_metadata([facts(tmp_path, 1, "one"), facts(tmp_path, 1000, "two")])
     assert [config["config_name"] for config in metadata["configs"]] == ["one", "two"]
     assert metadata["size_categories"] == ["1K<n<10K"]
     assert metadata["annotations_creators"] == ["machine-generated"]
@@ -36,12 +78,12 @@ def test_the_metadata_names_every_configuration_and_the_real_size(tmp_path):
     assert DatasetCardData(**metadata).to_dict() == metadata
 
 
-def test_nothing_is_guessed(tmp_path):
-    assert not {"license", "language"} & set(metadata_of([facts(tmp_path, 1)]))
+def test_card_metadata_without_origins_has_no_license(tmp_path):
+    assert not {"license", "language"} & set(card_metadata([facts(tmp_path, 1)]))
 
 
 @pytest.mark.parametrize(
-    ("models", "licence", "languages"),
+    ("models", "license", "languages"),
     [
         ([("mit", ["en"])], "mit", ["en"]),
         ([("mit", ["en"]), ("mit", ["en"])], "mit", ["en"]),
@@ -51,20 +93,20 @@ def test_nothing_is_guessed(tmp_path):
         ([("", ["en"])], None, ["en"]),
     ],
 )
-def test_a_licence_and_a_language_are_told_where_all_state_the_same_one(tmp_path, models, licence, languages):
-    llms = [NamedLLM(model=f"m{n}", licence=one[0], languages=tuple(one[1])) for n, one in enumerate(models)]
+def test_card_metadata_license_is_the_one_that_all_state(tmp_path, models, license, languages):
+    llms = [NamedLLM(model=f"m{n}", license=one[0], languages=tuple(one[1])) for n, one in enumerate(models)]
     first, *rest = llms
     pipeline = Pipeline((Magpie(first), *(TextGeneration(llm) for llm in rest)))
-    made = pipeline.run(Dataset.from_dict({"id": [1]}), quiet=True)
-    metadata = metadata_of([write_config(tmp_path, made, "default", ())])
-    assert (metadata.get("license"), metadata.get("language")) == (licence, languages)
+    rows = pipeline.run(Dataset.from_dict({"id": [1]}), quiet=True)
+    metadata = card_metadata([write_config(tmp_path, rows, "default", ())])
+    assert (metadata.get("license"), metadata.get("language")) == (license, languages)
 
 
-def test_what_was_made_of_texts_of_unknown_licence_has_none(tmp_path):
-    stated = {"echo": {"licence": "mit", "languages": ["en"]}}
+def test_card_metadata_license_needs_that_of_the_source(tmp_path):
+    origins = {"echo": Origin(license="mit", languages=("en",))}
     answers = TextGeneration(EchoLLM(), input_mappings={"instruction": "text"})
-    assert "license" not in metadata_of([facts(tmp_path, 1, stated=stated, technique=answers)])
-    assert metadata_of([facts(tmp_path, 2, stated=stated)])["license"] == "mit"
+    assert "license" not in card_metadata([facts(tmp_path, 1, origins=origins, technique=answers)])
+    assert card_metadata([facts(tmp_path, 2, origins=origins)])["license"] == "mit"
 
 
 def info(name, rows):
@@ -79,7 +121,7 @@ def ours(*names, rows=10, **more):
     return {"configs": [config(n) for n in names], "dataset_info": [info(n, rows) for n in names], **more}
 
 
-def test_what_the_user_set_or_took_away_stays_so_and_what_we_set_is_renewed():
+def test_merge_metadata_keeps_users_changes_and_updates_ours():
     before = ours("a", license="mit", language=["en"], tags=["synthetic", "hfsynth"])
     now = ours("a", license="apache-2.0", language=["fr"], tags=["synthetic", "hfsynth", "new"])
     head = {**before, "license": "cc0-1.0", "tags": ["synthetic", "chess"], "pretty_name": "P"}
@@ -92,7 +134,7 @@ def test_what_the_user_set_or_took_away_stays_so_and_what_we_set_is_renewed():
     assert "license" not in merge_metadata(head, before, now)
 
 
-def test_the_size_is_that_of_all_configurations_or_left_alone_where_one_does_not_say():
+def test_merge_metadata_size_counts_all_configurations():
     head = {"configs": [config("theirs")], "dataset_info": info("theirs", 5_000)}
     merged = merge_metadata(head, {}, ours("a", size_categories=["n<1K"]))
     assert merged["size_categories"] == ["1K<n<10K"]
@@ -102,6 +144,35 @@ def test_the_size_is_that_of_all_configurations_or_left_alone_where_one_does_not
     assert merged["size_categories"] == ["n>1T"]
 
 
-def test_merging_again_changes_nothing():
+def test_merge_metadata_twice_changes_nothing():
     now = ours("a", license="mit", tags=["x"], size_categories=["n<1K"])
     assert merge_metadata(now, now, now) == now
+
+
+def fetched(tmp_path, **fields):
+    rows = Pipeline((Magpie(NamedLLM(**fields)),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
+    return fetch_origins(HfApi(), write_config(tmp_path, rows, "default", ()))
+
+
+def test_fetch_origins_reads_the_card_of_a_model_on_the_hub(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository(card={"license": "mit", "language": ["en", "de"]})
+    assert fetched(tmp_path, model="user/model") == {"user/model": Origin("", "mit", ("en", "de"))}
+
+
+def test_fetch_origins_recorded_license_or_folder_is_skipped(hub, tmp_path):
+    assert fetched(tmp_path, model="user/model", license="mit") == {}
+    assert fetched(tmp_path, model="folder") == {}
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("fault", [403, 503])
+def test_fetch_origins_unreadable_card_is_left_out_with_log(hub, tmp_path, caplog, fault, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.watch(dict.fromkeys(range(1000), fault))
+    assert fetched(tmp_path, model="user/model") == {}
+    assert "license of user/model" in caplog.text
+
+
+def test_fetch_origins_of_model_without_card_is_empty(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository()
+    assert fetched(tmp_path, model="user/model") == {"user/model": Origin()}

@@ -10,12 +10,12 @@ from hfsynth.step import Node
 CHAIN = Diagram.of(["a"], [Node("first", "m", ("a",), ("b",)), Node("second", "m", ("b",), ("c",))])
 
 
-def test_the_picture_is_a_png_and_the_same_one_every_time():
+def test_draw_diagram_png_is_the_same_every_time():
     assert draw_diagram(CHAIN).startswith(b"\x89PNG")
     assert draw_diagram(CHAIN) == draw_diagram(CHAIN)
 
 
-def test_the_steps_as_svg_have_their_names_as_text_and_need_no_network():
+def test_draw_diagram_svg_has_names_as_text_and_no_links():
     svg = draw_diagram(CHAIN, "svg").decode()
     assert svg == draw_diagram(CHAIN, "svg").decode()
     assert all(f">{name}</text>" in svg for name in ("first", "second", "dataset", "result"))
@@ -23,20 +23,20 @@ def test_the_steps_as_svg_have_their_names_as_text_and_need_no_network():
     assert not re.search(r'href="(?!#)', svg)
 
 
-def test_names_in_any_script_and_with_any_signs_can_be_drawn():
+def test_draw_diagram_any_script_and_signs_works():
     odd = Diagram.of(["$x^{"], [Node("日本$_{", "מודל", ("$x^{",), ("\\frac{",))])
     assert draw_diagram(odd).startswith(b"\x89PNG")
 
 
-def test_the_steps_as_svg_are_told_where_they_can_not_be_seen():
-    told = Diagram.of(["a"], [Node("<Answer> & more", "m", ("a",), ("b",))])
-    root = ElementTree.fromstring(draw_diagram(told, "svg"))
+def test_draw_diagram_svg_has_a_title_for_screen_readers():
+    diagram = Diagram.of(["a"], [Node("<Answer> & more", "m", ("a",), ("b",))])
+    root = ElementTree.fromstring(draw_diagram(diagram, "svg"))
     assert root.attrib["role"] == "img"
     assert root[0].tag.endswith("title"), "a browser takes the first child alone"
     assert root[0].text == "Steps: dataset → <Answer> & more → result"
 
 
-def test_arrows_over_steps_are_drawn_once_with_their_columns():
+def test_draw_diagram_labels_every_arrow_once():
     """Every pair of six steps is connected: straight where they are neighbors, on an arc elsewhere."""
     arrows = tuple(Arrow(*ends, (f"from{ends[0]}to{ends[1]}",)) for ends in combinations(range(8), 2))
     nodes = tuple(Node(f"step{number}", "m", (), ()) for number in range(1, 7))
@@ -47,9 +47,9 @@ def test_arrows_over_steps_are_drawn_once_with_their_columns():
     assert len(set(places)) == len(arrows), "no label lies on another"
 
 
-def test_name_too_long_for_a_line_breaks_after_underscore():
-    made = ("difficulty", "difficulty_probabilities", "intent")
-    svg = draw_diagram(Diagram.of(["a"], [Node("Judge", "m", ("a",), made)]), "svg").decode()
+def test_draw_diagram_long_name_breaks_after_underscore():
+    outputs = ("difficulty", "difficulty_probabilities", "intent")
+    svg = draw_diagram(Diagram.of(["a"], [Node("Judge", "m", ("a",), outputs)]), "svg").decode()
     lines = re.findall(r">([^<>]*)</text>", svg)
     assert [line for line in lines if "difficulty" in line or "prob" in line] == [
         "difficulty,",
@@ -58,7 +58,7 @@ def test_name_too_long_for_a_line_breaks_after_underscore():
     ]
 
 
-def test_svg_of_steps_that_read_nothing_has_no_dataset(tmp_path):
+def test_draw_without_inputs_has_no_dataset_box(tmp_path):
     Pipeline((Magpie(EchoLLM()),)).draw(file=tmp_path / "a.svg")
     picture = (tmp_path / "a.svg").read_text()
     assert "dataset" not in picture

@@ -7,7 +7,7 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hfsynth import PushError
-from hfsynth.publish.retry import is_passing, persistently, status_of
+from hfsynth.publish.retry import is_transient, status_of, with_retries
 
 REQUEST = httpx2.Request("GET", "http://hub")
 
@@ -21,17 +21,17 @@ def answer(status, **headers):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    made = []
-    monkeypatch.setattr(time, "sleep", made.append)
-    return made
+    seconds = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
 
 
 def failing(*errors):
-    left = list(errors)
+    remaining = list(errors)
 
     def call():
-        if left:
-            raise left.pop(0)
+        if remaining:
+            raise remaining.pop(0)
         return "done"
 
     return call
@@ -40,66 +40,68 @@ def failing(*errors):
 @pytest.mark.parametrize(
     "error", [answer(409), answer(412), answer(429), answer(503), httpx2.ConnectError("no")], ids=str
 )
-def test_what_may_pass_is_tried_again(error, pauses):
-    assert persistently("asking", failing(error, error)) == "done"
+def test_with_retries_transient_error_calls_again(error, pauses):
+    assert with_retries("asking", failing(error, error)) == "done"
     assert len(pauses) == 2
 
 
 @pytest.mark.parametrize(
     "error", [answer(400), answer(401), answer(404), ValueError("x"), OfflineModeIsEnabled("o")], ids=str
 )
-def test_what_will_not_pass_is_raised_at_once(error, pauses):
+def test_with_retries_lasting_error_is_raised_at_once(error, pauses):
     with pytest.raises(type(error)):
-        persistently("asking", failing(error))
+        with_retries("asking", failing(error))
     assert pauses == []
 
 
-def test_after_eight_tries_it_is_an_error_that_says_what_failed(pauses):
-    with pytest.raises(PushError, match=r"asking failed 8 times: answer 503\. Try again later"):
-        persistently("asking", failing(*[answer(503)] * 8))
+def test_with_retries_gives_up_after_eight_attempts(pauses):
+    with pytest.raises(PushError, match=r"asking failed 8 times: answer 503"):
+        with_retries("asking", failing(*[answer(503)] * 8))
     assert len(pauses) == 7
     assert pauses[0] < pauses[3] < pauses[6] <= 40
 
 
-def test_interrupt_behind_which_a_failure_lies_is_raised(pauses):
-    """An interrupt that comes while the client handles a broken connection carries that failure as its context."""
+def test_with_retries_interrupt_is_raised_at_once(pauses):
+    """An interrupt while the client handles a broken connection has that failure as its context."""
     error = KeyboardInterrupt()
     error.__context__ = httpx2.ConnectError("no")
     with pytest.raises(KeyboardInterrupt):
-        persistently("asking", failing(error))
+        with_retries("asking", failing(error))
     assert pauses == []
 
 
-def test_retry_is_logged_with_its_reason_and_pause(pauses, caplog):
-    persistently("asking", failing(answer(503, Retry_After="17")))
-    assert caplog.messages == ["asking failed: answer 503; again in 17 seconds"]
+def test_with_retries_logs_reason_and_pause(pauses, caplog):
+    with_retries("asking", failing(answer(503, Retry_After="17")))
+    (message,) = caplog.messages
+    assert "answer 503" in message
+    assert "17 seconds" in message
 
 
-def test_request_is_limited_to_300_seconds_and_only_while_made():
+def test_with_retries_limits_requests_to_300_seconds():
     before = get_session().timeout
-    limit = persistently("asking", lambda: get_session().timeout)
+    limit = with_retries("asking", lambda: get_session().timeout)
     assert (limit.read, limit.connect) == (300, 30)
     assert get_session().timeout == before
 
 
-def test_as_long_as_the_hub_says_is_waited(pauses):
-    persistently("asking", failing(answer(429, Retry_After="17")))
+def test_with_retries_waits_as_long_as_retry_after_says(pauses):
+    with_retries("asking", failing(answer(429, Retry_After="17")))
     assert pauses == [17]
 
 
-def test_a_rate_limit_is_waited_for_to_its_end(pauses):
+def test_with_retries_waits_until_rate_limit_resets(pauses):
     limited = answer(429)
     limited.response.headers["RateLimit"] = '"api";r=0;t=240'
-    persistently("asking", failing(limited))
+    with_retries("asking", failing(limited))
     assert pauses == [241]
 
 
-def test_an_error_behind_another_counts():
+def test_is_transient_counts_the_cause_of_an_error():
     error = RuntimeError("while uploading")
     error.__cause__ = answer(500)
-    assert is_passing(error)
+    assert is_transient(error)
     assert (status_of(error), status_of(error.__cause__)) == (None, 500)
 
 
-def test_an_error_page_instead_of_an_answer_may_pass():
-    assert is_passing(json.JSONDecodeError("an error page", "", 0))
+def test_is_transient_error_page_instead_of_json_counts():
+    assert is_transient(json.JSONDecodeError("an error page", "", 0))

@@ -56,7 +56,9 @@ def test_normal_form_drops_invisible_characters():
     ("text", "words"),
     [
         ("Don't panic!", ["don", "t", "panic"]),
-        ("설명해 주세요.", ["설", "명", "해", "주", "세", "요"]),
+        ("설명해 주세요.", ["설", "명", "해주세요"]),
+        ("바다에 대한 시", ["바", "다", "에대한", "시"]),
+        ("詩を書いてください。", ["詩", "を", "書", "いてください"]),
         ("\u1109\u1165\u110b\u116e\u11af", ["서", "울"]),
         ("2 € − 🙂", ["2", "€", "−", "🙂"]),
         ("x^2 + 1 = $5", ["x", "2", "1", "5"]),
@@ -92,6 +94,7 @@ def test_word_bounds_count_signs_as_parts_of_words(text, bounds):
 def test_spaced_word_bounds_of_spaced_scripts_count_spaces():
     assert spaced_word_bounds("It's 2 + 2, isn't it?") == (6, 6)
     assert spaced_word_bounds("Привет, друзья!") == (2, 2)
+    assert spaced_word_bounds("འོད་ཀྱི་སྦྱོར་བ་འགྲེལ་བཤད་བྱོས།") == (7, 7)
     assert spaced_word_bounds("请写 a poem") == (3, 4)
 
 
