@@ -184,7 +184,7 @@ def test_evol_instruct_complicate_input_reads_the_input():
     [
         ({"num_evolutions": -1}, "num_evolutions .*-1"),
         ({"mutation_templates": {}}, r"mutation_templates .*\{\}"),
-        ({"mutation_templates": {"x": "{{ text }}"}}, r"mutation_templates\['x'\] reads \['text'\]"),
+        ({"mutation_templates": {"x": "{{ text }}"}}, r"mutation_templates\['x'\] .*\['text'\]"),
     ],
 )
 def test_evol_instruct_field_out_of_range_is_an_error(fields, message):
