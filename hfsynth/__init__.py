@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from hfsynth.llm import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
     from hfsynth.llms.reward_model import RewardModel as RewardModel
+    from hfsynth.llms.scripted import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.metadata import split_failures as split_failures
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.runner.run import RunResult as RunResult
+    from hfsynth.runner.run import run as run
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -82,7 +85,9 @@ _HOMES = {
     "RewardModel": "llms.reward_model",
     "RowError": "errors",
     "RunError": "errors",
+    "RunResult": "runner.run",
     "SamplingParams": "llm",
+    "ScriptedLLM": "llms.scripted",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
     "SelfInstructInstances": "techniques.self_instruct_instances",
@@ -93,6 +98,7 @@ _HOMES = {
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
     "report": "analysis.report",
+    "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
 }
@@ -125,7 +131,9 @@ __all__ = [
     "RewardModel",
     "RowError",
     "RunError",
+    "RunResult",
     "SamplingParams",
+    "ScriptedLLM",
     "SeedPool",
     "SelfInstruct",
     "SelfInstructInstances",
@@ -136,6 +144,7 @@ __all__ = [
     "Where",
     "push_to_hub",
     "report",
+    "run",
     "save",
     "split_failures",
 ]

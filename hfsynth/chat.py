@@ -1,37 +1,291 @@
-"""From a conversation to the text that a model reads before it speaks, by the model's own chat template.
+"""Requests as token ids and token ids as completions, by a model's own chat template and tokenizer, without torch.
 
-Before an answer, that is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
-2406.08464) it is what the template puts before a user's text: the conversation is rendered with a placeholder as the
-next user's text, and cut where the placeholder begins. No table of models is needed, and turn k reads exactly what
-the template makes of the turns before it. What stands before an answer that is there already, to be scored, is found
-in the same way.
+    ChatTokenizer   Request → TokenizedRequest or TokenizedChoices; Generated → Completion
+    ChatTemplate    conversation → text that the model reads before an answer, a user's turn, or a scored answer
+    PlainText       text → token ids, in which row text never becomes a special token
+
+Before an answer, the text is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
+2406.08464) the conversation is rendered with a placeholder as the next user's text, and cut where the placeholder
+begins. So no table of models is needed, and turn k reads exactly the template's rendering of the turns before it.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 
-from hfsynth.errors import ChatTemplateError
-from hfsynth.llm import Message, Role
-from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.llm import Completion, FinishReason, Message, Request, Role, SamplingParams
+from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers, split_thinking
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""
+RenderMessages = Callable[[tuple[Message, ...]], str]
+"""A prompt as a function of its messages."""
+Decode = Callable[[Sequence[int]], str]
+"""Token ids → text, special tokens included."""
 
-_USER, _OTHER, _SYSTEM, _ANSWER = (
-    "Placeholder-of-a-user",
-    "another one's text",
-    "Placeholder-system",
-    "Placeholder-answer",
-)
-
+# Variables by which chat templates render thoughts; a template reads those that it has.
+_THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
+_USER, _OTHER = "Placeholder-of-a-user", "another one's text"
+_SYSTEM, _ANSWER = "Placeholder-system", "Placeholder-answer"
 _ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
+_PRIVATE = range(0xE000, 0xF8FF)  # Unicode's characters for private use, which no template looks for
+_ANCHORS = ("", "\n", "=")
+_TAIL = 8  # tokens read beyond the longest stop text's bytes, for one that begins inside a token
+
+
+class PromptTooLongError(ValueError):
+    """The prompt of a request leaves no room in the model's context."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedRequest:
+    """A request as an engine takes it: token ids to read, and everything that ends the completion."""
+
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    seed: int
+    max_new_tokens: int
+    """The sampling's, or less where the context ends before."""
+    end_tokens: frozenset[int]
+    """Tokens that end the completion."""
+    stop: tuple[str, ...]
+    """Texts that end the completion."""
+
+    def finish_reason(self, token_ids: Sequence[int], decode: Decode) -> FinishReason | None:
+        """Return why a completion ends with its last token; None if it goes on.
+
+        Args:
+            token_ids: The tokens generated so far, one at least; no shorter beginning of them has ended.
+            decode: Used to look for stop texts.
+        """
+        if token_ids[-1] in self.end_tokens:
+            return "stop"
+        if self.stop:
+            longest = max(len(stop.encode()) for stop in self.stop)  # a token may be a single byte of a character
+            tail = decode(token_ids[-longest - _TAIL :])
+            if any(stop in tail for stop in self.stop):
+                return "stop"
+        return "length" if len(token_ids) >= self.max_new_tokens else None
+
+
+NextRequest = Callable[[], TokenizedRequest | None]
+"""Returns the next request for an engine, or None if none waits now."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedChoices:
+    """Texts to be scored after one prompt, as token ids."""
+
+    prompt_ids: Sequence[int]
+    """One token at least."""
+    choices: Sequence[Sequence[int]]
+    """The tokens of each text."""
+    end_tokens: frozenset[int]
+    """Tokens that end a text; where there are none, the end of a text is not scored."""
+
+    @cached_property
+    def token_ids(self) -> list[int]:
+        """The prompt and all choices, one after the other."""
+        return [*self.prompt_ids, *chain.from_iterable(self.choices)]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The tokens that an engine generated for a request, the one that ended it included, and why it ended."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason
+    error: str = ""
+    """The reason where `finish_reason` is "error" or "refused"."""
+
+
+@dataclass
+class ChatTokenizer:
+    """Turns requests into token ids, and generated token ids into completions. Every engine uses this one.
+
+    Args:
+        tokenizer: Of transformers, fast or slow.
+        template: The chat template of the model.
+        end_tokens: Tokens that end an answer.
+        context: Most tokens of prompt and completion together; None where the model sets no limit.
+    """
+
+    tokenizer: Any
+    template: "ChatTemplate"
+    end_tokens: frozenset[int]
+    context: int | None
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise if all of these requests would fail for a reason that is no single row's.
+
+        Raises:
+            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
+            GenerationError: If every request is an answered conversation, as a reward model takes them.
+        """
+        faults = [self.template.fault(request.messages, request.role) for request in requests]
+        if faults and all(faults):
+            raise ChatTemplateError(faults[0])
+        if requests and all(map(_is_answered, requests)):
+            raise GenerationError(
+                f"{self.template.name} writes texts or scores choices, and every request is a conversation that is "
+                "answered already; to score whole conversations, use RewardModel(...) as the llm."
+            )
+
+    def prompt(self, request: Request) -> str:
+        """Return the text that the model reads before the next turn, or before the choices.
+
+        Raises:
+            ChatTemplateError: If the chat template can't render it.
+        """
+        if request.choices and request.role == "assistant":
+            return self.template.before_answer(request.messages)
+        return self.template.prompt(request.messages, request.role)
+
+    def tokenize(self, request: Request, prompt: str) -> TokenizedRequest:
+        """Return a request as token ids.
+
+        Args:
+            request: One without choices.
+            prompt: Its rendered text.
+
+        Raises:
+            PromptTooLongError: If the prompt leaves no room for an answer.
+            ChatTemplateError: If the prompt is empty.
+        """
+        ids = self._prompt_ids(request, prompt)
+        limit = request.sampling.max_new_tokens
+        if self.context is not None:
+            if len(ids) >= self.context:
+                raise PromptTooLongError(f"the prompt's {len(ids)} tokens fill the model's context of {self.context}")
+            limit = min(limit, self.context - len(ids))
+        ends, text = self._turn_ends(request)
+        stop = request.sampling.stop + ((text,) if text else ())
+        return TokenizedRequest(ids, request.sampling, request.seed, limit, ends, stop)
+
+    def tokenize_choices(self, request: Request, prompt: str) -> TokenizedChoices:
+        """Return a request's choices as token ids.
+
+        Choices are tokenized apart from the prompt: an engine reads it once for all of them, so it must end in the
+        same token before each, as it would if the model wrote them. Spaces at its end belong to a choice, since in
+        most vocabularies a word and the space before it are one token; some tokenizers put it there by themselves.
+
+        Args:
+            request: One with choices.
+            prompt: Its rendered text.
+
+        Raises:
+            PromptTooLongError: If the prompt and a choice are longer than the context.
+            ChatTemplateError: If the prompt is empty.
+        """
+        begun = prompt.rstrip(" ")
+        ids, spaces = self._prompt_ids(request, begun), prompt[len(begun) :]
+        choices = [self._choice_ids(ids, spaces, choice) for choice in request.choices]
+        longest = max(map(len, choices))
+        if self.context is not None and len(ids) + longest > self.context:
+            raise PromptTooLongError(
+                f"the prompt's {len(ids)} tokens and a choice's {longest} are more than the model's context of "
+                f"{self.context}"
+            )
+        return TokenizedChoices(ids, choices, self._turn_ends(request)[0])
+
+    def completion(
+        self, request: Request, prompt: str, tokenized: TokenizedRequest, generated: Generated
+    ) -> Completion:
+        """Return generated tokens as a completion, without end tokens, stop texts, thinking and special tokens.
+
+        Args:
+            request: The request.
+            prompt: Its rendered text.
+            tokenized: The request as token ids.
+            generated: The tokens that an engine generated for it.
+        """
+        ids = generated.token_ids
+        is_ended = bool(ids) and ids[-1] in tokenized.end_tokens
+        text = self.decode(ids[:-1] if is_ended else ids)
+        if cuts := [text.index(stop) for stop in tokenized.stop if stop in text]:
+            text = text[: min(cuts)]
+        thinking = None
+        if request.role == "assistant":
+            thinking, text = split_thinking(prompt, text, self.template.thinking)
+        return Completion(
+            text=self._without_special(text),
+            finish_reason=generated.finish_reason,
+            prompt_tokens=len(tokenized.prompt_ids),
+            completion_tokens=len(ids),
+            thinking=thinking and self._without_special(thinking),
+            written=self.decode(ids),
+            error=generated.error,
+        )
+
+    def scored(self, request: Request, tokenized: TokenizedChoices, scores: tuple[float, ...]) -> Completion:
+        """Return the scores of a request's choices as a completion, whose text is the likeliest choice."""
+        return Completion(
+            text=request.choices[scores.index(max(scores))],
+            finish_reason="stop",
+            prompt_tokens=len(tokenized.token_ids),
+            scores=scores,
+            scored_tokens=tuple(len(choice) + bool(tokenized.end_tokens) for choice in tokenized.choices),
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _prompt_ids(self, request: Request, prompt: str) -> list[int]:
+        """Return the tokens of a request's prompt, in which the contents of its messages stay text.
+
+        Raises:
+            ChatTemplateError: If there are none.
+        """
+
+        def render(messages: tuple[Message, ...]) -> str:
+            rendered = self.prompt(replace(request, messages=messages))
+            return rendered.rstrip(" ") if request.choices else rendered
+
+        ids = self._plain_text.of_prompt(prompt, request.messages, render)
+        if not ids:
+            raise ChatTemplateError("the chat template makes an empty prompt of the conversation")
+        return ids
+
+    def _choice_ids(self, prompt_ids: Sequence[int], spaces: str, choice: str) -> list[int]:
+        """Return the tokens of a choice that stands some spaces behind a prompt."""
+        alone = self._plain_text.of_text(choice)
+        if not spaces or self.decode([*prompt_ids[-1:], *alone]).endswith(spaces + choice):
+            return alone
+        return self._plain_text.of_text(spaces + choice)
+
+    def _turn_ends(self, request: Request) -> tuple[frozenset[int], str]:
+        """Return the tokens that end a request's turn, and the text that does where there are others."""
+        if request.role == "assistant":
+            return self.end_tokens, ""
+        special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
+        return self.end_tokens | set(self.tokenizer.convert_tokens_to_ids(list(special))), text
+
+    @cached_property
+    def _plain_text(self) -> "PlainText":
+        return PlainText(self.tokenizer, self.template.name)
+
+    def _without_special(self, text: str) -> str:
+        special = "|".join(re.escape(token) for token, is_special in self._added_tokens if is_special)
+        return re.sub(special, "", text).strip() if special else text.strip()
+
+    @property
+    def _added_tokens(self) -> list[tuple[str, bool]]:
+        """Tokens with a meaning of their own, and whether they are no part of a text."""
+        return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
+
+
+def _is_answered(request: Request) -> bool:
+    """Whether nothing is to be written or chosen: the conversation ends with the turn that is asked for."""
+    last = request.messages[-1]["role"] if request.messages else ""
+    return last == request.role == "assistant" and not request.choices
 
 
 @dataclass(frozen=True)
@@ -50,6 +304,22 @@ class ChatTemplate:
     bos_token: str = ""
     render_thinking: Render | None = None
 
+    @classmethod
+    def of_tokenizer(cls, name: str, tokenizer: Any, variables: Mapping[str, Any]) -> "ChatTemplate":
+        """Return a tokenizer's chat template.
+
+        Args:
+            name: The model, for error messages.
+            tokenizer: One of transformers that has a chat template.
+            variables: The template's variables besides the messages.
+        """
+        return cls(
+            name,
+            partial(_render, tokenizer, dict(variables)),
+            tokenizer.bos_token or "",
+            partial(_render, tokenizer, {**_THINKING_ON, **variables}),
+        )
+
     def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
         """Return the text that a model reads before it speaks as `role` in a conversation.
 
@@ -59,7 +329,7 @@ class ChatTemplate:
         self._check(messages, role)
         if role == "user":
             return self._before_user(messages)
-        return self._rendered(messages, True) if messages else self.opening
+        return self._rendered(messages, True) if messages else self.generation_prompt
 
     def before_answer(self, messages: Sequence[Message]) -> str:
         """Return what stands before an answer's text where a conversation is rendered with it.
@@ -72,7 +342,7 @@ class ChatTemplate:
         """
         self._check(messages, "assistant")
         if not messages:
-            return self.opening
+            return self.generation_prompt
         if self._history_fault:
             return self._rendered(messages, True)  # the template shows no answer
         cuts = self._cuts(messages, "assistant", [(_ANSWER, False), (_OTHER, False)])
@@ -120,17 +390,17 @@ class ChatTemplate:
         return self._rendered(turns, False).count(_OTHER) >= count
 
     @cached_property
-    def opening(self) -> str:
-        """What the template puts before any answer, whatever was said: its generation prompt, without thinking.
+    def generation_prompt(self) -> str:
+        """The text that the template puts before any answer, without thinking.
 
         The BOS token stands before it where the template begins with one.
 
         Raises:
             ChatTemplateError: If the template can't speak as a user, or show an answer.
         """
-        asked = _user_turn(_USER)
-        start, _, following = self.before_answer(asked).partition(_USER)
-        ended = self._rendered(asked, False).partition(_USER)[2]
+        question = _user_turn(_USER)
+        start, _, following = self.before_answer(question).partition(_USER)
+        ended = self._rendered(question, False).partition(_USER)[2]
         turn = _common_beginning(following, ended)
         if turn != ended:  # an end of text stands there instead, whose marker may begin like the answer's
             turn = _UNCLOSED.sub("", turn)
@@ -247,6 +517,13 @@ class ChatTemplate:
         return self._fault(history, self._wants_parts)
 
 
+def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, Any]], generation_prompt: bool) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation_prompt, **variables
+    )
+    return str(text)
+
+
 def _attempt(render: Render, messages: list[dict[str, Any]], generation_prompt: bool) -> str | None:
     """Render messages as they are; None where the template refuses them."""
     try:
@@ -282,3 +559,183 @@ def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ..
     places = sorted((after.index(token), token) for token in special_tokens if token and token in after)
     text = after[: places[0][0]] if places else after
     return tuple(token for _, token in places), next(iter(text.strip().splitlines()), "")
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Turns prompts into tokens so that the contents of messages stay text.
+
+    A tokenizer finds its added tokens anywhere in a text, so that a row's `<|im_end|>` would end its turn, and the
+    text after it could open one of the system. Only the tokens that the chat template wrote may be found.
+
+    A prompt whose messages have no added token's text is tokenized as it is. In any other, each such text is cut in
+    two, and both sides are tokenized apart.
+
+    Args:
+        tokenizer: Of transformers, fast or slow.
+        name: The model, for error messages.
+    """
+
+    tokenizer: Any
+    name: str
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text with those of a template in it."""
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return tokens
+
+    def of_text(self, text: str) -> list[int]:
+        """Return the tokens of a text that has none of a template's."""
+        tokens = self.tokens(text)
+        if not self.is_marked(text) or not self._added(tokens):
+            return tokens
+        apart = self._joined(list(_halves(self._pattern, text)), [])
+        if apart is None:
+            raise ChatTemplateError(self._refusal(self._added(tokens)[0]))
+        return apart
+
+    def of_prompt(self, prompt: str, messages: Sequence[Message], render: RenderMessages) -> list[int]:
+        """Return the tokens of a prompt.
+
+        Args:
+            prompt: Its text.
+            messages: What it was rendered from.
+            render: messages → prompt.
+
+        Raises:
+            ChatTemplateError: If the template changes a content that has an added token's text, so that its place in
+                the prompt can't be told; or the tokenizer finds such a token even in a text that is cut in two.
+        """
+        if not any(self.is_marked(message["content"]) for message in messages):
+            return self.tokens(prompt)
+        free = _unused("".join(message["content"] for message in messages))
+        masked, _ = self._masked(messages, free, self._pattern)
+        of_template = self._added(self.tokens(render(masked)))
+        tokens = self.tokens(prompt)
+        surplus = _surplus(self._added(tokens), of_template)
+        if not surplus:  # the template left out what the contents have, as it does with thoughts
+            return tokens
+        texts = [text for text, token in self._markers.items() if token in surplus]
+        for pattern in (re.compile("|".join(map(re.escape, texts))), self._pattern):
+            masked, found = self._masked(messages, free, pattern)
+            rendered = render(masked)
+            if _restored(rendered, found, free) == prompt:
+                apart = self._joined(list(_cut(rendered, found, free)), of_template)
+                if apart is not None:
+                    return apart
+        raise ChatTemplateError(self._refusal(surplus[0]))
+
+    def is_marked(self, text: str) -> bool:
+        """Whether a text has an added token's text."""
+        return self._anywhere is not None and self._anywhere.search(text) is not None
+
+    @cached_property
+    def _markers(self) -> dict[str, int]:
+        """The added tokens that are no words or white space → their ids."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        found = {one.content: token for token, one in added if one.special or re.search(r"[^\w\s]", one.content)}
+        return {text: token for text, token in found.items() if text.strip()}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, sorted(self._markers, key=len, reverse=True))), re.IGNORECASE)
+
+    @cached_property
+    def _anywhere(self) -> re.Pattern[str] | None:
+        return self._pattern if self._markers else None
+
+    def _added(self, tokens: Sequence[int]) -> list[int]:
+        return [token for token in tokens if token in self._ids]
+
+    @cached_property
+    def _ids(self) -> frozenset[int]:
+        """The added tokens' ids, but for that of unknown characters where the tokenizer has such: they are text."""
+        ids = frozenset(self._markers.values())
+        return ids - ({self.tokenizer.unk_token_id} & set(self.tokens(chr(_PRIVATE[0]))))
+
+    def _masked(
+        self, messages: Sequence[Message], free: tuple[str, str], pattern: re.Pattern[str]
+    ) -> tuple[tuple[Message, ...], list[str]]:
+        """Return messages with a sign in the place of each added token's text, and these texts in order."""
+        found: list[str] = []
+
+        def mask(match: re.Match[str]) -> str:
+            found.append(match.group())
+            return f"{free[0]}{len(found) - 1}{free[1]}"
+
+        masked: list[Message] = [
+            {"role": message["role"], "content": pattern.sub(mask, message["content"])} for message in messages
+        ]
+        return tuple(masked), found
+
+    def _refusal(self, token: int) -> str:
+        text = next(text for text, number in self._markers.items() if number == token)
+        return (
+            f"a message has the text of the special token {text!r}, which {self.name} would not read as text: its "
+            "chat template changes the message, or its tokenizer finds it in halves, too; take it out of the row."
+        )
+
+    def _joined(self, pieces: Sequence[str], expected: Sequence[int]) -> list[int] | None:
+        """Tokenize pieces apart, so that they read as one text where the tokenizer can do that.
+
+        Some tokenizers put a space before whatever they are given: there, a piece is tokenized after an anchor.
+
+        Returns:
+            None where other added tokens are found than those expected.
+        """
+        ways = (self._after(anchor, pieces) for anchor in _ANCHORS)
+        safe = [tokens for tokens in ways if tokens is not None and self._added(tokens) == list(expected)]
+        text = "".join(pieces)
+        return next((tokens for tokens in safe if self._reads(tokens, text)), safe[0] if safe else None)
+
+    def _after(self, anchor: str, pieces: Sequence[str]) -> list[int] | None:
+        before = self.tokens(anchor) if anchor else []
+        tokens = self.tokens(pieces[0])
+        for piece in pieces[1:]:
+            anchored = self.tokens(anchor + piece)
+            if anchored[: len(before)] != before:
+                return None
+            tokens += anchored[len(before) :]
+        return tokens
+
+    def _reads(self, tokens: Sequence[int], text: str) -> bool:
+        read = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return bool(read.lstrip() == text.lstrip())
+
+
+def _unused(text: str) -> tuple[str, str]:
+    """Return two characters that a text doesn't have."""
+    unused = (chr(code) for code in _PRIVATE if chr(code) not in text)
+    return next(unused), next(unused)
+
+
+def _surplus(tokens: Sequence[int], expected: Sequence[int]) -> list[int]:
+    """Return the tokens that are there more often than expected, each once; all, where the order differs alone."""
+    more = [token for token in dict.fromkeys(tokens) if tokens.count(token) > expected.count(token)]
+    return more or (list(dict.fromkeys(tokens)) if list(tokens) != list(expected) else [])
+
+
+def _signs(free: tuple[str, str]) -> re.Pattern[str]:
+    return re.compile(f"{free[0]}([0-9]+){free[1]}")
+
+
+def _restored(rendered: str, found: Sequence[str], free: tuple[str, str]) -> str:
+    return _signs(free).sub(lambda sign: found[int(sign[1])], rendered)
+
+
+def _cut(rendered: str, found: Sequence[str], free: tuple[str, str]) -> Iterator[str]:
+    """Return a text in pieces, with both halves of each found text at the ends of two of them."""
+    start = ""
+    parts = _signs(free).split(rendered)
+    for before, number in zip(parts[::2], parts[1::2], strict=False):
+        text = found[int(number)]
+        yield start + before + text[: len(text) // 2]
+        start = text[len(text) // 2 :]
+    yield start + parts[-1]
+
+
+def _halves(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    free = _unused(text)
+    found = pattern.findall(text)
+    numbers = iter(range(len(found)))
+    yield from _cut(pattern.sub(lambda _: f"{free[0]}{next(numbers)}{free[1]}", text), found, free)

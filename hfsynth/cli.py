@@ -31,7 +31,7 @@ from hfsynth.pipeline import Pipeline
 from hfsynth.publish.files import check_config_name, save
 from hfsynth.publish.hub import check_push_target
 from hfsynth.run_record import records
-from hfsynth.runner.rounds import EmptyRows, RowSource, accepted_of
+from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ def _lost(dataset: Dataset) -> str:
     truncated = sum(step.truncated for step in told.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
     text += f", {truncated} with a text that was cut off" if truncated else ""
-    return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
+    return f"{text}; {format_acceptance(told.accepted, told.source.rows)}" if told.wanted else text
 
 
 def say(text: str) -> None:

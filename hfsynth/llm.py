@@ -2,16 +2,19 @@
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from hfsynth.config import as_texts, settle_fields
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
+MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
+"""Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
 
 
@@ -174,48 +177,39 @@ class Origin:
         return cls(commit, license if isinstance(license, str) else "", tuple(map(str, listed)))
 
 
-@runtime_checkable
-class LLM(Protocol):
-    """What a technique needs of an llm. A frozen dataclass that loads its model on the first `complete`.
+L = TypeVar("L", bound="LLM")
 
-    An llm is pickled and hashed with its techniques, so its state must be plain configuration: see
-    `hfsynth.configuration.Configuration`, from which an llm gets that by inheriting. One that inherits from `LLM`
-    needs no more than `model_name`, `complete`, `load` and `unload`.
+
+class LLM(ABC):
+    """An engine that completes requests. `model_name` and `complete` are all that one must define.
+
+    An llm is pickled and hashed with its techniques, so it is a frozen dataclass of plain configuration, which
+    inherits from `hfsynth.config.Configuration` too, and loads its model on the first `complete`. `with llm:` loads
+    the model on entry and unloads it at the end.
+
+    >>> from hfsynth.config import Configuration
+    >>> @dataclass(frozen=True)
+    ... class Shout(Configuration, LLM):
+    ...     model_name = "shout"
+    ...
+    ...     def complete(self, requests):
+    ...         texts = [request.messages[-1]["content"].upper() for request in requests]
+    ...         return [Completion(text=text, finish_reason="stop") for text in texts]
+    >>> Shout().complete([Request(messages=({"role": "user", "content": "Hi"},))])[0].text
+    'HI'
     """
 
+    batch_invariant: ClassVar[bool] = False
+    """Whether a completion doesn't depend on other requests, to the bit. Then a run lets the rows of its next chunks
+    in while earlier chunks are still being completed; otherwise rows would depend on how many processes share the
+    chunks. True only where `stream` also takes no more requests than it has room for."""
+
     @property
+    @abstractmethod
     def model_name(self) -> str:
         """The model, as it is named in records and cards."""
 
-    def overlaps(self) -> bool:
-        """Whether a run may let the rows of its next chunks in while earlier ones are still being completed.
-
-        Only where `stream` takes no more requests than it has room for, and what it writes for one doesn't depend on
-        the others, to the bit: or rows would depend on how many processes share the chunks. No llm of hfsynth claims
-        that: kernels round a row otherwise beside other rows, and few tokens are enough to see it.
-        """
-        return False
-
-    def prompt(self, request: Request) -> str:
-        """Return what the model reads for a request, as exactly as the llm can tell: here, the messages themselves.
-
-        Raises:
-            ChatTemplateError: If it can't be rendered.
-        """
-        return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
-
-    def origin(self) -> Origin:
-        """Say what is known of where the model comes from, for the record, without loading it."""
-        return Origin()
-
-    def files_state(self) -> str:
-        """Return a text that changes when the files change that completions depend on: a part of every cache key.
-
-        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
-        llm that reads no files.
-        """
-        return ""
-
+    @abstractmethod
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order; of one with choices, the completion has their scores.
 
@@ -228,7 +222,7 @@ class LLM(Protocol):
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests until none is left, each completion as soon as it is there, with its request's key.
 
-        What becomes of a completion may put another request. This one completes all that wait, again and again.
+        A completion may lead to another request. This method completes all that wait, until none is left.
 
         Raises:
             GenerationError: If the llm can't go on.
@@ -241,15 +235,44 @@ class LLM(Protocol):
                 )
             yield from zip((key for key, _ in waiting), completions, strict=True)
 
-    def load(self) -> object:
-        """Load what `complete` needs, if it isn't yet.
+    def prompt(self, request: Request) -> str:
+        """Return the text that the model reads for a request, as exactly as the llm has it: here, the messages.
 
         Raises:
-            GenerationError: If it can't be.
+            ChatTemplateError: If it can't be rendered.
         """
+        return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
 
-    def unload(self) -> None:
+    def origin(self) -> Origin:
+        """Return where the model comes from, for the record, without loading it."""
+        return Origin()
+
+    def files_state(self) -> str:
+        """Return a text that changes when the files change that completions depend on: a part of every cache key.
+
+        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
+        llm that reads no files.
+        """
+        return ""
+
+    def load(self: L) -> L:
+        """Load everything that `complete` needs, if it isn't loaded yet; here, nothing.
+
+        Raises:
+            GenerationError: If it can't be loaded.
+        """
+        return self
+
+    def unload(self) -> None:  # noqa: B027 - an llm without a model has nothing to do
         """Give back the memory; the next `complete` loads again."""
+
+    def __enter__(self: L) -> L:
+        """Load."""
+        return self.load()
+
+    def __exit__(self, *exception: object) -> None:
+        """Unload."""
+        self.unload()
 
 
 _CALLS = ("tool_calls", "function_call")  # fields of a turn that a model must read to understand what follows

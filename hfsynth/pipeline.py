@@ -100,6 +100,8 @@ class Pipeline:
     steps: tuple[Step, ...]
 
     def __init__(self, steps: Iterable[Step | DatasetFunction]) -> None:
+        if isinstance(steps, Step) or not isinstance(steps, Iterable):
+            raise TypeError(f"Pipeline takes a tuple of steps, not {steps!r:.200}; give Pipeline((step,)).")
         named: list[Step] = []
         for step in map(as_step, steps):
             named.append(step.renamed(_free_name(step.name, {other.name for other in named})))
@@ -174,11 +176,11 @@ class Pipeline:
             ImportError, ValueError: If a filter lacks a package or a file.
         """
         from hfsynth.publish.hub import check_push_target  # layers above, as in preview and push_to_hub
-        from hfsynth.runner.run import run_pipeline
+        from hfsynth.runner.run import run
 
         if push_target is not None and is_main_process():
             check_push_target(push_target)
-        return run_pipeline(
+        return run(
             self,
             dataset,
             num_rows=num_rows,
@@ -187,7 +189,7 @@ class Pipeline:
             run_dir=run_dir,
             chunk_size=chunk_size,
             quiet=quiet,
-        )
+        ).dataset
 
     def preview(
         self,

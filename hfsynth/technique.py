@@ -23,7 +23,7 @@ from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import ColumnError, FlowError, RowError
-from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, lone_surrogate, run_flows
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
 from hfsynth.llm import LLM, Origin
 from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
@@ -492,7 +492,11 @@ class Technique(Configuration, Step):
             )
         indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
-        with BatchProgress(self.name, len(flows)) as watcher:
+        with BatchProgress(self.name, len(flows)) as progress:
+            watcher = Watcher(
+                lambda _, completion: progress.add_tokens(completion.completion_tokens),
+                lambda run: progress.add_row(failed=bool(run.outcome.error)),
+            )
             outcomes = run_flows(flows, self.llm, self.row_seeds(indices, batch), owner, self.raised_rows, watcher)
         return self.columns(batch, indices, outcomes)
 
@@ -616,6 +620,14 @@ class Technique(Configuration, Step):
             raise TypeError(
                 f"{type(self).__name__}.output_features is {declared!r:.200}; it must be features, such as {advice}."
             )
+        for name, kind in declared.items():
+            try:
+                _ = Features({name: kind}).arrow_schema
+            except TypeError as error:
+                raise TypeError(
+                    f"{type(self).__name__}.output_features has {kind!r:.200} for {name!r}; it must be a "
+                    f"feature, such as {advice}."
+                ) from error
 
     def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
         return {

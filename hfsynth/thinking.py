@@ -166,13 +166,13 @@ def _split(written: str, marks: ThinkingMarkers) -> tuple[str, str]:
 
 
 def _closed(text: str, marks: ThinkingMarkers) -> tuple[str, str]:
-    """Part a text where a thought closes: by the whole closing, or else by its first marker; ("…", "") by none."""
+    """Part a text where a thought closes: by the full closing, or else by its first marker; ("…", "") by none."""
     first = _FIRST_MARKER.match(marks.closing)
     rest_of_closing = marks.closing[first.end() :].strip() if first else ""
-    whole = re.search(_flexible(marks.closing), text)
-    if whole is None and first and not _begins_turn(rest_of_closing):
-        whole = re.search(re.escape(first.group()), text)
-    return (text[: whole.start()], text[whole.end() :].lstrip()) if whole else (text, "")
+    match = re.search(_flexible(marks.closing), text)
+    if match is None and first and not _begins_turn(rest_of_closing):
+        match = re.search(re.escape(first.group()), text)
+    return (text[: match.start()], text[match.end() :].lstrip()) if match else (text, "")
 
 
 def _begins_turn(rest_of_closing: str) -> bool:

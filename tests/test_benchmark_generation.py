@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfsynth.engine.compatibility import adopt_attention
+from hfsynth.engine.compatibility import install_attention
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 
@@ -154,7 +154,7 @@ def test_what_is_slow_the_first_time_is_not_measured(script):
 def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch):
     module = script("roofline")
     model = tiny()
-    adopt_attention(model)
+    install_attention(model)
     layers = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 64) * 4  # bytes of 2 layers, in float32
     head, cached = 64 * 64 * 4, 2 * 2 * 2 * 16 * 4  # bytes of the head, and of one token's keys and values
 
@@ -179,7 +179,7 @@ def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch)
 def test_memory_and_products_are_measured_on_the_device(script):
     module = script("roofline")
     model = tiny()
-    adopt_attention(model)
+    install_attention(model)
     found = module.roofline(model, 2, [(10, 4), (20, 8)], 30, size=2**16)
     assert 1e6 < found["bytes_per_second"] < 1e14
     head = [model.get_output_embeddings()]

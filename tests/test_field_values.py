@@ -61,7 +61,7 @@ def test_one_text_that_is_too_few_is_an_error():
         Judge(LLM, choices="good")
     with pytest.raises(ValueError, match=r"Judge\.choices must be two or more.*\('English',\)"):
         Judge.language(LLM, languages="English")
-    with pytest.raises(ValueError, match="SeedPool has 1 seeds; a prompt shows 8"):
+    with pytest.raises(ValueError, match=r"SeedPool\.seeds .*\b1\."):
         SeedPool(seeds="Name a fruit that is red.")
 
 
@@ -81,7 +81,7 @@ def test_texts_of_any_series_become_a_tuple_in_a_fixed_order():
         (lambda: EvolInstruct(LLM, mutation_templates={"a": ["x"]}), r"EvolInstruct\.mutation_templates is"),
         (lambda: Judge(LLM, pre_questions="Why?"), r"Judge\.pre_questions is 'Why\?'"),
         (lambda: TransformersLLM("x", chat_template_kwargs="a"), r"TransformersLLM\.chat_template_kwargs is 'a'"),
-        (lambda: Magpie(LLM, system_prompt=5), r"Magpie\.system_prompt is 5"),
+        (lambda: Magpie(LLM, system_prompt=5), r"Magpie\.system_prompt .*\b5\b"),
         (lambda: Magpie(LLM, system_prompt=["a", 5]), r"Magpie\.system_prompt\['1'\] must be text"),
         (lambda: Magpie(LLM, system_prompt={"a": 5}), r"Magpie\.system_prompt\['a'\] must be text"),
         (lambda: Magpie(LLM, system_prompt={"a": ("x", "much")}), r"Magpie\.system_prompt\['a'\] must be text"),

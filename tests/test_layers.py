@@ -31,15 +31,6 @@ EXCEPTIONS = {
     ("pipeline", "publish.diagram_image"),  # Pipeline.draw
 }
 REMAINING: set[tuple[str, str]] = {
-    ("engine.attention", "llms.varlen"),
-    ("engine.compatibility", "llms.varlen"),
-    ("engine.decode_loop", "llms.recording"),
-    ("engine.decode_loop", "llms.splitting"),
-    ("engine.decode_loop", "llms.varlen"),
-    ("engine.model", "llms.model_files"),
-    ("engine.model", "llms.splitting"),
-    ("engine.model", "llms.transformers"),
-    ("progress", "flow"),
     ("recipe", ""),
 }
 """Imports against the rule that are still to be removed; the test fails for an entry that is no longer needed."""

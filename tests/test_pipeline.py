@@ -82,8 +82,23 @@ def test_what_is_no_step_is_an_error():
 
 def test_a_dataset_dict_is_an_error_that_lists_its_splits():
     splits = DatasetDict({"train": Dataset.from_dict({"input": ["a"]})})
-    with pytest.raises(TypeError, match=r"not DatasetDict; give one of its splits \['train'\]"):
+    with pytest.raises(TypeError, match=r"DatasetDict.*\['train'\]"):
         chain().run(splits)
+
+
+@pytest.mark.parametrize("transform", ["with_transform", "set_transform"])
+def test_run_dataset_with_a_transform_is_an_error(transform):
+    rows = Dataset.from_dict({"input": ["a"]})
+    rows = getattr(rows, transform)(lambda batch: batch) or rows
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        chain().run(rows)
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        chain().preview(rows)
+
+
+def test_pipeline_step_without_a_tuple_names_the_tuple():
+    with pytest.raises(TypeError, match=r"TextGeneration.*Pipeline\(\(step,\)\)"):
+        Pipeline(TextGeneration(LLM))
 
 
 def test_an_empty_dataset_becomes_an_empty_one_with_all_columns():

@@ -221,6 +221,55 @@ def test_own_technique_mistake_is_an_error_that_names_it(mistake):
     assert named in str(caught.value)
 
 
+def requests_with(**fields):
+    def flow(self, row, rng):
+        yield Request(**{"messages": ({"role": "user", "content": row["text"]},), **fields})
+        return GOOD
+
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "fix"),
+    [
+        ({"messages": ({"role": "user", "content": None},)}, "None", "text"),
+        ({"messages": ({"role": "user", "content": 3},)}, "3", "text"),
+        ({"messages": ({"role": "user"},)}, "{'role': 'user'}", "'content'"),
+        ({"messages": ({"role": "asistant", "content": "a"},)}, "'asistant'", "'assistant'"),
+        ({"messages": None}, "None", "Request(messages=({'role': 'user'"),
+        ({"sampling": {"temperature": 0}}, "{'temperature': 0}", "SamplingParams("),
+        ({"role": "system"}, "'system'", "'assistant'"),
+    ],
+)
+def test_own_technique_request_fault_names_value_and_fix(fields, value, fix):
+    cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": requests_with(**fields)}))
+    with pytest.raises(FlowError, match="MyOwn") as caught:
+        cls(ScriptedLLM())({"text": ["a"]}, [0])
+    assert value in str(caught.value)
+    assert fix in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_request_without_content_fails_its_row_alone():
+    def flow(self, row, rng):
+        yield Request(messages=({"role": "user", "content": None if row["text"] == "b" else row["text"]},))
+        return GOOD
+
+    cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": flow}))
+    columns = cls(ScriptedLLM())({"text": ["a", "b", "c"]}, [0, 1, 2])
+    assert columns["output"] == ["a", None, "a"]
+    assert "content" in columns["generation_metadata"][1][0]["error"]
+
+
+def test_own_technique_feature_as_text_is_an_error():
+    class MyOwn(Declared, Technique):
+        output_features = property(lambda self: Features({"response": "string"}))
+        flow = returns(GOOD)
+
+    with pytest.raises(TypeError, match=r"MyOwn.*'string' for 'response'.*Value\('string'\)"):
+        dataclass(frozen=True)(MyOwn)(ScriptedLLM())
+
+
 @pytest.mark.parametrize("result", [GOOD, [GOOD, GOOD], (GOOD,), [{**GOOD, "n": None, "turns": None}]])
 def test_own_technique_result_of_the_right_kind_is_taken(result):
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": returns(result)}))

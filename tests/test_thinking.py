@@ -63,7 +63,7 @@ def test_tags_within_an_answer_without_thoughts_stay():
         assert split_thinking("<|assistant|>\n", text, chat.thinking) == (None, text)
 
 
-def test_what_ends_an_answer_is_no_part_of_it():
+def test_split_thinking_cuts_the_answer_end():
     source = thinking_template("reasoning", "<think>", "</think>\n<answer>", after="</answer><|end|>\n")
     chat = template(source)
     for text in ("<think>a</think>\n<answer>b</answer>", "<think>a</think><answer>b</answer>", "<think>a</think>b"):
@@ -78,7 +78,7 @@ def test_a_template_that_shows_thoughts_only_if_asked_is_asked():
     assert split_thinking("", "<muse>a</muse>b", chat.thinking) == ("a", "b")
 
 
-def test_thoughts_given_as_a_part_of_the_content_are_found():
+def test_thoughts_in_a_content_part_are_found():
     source = (
         HEADER + "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
         "{% if part.type == 'thinking' %}[REFLECT]{{ part.thinking }}[/REFLECT]{% else %}{{ part.text }}{% endif %}"
@@ -91,7 +91,7 @@ def test_thoughts_given_as_a_part_of_the_content_are_found():
     ("opening", "closing"),
     [("<muse>\n", "</muse>"), ("[MUSE]", "[/MUSE]"), ("<|start_of_muse|>", "<|end_of_muse|>"), ("◁muse▷", "◁/muse▷")],
 )
-def test_a_marker_of_the_prompt_alone_is_closed_by_its_counterpart(opening, closing):
+def test_marker_of_the_prompt_closes_by_counterpart(opening, closing):
     chat = template(HEADER + "{{ m.content }}<|end|>\n" + PROMPT + opening + END)
     assert split_thinking(chat.prompt([user("Hi")]), f"a\n{closing}\n\nb", chat.thinking) == ("a", "b")
 

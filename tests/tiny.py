@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hfsynth import SamplingParams
-from hfsynth.engine.sequence import Job
+from hfsynth.chat import TokenizedRequest
 
 WORDS = 64
 SIZES = {
@@ -36,24 +36,24 @@ def letters(tokens):
     return "".join(chr(48 + token) for token in tokens)
 
 
-def job(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
+def tokenized(prompt, ends=(), stop=(), seed=0, max_new_tokens=12, **sampling):
     params = SamplingParams(**{"temperature": 0.0, **sampling})
-    return Job(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
+    return TokenizedRequest(list(prompt), params, seed, max_new_tokens, frozenset(ends), tuple(stop))
 
 
 def generated(model, prompt, number):
     """What `model.generate` writes for one row, greedily."""
     ids = torch.tensor([list(prompt)])
     with torch.inference_mode():
-        made = model.generate(
+        result = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, do_sample=False, pad_token_id=0
         )
-    return made[0, len(prompt) :].tolist()
+    return result[0, len(prompt) :].tolist()
 
 
-def taker(jobs):
-    """Give the jobs one by one."""
-    waiting = list(jobs)
+def next_of(requests):
+    """Return the requests one by one, then None."""
+    waiting = list(requests)
     return lambda: waiting.pop(0) if waiting else None
 
 

@@ -1,4 +1,8 @@
-"""Attention over KV-cache slots: metadata of a forward pass, length buckets, the attention function."""
+"""Attention over KV-cache slots: the tokens of a forward pass, length buckets, the attention function.
+
+transformers calls `attend` for each layer, with an `AttentionBatch` that has the slot and position of every token. A
+`DecodeBatch` has the next token of each sequence, a `PrefillBatch` has pieces of prompts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,191 +15,125 @@ from transformers import AttentionInterface
 
 from hfsynth.engine.kv_cache import KeyValueSlots
 
-
-def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
-    """Return `F.scaled_dot_product_attention`; of the mask's rows there are as many as of the query's, or one."""
-    rows, whole = query.shape[-2], filled_up(query, keys, values)
-    if (missing := whole.shape[-2] - rows) and mask.shape[-2] > 1:
-        mask = F.pad(mask, (0, 0, 0, missing))
-    return F.scaled_dot_product_attention(whole, keys, values, mask, scale=scale)[..., :rows, :]
-
-
-def filled_up(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return a query with rows of zeros at its end, to as many as are read in one order."""
-    missing = -query.shape[-2] % _multiple(keys, values)
-    return F.pad(query, (0, 0, 0, missing)) if missing else query
+NAME = "hfsynth"
+"""The name of `attend` among transformers' attention functions."""
+_ROUND = 32  # buckets grow by this many positions, a multiple of the positions that kernels read at once
+_SPAN, _SHORT = 512, 384  # positions that CPU kernels sum together; up to 384 of them are summed in the plain order
+# positions of a sequence that could be read in the time of one more kernel call: measured on a CPU, a guess elsewhere
+_CALL_COST = {"cpu": 200, "cuda": 1 << 15}
+_BLOCK = 128  # tokens of a prompt that share a bucket: a divisor of _SPAN
 
 
-def _multiple(keys: Tensor, values: Tensor) -> int:
-    """Return of what the number of rows is made a multiple: more than the few, and a divisor of 32."""
-    width = keys.shape[-1]
-    if keys.device.type != "cpu":
-        return 1
-    if width != values.shape[-1]:
-        return 16
-    if keys.dtype is torch.bfloat16:
-        return 2
-    return 8 if width <= 128 else 16
-
-
-_ROUND = 32  # windows grow by this many positions, a multiple of what kernels read at once
-_SPAN, _SHORT = 512, 384  # positions that CPU kernels sum together, and of which they sum no more in the plain order
-# positions of a row that could be read in the time that one more group takes: on a CPU as measured, elsewhere a guess
-_CALL = {"cpu": 200, "cuda": 1 << 15}
-
-
-def window_of(length: int) -> int:
-    """Return how many positions are read for a row of this length; also a good capacity, since none is read beyond.
-
-    >>> [window_of(length) for length in (1, 384, 385, 513)]
-    [32, 384, 512, 544]
-    """
-    step = _ROUND if _kind(length)[1] else _SPAN
-    return -(-length // step) * step
-
-
-def windows(lengths: Sequence[int], device: torch.device) -> list[tuple[slice, int]]:
-    """Group neighbouring rows of these lengths: (their slots, how many positions are read for them).
-
-    A group ends where reading all its rows as far as the longest would cost as much as one more group.
-    """
-    groups: list[tuple[slice, int]] = []
-    own, first = [window_of(length) for length in lengths], 0
-    widest = needed = 0
-    for row, window in enumerate(own):
-        wider = max(widest, window)
-        vain = wider * (row + 1 - first) - needed - window
-        if row > first and (vain > _call(device) or _parted(lengths[first], lengths[row], device)):
-            groups.append((slice(first, row), widest))
-            first, needed, wider = row, 0, window
-        widest, needed = wider, needed + window
-    return [*groups, (slice(first, len(own)), widest)]
-
-
-def cost(groups: Sequence[tuple[slice, int]], device: torch.device) -> int:
-    """Return what a step reads, in positions: each group's rows as far as its window, and something for the group."""
-    return sum(_call(device) + (part.stop - part.start) * window for part, window in groups)
-
-
-def _call(device: torch.device) -> int:
-    return _CALL.get(device.type, _CALL["cuda"])
-
-
-def _parted(one: int, other: int, device: torch.device) -> bool:
-    """Whether rows of these lengths can't share a window, since their last spans are of two kinds."""
-    return device.type == "cpu" and _kind(one) != _kind(other)
-
-
-def _kind(length: int) -> tuple[int, bool]:
-    return (length - 1) // _SPAN, (length - 1) % _SPAN < _SHORT
-
-
-_BLOCK = 128  # tokens of a prompt that share a window: a divisor of the spans of `windows.py`
+class UnsupportedAttention(ValueError):
+    """A model needs more than attention over a sequence's earlier tokens."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a layer asks of its attention."""
+class AttentionParams:
+    """The parameters of one layer's attention."""
 
     scaling: float | None = None
-    """Of the scores; None for the usual."""
-    reach: int | None = None
-    """How many positions back is attended; None for all."""
+    """Factor of the scores; None for 1/√head_dim."""
+    sliding_window: int | None = None
+    """Number of positions that a token attends to, its own included; None for all before it."""
 
 
-class Pass(Protocol):
-    """Where the tokens of a forward belong."""
+class AttentionBatch(Protocol):
+    """The tokens of a forward pass, T of them, and where each belongs."""
 
     slots: KeyValueSlots
 
     @property
-    def count(self) -> int:
-        """How many tokens, T."""
+    def num_tokens(self) -> int:
+        """T."""
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token in its row, (T,)."""
+        """Position of each token in its sequence, (T,)."""
 
     def write(self, target: Tensor, new: Tensor) -> None:
-        """Write the keys or values of the tokens, (1, heads, T, width), to a layer's slots."""
+        """Write the keys or values of the tokens, (1, heads, T, head_dim), to a layer's slots."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Attend from the tokens, (1, query heads, T, width), to their rows.
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, params: AttentionParams) -> Tensor:
+        """Attend from each token to its sequence, up to its own position.
 
         Args:
-            query: Theirs.
-            keys: Of a layer, with those of the tokens.
-            values: Likewise.
-            asked: How.
+            query: (1, query heads, T, head_dim).
+            keys: A layer's slots, (slots, heads, capacity, head_dim), those of the tokens written already.
+            values: Likewise, (slots, heads, capacity, value_dim).
+            params: The layer's parameters.
 
         Returns:
-            (1, T, query heads, width of the values).
+            (1, T, query heads, value_dim).
         """
 
 
 @dataclass
-class Step:
-    """One next token for each of the rows in the first slots.
+class DecodeBatch:
+    """The next token of each of the sequences in the first slots.
 
     Args:
         slots: The slots.
-        lengths: Tokens that each row has there already.
+        lengths: Number of tokens that each sequence has there already.
     """
 
     slots: KeyValueSlots
     lengths: Sequence[int]
-    _windows: list[tuple[slice, int]] = field(init=False)
+    _buckets: list[tuple[slice, int]] = field(init=False)
     _places: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     _masks: dict[tuple[int | None, torch.device], list[Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Find how far each group of rows has to read."""
-        self._windows = windows([length + 1 for length in self.lengths], self.slots.device)
+        """Group the slots by length."""
+        self._buckets = length_buckets([length + 1 for length in self.lengths], self.slots.device)
 
     @property
-    def count(self) -> int:
-        """T."""
+    def num_tokens(self) -> int:
+        """T, one for each sequence."""
         return len(self.lengths)
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token in its row, (T,)."""
-        return self._placed(self.slots.device)[1]
+        """See AttentionBatch.positions."""
+        return self._slots_and_positions(self.slots.device)[1]
 
     def write(self, target: Tensor, new: Tensor) -> None:
-        """Write one token a slot."""
-        rows, lengths = self._placed(target.device)
-        target[rows, :, lengths] = new[0].transpose(0, 1)
+        """See AttentionBatch.write."""
+        slots, positions = self._slots_and_positions(target.device)
+        target[slots, :, positions] = new[0].transpose(0, 1)
 
-    def _placed(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the rows' slots and lengths on a device: a model's layers may be on several."""
-        if device not in self._places:
-            rows, lengths = torch.tensor([[*range(self.count)], [*self.lengths]], device=device)
-            self._places[device] = rows, lengths
-        return self._places[device]
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, params: AttentionParams) -> Tensor:
+        """See AttentionBatch.attend.
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Attend, the query heads that share a key head as if they were tokens: keys are then read once for all."""
+        The query heads that share a key head are attended as if they were tokens, so that keys are read once for all.
+        """
         heads = keys.shape[1]
-        tokens = query[0].transpose(0, 1)  # (T, query heads, width)
-        grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, query heads of each, width)
-        whole = filled_up(grouped, keys, values)  # once for all groups
-        if (key := (asked.reach, query.device)) not in self._masks:
-            lengths = self._placed(query.device)[1]
+        tokens = query[0].transpose(0, 1)  # (T, query heads, head_dim)
+        grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, queries per head, head_dim)
+        padded = pad_queries(grouped, keys, values)  # once for all buckets
+        if (key := (params.sliding_window, query.device)) not in self._masks:
+            positions = self._slots_and_positions(query.device)[1]
             self._masks[key] = [
-                _mask(lengths[part, None], window, asked.reach, query.dtype)[:, None, None]
-                for part, window in self._windows
+                _mask(positions[part, None], bucket, params.sliding_window, query.dtype)[:, None, None]
+                for part, bucket in self._buckets
             ]
-        read = [
-            scaled_dot_product(whole[part], keys[part, :, :window], values[part, :, :window], mask, asked.scaling)
-            for (part, window), mask in zip(self._windows, self._masks[key], strict=True)
+        attended = [
+            scaled_dot_product(padded[part], keys[part, :, :bucket], values[part, :, :bucket], mask, params.scaling)
+            for (part, bucket), mask in zip(self._buckets, self._masks[key], strict=True)
         ]
-        return torch.cat([part[:, :, : grouped.shape[2]] for part in read]).flatten(1, 2)[None]
+        return torch.cat([part[:, :, : grouped.shape[2]] for part in attended]).flatten(1, 2)[None]
+
+    def _slots_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return each token's slot and position, (T,), on a device: a model's layers may be on several."""
+        if device not in self._places:
+            slots, positions = torch.tensor([[*range(self.num_tokens)], [*self.lengths]], device=device)
+            self._places[device] = slots, positions
+        return self._places[device]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive tokens of one row: those at positions `start` to `stop` of slot `slot`."""
+    """Consecutive tokens of one sequence: positions `start` to `stop` of slot `slot`."""
 
     slot: int
     start: int
@@ -203,7 +141,7 @@ class Segment:
 
 
 @dataclass
-class Prefill:
+class PrefillBatch:
     """Pieces of prompts, one after the other."""
 
     slots: KeyValueSlots
@@ -214,78 +152,66 @@ class Prefill:
     _places: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Cut the segments into blocks: (their place among the tokens, slot, first position, window)."""
+        """Cut the segments into blocks: (their place among the tokens, slot, first position, bucket)."""
         self._blocks, place = [], 0
         for segment in self.segments:
             start = segment.start
             while start < segment.stop:
                 stop = min((start // _BLOCK + 1) * _BLOCK, segment.stop)
-                self._blocks.append((slice(place, place + stop - start), segment.slot, start, window_of(stop)))
+                self._blocks.append((slice(place, place + stop - start), segment.slot, start, bucket_of(stop)))
                 place, start = place + stop - start, stop
 
     @property
-    def count(self) -> int:
+    def num_tokens(self) -> int:
         """T."""
-        return sum(part.stop - part.start for part in self.segments)
+        return sum(segment.stop - segment.start for segment in self.segments)
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token in its row, (T,)."""
-        return self._placed(self.device)[1]
+        """See AttentionBatch.positions."""
+        return self._slots_and_positions(self.device)[1]
 
     def write(self, target: Tensor, new: Tensor) -> None:
-        """Write every token to its slot: by blocks, or all at once where a small call costs as much as a large one."""
+        """See AttentionBatch.write; by blocks, or all at once where a small call costs as much as a large one."""
         if target.device.type != "cpu":
-            slots, positions = self._placed(target.device)
+            slots, positions = self._slots_and_positions(target.device)
             target[slots, :, positions] = new[0].transpose(0, 1)
             return
         for place, slot, start, _ in self._blocks:
             target[slot, :, start : start + place.stop - place.start] = new[0, :, place]
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Attend block by block, the query heads that share a key head as if they were tokens."""
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, params: AttentionParams) -> Tensor:
+        """See AttentionBatch.attend; block by block, the query heads that share a key head as if they were tokens."""
         heads, shared = keys.shape[1], query.shape[1] // keys.shape[1]
-        if (key := (asked.reach, shared, query.device)) not in self._masks:
-            self._masks[key] = [self._mask(block, asked.reach, query, shared) for block in self._blocks]
+        if (key := (params.sliding_window, shared, query.device)) not in self._masks:
+            self._masks[key] = [self._mask(block, params.sliding_window, query, shared) for block in self._blocks]
         out = query.new_empty(1, query.shape[2], query.shape[1], values.shape[-1])
-        for (place, slot, _, window), mask in zip(self._blocks, self._masks[key], strict=True):
-            grouped = query[0, :, place].reshape(1, heads, -1, query.shape[-1])  # (1, heads, shared × tokens, width)
-            read = scaled_dot_product(
-                grouped, keys[slot, None, :, :window], values[slot, None, :, :window], mask, asked.scaling
+        for (place, slot, _, bucket), mask in zip(self._blocks, self._masks[key], strict=True):
+            grouped = query[0, :, place].reshape(
+                1, heads, -1, query.shape[-1]
+            )  # (1, heads, shared × tokens, head_dim)
+            attended = scaled_dot_product(
+                grouped, keys[slot, None, :, :bucket], values[slot, None, :, :bucket], mask, params.scaling
             )
-            # reshape: some kernels on a GPU return other strides than they were given
-            out[0, place] = read.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
+            # reshape: some kernels on a GPU return other strides than those of the query
+            out[0, place] = attended.reshape(query.shape[1], -1, values.shape[-1]).transpose(0, 1)
         return out
 
-    def _placed(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return each token's slot and position on a device."""
+    def _slots_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return each token's slot and position, (T,), on a device."""
         if device not in self._places:
             places = [(part.slot, position) for part in self.segments for position in range(part.start, part.stop)]
             slots, positions = torch.tensor(places, device=device).T
             self._places[device] = slots, positions
         return self._places[device]
 
-    def _mask(self, block: tuple[slice, int, int, int], reach: int | None, query: Tensor, shared: int) -> Tensor:
-        place, _, start, window = block
-        rows = torch.arange(start, start + place.stop - place.start, device=query.device)
-        return _mask(rows[:, None], window, reach, query.dtype).repeat(shared, 1)[None, None]
-
-
-def _mask(positions: Tensor, window: int, reach: int | None, dtype: torch.dtype) -> Tensor:
-    """Return what is added to the scores of tokens at `positions`, (…, 1): 0 up to them, else -inf. (…, window)."""
-    places = torch.arange(window, device=positions.device)
-    seen = places <= positions
-    if reach is not None:
-        seen &= places > positions - reach
-    return torch.zeros(seen.shape, dtype=dtype, device=positions.device).masked_fill_(~seen, -torch.inf)
-
-
-NAME = "hfsynth"
-"""Under which transformers knows this attention."""
-
-
-class UnsupportedAttention(ValueError):
-    """A model asks for more than attention over a row's earlier tokens."""
+    def _mask(
+        self, block: tuple[slice, int, int, int], sliding_window: int | None, query: Tensor, shared: int
+    ) -> Tensor:
+        """Return the mask of a block, (1, 1, shared × tokens, bucket)."""
+        place, _, start, bucket = block
+        positions = torch.arange(start, start + place.stop - place.start, device=query.device)
+        return _mask(positions[:, None], bucket, sliding_window, query.dtype).repeat(shared, 1)[None, None]
 
 
 def attend(
@@ -293,55 +219,148 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - the shape of an attention function
+    attention_mask: Tensor | None,  # noqa: ARG001 - the signature of an attention function
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Write a layer's new keys and values to their slots and attend to each row's own, as transformers calls it.
+    """Write a layer's new keys and values to their slots and attend from each token, as transformers calls it.
 
     Raises:
-        UnsupportedAttention: If the model needs something else than this.
+        UnsupportedAttention: If the model needs more than `AttentionParams`.
     """
-    tokens: Pass | None = options.get("tokens")
-    if tokens is None:
-        raise UnsupportedAttention(f"{type(module).__name__} doesn't hand on what its attention function is given")
+    batch: AttentionBatch | None = options.get("tokens")
+    if batch is None:
+        raise UnsupportedAttention(f"{type(module).__name__} doesn't pass options to its attention function")
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if options.get(name) is not None:
             raise UnsupportedAttention(f"{type(module).__name__} needs {name}")
-    count = tokens.count
-    keys, values = tokens.slots.layer(module.layer_idx, key, value)
-    tokens.slots.reaches.add(options.get("sliding_window"))
-    tokens.write(keys, key[:, :, :count])
-    tokens.write(values, value[:, :, :count])
-    asked = Asked(scaling, options.get("sliding_window"))
-    read = tokens.attend(query[:, :, :count], keys, values, asked)
+    count = batch.num_tokens
+    keys, values = batch.slots.layer(module.layer_idx, key, value)
+    batch.slots.sliding_windows.add(options.get("sliding_window"))
+    batch.write(keys, key[:, :, :count])
+    batch.write(values, value[:, :, :count])
+    params = AttentionParams(scaling, options.get("sliding_window"))
+    attended = batch.attend(query[:, :, :count], keys, values, params)
     missing = query.shape[2] - count
-    return F.pad(read, (0, 0, 0, 0, 0, missing)) if missing else read, None
+    return F.pad(attended, (0, 0, 0, 0, 0, missing)) if missing else attended, None
 
 
-def forward(model: Any, tokens: Sequence[int], where: Pass, keep: Sequence[int] | int = 0) -> Tensor:
-    """Read tokens with a model whose attention is `attend`.
+AttentionInterface.register(NAME, attend)
+
+
+def forward(model: Any, tokens: Sequence[int], batch: AttentionBatch, keep: Sequence[int] | int = 0) -> Tensor:
+    """Run a model whose attention is `attend` on tokens.
 
     Args:
         model: A transformers causal language model.
-        tokens: The tokens, T of them.
-        where: Their slots and positions.
-        keep: Places among the tokens after which logits are wanted; 0 for all. No tensor: where a model is on several
+        tokens: T token ids.
+        batch: Their slots and positions.
+        keep: Indices of the tokens after which logits are wanted; 0 for all. No tensor: where a model is on several
             devices, that would be moved to the first of them, and the logits may be on another.
 
     Returns:
         Logits, (kept, vocabulary).
     """
-    ids, positions = torch.tensor([tokens], device=model.device), where.positions[None]
-    # kernels for a single token or logit round otherwise than those for many, so there are never less than two
+    ids, positions = torch.tensor([tokens], device=model.device), batch.positions[None]
+    # kernels for a single token or logit round otherwise than those for many, so there are always two or more
     if len(tokens) == 1:
         ids, positions = ids.expand(1, 2), positions.expand(1, 2)
     count = len(tokens) if isinstance(keep, int) else len(keep)
     if not isinstance(keep, int) and count == 1:
         keep = [*keep, *keep]
-    output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, tokens=where)
+    output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, tokens=batch)
     logits: Tensor = output.logits[0, :count]
     return logits
 
 
-AttentionInterface.register(NAME, attend)
+def bucket_of(length: int) -> int:
+    """Return the number of positions that are read for a sequence of this length; also a good capacity of slots.
+
+    >>> [bucket_of(length) for length in (1, 384, 385, 513)]
+    [32, 384, 512, 544]
+    """
+    step = _ROUND if _summation_order(length)[1] else _SPAN
+    return -(-length // step) * step
+
+
+def length_buckets(lengths: Sequence[int], device: torch.device) -> list[tuple[slice, int]]:
+    """Group neighbouring slots with sequences of these lengths, each group read as far as its longest sequence.
+
+    A group ends where reading all of it that far would cost as much as one more group.
+
+    Returns:
+        For each group its slots and the number of positions that are read of them.
+    """
+    groups: list[tuple[slice, int]] = []
+    buckets, first = [bucket_of(length) for length in lengths], 0
+    widest = needed = 0
+    for slot, bucket in enumerate(buckets):
+        wider = max(widest, bucket)
+        wasted = wider * (slot + 1 - first) - needed - bucket
+        if slot > first and (wasted > _call_cost(device) or _incompatible(lengths[first], lengths[slot], device)):
+            groups.append((slice(first, slot), widest))
+            first, needed, wider = slot, 0, bucket
+        widest, needed = wider, needed + bucket
+    return [*groups, (slice(first, len(buckets)), widest)]
+
+
+def read_cost(groups: Sequence[tuple[slice, int]], device: torch.device) -> int:
+    """Return the cost of reading these groups, in positions: all that are read, and a constant for each group."""
+    return sum(_call_cost(device) + (part.stop - part.start) * bucket for part, bucket in groups)
+
+
+def _call_cost(device: torch.device) -> int:
+    return _CALL_COST.get(device.type, _CALL_COST["cuda"])
+
+
+def _incompatible(length: int, other: int, device: torch.device) -> bool:
+    """Whether sequences of these lengths can't share a bucket, since a CPU would sum one of them in another order."""
+    return device.type == "cpu" and _summation_order(length) != _summation_order(other)
+
+
+def _summation_order(length: int) -> tuple[int, bool]:
+    """Return the number of full spans before the last position, and whether the last span is summed in plain order."""
+    return (length - 1) // _SPAN, (length - 1) % _SPAN < _SHORT
+
+
+def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """Return `F.scaled_dot_product_attention`, rounded alike for any number of query rows.
+
+    Args:
+        query: (…, rows, head_dim).
+        keys: (…, positions, head_dim).
+        values: (…, positions, value_dim).
+        mask: (…, rows, positions) or (…, 1, positions), added to the scores.
+        scale: Factor of the scores; None for 1/√head_dim.
+    """
+    rows, padded = query.shape[-2], pad_queries(query, keys, values)
+    if (missing := padded.shape[-2] - rows) and mask.shape[-2] > 1:
+        mask = F.pad(mask, (0, 0, 0, missing))
+    return F.scaled_dot_product_attention(padded, keys, values, mask, scale=scale)[..., :rows, :]
+
+
+def pad_queries(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return a query with rows of zeros at its end, so that kernels sum every row in one order."""
+    missing = -query.shape[-2] % _row_multiple(keys, values)
+    return F.pad(query, (0, 0, 0, missing)) if missing else query
+
+
+def _row_multiple(keys: Tensor, values: Tensor) -> int:
+    """Return the number whose multiples of rows are summed in one order: a divisor of 32, 1 on a GPU."""
+    width = keys.shape[-1]
+    if keys.device.type != "cpu":
+        return 1
+    if width != values.shape[-1]:
+        return 16
+    if keys.dtype is torch.bfloat16:
+        return 2
+    return 8 if width <= 128 else 16
+
+
+def _mask(positions: Tensor, bucket: int, sliding_window: int | None, dtype: torch.dtype) -> Tensor:
+    """Return the values added to the scores of tokens at `positions`, (…, 1): 0 up to them, else -inf; (…, bucket)."""
+    places = torch.arange(bucket, device=positions.device)
+    visible = places <= positions
+    if sliding_window is not None:
+        visible &= places > positions - sliding_window
+    return torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(~visible, -torch.inf)

@@ -1,7 +1,7 @@
-"""Whether a model can be run by the decode loop, found by trying.
+"""Whether a model can be run by the decode loop, found by a short trial.
 
-Many models ask their attention for more than reading a row's earlier tokens (states that are carried along, capped
-scores, sinks). Rather than listing them, a short text is read both ways and the logits compared.
+Many models need more of their attention than reading a sequence's earlier tokens (states that are carried along,
+capped scores, sinks). Rather than listing them, a short text is read both ways and the logits are compared.
 """
 
 from itertools import accumulate
@@ -10,83 +10,96 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfsynth.engine.attention import NAME, Prefill, Segment, Step, forward
+from hfsynth.engine.attention import NAME, DecodeBatch, PrefillBatch, Segment, forward
 from hfsynth.engine.kv_cache import KeyValueSlots
 
 _TOKENS = 24  # length of the text that is read
-_TOLERANCE = 0.05  # of the logits' size; bfloat16 differs by 0.01, a wrong attention by about 1
+_TOLERANCE = 0.05  # relative to the logits' norm; bfloat16 differs by 0.01, a wrong attention by about 1
 _LAYERS = {"full_attention", "sliding_attention"}
 _ROTARY = ("dynamic", "longrope")  # rotations that depend on the longest row of a forward
 
 
-def adopt_attention(model: Any) -> str:
-    """Give a model our attention function, if it then computes the same as before.
+def install_attention(model: Any) -> str:
+    """Replace a model's attention function by ours, if the model then computes the same as before.
 
     Returns:
-        Why it doesn't, and has its own again; empty where it does.
+        The reason why not, where the model keeps its own attention; empty where it was replaced.
     """
     text = model.config.get_text_config()
     rotary = (getattr(text, "rope_parameters", None) or {}).get("rope_type")
     if rotary in _ROTARY:
         return f"its rotary embedding is {rotary!r}, which depends on the longest row"
-    if not getattr(model, "_supports_attention_backend", False):
+    if not has_attention_backend(model):
         return f"{type(model).__name__} has an attention that can't be replaced"
     if other := set(getattr(text, "layer_types", None) or ()) - _LAYERS:
         return f"{type(model).__name__} has layers of type {sorted(other)}"
-    own = model.config._attn_implementation
+    own = attention_of(model)
     with torch.inference_mode():
-        expected = _reference(model)
+        expected = _reference_logits(model)
         model.set_attn_implementation(NAME)
-        fault = _differs(model, expected)
+        fault = _difference(model, expected)
     if fault:
         model.set_attn_implementation(own)
     return fault
 
 
-def _text(model: Any, number: int = 0) -> Tensor:
-    """Return tokens from all over the vocabulary, none of them special by design: (_TOKENS,). Numbers give others."""
+def has_attention_backend(model: Any) -> bool:
+    """Whether a model's attention can be replaced. transformers' name of that is private."""
+    return bool(getattr(model, "_supports_attention_backend", False))
+
+
+def attention_of(model: Any) -> str:
+    """Return the name of a model's attention function. transformers' name of that is private."""
+    name: str = model.config._attn_implementation
+    return name
+
+
+def _trial_text(model: Any, number: int = 0) -> Tensor:
+    """Return tokens from all over the vocabulary, (_TOKENS,); other numbers give other texts."""
     size = model.get_input_embeddings().num_embeddings
     text: Tensor = (torch.arange(1, _TOKENS + 1, device=model.device) * 7919 + number * 104729) % size
     return text
 
 
-def _reference(model: Any) -> Tensor:
-    logits: Tensor = model(input_ids=_text(model)[None], use_cache=False).logits[0]
+def _reference_logits(model: Any) -> Tensor:
+    """Return the logits of the trial text's second half by the model's own attention."""
+    logits: Tensor = model(input_ids=_trial_text(model)[None], use_cache=False).logits[0]
     return logits[_TOKENS // 2 - 1 : -1]
 
 
-def _differs(model: Any, expected: Tensor) -> str:
+def _difference(model: Any, expected: Tensor) -> str:
+    """Return how a model with our attention differs from the expected logits; empty where it doesn't."""
     slots = KeyValueSlots(2, 64, model.device)
     try:
-        found = _written(model, slots)
+        logits = _decoded_logits(model, slots)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
         return f"{type(model).__name__} can't be run with another attention: {error}"
-    if _has_window(model) and slots.reaches == {None}:  # the text of the trial is too short to show it
-        return f"{type(model).__name__} keeps its window to itself"
-    off = float((found.float() - expected.float()).norm() / expected.float().norm())
+    if _has_sliding_window(model) and slots.sliding_windows == {None}:  # the trial text is shorter than the window
+        return f"{type(model).__name__} doesn't pass its sliding window to its attention function"
+    off = float((logits.float() - expected.float()).norm() / expected.float().norm())
     if off < _TOLERANCE:
         return ""
     return f"{type(model).__name__} computes something else with another attention (off by {off:.0%})"
 
 
-def _has_window(model: Any) -> bool:
-    """Whether some layers attend only so far back, by the configuration."""
+def _has_sliding_window(model: Any) -> bool:
+    """Whether some layers have a sliding window, by the configuration."""
     text = model.config.get_text_config()
     kinds = getattr(text, "layer_types", None)
     return bool(getattr(text, "sliding_window", None)) and (not kinds or "sliding_attention" in kinds)
 
 
-def _written(model: Any, slots: KeyValueSlots) -> Tensor:
-    """Read half of the text as a prompt and half token by token, in the last of some rows: the logits of that half."""
-    rows, half = slots.count, _TOKENS // 2
-    texts = [_text(model, rows - 1 - row).tolist() for row in range(rows)]
-    lengths = [1 + (row * 5) % half for row in range(rows - 1)] + [half]
-    segments = [Segment(row, 0, length) for row, length in enumerate(lengths)]
+def _decoded_logits(model: Any, slots: KeyValueSlots) -> Tensor:
+    """Read half of the trial text as a prompt and half token by token, in the last slot: the logits of that half."""
+    count, half = slots.count, _TOKENS // 2
+    texts = [_trial_text(model, count - 1 - slot).tolist() for slot in range(count)]
+    lengths = [1 + (slot * 5) % half for slot in range(count - 1)] + [half]
+    segments = [Segment(slot, 0, length) for slot, length in enumerate(lengths)]
     prompts = [token for text, length in zip(texts, lengths, strict=True) for token in text[:length]]
     lasts = [end - 1 for end in accumulate(lengths)]
-    logits = [forward(model, prompts, Prefill(slots, segments, model.device), lasts)[-1:]]
+    logits = [forward(model, prompts, PrefillBatch(slots, segments, model.device), lasts)[-1:]]
     for _ in range(half, _TOKENS - 1):
         tokens = [text[length] for text, length in zip(texts, lengths, strict=True)]
-        logits.append(forward(model, tokens, Step(slots, lengths))[-1:])
+        logits.append(forward(model, tokens, DecodeBatch(slots, lengths))[-1:])
         lengths = [length + 1 for length in lengths]
     return torch.cat(logits)

@@ -1,204 +1,218 @@
-"""A decode loop of our own, in which no slot is idle while a request waits.
+"""A decode loop with continuous batching: no slot is idle while a request waits.
 
-1. refill   a free slot takes the next request at once, whoever else is in the middle of its answer (a GPU: an eighth
-            of the slots together)
-2. prefill  new rows' prompts are read, many in one forward; what any slot has read already is copied, not computed
-3. step     otherwise every row's last token is read, in one forward
-4. sample   each row chooses its next token by its own parameters and its own random numbers
-5. free     a row that has ended hands over what it wrote and frees its slot
+1. admit    a free slot takes the next request at once, whichever tokens the others are at (on a GPU: an eighth of the
+            slots together)
+2. prefill  the prompts of new sequences are read, many in one forward; tokens that any slot has already are copied
+3. decode   otherwise the last token of every sequence is read, in one forward
+4. sample   each sequence gets its next token by its own parameters and its own random numbers
+5. free     a sequence that has ended is returned, and its slot is free
 
-All that a row is known by is its tokens, of which the first `filled` are in its slot. So a row can be taken out and
-put back at any time: its tokens are read again, as a prompt. Where memory runs out, some rows wait (`room.py`).
+A sequence is no more than its tokens, of which the first `num_cached` are in its slot. So it can be taken out and put
+back at any time: its tokens are read again, as a prompt. Where memory runs out, some wait (`scheduler.py`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hfsynth.engine.attention import Prefill, Segment, Step, forward
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.memory import is_out_of_memory, tokens_fitting
-from hfsynth.engine.sampling import NOT_NUMBERS, Sampler
-from hfsynth.engine.scheduler import CAPACITY, Room, Row, told
-from hfsynth.engine.sequence import Decode, Job, Take, Written
+from hfsynth.chat import Decode, Generated, NextRequest, TokenizedRequest
+from hfsynth.engine.attention import DecodeBatch, PrefillBatch, Segment, forward
+from hfsynth.engine.kv_cache import KeyValueSlots, is_out_of_memory
+from hfsynth.engine.sampling import NON_FINITE_LOGITS, Sampler
+from hfsynth.engine.scheduler import CAPACITY, Scheduler, Sequence, max_cached_tokens, out_of_memory_message
 
-# A CPU takes half the time for half the tokens; a GPU that waits to be asked for each kernel takes as long for one
-# prompt as for many. Its two numbers are worked out for an H100, not measured.
-_PREFILL = {"cpu": 2048, "cuda": 4096}  # most tokens of prompts in one forward
-_GATHERED = {"cpu": 0.0, "cuda": 0.125}  # share of the slots that is free before more prompts are read
-_SHARED = 16  # tokens that are worth copying from another slot, or waiting for
+# A CPU takes half the time for half the tokens; a GPU that waits for the launch of each kernel takes as long for one
+# prompt as for many. The two numbers of a GPU are worked out for an H100, not measured.
+_PREFILL_TOKENS = {"cpu": 2048, "cuda": 4096}  # most tokens of prompts in one forward
+_FREE_SHARE = {"cpu": 0.0, "cuda": 0.125}  # share of the slots that is free before more prompts are read
+_REUSED_TOKENS = 16  # tokens that are worth copying from another slot, or waiting for
 T = TypeVar("T")
 
 
 @dataclass
-class Tally:
-    """What a loop has done."""
+class LoopStats:
+    """Counts of a loop's work."""
 
     steps: int = 0
-    stepped: int = 0
-    """Rows over all steps: over `steps` × slots, the share of slots that were in use."""
-    read: int = 0
-    """Tokens of prompts computed."""
-    copied: int = 0
-    """Tokens of prompts found in another slot."""
+    """Forwards of decoding."""
+    decoded: int = 0
+    """Sequences over all steps: over `steps` × slots, the share of slots that were in use."""
+    prefilled: int = 0
+    """Prompt tokens computed."""
+    reused: int = 0
+    """Prompt tokens found in another slot."""
 
 
 class DecodeLoop:
-    """Completes jobs as they come, at most `slots` at a time.
+    """Completes requests as they come, at most `slots` at a time.
 
     Args:
         model: A transformers causal language model whose attention function is `attention.attend`.
-        decode: Tokens → text.
-        slots: Most rows at once; fewer where memory runs out.
+        decode: Token ids → text.
+        slots: Most sequences at once; fewer where memory runs out.
     """
 
     def __init__(self, model: Any, decode: Decode, slots: int) -> None:
-        self.tally = Tally()
+        self.stats = LoopStats()
         self._model = model
         self._decode = decode
         kind = "cuda" if model.device.type == "cuda" else "cpu"
-        self._prefill_tokens = self._most_tokens = _PREFILL[kind]
-        self._gathered = _GATHERED[kind]
-        tokens = tokens_fitting(model)
-        count = max(min(slots, tokens // CAPACITY), 1)
-        self._room = Room(KeyValueSlots(count, CAPACITY, model.device), slots, tokens)
-        self._seating = self._room.seating
-        self._sampler: tuple[list[Row], Sampler] | None = None
-        self._lost: list[Row] = []
-        self._under_way = False
+        self._prefill_tokens = self._max_prefill_tokens = _PREFILL_TOKENS[kind]
+        self._free_share = _FREE_SHARE[kind]
+        max_tokens = max_cached_tokens(model)
+        count = max(min(slots, max_tokens // CAPACITY), 1)
+        self._scheduler = Scheduler(KeyValueSlots(count, CAPACITY, model.device), slots, max_tokens)
+        self._table = self._scheduler.table
+        self._sampler: tuple[list[Sequence], Sampler] | None = None
+        self._evicted: list[Sequence] = []
+        self._is_running = False
 
     @property
-    def fresh(self) -> bool:
-        """Whether it is as it was made: nobody runs it or has left it in the middle, and memory hasn't run out."""
-        return self._room.is_whole and self._prefill_tokens == self._most_tokens and not self._under_way
+    def is_reusable(self) -> bool:
+        """Whether the loop is idle, has no leftover state and never ran out of memory."""
+        is_full_size = self._prefill_tokens == self._max_prefill_tokens
+        return self._scheduler.is_pristine and is_full_size and not self._is_running
 
-    def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
-        """Complete jobs until there are none left; one whose row can't go on ends with an "error" or is "refused".
+    def run(self, next_request: NextRequest) -> Iterator[tuple[TokenizedRequest, Generated]]:
+        """Complete requests until there are none left; one that can't go on ends with an "error" or is "refused".
 
         Args:
-            take: Gives the next job, or None if none waits now. It is asked whenever there is room, so what becomes of
-                one job may bring another.
+            next_request: Called whenever there is room, so that a completion may lead to another request.
 
         Raises:
-            GenerationError: If memory doesn't hold a short row either, or a model's logits are no numbers for any row.
+            GenerationError: If memory doesn't hold a short sequence either, or no row's logits are numbers.
         """
-        self._under_way = True
+        self._is_running = True
         try:
-            while self._refill(take):
-                rows, chosen = self._surviving(self._advance) or ([], [])
-                yield from self._free(rows, chosen)
-            self._under_way = False
-        finally:  # one who doesn't wait for the end gives up what is under way
-            self._room.clear()  # and what slots hold is forgotten: how a run's rows are computed is its own affair
+            while self._admit(next_request):
+                sequences, tokens = self._within_memory(self._advance) or ([], [])
+                yield from self._free(sequences, tokens)
+            self._is_running = False
+        finally:  # a caller who stops early gives up the sequences under way
+            self._scheduler.clear()  # cached tokens, too: a run must not depend on the runs before it
             self._sampler = None
 
-    def _refill(self, take: Take) -> bool:
-        """Seat the next rows as long as there is room; whether there is anything to do."""
-        if self._room.free >= self._gathered:
-            while row := self._room.next(take):
-                if self._surviving(partial(self._room.seat, row)) is False:
-                    self._lost.append(row)
-        return bool(self._room.rows or self._lost)
+    def _admit(self, next_request: NextRequest) -> bool:
+        """Give slots to the next sequences as long as there is room; return whether there is anything to do."""
+        if self._scheduler.free_share >= self._free_share:
+            while sequence := self._scheduler.admit(next_request):
+                if self._within_memory(partial(self._scheduler.allocate, sequence)) is False:
+                    self._evicted.append(sequence)
+        return bool(self._scheduler.sequences or self._evicted)
 
-    def _advance(self) -> tuple[list[Row], list[int]]:
-        """Go on by one forward: the rows that have read all they have, and the tokens that they choose."""
-        reading = any(row.missing > 1 for row in self._room.rows)
-        rows, logits = self._prefill() if reading else self._step()
-        return rows, [] if logits is None or not rows else self._sample(rows, logits)
+    def _advance(self) -> tuple[list[Sequence], list[int]]:
+        """Run one forward and return the sequences whose tokens are all read, and the next token of each."""
+        is_prefill = any(sequence.num_uncached > 1 for sequence in self._scheduler.sequences)
+        sequences, logits = self._prefill() if is_prefill else self._decode_step()
+        return sequences, [] if logits is None or not sequences else self._sample(sequences, logits)
 
-    def _prefill(self) -> tuple[list[Row], Tensor | None]:
-        """Read as much of the prompts as one forward takes; the rows that are through, and their logits."""
+    def _prefill(self) -> tuple[list[Sequence], Tensor | None]:
+        """Read as much of the prompts as one forward takes.
+
+        Returns:
+            The sequences whose tokens are all read, and their logits, (sequences, vocabulary).
+        """
         segments, chosen, left = list[Segment](), list[int](), self._prefill_tokens
-        for slot, row in self._seating.seated:
-            if row.missing == 1:
+        for slot, sequence in self._table.assigned:
+            if sequence.num_uncached == 1:
                 continue
-            if not row.filled and not self._share(slot, chosen):
-                continue  # the next forward finds its beginning computed by this one
-            count = min(row.missing, left)
-            segments.append(Segment(slot, row.filled, row.filled + count))
+            if not sequence.num_cached and not self._reuse_prefix(slot, chosen):
+                continue  # this forward computes its beginning, which the next one finds
+            count = min(sequence.num_uncached, left)
+            segments.append(Segment(slot, sequence.num_cached, sequence.num_cached + count))
             chosen.append(slot)
             left -= count
             if not left:
                 break
-        rows = [self._seating.row(slot) for slot in chosen]
-        read = [row.known[part.start : part.stop] for row, part in zip(rows, segments, strict=True)]
-        through = [row.filled + len(part) == row.length for row, part in zip(rows, read, strict=True)]
-        ends = accumulate(map(len, read))
-        last = [end - 1 for end, done in zip(ends, through, strict=True) if done]
-        where = Prefill(self._seating.slots, segments, self._model.device)
-        logits = forward(self._model, [token for part in read for token in part], where, last)
-        for row, part in zip(rows, read, strict=True):
-            row.filled += len(part)
-            self.tally.read += len(part)
-        return [row for row, done in zip(rows, through, strict=True) if done], logits
+        sequences = [self._table.sequence(slot) for slot in chosen]
+        pieces = [one.token_ids[part.start : part.stop] for one, part in zip(sequences, segments, strict=True)]
+        is_read = [one.num_cached + len(piece) == one.num_tokens for one, piece in zip(sequences, pieces, strict=True)]
+        ends = accumulate(map(len, pieces))
+        lasts = [end - 1 for end, done in zip(ends, is_read, strict=True) if done]
+        batch = PrefillBatch(self._table.slots, segments, self._model.device)
+        logits = forward(self._model, list(chain.from_iterable(pieces)), batch, lasts)
+        for sequence, piece in zip(sequences, pieces, strict=True):
+            sequence.num_cached += len(piece)
+            self.stats.prefilled += len(piece)
+        return [sequence for sequence, done in zip(sequences, is_read, strict=True) if done], logits
 
-    def _share(self, slot: int, chosen: Sequence[int]) -> bool:
-        """Copy the beginning of a row's prompt from the slot that has most of it; False if one soon has more."""
-        seating = self._seating
-        beginning = seating.row(slot).known[:-1]
-        source, shared = seating.longest_beginning(beginning, slot)
-        if any(seating.row(other).common(beginning) >= shared + _SHARED for other in chosen):
+    def _reuse_prefix(self, slot: int, chosen: abc.Sequence[int]) -> bool:
+        """Copy the beginning of a prompt from the slot that has most of it.
+
+        Args:
+            slot: The slot of the prompt.
+            chosen: Slots whose tokens the next forward computes.
+
+        Returns:
+            False if one of the chosen slots soon has more.
+        """
+        beginning = self._table.sequence(slot).token_ids[:-1]
+        source, shared = self._table.longest_shared_prefix(beginning, slot)
+        enough = shared + _REUSED_TOKENS
+        if any(self._table.sequence(other).shared_prefix_len(beginning) >= enough for other in chosen):
             return False
-        if shared < _SHARED and source != slot:
+        if shared < _REUSED_TOKENS and source != slot:
             shared = 0
-        seating.adopt(slot, source, shared)
-        self.tally.copied += shared
+        self._table.reuse_prefix(slot, source, shared)
+        self.stats.reused += shared
         return True
 
-    def _step(self) -> tuple[list[Row], Tensor | None]:
-        """Read every row's last token; the rows, and their logits."""
-        self._lost += self._room.grow()
-        if not self._room.rows:
+    def _decode_step(self) -> tuple[list[Sequence], Tensor | None]:
+        """Read every sequence's last token; return the sequences and their logits, (sequences, vocabulary)."""
+        self._evicted += self._scheduler.extend()
+        if not self._scheduler.sequences:
             return [], None
-        logits = self._next_logits()
-        rows = self._room.rows
-        self.tally.steps += 1
-        self.tally.stepped += len(rows)
-        for row in rows:
-            row.filled += 1
-        return rows, logits
+        self._table.compact()
+        self._table.group_by_length()
+        sequences = self._table.sequences
+        batch = DecodeBatch(self._table.slots, [sequence.num_cached for sequence in sequences])
+        logits = forward(self._model, [sequence.last_token for sequence in sequences], batch)
+        self.stats.steps += 1
+        self.stats.decoded += len(sequences)
+        for sequence in sequences:
+            sequence.num_cached += 1
+        return sequences, logits
 
-    def _next_logits(self) -> Tensor:
-        """Read every row's last token, once the rows are where that is fastest: the logits, in their order then."""
-        seating = self._seating
-        seating.close_ranks()
-        seating.arrange()
-        return forward(
-            self._model, [row.last for row in seating.rows], Step(seating.slots, [row.filled for row in seating.rows])
-        )
+    def _sample(self, sequences: list[Sequence], logits: Tensor) -> list[int]:
+        """Choose each sequence's next token."""
+        if self._sampler is None or self._sampler[0] != sequences:
+            params = [sequence.request.sampling for sequence in sequences]
+            self._sampler = sequences, Sampler.of(params, logits.shape[-1], logits.device)
+        numbers = [sequence.uniforms[len(sequence.generated)] for sequence in sequences]
+        # without waiting for the forward, so that the device has its next kernels by the time it ends
+        uniform = torch.tensor(numbers).to(logits.device, non_blocking=True)
+        tokens: list[int] = self._sampler[1].choose(logits, uniform, [one.generated for one in sequences]).tolist()
+        return tokens
 
-    def _sample(self, rows: list[Row], logits: Tensor) -> list[int]:
-        """Choose each row's next token."""
-        if self._sampler is None or self._sampler[0] != rows:
-            params = [row.job.sampling for row in rows]
-            self._sampler = rows, Sampler.of(params, logits.shape[-1], logits.device)
-        # without waiting for the forward, so that the device finds the next kernels when it has done that
-        uniform = torch.tensor([row.uniforms[len(row.tokens)] for row in rows]).to(logits.device, non_blocking=True)
-        chosen: list[int] = self._sampler[1].choose(logits, uniform, [row.tokens for row in rows]).tolist()
-        return chosen
-
-    def _free(self, rows: Sequence[Row], chosen: Sequence[int]) -> list[tuple[Job, Written]]:
-        """Give the rows their tokens, and free the slots of those that have ended."""
-        ended = [(row.job, Written(row.tokens, "error", told(row.length))) for row in self._lost]
-        self._lost = []
-        for row, token in zip(rows, chosen, strict=True):
+    def _free(
+        self, sequences: abc.Sequence[Sequence], tokens: abc.Sequence[int]
+    ) -> list[tuple[TokenizedRequest, Generated]]:
+        """Append the tokens to their sequences, free the slots of those that have ended, and return these."""
+        ended = [
+            (one.request, Generated(one.generated, "error", out_of_memory_message(one.num_tokens)))
+            for one in self._evicted
+        ]
+        self._evicted = []
+        for sequence, token in zip(sequences, tokens, strict=True):
+            request = sequence.request
             if token < 0:
-                self._seating.discard(row)
-                ended.append((row.job, Written(row.tokens, "refused", NOT_NUMBERS)))
+                self._table.discard(sequence)
+                ended.append((request, Generated(sequence.generated, "refused", NON_FINITE_LOGITS)))
                 continue
-            row.tokens.append(token)
-            if reason := row.job.ended(row.tokens, self._decode):
-                self._seating.free(row)
-                ended.append((row.job, Written(row.tokens, reason)))
+            sequence.generated.append(token)
+            if reason := request.finish_reason(sequence.generated, self._decode):
+                self._table.release(sequence)
+                ended.append((request, Generated(sequence.generated, reason)))
         return ended
 
-    def _surviving(self, work: Callable[[], T]) -> T | None:
-        """Do some work; None where memory runs out, to go on with fewer rows from then on."""
+    def _within_memory(self, work: Callable[[], T]) -> T | None:
+        """Do some work; return None where memory runs out, after which fewer sequences are under way."""
         try:
             with torch.inference_mode():
                 return work()
@@ -206,6 +220,6 @@ class DecodeLoop:
             if not is_out_of_memory(error):
                 raise
         # outside the handler, whose traceback holds the tensors
-        self._prefill_tokens = max(self._prefill_tokens // 2, _SHARED)
-        self._lost += self._surviving(self._room.halve) or []
+        self._prefill_tokens = max(self._prefill_tokens // 2, _REUSED_TOKENS)
+        self._evicted += self._within_memory(self._scheduler.preempt_half) or []
         return None

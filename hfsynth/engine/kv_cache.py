@@ -1,54 +1,67 @@
-"""Keys and values of the rows under way: each row's own are in its slot, from position 0.
+"""The KV cache: keys and values of the sequences under way, one slot each, and the memory that they take.
 
-All slots are as long as the longest row needs, and most rows are far shorter. So nothing is copied beyond what a row
-has, and a CPU takes memory for a position only when it is written.
+All slots are as long as the longest sequence needs, and most sequences are far shorter. So nothing is copied beyond a
+sequence's own tokens, and a CPU takes memory for a position only when it is written.
 """
 
+import gc
+import logging
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import TypeVar
 
+import psutil
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
+
+from hfsynth.errors import GenerationError
+
+logger = logging.getLogger(__name__)
+# out of memory in words that accelerate doesn't know: of a library that CUDA calls, of CUDA itself
+_OUT_OF_MEMORY = ("_STATUS_ALLOC_FAILED", "error: out of memory")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
 class KeyValueSlots:
-    """Keys and values of `count` rows of at most `capacity` tokens, for each layer as soon as it is first written."""
+    """Keys and values of `count` sequences of at most `capacity` tokens, for each layer once it is first written."""
 
     count: int
     capacity: int
     device: torch.device
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Number of the layer → keys and values, each (count, heads, capacity, width)."""
-    reaches: set[int | None] = field(default_factory=set)
-    """How far back layers have asked to attend."""
+    """Number of the layer → keys and values, each (count, heads, capacity, head_dim)."""
+    sliding_windows: set[int | None] = field(default_factory=set)
+    """How many positions back layers have attended; None for all."""
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a layer's keys and values; the first tokens, (1, heads, T, width), show what it needs."""
+        """Return a layer's keys and values; its first tokens, (1, heads, T, head_dim), determine heads and widths."""
         if index not in self.layers:
-            self.layers[index] = (self._room(key), self._room(value))
+            self.layers[index] = (self._zeros(key), self._zeros(value))
         return self.layers[index]
 
     def resize(self, count: int, capacity: int, lengths: Sequence[int]) -> None:
-        """Change the room, layer by layer: only one is there twice.
+        """Change number and capacity of the slots, layer by layer, so that only one layer is in memory twice.
 
-        Where something is raised in between (memory runs out), the slots are as they were, and empty.
+        If memory runs out in between, the slots have their old size, and are empty.
 
         Args:
             count: Slots.
-            capacity: Tokens that each has room for.
-            lengths: How many positions are kept of each of the first slots.
+            capacity: Most tokens of a slot.
+            lengths: Number of positions that are kept of each of the first slots.
         """
         before = self.count, self.capacity
         self.count, self.capacity = count, capacity
         slots = range(len(lengths))
-        groups = cache(partial(_alike, slots, slots, lengths))
+        groups = cache(partial(_copy_groups, slots, slots, lengths))
         try:
             for index, pair in self.layers.items():
-                keys, values = self._room(pair[0]), self._room(pair[1])
+                keys, values = self._zeros(pair[0]), self._zeros(pair[1])
                 for new, old in zip((keys, values), pair, strict=True):
                     for here, _, length in groups(new.device):
                         new[here, :, :length] = old[here, :, :length]
@@ -63,10 +76,10 @@ class KeyValueSlots:
 
         Args:
             sources: The slots.
-            targets: Those that they are copied to.
-            lengths: How many positions of each.
+            targets: The slots that they are copied to.
+            lengths: Number of positions of each.
         """
-        groups = cache(partial(_alike, sources, targets, lengths))  # on each device once for all layers
+        groups = cache(partial(_copy_groups, sources, targets, lengths))  # on each device once for all layers
         for pair in self.layers.values():
             for tensor in pair:
                 pieces = [tensor[here, :, :length] for here, _, length in groups(tensor.device)]
@@ -74,18 +87,18 @@ class KeyValueSlots:
                     tensor[there, :, :length] = piece
 
     def blank(self, slot: int) -> None:
-        """Make a slot as it was at first."""
-        with torch.inference_mode():  # as they were made
+        """Fill a slot with zeros."""
+        with torch.inference_mode():  # the slots were made in it
             for pair in self.layers.values():
                 for tensor in pair:
                     tensor[slot] = 0
 
-    def _room(self, like: Tensor) -> Tensor:
-        """Return zeros: what is masked still passes through a product, and memory never written may hold NaN."""
+    def _zeros(self, like: Tensor) -> Tensor:
+        """Return zeros for all slots: masked values still enter a product, and memory never written may hold NaN."""
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])
         if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
             return like.new_zeros(shape)
-        try:  # what the system maps is zero, and takes no memory as long as nobody has written to it
+        try:  # mapped pages are zero, and take no memory until they are written to
             size = math.prod(shape) * like.dtype.itemsize
             memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
@@ -93,10 +106,14 @@ class KeyValueSlots:
         return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
-def _alike(
+def _copy_groups(
     sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int], device: torch.device
 ) -> list[tuple[Tensor, Tensor, int]]:
-    """Put slots together that are copied at once: those of which no more than twice as much is kept as of another."""
+    """Group slots that are copied at once: of none is more than twice as much kept as of another.
+
+    Returns:
+        For each group (sources, targets, number of positions).
+    """
     kinds: dict[int, list[int]] = {}
     for place, length in enumerate(lengths):
         if length:
@@ -106,3 +123,51 @@ def _alike(
         here, there = torch.tensor([[slots[place] for place in places] for slots in (sources, targets)], device=device)
         groups.append((here, there, max(lengths[place] for place in places)))
     return groups
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out, so that less at once may succeed."""
+    if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the free memory of a device, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def free_memory() -> None:
+    """Give the memory of deleted tensors back to the device."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def split_on_oom(
+    compute: Callable[[Sequence[T]], list[R]], items: Sequence[T], describe: Callable[[T], str]
+) -> list[R]:
+    """Compute a result for each item, all at once or, where memory runs out, in halves.
+
+    Args:
+        compute: Items → one result for each.
+        items: One item at least.
+        describe: Item → its description for the error.
+
+    Raises:
+        GenerationError: If one item alone runs out of memory.
+    """
+    try:
+        return compute(items)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(items) == 1:
+            raise GenerationError(f"out of memory with {describe(items[0])} alone; use a smaller model.") from error
+    half = len(items) // 2
+    logger.warning("Out of memory with %d requests in one forward; continuing with %d.", len(items), len(items) - half)
+    free_memory()  # outside the handler, whose traceback holds the tensors
+    parts = (items[:half], items[half:])
+    return [result for part in parts for result in split_on_oom(compute, part, describe)]

@@ -13,18 +13,23 @@ from hfsynth.errors import GenerationError
 from hfsynth.llm import SamplingParams
 
 _LIKELIEST = (128, 4096)  # tokens that are sorted before all are
-_SPAN = 256  # weights that are summed first
+_BLOCK = 256  # weights that are summed first
 _WITHOUT_FLOAT64 = {"mps"}
-NOT_NUMBERS = "the model's logits are not numbers (NaN or infinite); use another dtype, such as bfloat16 or float32"
-"""Why a row for which none can be chosen can't go on."""
-_LEAST, _MOST = 1e-30, 1e30  # a temperature or share beyond these says no more, but vanishes or overflows in float32
+NON_FINITE_LOGITS = (
+    "the model's logits are not numbers (NaN or infinite); use another dtype, such as bfloat16 or float32"
+)
+"""The error of a row for which no token can be chosen."""
+_LEAST, _GREATEST = (
+    1e-30,
+    1e30,
+)  # beyond these, a temperature or share changes nothing, but vanishes or overflows in float32
 
 
 @dataclass
 class Sampler:
     """The sampling parameters of a batch of rows, as columns. B rows, V words in the vocabulary.
 
-    What the parameters alone decide is decided when they are laid out: asking a device would wait for it at each step.
+    Everything that depends on the parameters alone is computed once: at each step, it would wait for the device.
     """
 
     temperature: Tensor  # (B, 1), of greedy rows 1
@@ -34,7 +39,7 @@ class Sampler:
     presence_penalty: tuple[float, ...]
     greedy: Tensor  # rows at temperature 0
     cut: Tensor  # other rows, of which only the likeliest tokens are kept
-    widest: int  # the most tokens that top-k leaves any of these
+    max_top_k: int  # the most tokens that top-k leaves any of these
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> "Sampler":
@@ -48,36 +53,36 @@ class Sampler:
             return found.to(device, non_blocking=True)
 
         top_k = [min(p.top_k or vocabulary, vocabulary) for p in params]
-        # a row is cut by its own parameters only: what else is in the batch must not change what it draws
+        # a row is cut by its own parameters only: other rows of the batch must not change its token
         cut = [p.temperature > 0 and (p.top_p < 1 or k < vocabulary) for p, k in zip(params, top_k, strict=True)]
         return cls(
-            temperature=column([min(max(p.temperature, _LEAST), _MOST) if p.temperature else 1.0 for p in params]),
+            temperature=column([min(max(p.temperature, _LEAST), _GREATEST) if p.temperature else 1.0 for p in params]),
             top_k=column(top_k, torch.int64),
             top_p=column([max(p.top_p, _LEAST) for p in params]),
             min_p=column([p.min_p for p in params]) if any(p.min_p for p in params) else None,
             presence_penalty=tuple(p.presence_penalty for p in params),
             greedy=rows(p.temperature == 0 for p in params),
             cut=rows(cut),
-            widest=max(compress(top_k, cut), default=0),
+            max_top_k=max(compress(top_k, cut), default=0),
         )
 
-    def choose(self, logits: Tensor, uniform: Tensor, written: Sequence[Sequence[int]] = ()) -> Tensor:
+    def choose(self, logits: Tensor, uniform: Tensor, generated: Sequence[Sequence[int]] = ()) -> Tensor:
         """Choose one token a row, by the inverse of the cumulative distribution.
 
         Args:
             logits: (B, V), of any floating type.
             uniform: (B,), one random number in [0, 1) a row; a row at temperature 0 makes no use of it.
-            written: What each row has written so far: for those with a presence penalty.
+            generated: The tokens that each row has so far, for presence penalties.
 
         Returns:
-            (B,) token ids, on the CPU, where the next step's tokens are put together; -1 for a row whose logits are
+            (B,) token ids, on the CPU, where the next step's tokens are collected; -1 for a row whose logits are
             not numbers.
 
         Raises:
-            GenerationError: If those of no row are, and there are several: that is no fault of a row.
+            GenerationError: If there are several rows, and the logits of none are numbers: that is no row's own fault.
         """
         if any(self.presence_penalty):
-            logits = self._penalised(logits, written)
+            logits = self._penalised(logits, generated)
         if len(self.greedy) == len(logits):
             return _on_cpu(_likeliest(logits))
         chosen = self._draw(logits, uniform)
@@ -85,10 +90,10 @@ class Sampler:
             chosen[self.greedy] = _likeliest(logits)[self.greedy]
         return _on_cpu(chosen)
 
-    def _penalised(self, logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """Take each row's penalty off the logits of the tokens that it has written. (B, V) → (B, V), float32."""
-        there = zip(self.presence_penalty, written, strict=True)
-        found = [(row, token, off) for row, (off, own) in enumerate(there) if off for token in set(own)]
+    def _penalised(self, logits: Tensor, generated: Sequence[Sequence[int]]) -> Tensor:
+        """Subtract each row's penalty from the logits of its generated tokens. (B, V) → (B, V), float32."""
+        pairs = zip(self.presence_penalty, generated, strict=True)
+        found = [(row, token, off) for row, (off, own) in enumerate(pairs) if off for token in set(own)]
         if not found:
             return logits
         rows, tokens, offs = zip(*found, strict=True)
@@ -102,16 +107,16 @@ class Sampler:
         if self.min_p is not None:
             weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
         every = len(self.cut) == len(weights)
-        chosen = torch.empty_like(self.cut) if every else _invert(weights, uniform)
+        chosen = torch.empty_like(self.cut) if every else _inverse_cdf(weights, uniform)
         if len(self.cut):
             part = (weights, uniform) if every else (weights[self.cut], uniform[self.cut])
             chosen[self.cut] = self._draw_among_likeliest(*part)
-        return chosen.masked_fill(weights[:, 0].isnan(), -1)  # one that isn't a number makes all of them so
+        return chosen.masked_fill(weights[:, 0].isnan(), -1)  # a single NaN makes the whole row NaN
 
     def _draw_among_likeliest(self, weights: Tensor, uniform: Tensor) -> Tensor:
-        """Draw for the rows that are cut, looking at no more of their tokens than hold what is kept.
+        """Draw for the rows that are cut, sorting no more of their tokens than needed. (C, V), (C,) → (C,).
 
-        Top-p is a share of what top-k and min-p have left; the token that crosses it still belongs to it.
+        Top-p is a share of the weights that top-k and min-p keep; the token that crosses it is kept, too.
         """
         chosen = torch.empty_like(self.cut)
         left, rows = torch.arange(len(chosen), device=chosen.device), self.cut
@@ -121,16 +126,16 @@ class Sampler:
             ordered = ordered.masked_fill(torch.arange(count, device=rows.device) >= top_k, 0.0)
             cumulative = ordered.cumsum(-1)
             total = cumulative[:, -1:]
-            if self.widest > count:
-                total = torch.where(top_k <= count, total, _in_spans(weights).sum(-1).sum(-1, True))
+            if self.max_top_k > count:
+                total = torch.where(top_k <= count, total, _blocks(weights).sum(-1).sum(-1, True))
             kept = ordered.masked_fill(cumulative - ordered >= top_p * total, 0.0)
-            chosen[left] = tokens.gather(-1, _invert(kept, uniform)[:, None])[:, 0]
-            if self.widest <= count:
+            chosen[left] = tokens.gather(-1, _inverse_cdf(kept, uniform)[:, None])[:, 0]
+            if self.max_top_k <= count:
                 break
-            again = ((top_k > count) & (cumulative[:, -1:] < top_p * total))[:, 0].nonzero()[:, 0]
-            if not len(again):
+            remaining = ((top_k > count) & (cumulative[:, -1:] < top_p * total))[:, 0].nonzero()[:, 0]
+            if not len(remaining):
                 break
-            left, rows, weights, uniform = left[again], rows[again], weights[again], uniform[again]
+            left, rows, weights, uniform = left[remaining], rows[remaining], weights[remaining], uniform[remaining]
         return chosen
 
 
@@ -141,33 +146,33 @@ def _likeliest(logits: Tensor) -> Tensor:
 
 
 def _on_cpu(chosen: Tensor) -> Tensor:
-    """Bring the tokens from the device, and see only then whether there are any: a device is asked once."""
+    """Move the tokens to the CPU, and check only then that there are any: a device is waited for once."""
     chosen = chosen.cpu()
     if len(chosen) > 1 and int(chosen.max()) < 0:
-        raise GenerationError(f"for each of {len(chosen)} rows, {NOT_NUMBERS}.")
+        raise GenerationError(f"for each of {len(chosen)} rows, {NON_FINITE_LOGITS}.")
     return chosen
 
 
-def _in_spans(weights: Tensor) -> Tensor:
-    """Divide rows into spans, filled up with zeros: (B, V) → (B, spans, _SPAN).
+def _blocks(weights: Tensor) -> Tensor:
+    """Divide rows into blocks, padded with zeros: (B, V) → (B, blocks, _BLOCK).
 
-    What is summed over spans first is summed alike in every batch: a single long row would be shared among threads.
+    Sums over blocks first are equal in every batch: a single long row would be shared among threads.
     """
-    missing = -weights.shape[-1] % _SPAN
-    whole = F.pad(weights, (0, missing)) if missing else weights
-    return whole.view(len(weights), whole.shape[-1] // _SPAN, _SPAN)
+    missing = -weights.shape[-1] % _BLOCK
+    padded = F.pad(weights, (0, missing)) if missing else weights
+    return padded.view(len(weights), padded.shape[-1] // _BLOCK, _BLOCK)
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     """Return the first place where the cumulative weights pass `uniform` of their sum. (B, V), (B,) → (B,).
 
-    In two levels, since summing all of V exactly is most of the cost: first the span, then the place in it.
+    In two levels, since summing all of V exactly is most of the cost: first the block, then the place in it.
     """
-    spans = _in_spans(weights)
-    span, before = _first_past(_exact(spans.sum(-1)), _exact(uniform))
-    inside = _exact(spans.take_along_dim(span.to(spans.device)[:, None, None], 1)[:, 0])  # (B, _SPAN)
+    blocks = _blocks(weights)
+    block, before = _first_past(_exact(blocks.sum(-1)), _exact(uniform))
+    inside = _exact(blocks.take_along_dim(block.to(blocks.device)[:, None, None], 1)[:, 0])  # (B, _BLOCK)
     place, _ = _first_past(inside, before / inside.sum(-1))
-    chosen = (span * _SPAN + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
+    chosen = (block * _BLOCK + place).clamp(max=weights.shape[-1] - 1)  # where weights are not numbers
     return chosen.to(weights.device)
 
 

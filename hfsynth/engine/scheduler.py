@@ -1,381 +1,435 @@
-"""Assign sequences to KV-cache slots: admission, preemption, prefix reuse."""
+"""Assign sequences to KV-cache slots: admission, preemption, prefix reuse.
+
+Sequence    a request under way: its tokens, of which the first `num_cached` are in its slot
+SlotTable   which sequence has which slot
+Scheduler   which sequences have slots and which wait, as far as memory goes
+"""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import abc
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
-from hfsynth.engine.attention import cost, window_of, windows
-from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.memory import free_memory
+import torch
+
+from hfsynth.chat import NextRequest, TokenizedRequest
+from hfsynth.engine.attention import PrefillBatch, Segment, bucket_of, forward, length_buckets, read_cost
+from hfsynth.engine.kv_cache import KeyValueSlots, available_memory, free_memory
 from hfsynth.engine.sampling import uniforms
-from hfsynth.engine.sequence import Job, Take
 from hfsynth.errors import GenerationError
 
-_GAIN = 1.1  # rows change places where all that is read is this many times what it would be then
+logger = logging.getLogger(__name__)
+CAPACITY = 384
+"""The capacity of slots at first, in tokens, and at least."""
+_CACHE_SHARE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that the KV cache may take
+_GROUPING_GAIN = 1.1  # sequences change slots where the read cost is this many times the cost after it
 _COMPARED = 64  # tokens that are compared at once
+_SHORTENING_GAIN = 1.25  # slots are shortened where there would be this many times as many
+_GROWTH = 128  # tokens by which slots are made longer than needed, so that they don't grow again at once
 
 
 @dataclass(eq=False)
-class Row:
-    """A job under way."""
+class Sequence:
+    """A request under way."""
 
-    job: Job
+    request: TokenizedRequest
     uniforms: list[float]
-    """Its random numbers, one for each token it may write."""
-    tokens: list[int] = field(default_factory=list)
-    """What it has written."""
-    filled: int = 0
-    """How many of its tokens, prompt first, are in its slot."""
+    """Its random numbers, one for each token it may generate."""
+    generated: list[int] = field(default_factory=list)
+    """The tokens generated so far."""
+    num_cached: int = 0
+    """Number of its tokens, prompt first, whose keys and values are in its slot."""
 
     @property
-    def known(self) -> list[int]:
-        """The prompt and what it has written."""
-        return self.job.prompt + self.tokens
+    def token_ids(self) -> list[int]:
+        """The prompt and the generated tokens."""
+        return self.request.prompt_ids + self.generated
 
     @property
-    def length(self) -> int:
-        """How many tokens these are."""
-        return len(self.job.prompt) + len(self.tokens)
+    def num_tokens(self) -> int:
+        """Number of these tokens."""
+        return len(self.request.prompt_ids) + len(self.generated)
 
     @property
-    def last(self) -> int:
-        """The last token it has written, or of its prompt."""
-        return (self.tokens or self.job.prompt)[-1]
+    def last_token(self) -> int:
+        """The last of these tokens."""
+        return (self.generated or self.request.prompt_ids)[-1]
 
     @property
-    def missing(self) -> int:
-        """How many tokens are not in its slot yet; 1 is a row that writes."""
-        return self.length - self.filled
+    def num_uncached(self) -> int:
+        """Number of tokens that are not in its slot yet; 1 for a sequence that decodes."""
+        return self.num_tokens - self.num_cached
 
-    def common(self, tokens: Sequence[int]) -> int:
-        """Return with how many of a text's first tokens it begins."""
-        count = common(self.job.prompt, tokens)
-        return count if count < len(self.job.prompt) else count + common(self.tokens, tokens[count:])
+    def shared_prefix_len(self, token_ids: abc.Sequence[int]) -> int:
+        """Return the number of first tokens that this sequence and another text have in common."""
+        prompt = self.request.prompt_ids
+        count = common_prefix_len(prompt, token_ids)
+        return count if count < len(prompt) else count + common_prefix_len(self.generated, token_ids[count:])
 
 
-class Seating:
-    """Rows and the slots that hold their keys and values."""
+class SlotTable:
+    """Sequences and the slots that hold their keys and values."""
 
     def __init__(self, slots: KeyValueSlots) -> None:
         self.slots = slots
-        self._seats: list[Row | None] = [None] * slots.count
-        self._left: list[list[int]] = [[] for _ in self._seats]  # tokens that a slot holds of a row that is gone
+        self._sequences: list[Sequence | None] = [None] * slots.count
+        self._leftovers: list[list[int]] = [[] for _ in self._sequences]  # cached tokens of a sequence that has ended
 
     @property
-    def seated(self) -> list[tuple[int, Row]]:
-        """The slots that are taken, and their rows, in order."""
-        return [(slot, row) for slot, row in enumerate(self._seats) if row is not None]
+    def assigned(self) -> list[tuple[int, Sequence]]:
+        """The slots that are taken, and their sequences, in order."""
+        return [(slot, sequence) for slot, sequence in enumerate(self._sequences) if sequence is not None]
 
     @property
-    def rows(self) -> list[Row]:
-        """The rows, by their slots: after `close_ranks` those of the first slots."""
-        return [row for _, row in self.seated]
+    def sequences(self) -> list[Sequence]:
+        """The sequences, by their slots: after `compact` those of the first slots."""
+        return [sequence for _, sequence in self.assigned]
 
-    def row(self, slot: int) -> Row:
-        """Return the row in a slot.
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether a slot is free."""
+        return None in self._sequences
+
+    def sequence(self, slot: int) -> Sequence:
+        """Return the sequence in a slot.
 
         Raises:
-            IndexError: If it is free.
+            IndexError: If the slot is free.
         """
-        row = self._seats[slot]
-        if row is None:
-            raise IndexError(f"no row sits in slot {slot}")
-        return row
+        sequence = self._sequences[slot]
+        if sequence is None:
+            raise IndexError(f"slot {slot} is free.")
+        return sequence
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a slot is free."""
-        return None in self._seats
+    def assign(self, sequence: Sequence) -> None:
+        """Give a sequence the free slot that holds most of its beginning."""
+        prompt = sequence.request.prompt_ids
+        free = [slot for slot, other in enumerate(self._sequences) if other is None]
+        self._sequences[max(free, key=lambda slot: common_prefix_len(self._leftovers[slot], prompt))] = sequence
 
-    def seat(self, row: Row) -> None:
-        """Give a row the free slot that holds most of its beginning."""
-        free = [slot for slot, other in enumerate(self._seats) if other is None]
-        self._seats[max(free, key=lambda slot: common(self._left[slot], row.job.prompt))] = row
+    def release(self, sequence: Sequence) -> None:
+        """Free a sequence's slot, which keeps its keys and values."""
+        slot = self._sequences.index(sequence)
+        self._leftovers[slot] = self.cached_tokens(slot)
+        self._sequences[slot] = None
 
-    def free(self, row: Row) -> None:
-        """Take a row out; its slot keeps what it holds."""
-        slot = self._seats.index(row)
-        self._left[slot] = self.held(slot)
-        self._seats[slot] = None
-
-    def discard(self, row: Row) -> None:
-        """Take out a row of which nothing may be left: what isn't a number would spoil what is read beside it."""
-        slot = self._seats.index(row)
+    def discard(self, sequence: Sequence) -> None:
+        """Free and blank a sequence's slot: values that are not numbers would spoil slots that are read beside it."""
+        slot = self._sequences.index(sequence)
         self.slots.blank(slot)
-        self._seats[slot], self._left[slot] = None, []
+        self._sequences[slot], self._leftovers[slot] = None, []
 
-    def held(self, slot: int) -> list[int]:
+    def cached_tokens(self, slot: int) -> list[int]:
         """Return the tokens whose keys and values are in a slot."""
-        row = self._seats[slot]
-        return row.known[: row.filled] if row is not None and row.filled else self._left[slot]
+        sequence = self._sequences[slot]
+        if sequence is not None and sequence.num_cached:
+            return sequence.token_ids[: sequence.num_cached]
+        return self._leftovers[slot]
 
-    def longest_beginning(self, tokens: Sequence[int], slot: int) -> tuple[int, int]:
+    def longest_shared_prefix(self, token_ids: abc.Sequence[int], slot: int) -> tuple[int, int]:
         """Find the slot that holds most of a text's beginning, `slot` itself before others.
 
         Returns:
-            The slot, and how many tokens.
+            The slot, and the number of tokens.
         """
-        shared = {other: self._common(other, tokens) for other in range(self.slots.count)}
+        shared = {other: self._shared_prefix_len(other, token_ids) for other in range(self.slots.count)}
         best = max(shared, key=lambda other: (shared[other], other == slot))
         return best, shared[best]
 
-    def _common(self, slot: int, tokens: Sequence[int]) -> int:
-        """Return how many of a text's first tokens a slot holds."""
-        row = self._seats[slot]
-        return min(row.common(tokens), row.filled) if row and row.filled else common(self._left[slot], tokens)
-
-    def adopt(self, slot: int, source: int, count: int) -> None:
-        """Begin a row that has just sat down with `count` tokens of another slot, or of its own."""
-        row = self.row(slot)
-        self._left[slot] = []
+    def reuse_prefix(self, slot: int, source: int, count: int) -> None:
+        """Begin a sequence that has just been assigned with `count` cached tokens of another slot, or of its own."""
+        sequence = self.sequence(slot)
+        self._leftovers[slot] = []
         if count and source != slot:
             self.slots.copy([source], [slot], [count])
-        row.filled = count
+        sequence.num_cached = count
 
-    def close_ranks(self) -> None:
-        """Move the last rows into gaps before them."""
-        count = len(self.rows)
-        gaps = [slot for slot in range(count) if self._seats[slot] is None]
-        self._move([slot for slot in range(count, len(self._seats)) if self._seats[slot] is not None], gaps)
+    def compact(self) -> None:
+        """Move the last sequences into the free slots before them."""
+        count = len(self.sequences)
+        gaps = [slot for slot in range(count) if self._sequences[slot] is None]
+        movers = [slot for slot in range(count, len(self._sequences)) if self._sequences[slot] is not None]
+        self._move(movers, gaps)
 
-    def arrange(self) -> None:
-        """Seat rows of near lengths together, where that saves reading."""
-        lengths = [row.filled for row in self.rows]
+    def group_by_length(self) -> None:
+        """Move sequences of near lengths to neighbouring slots, where that saves reading. Call `compact` before."""
+        lengths = [sequence.num_cached for sequence in self.sequences]
         order = sorted(range(len(lengths)), key=lambda slot: -lengths[slot])
         device = self.slots.device
-        wanted = windows([lengths[slot] + 1 for slot in order], device)
-        if cost(windows([length + 1 for length in lengths], device), device) <= _GAIN * cost(wanted, device):
+        wanted = length_buckets([lengths[slot] + 1 for slot in order], device)
+        current = length_buckets([length + 1 for length in lengths], device)
+        if read_cost(current, device) <= _GROUPING_GAIN * read_cost(wanted, device):
             return
-        # rows that are in a place of their group already stay there
+        # sequences whose slot is one of their group's already stay there
         places = [set(range(part.start, part.stop)) for part, _ in wanted]
         group = {slot: number for number, (part, _) in enumerate(wanted) for slot in order[part]}
         movers = [slot for slot in order if slot not in places[group[slot]]]
         self._move(movers, sorted(movers))  # as many leave a group as enter it, and both are in the groups' order
 
-    def resize(self, count: int, capacity: int) -> list[Row]:
-        """Change the slots; of rows that lose theirs, nothing is kept but their tokens.
+    def resize(self, count: int, capacity: int) -> list[Sequence]:
+        """Change number and capacity of the slots.
 
         Returns:
-            These rows.
+            The sequences that lose their slots; nothing is kept of them but their tokens.
         """
-        unseated = [row for row in self._seats[count:] if row is not None]
-        for row in unseated:
-            row.filled = 0
-        kept = self._seats[:count]
+        evicted = [sequence for sequence in self._sequences[count:] if sequence is not None]
+        for sequence in evicted:
+            sequence.num_cached = 0
+        kept = self._sequences[:count]
         try:
-            self.slots.resize(count, capacity, [row.filled if row else 0 for row in kept])
+            self.slots.resize(count, capacity, [sequence.num_cached if sequence else 0 for sequence in kept])
         except RuntimeError:  # memory ran out, and nothing is left of any slot
-            self._forget()
+            self._invalidate()
             raise
-        self._seats = kept + [None] * (count - len(kept))
-        self._left = [[] for _ in self._seats]
-        return unseated
+        self._sequences = kept + [None] * (count - len(kept))
+        self._leftovers = [[] for _ in self._sequences]
+        return evicted
 
     def clear(self) -> None:
-        """Take all rows out, and forget what slots hold."""
-        self._seats = [None] * len(self._seats)
-        self._left = [[] for _ in self._seats]
+        """Free all slots, and forget their contents."""
+        self._sequences = [None] * len(self._sequences)
+        self._leftovers = [[] for _ in self._sequences]
 
-    def _forget(self) -> None:
-        """Trust nothing that slots hold: every row is read again."""
-        for row in self.rows:
-            row.filled = 0
-        self._left = [[] for _ in self._seats]
+    def _shared_prefix_len(self, slot: int, token_ids: abc.Sequence[int]) -> int:
+        """Return the number of a text's first tokens that a slot holds."""
+        sequence = self._sequences[slot]
+        if sequence and sequence.num_cached:
+            return min(sequence.shared_prefix_len(token_ids), sequence.num_cached)
+        return common_prefix_len(self._leftovers[slot], token_ids)
+
+    def _invalidate(self) -> None:
+        """Forget the contents of all slots: every sequence is prefilled anew."""
+        for sequence in self.sequences:
+            sequence.num_cached = 0
+        self._leftovers = [[] for _ in self._sequences]
 
     def _move(self, sources: list[int], targets: list[int]) -> None:
-        """Move the rows in `sources` to `targets`, which are free or sources themselves."""
+        """Move the sequences in `sources` to `targets`, which are free or sources themselves."""
         if not sources:
             return
-        rows = [self._seats[slot] for slot in sources]
+        sequences = [self._sequences[slot] for slot in sources]
         try:
-            self.slots.copy(sources, targets, [row.filled if row else 0 for row in rows])
+            self.slots.copy(sources, targets, [sequence.num_cached if sequence else 0 for sequence in sequences])
         except RuntimeError:  # memory ran out when some layers were copied, and others not
-            self._forget()
+            self._invalidate()
             raise
-        held = [self.held(slot) for slot in sources]
-        for slot, tokens in zip(sources, held, strict=True):
-            self._seats[slot], self._left[slot] = None, tokens
-        for slot, row in zip(targets, rows, strict=True):
-            self._seats[slot], self._left[slot] = row, []
+        cached = [self.cached_tokens(slot) for slot in sources]
+        for slot, token_ids in zip(sources, cached, strict=True):
+            self._sequences[slot], self._leftovers[slot] = None, token_ids
+        for slot, sequence in zip(targets, sequences, strict=True):
+            self._sequences[slot], self._leftovers[slot] = sequence, []
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two texts begin with in common.
+class Scheduler:
+    """The sequences under way.
 
-    >>> common([1, 2, 3], [1, 2, 4, 5])
+    Args:
+        slots: Their slots, no more than memory holds.
+        max_sequences: Most sequences at once, where memory allows.
+        max_tokens: Number of tokens whose keys and values memory holds, in all slots.
+    """
+
+    def __init__(self, slots: KeyValueSlots, max_sequences: int, max_tokens: int) -> None:
+        self.table = SlotTable(slots)
+        self._max_sequences, self._max_tokens = max_sequences, max_tokens
+        self._limits = max_sequences, max_tokens
+        self._waiting: list[Sequence] = []  # preempted, or too long for the memory that is left now
+        self._overtakes = 0  # sequences admitted since the first of them waits
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """The sequences in slots."""
+        return self.table.sequences
+
+    @property
+    def free_share(self) -> float:
+        """Share of the slots that are free."""
+        return 1 - len(self.sequences) / self.table.slots.count
+
+    @property
+    def is_pristine(self) -> bool:
+        """Whether no sequence is here, and memory never ran out."""
+        return not self._waiting and not self.sequences and self._limits == (self._max_sequences, self._max_tokens)
+
+    def clear(self) -> None:
+        """Remove all sequences."""
+        self._waiting = []
+        self.table.clear()
+
+    def admit(self, next_request: NextRequest) -> Sequence | None:
+        """Return the sequence to be allocated next, if there is one: a waiting one, or that of the next request.
+
+        A request whose sequence doesn't fit beside the others is taken all the same, and waits; an eighth of the slots
+        may.
+        """
+        while len(self.sequences) < self._max_sequences:
+            fitting = (sequence for sequence in self._waiting if self._fits(sequence) or not self.sequences)
+            if (sequence := next(fitting, None)) is not None:
+                self._waiting.remove(sequence)
+                self._overtakes = 0
+                return sequence
+            if self._overtakes >= self._max_sequences or len(self._waiting) > self._max_sequences // 8:
+                return None
+            if (request := next_request()) is None:
+                return None
+            sequence = Sequence(request, uniforms(request.seed, request.max_new_tokens).tolist())
+            if self._fits(sequence) or not self.sequences:
+                self._overtakes += bool(self._waiting)
+                return sequence
+            self._waiting.append(sequence)
+        return None
+
+    def allocate(self, sequence: Sequence) -> bool:
+        """Give a sequence a slot; False if there is none long enough, even for it alone."""
+        try:
+            if not self._fit_slots([*self.sequences, sequence]):
+                return False
+        except RuntimeError:  # memory ran out: the sequence waits until others have ended
+            self._waiting.insert(0, sequence)
+            raise
+        self.table.assign(sequence)
+        return True
+
+    def extend(self) -> list[Sequence]:
+        """Make room for one more token of every sequence, even if some must wait.
+
+        Returns:
+            A sequence that is too long for all of memory, which loses its slot.
+        """
+        sequences, capacity = self.sequences, self.table.slots.capacity
+        if _longest(sequences) <= capacity:
+            return []
+        over = len(sequences) - self._max_tokens // bucket_of(_longest(sequences))
+        over = min(over, len(sequences) - 1)
+        if over > 0:  # a few long ones wait, or else those that are prefilled again the soonest
+            grown = [sequence for sequence in sequences if sequence.num_tokens > capacity]
+            shortest = sorted(sequences, key=lambda sequence: sequence.num_tokens)[:over]
+            self._preempt(grown if len(grown) <= over else shortest)
+        return [] if self._fit_slots(self.sequences) else self._evict(self.sequences)
+
+    def preempt_half(self) -> list[Sequence]:
+        """Go on with the shorter half of the sequences, since memory ran out.
+
+        Returns:
+            A sequence that is too long for all of memory, which loses its slot.
+
+        Raises:
+            GenerationError: If memory doesn't even hold the least capacity of slots.
+        """
+        sequences, slots = sorted(self.sequences, key=lambda sequence: sequence.num_tokens), self.table.slots
+        for sequence in sequences:  # the last token is read again where it was read, but no token was sampled
+            sequence.num_cached = min(sequence.num_cached, sequence.num_tokens - 1)
+        if len(sequences) == 1 and self._max_tokens <= bucket_of(sequences[0].num_tokens):  # no other slot takes any
+            if sequences[0].num_tokens <= CAPACITY:
+                raise GenerationError(out_of_memory_message(sequences[0].num_tokens))
+            return self._evict(sequences)
+        kept = sequences[: max(len(sequences) // 2, 1)]
+        needed = len(kept) * max(slots.capacity if len(sequences) > 1 else 0, bucket_of(_longest(kept)))
+        self._max_tokens = min(self._max_tokens, needed) if kept else self._max_tokens // 2
+        self._max_sequences = len(kept) or self._max_sequences
+        self._preempt(sequences[len(kept) :])
+        self._fit_slots(kept)
+        free_memory()
+        return []
+
+    def _evict(self, sequences: abc.Sequence[Sequence]) -> list[Sequence]:
+        for sequence in sequences:
+            self.table.release(sequence)
+        return list(sequences)
+
+    def _preempt(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Let sequences wait; nothing is kept of them but their tokens."""
+        if not sequences:
+            return
+        logger.warning(
+            "Out of memory with %d sequences of %d tokens; continuing with %d.",
+            len(self.sequences),
+            _longest(self.sequences),
+            len(self.sequences) - len(sequences),
+        )
+        for sequence in sequences:
+            self.table.release(sequence)
+            sequence.num_cached = 0
+        self._waiting = [*sequences, *self._waiting]
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether memory holds a sequence beside those in slots."""
+        sequences, slots = [*self.sequences, sequence], self.table.slots
+        length = _longest(sequences)
+        if len(sequences) * max(CAPACITY, bucket_of(length)) > self._max_tokens:
+            return False
+        if length > slots.capacity or len(sequences) <= slots.count:
+            return True
+        # shorter slots would be more, but all their contents would have to be copied
+        shorter = min(self._max_sequences, self._max_tokens // max(CAPACITY, bucket_of(length + _GROWTH)))
+        return shorter > _SHORTENING_GAIN * slots.count
+
+    def _fit_slots(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Provide a slot for each of these sequences, and as many more as memory holds; False if it doesn't."""
+        slots, length = self.table.slots, _longest(sequences)
+        is_within_memory = slots.count * slots.capacity <= self._max_tokens
+        if length <= slots.capacity and len(sequences) <= slots.count and is_within_memory:
+            return True
+        capacity = CAPACITY if length <= CAPACITY else bucket_of(length + _GROWTH)
+        ample = bucket_of(slots.capacity * 3 // 2)
+        if len(sequences) * capacity > self._max_tokens:
+            capacity = bucket_of(length)
+        elif length > slots.capacity and self._max_sequences * ample <= self._max_tokens:
+            capacity = max(capacity, ample)  # so that slots are copied few times, however long they become
+        count = min(self._max_sequences, self._max_tokens // capacity)
+        if count < len(sequences):
+            return False
+        self.table.compact()  # slots are given up from the last
+        self.table.resize(count, capacity)
+        return True
+
+
+def max_cached_tokens(model: Any) -> int:
+    """Return the number of tokens whose keys and values fit in memory, on every device that has layers of a model."""
+    return min(
+        int(available_memory(device) * _CACHE_SHARE.get(device.type, _CACHE_SHARE["cuda"])) // size
+        for device, size in cache_bytes_per_token(model).items()
+    )
+
+
+def cache_bytes_per_token(model: Any) -> dict[torch.device, int]:
+    """Return the size of one token's keys and values on each device that has layers of a model, in bytes.
+
+    Two tokens are read to find out: layers may differ, and their cache isn't always described by the configuration.
+
+    Args:
+        model: A transformers causal language model whose attention function is `attention.attend`.
+    """
+    slots = KeyValueSlots(1, bucket_of(2), model.device)
+    with torch.inference_mode():
+        forward(model, [0, 0], PrefillBatch(slots, [Segment(0, 0, 2)], model.device))
+    sizes = dict[torch.device, int]()
+    for tensor in chain.from_iterable(slots.layers.values()):
+        sizes[tensor.device] = sizes.get(tensor.device, 0) + tensor.nbytes // slots.capacity
+    return sizes
+
+
+def common_prefix_len(token_ids: abc.Sequence[int], other: abc.Sequence[int]) -> int:
+    """Return the number of first tokens that two texts have in common.
+
+    >>> common_prefix_len([1, 2, 3], [1, 2, 4, 5])
     2
     """
-    end, place = min(len(one), len(other)), 0
-    while place < end and one[place : place + _COMPARED] == other[place : place + _COMPARED]:
-        place += _COMPARED  # beginnings are long, and pieces are compared faster than tokens
-    while place < end and one[place] == other[place]:
+    end, place = min(len(token_ids), len(other)), 0
+    while place < end and token_ids[place : place + _COMPARED] == other[place : place + _COMPARED]:
+        place += _COMPARED  # beginnings are long, and slices are compared faster than tokens
+    while place < end and token_ids[place] == other[place]:
         place += 1
     return min(place, end)
 
 
-logger = logging.getLogger(__name__)
-CAPACITY = 384
-"""Tokens that a slot has room for at first, and at least."""
-_WORTH = 1.25  # times as many slots are worth making them shorter
-_GROWTH = 128  # tokens that it is made longer than it need be, not to be made longer again at once
+def out_of_memory_message(num_tokens: int) -> str:
+    """Return the error of a sequence of so many tokens that memory doesn't hold."""
+    return f"out of memory with one row of {num_tokens} tokens; use a smaller max_new_tokens or model."
 
 
-class Room:
-    """The rows under way.
-
-    Args:
-        slots: Where they sit: no more of them than memory holds.
-        most: Rows at once, where memory allows.
-        tokens: Of how many tokens it holds keys and values, in all slots together.
-    """
-
-    def __init__(self, slots: KeyValueSlots, most: int, tokens: int) -> None:
-        self.seating = Seating(slots)
-        self._most, self._tokens = most, tokens
-        self._parked: list[Row] = []
-        self._passed = 0
-        self._whole = most, tokens
-
-    @property
-    def rows(self) -> list[Row]:
-        """The rows in slots."""
-        return self.seating.rows
-
-    @property
-    def free(self) -> float:
-        """Share of the slots that no row sits in."""
-        return 1 - len(self.rows) / self.seating.slots.count
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is as it was made: nobody is here, and memory held what it promised."""
-        return not self._parked and not self.rows and self._whole == (self._most, self._tokens)
-
-    def clear(self) -> None:
-        """Send all rows away."""
-        self._parked = []
-        self.seating.clear()
-
-    def next(self, take: Take) -> Row | None:
-        """Return the row that is to sit down now, if there is one: one that waits here, or that of the next job.
-
-        A job whose row doesn't fit beside the others is taken all the same, and waits; an eighth of the slots may.
-        """
-        while len(self.rows) < self._most:
-            fitting = (row for row in self._parked if self._fits(row) or not self.rows)
-            if (row := next(fitting, None)) is not None:
-                self._parked.remove(row)
-                self._passed = 0
-                return row
-            if self._passed >= self._most or len(self._parked) > self._most // 8:
-                return None
-            if (job := take()) is None:
-                return None
-            row = Row(job, uniforms(job.seed, job.max_new_tokens).tolist())
-            if self._fits(row) or not self.rows:
-                self._passed += bool(self._parked)
-                return row
-            self._parked.append(row)
-        return None
-
-    def seat(self, row: Row) -> bool:
-        """Give a row a slot; False if there is none long enough, even for it alone."""
-        try:
-            if not self._arrange([*self.rows, row]):
-                return False
-        except RuntimeError:  # memory ran out: it waits for the others to make room
-            self._parked.insert(0, row)
-            raise
-        self.seating.seat(row)
-        return True
-
-    def grow(self) -> list[Row]:
-        """See that every row has room for one more token, even if some must wait; return one that never will."""
-        rows, capacity = self.rows, self.seating.slots.capacity
-        if _longest(rows) <= capacity:
-            return []
-        over = min(len(rows) - self._tokens // window_of(_longest(rows)), len(rows) - 1)
-        if over > 0:  # a few long ones wait, or else those that are soonest read again
-            grown = [row for row in rows if _length(row) > capacity]
-            self._park(grown if len(grown) <= over else sorted(rows, key=_length)[:over])
-        return [] if self._arrange(self.rows) else self._given_up(self.rows)
-
-    def halve(self) -> list[Row]:
-        """Go on with half of the rows, the shorter ones, since memory ran out; return one that is too long for it.
-
-        Raises:
-            GenerationError: If memory doesn't hold what slots are made for at least.
-        """
-        rows, slots = sorted(self.rows, key=_length), self.seating.slots
-        for row in rows:  # one that was read, but didn't come to choose, reads its last token again
-            row.filled = min(row.filled, row.length - 1)
-        if len(rows) == 1 and self._tokens <= window_of(_length(rows[0])):  # no other slot takes any of it
-            if _length(rows[0]) <= CAPACITY:
-                raise GenerationError(told(_length(rows[0])))
-            return self._given_up(rows)
-        kept = rows[: max(len(rows) // 2, 1)]
-        needed = len(kept) * max(slots.capacity if len(rows) > 1 else 0, window_of(_longest(kept)))
-        self._tokens = min(self._tokens, needed) if kept else self._tokens // 2
-        self._most = len(kept) or self._most
-        self._park(rows[len(kept) :])
-        self._arrange(kept)
-        free_memory()
-        return []
-
-    def _given_up(self, rows: Sequence[Row]) -> list[Row]:
-        for row in rows:
-            self.seating.free(row)
-        return list(rows)
-
-    def _park(self, rows: Sequence[Row]) -> None:
-        """Let rows wait; nothing is kept of them but their tokens."""
-        if not rows:
-            return
-        left = len(self.rows) - len(rows)
-        logger.warning("memory holds no %d rows of %d tokens: on with %d", len(self.rows), _longest(self.rows), left)
-        for row in rows:
-            self.seating.free(row)
-            row.filled = 0
-        self._parked = [*rows, *self._parked]
-
-    def _fits(self, row: Row) -> bool:
-        """Whether memory holds a row beside those that sit."""
-        rows, slots = [*self.rows, row], self.seating.slots
-        length = _longest(rows)
-        if len(rows) * max(CAPACITY, window_of(length)) > self._tokens:
-            return False
-        if length > slots.capacity or len(rows) <= slots.count:
-            return True
-        # shorter slots would be more, but all that they hold has to be copied
-        return min(self._most, self._tokens // max(CAPACITY, window_of(length + _GROWTH))) > _WORTH * slots.count
-
-    def _arrange(self, rows: Sequence[Row]) -> bool:
-        """See that there is a slot for each of these rows, and as many more as memory holds; False if it can't be."""
-        slots, length = self.seating.slots, _longest(rows)
-        if length <= slots.capacity and len(rows) <= slots.count and slots.count * slots.capacity <= self._tokens:
-            return True
-        capacity = CAPACITY if length <= CAPACITY else window_of(length + _GROWTH)
-        if len(rows) * capacity > self._tokens:
-            capacity = window_of(length)
-        elif length > slots.capacity and self._most * (ample := window_of(slots.capacity * 3 // 2)) <= self._tokens:
-            capacity = max(capacity, ample)  # so that rows are copied few times, however long they become
-        count = min(self._most, self._tokens // capacity)
-        if count < len(rows):
-            return False
-        self.seating.close_ranks()  # slots are given up from the last
-        self.seating.resize(count, capacity)
-        return True
-
-
-def told(length: int) -> str:
-    """Say that memory doesn't hold one row of so many tokens."""
-    return f"out of memory with one row of {length} tokens; use a smaller max_new_tokens or model."
-
-
-def _length(row: Row) -> int:
-    """Return how many tokens a row's slot must hold for it to write one more."""
-    return row.length
-
-
-def _longest(rows: Iterable[Row]) -> int:
-    return max(map(_length, rows), default=1)
+def _longest(sequences: Iterable[Sequence]) -> int:
+    """Return the capacity that slots need for each of these sequences to get one more token."""
+    return max((sequence.num_tokens for sequence in sequences), default=1)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from hfsynth.engine.memory import free_memory, is_out_of_memory
-from hfsynth.engine.sampling import NOT_NUMBERS, Sampler, uniforms
-from hfsynth.engine.sequence import Decode, Job, Take, Written
+from hfsynth.chat import Decode, Generated, NextRequest, TokenizedRequest
+from hfsynth.engine.kv_cache import free_memory, is_out_of_memory
+from hfsynth.engine.sampling import NON_FINITE_LOGITS, Sampler, uniforms
 from hfsynth.errors import GenerationError
 from hfsynth.llm import FinishReason
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 class StaticBatches:
-    """Completes jobs in batches, longest prompts first, each batch as long as its longest answer.
+    """Completes requests in batches, longest prompts first, each batch as long as its longest answer.
 
     Args:
         model: A transformers causal language model.
-        decode: Tokens → text.
+        decode: Token ids → text.
         size: Most rows in a batch; fewer where memory runs out.
     """
 
@@ -35,124 +35,138 @@ class StaticBatches:
         self._model = model
         self._decode = decode
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
-        self._size = self._whole = size
+        self._size = self._max_size = size
 
     @property
-    def fresh(self) -> bool:
-        """Whether it would complete jobs as when it was made."""
-        return self._size == self._whole
+    def is_reusable(self) -> bool:
+        """Whether memory never ran out."""
+        return self._size == self._max_size
 
-    def run(self, take: Take) -> Iterator[tuple[Job, Written]]:
-        """Complete jobs until there are none left.
+    def run(self, next_request: NextRequest) -> Iterator[tuple[TokenizedRequest, Generated]]:
+        """Complete requests until there are none left.
 
         Args:
-            take: Gives the next job, or None if none waits now.
+            next_request: Called until it returns None, before each batch.
 
         Raises:
             GenerationError: If one row alone runs out of memory.
         """
-        waiting: list[Job] = []
+        waiting: list[TokenizedRequest] = []
         while True:
-            waiting = sorted([*waiting, *iter(take, None)], key=lambda job: -len(job.prompt))
+            waiting = sorted([*waiting, *iter(next_request, None)], key=lambda request: -len(request.prompt_ids))
             if not waiting:
                 return
-            # a row that has ended is read on until the last one has, which must not take it out of the context
-            room = self._context - len(waiting[0].prompt)
-            batch = [job for job in waiting if job.max_new_tokens <= room][: self._size] or waiting[:1]
+            # a row that has ended is padded until the last one ends, and must stay within the context until then
+            longest_answer = self._context - len(waiting[0].prompt_ids)
+            batch = [request for request in waiting if request.max_new_tokens <= longest_answer][
+                : self._size
+            ] or waiting[:1]
             try:
-                written = generate_batch(self._model, batch, self._decode)
+                generated = generate_batch(self._model, batch, self._decode)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise GenerationError(
-                        f"out of memory with one row of {len(batch[0].prompt)} tokens; "
+                        f"out of memory with one row of {len(batch[0].prompt_ids)} tokens; "
                         "use a smaller max_new_tokens or model."
                     ) from error
             else:
-                through = set(batch)
-                waiting = [job for job in waiting if job not in through]
-                yield from zip(batch, written, strict=True)
+                done = set(batch)
+                waiting = [request for request in waiting if request not in done]
+                yield from zip(batch, generated, strict=True)
                 continue
             self._size = len(batch) // 2
             logger.warning(
-                "memory holds no %d rows of %d tokens: on with %d", len(batch), len(batch[0].prompt), self._size
+                "Out of memory with %d rows of %d tokens; continuing with %d.",
+                len(batch),
+                len(batch[0].prompt_ids),
+                self._size,
             )
             free_memory()  # outside the handler, whose traceback holds the tensors
 
 
-def generate_batch(model: Any, jobs: Sequence[Job], decode: Decode) -> list[Written]:
-    """Complete a batch of jobs, left-padded, in one `generate`.
+def generate_batch(model: Any, requests: Sequence[TokenizedRequest], decode: Decode) -> list[Generated]:
+    """Complete a batch of requests, left-padded, in one `generate`.
 
     Args:
         model: A transformers causal language model.
-        jobs: The rows, best of near lengths.
-        decode: Tokens → text, to look for stop texts.
+        requests: The rows, ideally of similar lengths.
+        decode: Token ids → text, to look for stop texts.
     """
-    longest = max(len(job.prompt) for job in jobs)
+    longest = max(len(request.prompt_ids) for request in requests)
     device = model.device
     # any token can pad, since the attention mask hides it
-    input_ids = torch.tensor([[0] * (longest - len(job.prompt)) + job.prompt for job in jobs], device=device)
-    mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in jobs], device=device)
-    choosing = _Choosing(jobs, longest, device)
-    stopping = _Stopping(jobs, longest, decode, choosing.lost)
+    input_ids = torch.tensor(
+        [[0] * (longest - len(request.prompt_ids)) + request.prompt_ids for request in requests], device=device
+    )
+    mask = torch.tensor(
+        [[0] * (longest - len(request.prompt_ids)) + [1] * len(request.prompt_ids) for request in requests],
+        device=device,
+    )
+    processor = _SamplingProcessor(requests, longest, device)
+    criterion = _PerRowStopping(requests, longest, decode, processor.lost)
     with torch.inference_mode():
         output = model.generate(
             input_ids=input_ids,
             attention_mask=mask,
-            max_new_tokens=max(job.max_new_tokens for job in jobs),
+            max_new_tokens=max(request.max_new_tokens for request in requests),
             pad_token_id=0,
-            logits_processor=[choosing],
-            stopping_criteria=[stopping],
+            logits_processor=[processor],
+            stopping_criteria=[criterion],
         )
     rows = output[:, longest:].tolist()
-    ends = zip(rows, stopping.lengths, stopping.reasons, strict=True)
-    return [Written(row[:n], why, NOT_NUMBERS if why == "refused" else "") for row, n, why in ends]
+    ends = zip(rows, criterion.lengths, criterion.reasons, strict=True)
+    return [Generated(row[:n], why, NON_FINITE_LOGITS if why == "refused" else "") for row, n, why in ends]
 
 
-class _Choosing(LogitsProcessor):
-    """Leaves `generate`, which takes the likeliest token, only the one that the row's own sampling chose."""
+class _SamplingProcessor(LogitsProcessor):
+    """Leaves `generate`, which takes the likeliest token, only the token that the row's own sampling chose."""
 
-    def __init__(self, jobs: Sequence[Job], prompt_length: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[TokenizedRequest], prompt_length: int, device: torch.device) -> None:
         self._prompt_length = prompt_length
-        steps = max(job.max_new_tokens for job in jobs)
-        self._jobs = jobs
+        steps = max(request.max_new_tokens for request in requests)
+        self._requests = requests
         self._sampler: Sampler | None = None
-        self._uniforms = torch.stack([uniforms(job.seed, steps) for job in jobs]).to(device)
+        self._uniforms = torch.stack([uniforms(request.seed, steps) for request in requests]).to(device)
         self.lost: set[int] = set()
-        """Rows for which nothing could be chosen."""
+        """Rows whose logits were not numbers."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._sampler is None:
-            self._sampler = Sampler.of([job.sampling for job in self._jobs], scores.shape[-1], scores.device)
-        written = input_ids[:, self._prompt_length :]
-        chosen = self._sampler.choose(scores, self._uniforms[:, written.shape[1]], written.tolist())
+            self._sampler = Sampler.of(
+                [request.sampling for request in self._requests], scores.shape[-1], scores.device
+            )
+        generated = input_ids[:, self._prompt_length :]
+        chosen = self._sampler.choose(scores, self._uniforms[:, generated.shape[1]], generated.tolist())
         self.lost.update((chosen < 0).nonzero()[:, 0].tolist())
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen.clamp(min=0)[:, None].to(scores.device), 0.0)
 
 
-class _Stopping(StoppingCriteria):
-    """Ends each row by its own end tokens, stop texts and length, and notes where and why."""
+class _PerRowStopping(StoppingCriteria):
+    """Ends each row by its own end tokens, stop texts and length, and records where and why."""
 
-    def __init__(self, jobs: Sequence[Job], prompt_length: int, decode: Decode, lost: Set[int]) -> None:
-        self._jobs = jobs
+    def __init__(
+        self, requests: Sequence[TokenizedRequest], prompt_length: int, decode: Decode, lost: Set[int]
+    ) -> None:
+        self._requests = requests
         self._lost = lost
         self._prompt_length = prompt_length
         self._decode = decode
-        self.lengths = [0] * len(jobs)
-        self.reasons: list[FinishReason] = ["length"] * len(jobs)
-        self._done = [False] * len(jobs)
+        self.lengths = [0] * len(requests)
+        self.reasons: list[FinishReason] = ["length"] * len(requests)
+        self._is_done = [False] * len(requests)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the shape of a criterion
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature of a criterion
         rows = input_ids[:, self._prompt_length :].tolist()
-        for index, (job, row) in enumerate(zip(self._jobs, rows, strict=True)):
-            if self._done[index]:
+        for index, (request, row) in enumerate(zip(self._requests, rows, strict=True)):
+            if self._is_done[index]:
                 continue
             if index in self._lost:
-                self.reasons[index], self._done[index] = "refused", True
+                self.reasons[index], self._is_done[index] = "refused", True
                 continue
             self.lengths[index] += 1
-            if reason := job.ended(row, self._decode):
+            if reason := request.finish_reason(row, self._decode):
                 self.reasons[index] = reason
-                self._done[index] = True
-        return torch.tensor(self._done, device=input_ids.device)
+                self._is_done[index] = True
+        return torch.tensor(self._is_done, device=input_ids.device)

@@ -32,12 +32,6 @@ class EchoLLM(Configuration, LLM):
         """Complete all requests, in their order."""
         return [self._complete(request) for request in requests]
 
-    def load(self) -> None:
-        """Do nothing: there is nothing to load."""
-
-    def unload(self) -> None:
-        """Do nothing: there is nothing in memory."""
-
     def _complete(self, request: Request) -> Completion:
         time.sleep(self.seconds_per_request)
         read = sum(len(message["content"].split()) for message in request.messages)
@@ -60,10 +54,10 @@ class EchoLLM(Configuration, LLM):
 
 
 def _scored(request: Request, read: int) -> Completion:
-    said = "".join(f"{message['role']}: {message['content']}\n" for message in request.messages)
+    conversation = "".join(f"{message['role']}: {message['content']}\n" for message in request.messages)
     tokens = tuple(len(choice.split()) + 1 for choice in request.choices)
     scores = tuple(
-        -count * (0.5 + hashlib.blake2b(f"{said}{choice}".encode(), digest_size=1).digest()[0] / 256)
+        -count * (0.5 + hashlib.blake2b(f"{conversation}{choice}".encode(), digest_size=1).digest()[0] / 256)
         for choice, count in zip(request.choices, tokens, strict=True)
     )
     return Completion(

@@ -1,29 +1,26 @@
 """Any causal language model of transformers, in this process, on the device that accelerate gives it."""
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsynth.config import Configuration, settle_fields
-from hfsynth.llm import LLM, Completion, Origin, Request, Requests
-from hfsynth.llms.model_files import ModelCache, check_files, files_state, split_gguf_path
+from hfsynth.chat import ChatTemplate, ChatTokenizer
+from hfsynth.distributed import local_world_size, process_device
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Completion, Request, Requests
+from hfsynth.llms.checkpoint import CheckpointLLM, loading_error, split_gguf_path
 
 if TYPE_CHECKING:
-    from hfsynth.engine.model import Loaded
-
-_LOADED: ModelCache["Loaded"] = ModelCache()
+    from hfsynth.engine.model import CausalLM
 
 
 @dataclass(frozen=True)
-class TransformersLLM(Configuration, LLM):
+class TransformersLLM(CheckpointLLM["CausalLM"]):
     """A model by its name on the Hub or its folder. Loads on first use, once a process for all equal ones.
 
     >>> llm = TransformersLLM("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16")
     >>> llm.model_name
     'HuggingFaceTB/SmolLM2-135M-Instruct'
-
-    `with llm:` loads on entry and unloads at the end.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -69,62 +66,18 @@ class TransformersLLM(Configuration, LLM):
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading; a GGUF file's path becomes its folder and its name."""
-        if isinstance(self.model, os.PathLike):
-            object.__setattr__(self, "model", os.fspath(self.model))
-        settle_fields(self)
+        super().__post_init__()
         model, gguf_file = split_gguf_path(self.model, self.gguf_file)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "gguf_file", gguf_file)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"TransformersLLM.batch_size is {self.batch_size}; it must be at least 1.")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"TransformersLLM.dtype is {self.dtype!r}; use auto, float32, bfloat16 or float16.")
-
-    @property
-    def model_name(self) -> str:
-        """The model as given; of a folder or GGUF file, the last part of its name."""
-        if self.gguf_file:
-            return self.gguf_file.removesuffix(".gguf")
-        return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
-
-    def origin(self) -> Origin:
-        """Say what the model's folder, or the cache of the Hub, states of where it comes from."""
-        from hfsynth.llms.model_files import model_origin
-
-        return model_origin(self.model, self.revision, self.gguf_file)
-
-    def files_state(self) -> str:
-        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
-        return files_state(self.model, self.revision, self.gguf_file)
-
-    def load(self) -> "TransformersLLM":
-        """Load the model and its tokenizer, if an equal llm hasn't yet in this process.
-
-        Raises:
-            GenerationError: If the model can't be loaded or its tokenizer has no chat template.
-        """
-        self._loaded()
-        return self
-
-    def unload(self) -> None:
-        """Give back the memory of the model; the next `complete` loads it again."""
-        _LOADED.drop(self._key)
-
-    def __enter__(self) -> "TransformersLLM":
-        """Load."""
-        return self.load()
-
-    def __exit__(self, *exception: object) -> None:
-        """Unload."""
-        self.unload()
 
     def prompt(self, request: Request) -> str:
-        """Return what the model reads for a request, exactly.
+        """Return the text that the model reads for a request, exactly.
 
         Raises:
             ChatTemplateError: If the model's chat template can't render it.
         """
-        return self._loaded().prompt(request)
+        return self.loaded_model().chat.prompt(request)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
@@ -133,7 +86,7 @@ class TransformersLLM(Configuration, LLM):
         completion with `finish_reason="refused"`. Where memory runs out, fewer are generated or scored at once.
 
         Raises:
-            ChatTemplateError: If every request needs what the chat template doesn't have: a system role, say.
+            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
             GenerationError: If the model can't be loaded, one row alone runs out of memory, or every request is an
                 answered conversation, as a reward model takes them.
         """
@@ -150,18 +103,46 @@ class TransformersLLM(Configuration, LLM):
             ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
             GenerationError: As `complete` does.
         """
-        return self._loaded().stream(requests, self.batch_size)
+        return self.loaded_model().stream(requests, self.batch_size)
 
-    @property
-    def _key(self) -> str:
-        """What is loaded: the batch size is no part of it, so llms that differ in nothing else share a model."""
-        return replace(self, batch_size=None).to_json()
+    def _load(self) -> "CausalLM":
+        """Load the model and its tokenizer.
 
-    def _loaded(self) -> "Loaded":
-        def load() -> "Loaded":
-            from hfsynth.engine.model import Loaded  # torch and transformers load when a model does
+        Raises:
+            GenerationError: If they can't be loaded, or the tokenizer has no chat template.
+        """
+        from transformers import AutoTokenizer
 
-            check_files(self.model, self.gguf_file)
-            return Loaded.load(self)
+        from hfsynth.engine.model import CausalLM
 
-        return _LOADED.get(self._key, self.files_state(), load)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, **self._source)
+            model = self._load_weights()
+        except (OSError, ValueError, ImportError) as error:
+            raise loading_error(self.model, self.revision, error) from error
+        if tokenizer.chat_template is None:
+            raise GenerationError(f"the tokenizer of {self.model!r} has no chat template; use an instruct model.")
+        ends = model.generation_config.eos_token_id
+        end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        template = ChatTemplate.of_tokenizer(self.model_name, tokenizer, self.chat_template_kwargs)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        return CausalLM(model, ChatTokenizer(tokenizer, template, frozenset(end_tokens), context))
+
+    def _load_weights(self) -> Any:
+        """Load the weights onto this process's device, or all devices that they are to be spread over."""
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.quantization_config import GgufConfig
+
+        processes = local_world_size()
+        if self.device_map and processes > 1:
+            raise GenerationError(
+                f"device_map is {self.device_map!r}, and {processes} processes run on this node, each of which would "
+                "take all its devices; launch one process a node (--num_processes 1)."
+            )
+        options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf_file else {}
+        if self.device_map:
+            options["device_map"] = self.device_map
+        model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype, **self._source, **options)
+        if not self.device_map:
+            model.to(self.device or process_device())
+        return model.eval()

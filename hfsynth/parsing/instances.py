@@ -44,7 +44,7 @@ _TEXT_LANGUAGES = {"", "text", "txt", "plaintext", "markdown", "md", "yaml", "ym
 _OTHER_KEYS = re.compile(
     r"id|nr|no\.?|n[º°]|\W*|number|index|(?:example|instance)\W*\w*|explanation|reason(?:ing)?", re.IGNORECASE
 )
-_RULES = re.compile(r"(?:(?:\A|\n)[ \t]*(?:[-*_=][ \t]*){3,}\s*)+\Z")
+_RULE = re.compile(r"[ \t]*(?:[-*_=][ \t]*){3,}")
 _NO_INPUT = {
     "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
     "not applicable",
@@ -114,7 +114,10 @@ def _without_closing(text: str) -> str:
 
 def _without_rules(text: str) -> str:
     """Return a text without horizontal rules at its end."""
-    return _RULES.sub("", text).strip()
+    lines = text.rstrip().split("\n")
+    while lines and (not lines[-1].strip() or _RULE.fullmatch(lines[-1])):
+        lines.pop()
+    return "\n".join(lines).strip()
 
 
 def _outside_fences(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:

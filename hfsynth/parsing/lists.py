@@ -97,7 +97,13 @@ def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
     >>> parse_records(text, lambda record: "output" in record)
     [{'input': '2 + 2', 'output': 4}]
     """
-    text = without_surroundings(without_thoughts(text))
+    try:
+        return _read_records(without_surroundings(without_thoughts(text)), is_record)
+    except RecursionError:  # nested too deep for records
+        return []
+
+
+def _read_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
     if (values := parsed_json(text)) is not None:
         return list(_records_within(values, is_record))
     if (table := parsed_table(text, cut_off=False) or parsed_csv(text, cut_off=False)) is not None:

@@ -25,20 +25,17 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 def json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
-    values = parsed_json(text)
-    return None if values is None else list(texts_of(values)) or None
+    try:
+        return list(texts_of(parsed_json(text))) or None
+    except RecursionError:  # nested too deep for a list of instructions
+        return None
 
 
 def parsed_json(text: str) -> list[Any] | None:
     """Return the complete values of the JSON that a text is, after lines that announce it; None where it is none."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
-    if start is None:
-        return None
-    try:
-        return list(_json_values(text[start:]))
-    except RecursionError:  # nested too deep for a list of instructions
-        return None
+    return None if start is None else list(_json_values(text[start:]))
 
 
 _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -296,7 +293,10 @@ def parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | 
     found = _CSV_HEAD.fullmatch(lines[place].strip())
     assert found is not None
     names = found.group().split(found["delimiter"])
-    rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    try:
+        rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
+    except csv.Error:  # a field without its end is too long
+        return None
     rows = rows[:-1] if cut_off else rows
     rows = [[*row[: len(names) - 1], found["delimiter"].join(row[len(names) - 1 :])] for row in rows]
     is_table = rows and all(len(row) == len(names) for row in rows) and any(map(_CSV_KEYS.fullmatch, names))

@@ -23,13 +23,13 @@ from hfsynth.publish.card_data import (
     SplitFacts,
     card_metadata,
     merge_metadata,
-    model_origin,
     model_steps,
     numbered_name,
+    step_origin,
 )
 from hfsynth.recipe import dump, known_names
 from hfsynth.run_record import RunRecord, Source, StepRecord
-from hfsynth.runner.rounds import accepted_of
+from hfsynth.runner.rounds import format_acceptance
 from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
@@ -191,7 +191,9 @@ def _run_sentence(run: RunRecord) -> str:
     losses = [f"{counted(failed, 'row')} failed"] if failed else []
     losses += [f"{counted(dropped, 'row')} dropped"] if dropped else []
     if run.wanted:
-        losses.append(f"{number(run.wanted)} accepted rows requested, {accepted_of(run.accepted, run.source.rows)}")
+        losses.append(
+            f"{number(run.wanted)} accepted rows requested, {format_acceptance(run.accepted, run.source.rows)}"
+        )
     return "; ".join([text, *losses]) + "."
 
 
@@ -270,7 +272,7 @@ def _saved_token_lines(config: ConfigFacts) -> Iterator[str]:
 
 def _models(config: ConfigFacts) -> list[tuple[str, Origin]]:
     """List the models and their origins."""
-    return [(step.node.model, model_origin(config, step)) for step in model_steps(config)]
+    return [(step.node.model, step_origin(config, step)) for step in model_steps(config)]
 
 
 def _machine_lines(config: ConfigFacts) -> Iterator[str]:

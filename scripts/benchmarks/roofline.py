@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hfsynth.engine.memory import cache_bytes_per_token
 from hfsynth.engine.model import PackedLinear
+from hfsynth.engine.scheduler import cache_bytes_per_token
 
 _PREFILL = 1024  # tokens of prompts in one forward
 _READ = 2**29  # bytes that are read to measure the memory: more than caches hold

@@ -22,13 +22,13 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
+from hfsynth.chat import TokenizedRequest
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine.attention import Prefill, Step
-from hfsynth.engine.compatibility import adopt_attention
-from hfsynth.engine.decode_loop import DecodeLoop, Tally
+from hfsynth.engine.attention import DecodeBatch, PrefillBatch
+from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
-from hfsynth.engine.sequence import Job
 from hfsynth.flow import derive_seed
 from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
@@ -50,9 +50,9 @@ def load(job: Result) -> tuple[Any, Work, list[int]]:
         prompts = [torch.randint(0, config.vocab_size, (length,), generator=draw).tolist() for length in lengths]
         return model.eval(), list(zip(prompts, limits, strict=True)), []
     source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
-    how = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
+    options = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
     tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **how)
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **options)
     model.to(job["device"]).eval()
     prompts = [tokenizer(prompt["text"], add_special_tokens=False).input_ids for prompt in job["prompts"]]
     return model, list(zip(prompts, limits, strict=True)), [tokenizer.eos_token_id]
@@ -71,14 +71,14 @@ def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
             longest = len(batch[0][0])
             ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt, _ in batch])
             mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, _ in batch])
-            made = model.generate(
+            result = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max(limit for _, limit in batch),
                 do_sample=job["temperature"] > 0,
                 **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
             )
-            for (_, limit), tokens in zip(batch, made[:, longest:].tolist(), strict=True):
+            for (_, limit), tokens in zip(batch, result[:, longest:].tolist(), strict=True):
                 end = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
                 written.append(min(end, limit))
         return written
@@ -105,10 +105,10 @@ def continuous(job: Result) -> Result:
         asked = [manager.add_request(prompt, max_new_tokens=limit) for prompt, limit in sorted(work, reverse=True)]
         written: dict[str, int] = {}
         while len(written) < len(asked):
-            made = manager.get_result(timeout=1)
-            if made and made.is_finished():
-                written[made.request_id] = len(made.generated_tokens)
-            elif not made and not manager.is_running():
+            result = manager.get_result(timeout=1)
+            if result and result.is_finished():
+                written[result.request_id] = len(result.generated_tokens)
+            elif not result and not manager.is_running():
                 raise SystemExit(f"continuous batching ended after {len(written)} of {len(asked)} rows")
         return [written[name] for name in asked]
 
@@ -125,32 +125,32 @@ def loop(job: Result, sharing: bool = True) -> Result:
     """The decode loop; without sharing, every prompt is computed whole."""
     model, all_work, ends = load(job)
     pack_linears(model)
-    if fault := adopt_attention(model):
+    if fault := install_attention(model):
         raise SystemExit(fault)
-    decoding._SHARED = decoding._SHARED if sharing else sys.maxsize
+    decoding._REUSED_TOKENS = decoding._REUSED_TOKENS if sharing else sys.maxsize
     engine = DecodeLoop(model, str, job["slots"])
 
     def run(work: Work) -> list[int]:
-        engine.tally = Tally()
+        engine.stats = LoopStats()
         sampling = SamplingParams(temperature=job["temperature"], max_new_tokens=job["max_new_tokens"])
         seeds = [derive_seed(0, TextGeneration.__name__, row, 0) for row in range(len(work))]  # as the whole run's
         rows = zip(work, seeds, strict=True)
-        jobs = [Job(prompt, sampling, seed, limit, frozenset(ends), ()) for (prompt, limit), seed in rows]
+        jobs = [TokenizedRequest(prompt, sampling, seed, limit, frozenset(ends), ()) for (prompt, limit), seed in rows]
         waiting = list(reversed(jobs))
         written = dict(engine.run(lambda: waiting.pop() if waiting else None))
-        return [len(written[one].tokens) for one in jobs]
+        return [len(written[one].token_ids) for one in jobs]
 
     spent: dict[str, float] = {}
-    made = watched = timed(job, run, all_work, shares(model.device, spent))
+    result = watched = timed(job, run, all_work, shares(model.device, spent))
     if job["device"] != "cpu":  # waiting for the device to learn what took how long costs time of its own
-        made = timed(job, run, all_work)
-    tally = engine.tally
-    made["occupancy"] = tally.stepped / max(tally.steps * job["slots"], 1)
-    made["prompt_tokens_computed"], made["prompt_tokens_copied"] = tally.read, tally.copied
-    made["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
-    rows = [(len(prompt), count) for (prompt, _), count in zip(all_work, made["rows"], strict=True)]
-    made["roofline"] = roofline(model, job["slots"], rows, tally.read)
-    return made
+        result = timed(job, run, all_work)
+    stats = engine.stats
+    result["occupancy"] = stats.decoded / max(stats.steps * job["slots"], 1)
+    result["prompt_tokens_computed"], result["prompt_tokens_copied"] = stats.prefilled, stats.reused
+    result["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
+    rows = [(len(prompt), count) for (prompt, _), count in zip(all_work, result["rows"], strict=True)]
+    result["roofline"] = roofline(model, job["slots"], rows, stats.prefilled)
+    return result
 
 
 def runner(job: Result) -> Result:
@@ -169,8 +169,8 @@ def runner(job: Result) -> Result:
         pipeline = Pipeline((TextGeneration(llm, sampling=sampling),))
         chunk_size = 4 * job["slots"]  # one is done before the next begins
         with tempfile.TemporaryDirectory() as folder:
-            made = pipeline.run(dataset, run_dir=folder, chunk_size=chunk_size, quiet=True)
-            return [entries[-1]["completion_tokens"] for entries in made["generation_metadata"]]
+            result = pipeline.run(dataset, run_dir=folder, chunk_size=chunk_size, quiet=True)
+            return [entries[-1]["completion_tokens"] for entries in result["generation_metadata"]]
 
     return timed(job, run, [(prompt["instruction"], prompt["limit"]) for prompt in job["prompts"]])
 
@@ -203,7 +203,7 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds spent on forwards, on attention where Python sees it, and on choosing tokens."""
     spent |= {"forward": 0.0, "attention": 0.0, "sampling": 0.0}
 
-    def watch(owner: Any, name: str, what: str) -> Callable[[], None]:
+    def watch(owner: Any, name: str, label: str) -> Callable[[], None]:
         real = getattr(owner, name)
 
         def watched(*args: Any) -> Any:
@@ -213,13 +213,13 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
                 return real(*args)
             finally:
                 settle(device)
-                spent[what] += time.perf_counter() - began
+                spent[label] += time.perf_counter() - began
 
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
     places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
-    places += [(kind, name, "attention") for kind in (Step, Prefill) for name in ("attend", "write")]
+    places += [(kind, name, "attention") for kind in (DecodeBatch, PrefillBatch) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:
         yield

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hfsynth.parsing.lists import parse_list
+from hfsynth.parsing.lists import parse_list, parse_records
 
 TEA = ["What is tea?", "Who drinks it?"]
 KO = ["발효란 무엇인가요?", "반죽을 얼마나 두어야 하나요?"]
@@ -566,11 +566,21 @@ def test_parse_list_continued_list_reads_as_the_paper(completion):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 5000, '{"a":' * 5000, " " * 20000 + "x", "<query>" * 3000, "1" * 10000, "*" * 10000, "word " * 6000 + ":"],
-    ids=["brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
+    [
+        "[" * 5000,
+        "[" * 900 + "]" * 900,
+        '{"a":' * 5000,
+        " " * 20000 + "x",
+        "<query>" * 3000,
+        "1" * 10000,
+        "*" * 10000,
+        "word " * 6000 + ":",
+    ],
+    ids=["brackets", "closed brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
 )
 def test_parse_list_long_text_returns_soon(text):
     """Each took minutes with an expression that tries every place twice, or exceeded the depth of recursion."""
     start = time.process_time()
     parse_list(text, cut_off=True)
+    parse_records(text, bool)
     assert time.process_time() - start < 10

@@ -269,8 +269,17 @@ def test_unwrap_announcement_alone_is_empty():
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 5000, '{"a":' * 5000, " " * 20000 + "x", "<query>" * 3000, "1" * 10000, "*" * 10000, "word " * 6000 + ":"],
-    ids=["brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
+    [
+        "[" * 5000,
+        "[" * 900 + "]" * 900,
+        '{"a":' * 5000,
+        " " * 20000 + "x",
+        "<query>" * 3000,
+        "1" * 10000,
+        "*" * 10000,
+        "word " * 6000 + ":",
+    ],
+    ids=["brackets", "closed brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
 )
 def test_unwrap_long_text_returns_soon(text):
     """Each took minutes with an expression that tries every place twice, or exceeded the depth of recursion."""

@@ -136,7 +136,7 @@ def test_write_card_has_no_empty_section(facts, tmp_path):
                 assert not following.startswith(("#", "<!-- hfsynth: end")) or line == "# x", line
 
 
-def test_write_card_keeps_what_the_user_wrote(facts):
+def test_write_card_keeps_users_text_and_header(facts):
     one, two = facts(["a"], "one"), facts(["b", "c"], "two")
     metadata, text = parts(write_card("user/x", "", [], [one]))
     metadata |= {"license": "mit", "pretty_name": "Mine", "tags": [*metadata["tags"], "chess"]}

@@ -1,0 +1,427 @@
+"""Llms that load a checkpoint: its files, their state and origin, and the cache of loaded models."""
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import yaml
+from huggingface_hub import RepoCard, try_to_load_from_cache
+
+from hfsynth.config import Configuration, settle_fields
+from hfsynth.errors import GenerationError
+from hfsynth.llm import LLM, Origin
+
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+C = TypeVar("C", bound="CheckpointLLM[Any]")
+logger = logging.getLogger(__name__)
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_GGUF = {"license": "general.license", "language": "general.languages"}  # key of a card → that of a GGUF file
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SETTINGS = {".json", ".jinja", ".model", ".py", ".tiktoken", ".txt"}  # tokenizer, template, configuration, code
+_WEIGHTS = {".bin", ".safetensors"}
+_TEMPLATES = "additional_chat_templates"  # the one folder inside a model's folder that a tokenizer reads
+_HASHED = 256 * 1024**2  # bytes: of a larger file, blocks are hashed
+_BLOCK, _BLOCKS = 64 * 1024, 256  # bytes; how many of them, evenly spaced, the first and the last included
+_DIGESTS: dict[tuple[str, int, int, int, int], str] = {}  # path, size, times and inode → digest of the content
+_COMMITS: dict[tuple[str, str | None], str] = {}  # name on the Hub, revision → commit
+
+
+class CheckpointLLM(Configuration, LLM, Generic[T]):
+    """An llm whose model is loaded from a checkpoint on first use, once a process for all equal llms.
+
+    A subclass is a frozen dataclass with these fields, and loads a model `T`.
+    """
+
+    model: str
+    revision: str | None
+    gguf_file: str | None = None
+    dtype: str
+    device: str | None
+    trust_remote_code: bool
+    batch_size: int | None
+
+    def __post_init__(self) -> None:
+        """Check the fields that can be checked without loading."""
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
+        settle_fields(self)
+        name = type(self).__name__
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"{name}.batch_size must be at least 1, got {self.batch_size}.")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"{name}.dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}.")
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user named it; of a folder or GGUF file, the last part of its name."""
+        if self.gguf_file:
+            return self.gguf_file.removesuffix(".gguf")
+        return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
+
+    def origin(self) -> Origin:
+        """Return the origin that the model's folder, or the cache of the Hub, states."""
+        return model_origin(self.model, self.revision, self.gguf_file)
+
+    def files_state(self) -> str:
+        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
+        return files_state(self.model, self.revision, self.gguf_file)
+
+    def load(self: C) -> C:
+        """Load the model and its tokenizer, unless an equal llm has in this process.
+
+        Raises:
+            GenerationError: If the model can't be loaded, or does not fit this kind of llm.
+        """
+        self.loaded_model()
+        return self
+
+    def loaded_model(self) -> T:
+        """Return the model in memory; load it unless it is there, or if its files have changed since.
+
+        Raises:
+            GenerationError: If it can't be loaded, or this process was forked from one that used a GPU.
+        """
+        prepare_child()
+        key, state = self._key, self.files_state()
+        if key in LOADED_MODELS and LOADED_MODELS[key][0] != state:
+            logger.warning("the files of %s have changed; loading them again", self.model_name)
+            self.unload()
+        if key not in LOADED_MODELS:
+            check_files(self.model, self.gguf_file)
+            LOADED_MODELS[key] = state, self._load()
+        model: T = LOADED_MODELS[key][1]
+        return model
+
+    def unload(self) -> None:
+        """Give back the memory of the model; the next `complete` loads it again."""
+        if LOADED_MODELS.pop(self._key, None) is not None:
+            from hfsynth.engine.kv_cache import free_memory  # torch loads when a model does
+
+            free_memory()
+
+    @abstractmethod
+    def _load(self) -> T:
+        """Load the model."""
+
+    @property
+    def _key(self) -> str:
+        """The configuration of the model in memory: llms that differ only in their batch sizes share a model."""
+        changes: dict[str, Any] = {"batch_size": 1}
+        return f"{type(self).__name__} {replace(self, **changes).to_json()}"
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        """The arguments of `from_pretrained` that name the files.
+
+        None is left out, since transformers would ask on standard input whether to trust code.
+        """
+        source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.revision:
+            source["revision"] = self.revision
+        if self.gguf_file:
+            source["gguf_file"] = self.gguf_file
+        return source
+
+
+LOADED_MODELS: dict[str, tuple[str, Any]] = {}
+"""Configuration of an llm → state of the model's files when it was loaded, the model."""
+
+
+def split_gguf_path(model: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Part a GGUF file's own path into its folder, or its repository on the Hub, and its name.
+
+    Any other name stays as it is. One of two parts is a repository's, unless there is such a file.
+
+    >>> split_gguf_path("/models/smollm2.Q4_1.gguf", None)
+    ('/models', 'smollm2.Q4_1.gguf')
+    >>> split_gguf_path("user/repository/model.gguf", None)
+    ('user/repository', 'model.gguf')
+    >>> split_gguf_path("user/model.gguf", None)
+    ('user/model.gguf', None)
+    """
+    is_gguf = model.lower().endswith(".gguf") and (os.path.isfile(model) or _is_path(model))
+    if gguf_file is not None or not is_gguf or os.path.isdir(model):
+        return model, gguf_file
+    folder, name = os.path.split(model)
+    return folder or ".", name
+
+
+def check_files(model: str, gguf_file: str | None = None) -> None:
+    """Check a model's folder before it is loaded: a mistyped path is no name to be looked for on the Hub.
+
+    Args:
+        model: Name on the Hub, or folder.
+        gguf_file: GGUF file in that folder.
+
+    Raises:
+        GenerationError: If there is no such folder, or the folder holds no model.
+    """
+    folder = Path(model)
+    if folder.is_file():
+        raise GenerationError(f"{model!r} can't be loaded: it is a file; use the folder that holds the model.")
+    if folder.is_dir():
+        if fault := _fault(folder, gguf_file):
+            raise GenerationError(f"{model!r} can't be loaded: {fault}")
+    elif _is_path(model):
+        raise GenerationError(f"{model!r} can't be loaded: there is no such folder.{_advice(model)}")
+
+
+def files_state(model: str, revision: str | None, gguf_file: str | None = None) -> str:
+    """Return a text that changes when a model's files do, whatever they are called and whenever they were written.
+
+    Of a folder, the hash of what is in its files: configuration, tokenizer, chat template, code, weights. A copy of
+    the folder has the same. Of a file above 256 MiB, its size and 256 blocks of it are hashed, so that changing a few
+    bytes between two blocks passes unnoticed. Of a model on the Hub, the commit: what the Hub says or, where it can't
+    be reached, the cache. A process asks the Hub once, and not for a revision that is a commit.
+
+    Args:
+        model: Name on the Hub, or folder.
+        revision: Branch, tag or commit on the Hub.
+        gguf_file: GGUF file in that folder or repository.
+
+    Returns:
+        "" where neither a folder nor a commit is found.
+    """
+    if os.path.isdir(model):
+        return f"files:{_folder_digest(Path(model), gguf_file)}"
+    if _is_path(model):
+        return ""
+    commit = _hub_commit(model, revision, gguf_file or "config.json")
+    return f"commit:{commit}" if commit else ""
+
+
+def _is_path(model: str) -> bool:
+    """Whether a name can only be that of a file or folder."""
+    return _HUB_NAME.fullmatch(model) is None
+
+
+def _fault(folder: Path, gguf_file: str | None) -> str:
+    """Say why a folder holds no model, or none with this GGUF file; "" where it does."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if gguf_file:
+        if (folder / gguf_file).is_file():
+            return ""
+        found = f"its GGUF files are {files}" if files else "it has no GGUF file"
+        return f"the folder has no {gguf_file!r}; {found}."
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return ""
+    if files:
+        return f"the folder has no config.json, but {files}; choose one with gguf_file={files[0]!r}."
+    inner = [path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/config.json")]
+    use = f"; use {str(max(inner, key=os.path.getmtime))!r}" if inner else ""
+    return f"the folder has no config.json{use}."
+
+
+def _advice(model: str) -> str:
+    """Say which folder there is instead of one that isn't there, if one is like it."""
+    if os.path.isdir(os.path.expanduser(model)):
+        return f" Write {os.path.expanduser(model)!r}."
+    parent, name = os.path.split(os.path.normpath(model))
+    try:
+        others = sorted(os.listdir(parent or "."))
+    except OSError:
+        return f" Neither is there {parent!r}." if parent else ""
+    near = difflib.get_close_matches(name, others, n=1)
+    return f" There is {os.path.join(parent, near[0])!r}." if near else ""
+
+
+def _folder_digest(folder: Path, gguf_file: str | None) -> str:
+    """Hash the files of a folder that loading a model reads, and those of the model that an adapter adapts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, path in sorted(_read_files(folder, gguf_file)):
+        digest.update(f"{name}\0{_file_digest(path)}\n".encode())
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        digest.update(_base_state(adapter).encode())
+    return digest.hexdigest()
+
+
+def _read_files(folder: Path, gguf_file: str | None) -> Iterator[tuple[str, Path]]:
+    """List the files that loading reads: (name in the folder, path)."""
+    suffixes = _SETTINGS if gguf_file else _SETTINGS | _WEIGHTS
+    for path in folder.iterdir():
+        if path.suffix in suffixes and path.is_file():
+            yield path.name, path
+    for path in (folder / _TEMPLATES).glob("*.jinja"):
+        yield f"{_TEMPLATES}/{path.name}", path
+    if gguf_file and (folder / gguf_file).is_file():
+        yield gguf_file, folder / gguf_file
+
+
+def _base_state(adapter: Path) -> str:
+    """Return the state of the model that an adapter's configuration names; "" where it names none but itself."""
+    try:
+        configuration = json.loads(adapter.read_text(encoding="utf-8"))
+    except ValueError:  # loading says what is wrong with it
+        return ""
+    base = configuration.get("base_model_name_or_path")
+    if not isinstance(base, str) or Path(base).resolve() == adapter.parent.resolve():
+        return ""
+    return files_state(base, configuration.get("revision"))
+
+
+def _file_digest(path: Path) -> str:
+    """Hash a file's content, once in a process as long as it stays as it is."""
+    found = path.stat()
+    key = str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    if key not in _DIGESTS:
+        digest = hashlib.blake2b(str(found.st_size).encode(), digest_size=16)
+        with path.open("rb") as file:
+            for start, length in _blocks(found.st_size):
+                file.seek(start)
+                digest.update(file.read(length))
+        _DIGESTS[key] = digest.hexdigest()
+    return _DIGESTS[key]
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    """Return which parts of a file of this size are hashed: (start, length), in bytes."""
+    if size <= _HASHED:
+        yield from ((start, 1 << 20) for start in range(0, size, 1 << 20))
+    else:
+        yield from (((size - _BLOCK) * block // (_BLOCKS - 1), _BLOCK) for block in range(_BLOCKS))
+
+
+def _hub_commit(model: str, revision: str | None, file: str) -> str:
+    """Return the commit that a name on the Hub stands for; "" where neither the Hub nor the cache knows it."""
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    if (model, revision) not in _COMMITS:
+        commit = _remote_commit(model, revision, file) or _cached_commit(model, revision, file)
+        if not commit:
+            return ""
+        _COMMITS[model, revision] = commit
+    return _COMMITS[model, revision]
+
+
+def _remote_commit(model: str, revision: str | None, file: str) -> str:
+    """Ask the Hub, as loading a model does; "" where it can't be reached or doesn't know the model."""
+    from httpx2 import TransportError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        return get_hf_file_metadata(hf_hub_url(model, file, revision=revision)).commit_hash or ""
+    except (OSError, ValueError, TransportError):
+        return ""
+
+
+def _cached_commit(model: str, revision: str | None, file: str) -> str:
+    """Return the commit of the snapshot that is cached for a revision; "" where none is."""
+    cached = try_to_load_from_cache(model, file, revision=revision)
+    parts = Path(cached).parts if isinstance(cached, str) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Origin:
+    """Say what is stated of a model.
+
+    Args:
+        model: Name on the Hub, or folder.
+        revision: Branch, tag or commit on the Hub.
+        gguf_file: GGUF file in that folder or repository.
+    """
+    if Path(model).is_dir():
+        return _folder_origin(Path(model), gguf_file, "")
+    file = try_to_load_from_cache(model, gguf_file or "config.json", revision=revision)
+    if not isinstance(file, str):
+        return Origin()
+    folders = Path(file).parts
+    depth = folders.index("snapshots") + 2
+    return _folder_origin(Path(*folders[:depth]), gguf_file, folders[depth - 1])
+
+
+def _folder_origin(folder: Path, gguf_file: str | None, commit: str) -> Origin:
+    """Read the card in a folder, or what a GGUF file says of itself."""
+    card = folder / "README.md"
+    if card.is_file():
+        try:
+            return Origin.of_card(RepoCard.load(card, ignore_metadata_errors=True).data.to_dict(), commit)
+        except (ValueError, yaml.YAMLError):  # a card that can't be read states nothing
+            return Origin(commit)
+    return _gguf_origin(folder / gguf_file, commit) if gguf_file else Origin(commit)
+
+
+@cache
+def _gguf_origin(file: Path, commit: str) -> Origin:
+    """Read a GGUF file, once in a process: its vocabulary takes seconds, and every step asks."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    stated = {key: fields[name].contents() for key, name in _GGUF.items() if name in fields}
+    return Origin.of_card(stated, commit)
+
+
+def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:
+    """Return the error for a model that can't be loaded.
+
+    Args:
+        name: The model, as the user named it.
+        revision: Branch, tag or commit on the Hub.
+        error: What transformers raised.
+    """
+    if "trust_remote_code" in str(error):
+        return GenerationError(
+            f"{name!r} can't be loaded: it brings Python code of its own, which would be run in this process. "
+            "Read the code; where you trust it, set trust_remote_code=True on the llm (and pin its revision)."
+        )
+    return GenerationError(f"{name!r} (revision {revision}) can't be loaded: {error}")
+
+
+@dataclass
+class _BeforeFork:
+    """The state of a process when it last forked; a child inherits it."""
+
+    process: int = 0
+    has_torch: bool = False
+    has_gpu: bool = False
+
+    def update(self) -> None:
+        """Set all fields to the state of this process, which is about to fork."""
+        cuda = sys.modules.get("torch.cuda")
+        self.process = os.getpid()
+        self.has_torch = "torch" in sys.modules
+        self.has_gpu = bool(getattr(cuda, "is_initialized", bool)())
+
+
+_BEFORE_FORK = _BeforeFork()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_BEFORE_FORK.update)
+
+
+def prepare_child() -> None:
+    """Let torch compute with one thread if this process was forked: with more, it would wait forever.
+
+    Raises:
+        GenerationError: If the parent had used a GPU.
+    """
+    if _BEFORE_FORK.process in (0, os.getpid()) or not _BEFORE_FORK.has_torch:
+        return
+    if _BEFORE_FORK.has_gpu:
+        raise GenerationError(
+            "this process was forked, as Dataset.map(..., num_proc=...) does, after its parent had used the GPU, "
+            "which it can't share. Use map without num_proc, or pipeline.run under `accelerate launch`."
+        )
+    import torch
+
+    torch.set_num_threads(1)
+    logger.warning(
+        "process %d was forked after torch had been loaded, and computes with 1 thread; for more, let no llm load "
+        "before Dataset.map(..., num_proc=...)",
+        os.getpid(),
+    )
+    _BEFORE_FORK.process = os.getpid()

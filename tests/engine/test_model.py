@@ -1,0 +1,268 @@
+"""A loaded model with random weights and a tokenizer of ASCII characters; the queue of requests; packed weights."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import LongcatFlashConfig
+
+from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams
+from hfsynth.chat import ChatTemplate, ChatTokenizer
+from hfsynth.engine import model as model_module
+from hfsynth.engine.model import CausalLM, PackedLinear, can_pack, pack_linears, pack_weight, packed_linear
+from hfsynth.llm import Requests
+from tests.tiny import prompt, tiny
+
+
+class Characters:
+    def __init__(self):
+        self.added_tokens_decoder = {}
+
+    def __call__(self, text, add_special_tokens):
+        return SimpleNamespace(input_ids=[ord(sign) for sign in text])
+
+    def decode(self, tokens, **options):
+        return "".join(map(chr, tokens))
+
+    def convert_tokens_to_ids(self, tokens):
+        return [ord(token) for token in tokens]
+
+
+def render(messages, generation_prompt):
+    spoken = "".join(f"<{message['role'][0]}>{message['content']}" for message in messages)
+    return spoken + ("<a>" if generation_prompt else "")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    chat = ChatTokenizer(Characters(), ChatTemplate("tiny", render), frozenset({5}), 200)
+    return CausalLM(tiny(vocab_size=128), chat)
+
+
+def ask(text, *choices):
+    return Request(
+        messages=({"role": "user", "content": text},),
+        choices=choices,
+        sampling=SamplingParams(temperature=0, max_new_tokens=6),
+    )
+
+
+def queue(*requests, more=None):
+    result = Requests(more)
+    for key, request in enumerate(requests):
+        result.put(key, request)
+    return result
+
+
+def test_choices_are_scored_and_the_likeliest_is_the_text(loaded):
+    ((_, result),) = loaded.stream(queue(ask("hello", "AB", "A", "xyz")), 4)
+    assert result.text == ("AB", "A", "xyz")[result.scores.index(max(result.scores))]
+    assert (result.finish_reason, result.completion_tokens) == ("stop", 0)
+    assert result.prompt_tokens == len("<u>hello<a>") + 6
+    assert result.scored_tokens == (3, 2, 4)
+
+
+def test_of_equally_likely_choices_the_first_is_the_text(loaded, monkeypatch):
+    monkeypatch.setattr(model_module, "score", lambda model, compared, is_replaced: [(-2.0, -1.0, -1.0)])
+    ((_, result),) = loaded.stream(queue(ask("hello", "A", "B", "C")), 4)
+    assert (result.text, result.scores) == ("B", (-2.0, -1.0, -1.0))
+
+
+def test_the_choices_are_asked_for_in_their_own_role(loaded):
+    request = Request(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
+    user = Request(messages=request.messages, role="user", choices=("c",))
+    ((_, result),) = loaded.stream(queue(user), 4)
+    assert result.prompt_tokens == len("<u>a<a>b<u>c")
+
+
+def test_stream_mixes_generated_scored_and_refused(loaded):
+    requests = [ask("one"), ask("two", "A", "B"), ask("three"), ask("four", "A"), ask("5" * 300), ask("6" * 300, "A")]
+    result = dict(loaded.stream(queue(*requests), 4))
+    assert sorted(result) == list(range(6))
+    assert [result[key].completion_tokens > 0 for key in range(6)] == [True, False, True, False, False, False]
+    assert [len(result[key].scores) for key in range(6)] == [0, 2, 0, 1, 0, 0]
+    assert "fill the model's context of 200" in result[4].error
+    assert "a choice's 1 are more than the model's context of 200" in result[5].error
+
+
+@pytest.mark.parametrize("request_", [ask("two", "A", "B"), ask("5" * 300)], ids=["scored", "refused"])
+def test_stream_returns_ready_completions_before_it_takes(loaded, request_):
+    """With nothing to be written at all: a run's next chunk isn't let in while this one's rows are held back."""
+    put = []
+
+    def more():
+        if len(put) < 50:
+            put.append(len(put))
+            requests.put(f"more {len(put)}", request_)
+
+    requests = queue(request_, request_, request_, more=more)
+    stream = loaded.stream(requests, 4)
+    first = [next(stream)[0] for _ in range(3)]
+    assert (sorted(first), put) == ([0, 1, 2], [])
+    assert next(stream)[0] == "more 1"
+    assert put == [0]
+    assert len(list(stream)) == 49
+
+
+def test_stream_returns_scores_while_a_row_is_decoded(loaded):
+    put = []
+
+    def more():
+        if len(put) < 20:
+            put.append(len(put))
+            requests.put(f"more {len(put)}", ask("two", "A", "B"))
+
+    requests = queue(ask("long"), more=more)
+    order = [(key, len(put)) for key, _ in loaded.stream(requests, 2)]
+    assert len(order) == 21
+    assert max(now - place for place, (_, now) in enumerate(order)) <= 2
+
+
+def test_as_many_are_scored_together_as_a_forward_takes(loaded, monkeypatch):
+    together = []
+    monkeypatch.setattr(model_module, "FORWARD_TOKENS", 60)
+    score = model_module.score
+
+    def note(model, compared, is_replaced):
+        together.append(len(compared))
+        return score(model, compared, is_replaced)
+
+    monkeypatch.setattr(model_module, "score", note)
+    requests = [ask("x" * 10, "A") for _ in range(7)]  # 17 tokens each
+    assert len(list(loaded.stream(queue(*requests), 4))) == 7
+    assert together == [3, 3, 1]
+
+
+def with_template(render, tokenizer=None):
+    return ChatTokenizer(tokenizer or Characters(), ChatTemplate("other", render), frozenset({5}), 200)
+
+
+def test_tokenize_choices_moves_spaces_to_the_choice():
+    def spaced(messages, generation_prompt):
+        turns = [f"{message['role'][0]}: {message['content']}" for message in messages]
+        return " ".join([*turns, "a:"] if generation_prompt else turns)
+
+    other = with_template(spaced)
+    assert other.prompt(ask("q")) == "u: q a:"
+    assert other.prompt(ask("q", "b")) == "u: q a: "
+    one = other.tokenize_choices(ask("q", "b"), "u: q a: ")
+    assert (other.decode(one.prompt_ids), other.decode(one.choices[0])) == ("u: q a:", " b")
+
+
+class Words(Characters):
+    """One that writes a space before every text, as those of Llama 2 and Mistral do."""
+
+    def __call__(self, text, add_special_tokens):
+        return super().__call__(f" {text}", add_special_tokens)
+
+
+def test_tokenize_choices_adds_no_second_space():
+    other = with_template(render, Words())
+    assert other.decode(other.tokenize_choices(ask("q", "b"), "[INST] q [/INST] ").choices[0]) == " b"
+
+
+def test_an_empty_prompt_is_refused():
+    chat = with_template(lambda messages, prompt: "".join(message["content"] for message in messages))
+    with pytest.raises(ChatTemplateError, match="empty prompt"):
+        chat.tokenize_choices(Request(messages=(), choices=("b",)), chat.prompt(Request(messages=(), choices=("b",))))
+
+
+def test_stream_of_answered_conversations_raises(loaded):
+    answered = Request(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
+    with pytest.raises(GenerationError, match=r"tiny writes texts or scores choices.*use RewardModel\(\.\.\.\)"):
+        list(loaded.stream(queue(answered, answered), 4))
+    result = dict(loaded.stream(queue(answered, ask("hello")), 4))
+    assert "last turn is the assistant's already" in result[0].error
+
+
+BFLOAT16 = pytest.param(
+    torch.bfloat16,
+    marks=pytest.mark.skipif(
+        not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU packs no bfloat16 weights"
+    ),
+)
+
+
+def logits(model, tokens):
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def test_packed_layers_compute_the_same():
+    model = tiny()
+    expected = logits(model, prompt(20))
+    assert pack_linears(model) == 2 * 7 + 1
+    assert not any(type(layer) is nn.Linear for layer in model.modules())
+    assert torch.allclose(logits(model, prompt(20)), expected, atol=1e-4)
+
+
+def test_a_bias_is_kept():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(32, 16), torch.randn(2, 3, 32)
+    with torch.inference_mode():
+        assert torch.allclose(PackedLinear(layer)(x), layer(x), atol=1e-5)
+
+
+LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 24}
+ROUTED = {"n_routed_experts": 4, "expert_ffn_hidden_size": 32, "moe_topk": 2, "zero_expert_num": 2}
+
+
+def test_a_model_may_use_the_weight_of_a_layer_by_itself():
+    model = tiny(LongcatFlashConfig, num_layers=2, num_key_value_heads=4, head_dim=16, **LATENT, **ROUTED)
+    expected = logits(model, prompt(20))
+    pack_linears(model)
+    assert torch.allclose(logits(model, prompt(20)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, torch.float32], ids=str)
+def test_packed_weight_equals_the_layers_weight(dtype):
+    layer = nn.Linear(33, 77, dtype=dtype)
+    assert torch.equal(PackedLinear(layer).weight, layer.weight)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, torch.float32], ids=str)
+def test_a_rows_product_is_the_same_to_the_bit_in_any_company(dtype):
+    torch.manual_seed(0)
+    layer, x = PackedLinear(nn.Linear(576, 1536, bias=False, dtype=dtype)), torch.randn(200, 576, dtype=dtype)
+    with torch.inference_mode():
+        full = layer(x)
+        for count in (2, 3, 16, 33, 64, 100):
+            assert torch.equal(layer(x[50 : 50 + count]), full[50 : 50 + count])
+
+
+def test_only_one_layer_at_a_time_is_there_twice(monkeypatch):
+    model = tiny()
+    layers = weakref.WeakSet(layer for layer in model.modules() if type(layer) is nn.Linear)
+    left = []
+
+    def packed(layer):
+        left.append(len(layers))
+        return PackedLinear(layer)
+
+    monkeypatch.setattr(model_module, "PackedLinear", packed)
+    assert pack_linears(model) == 15
+    assert left == list(range(15, 0, -1))
+
+
+def test_a_dtype_that_can_not_be_packed_is_left_alone():
+    model = tiny(dtype=torch.float64)
+    assert pack_linears(model) == 0
+    assert any(type(layer) is nn.Linear for layer in model.modules())
+
+
+def test_torchs_private_packing_operations_are_unchanged():
+    """The private operations of torch that are used have the arguments that they are called with."""
+    names = {
+        "_reorder_linear_weight": ["self", "batch_size"],
+        "_linear_pointwise": ["X", "W", "B", "attr", "scalars", "algorithm"],
+    }
+    for operation, arguments in names.items():
+        schema = getattr(torch.ops.mkldnn, operation).default._schema
+        assert [argument.name for argument in schema.arguments] == arguments
+    assert can_pack(torch.float32) is True
+    assert can_pack(torch.bfloat16) is torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    x, weight, bias = torch.randn(3, 32), torch.randn(16, 32), torch.randn(16)
+    product = packed_linear(x, pack_weight(weight), bias)
+    assert torch.allclose(product, x @ weight.T + bias, atol=1e-5)

@@ -1,0 +1,232 @@
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForSequenceClassification as LlamaClassifier
+
+from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
+from hfsynth.llm import Completion
+from hfsynth.llms import reward_model as classifier
+from hfsynth.llms.checkpoint import LOADED_MODELS
+from tests.conftest import GGUF
+from tests.helpers import drive
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 49152,
+    "max_position_embeddings": 300,
+}
+RNG = random.Random(0)
+ROWS = {
+    "instruction": ["Say a colour.", "What is the capital of France?", "Count to five.", "word " * 400],
+    "response": ["Blue.", "Paris, I believe.", "1, 2, 3, 4, 5.", "long"],
+}
+
+
+def pair(instruction, response):
+    return ({"role": "user", "content": instruction}, {"role": "assistant", "content": response})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm_folder):
+    return AutoTokenizer.from_pretrained(smollm_folder, gguf_file=GGUF)
+
+
+def saved(folder, tokenizer, model):
+    torch.manual_seed(0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    """A reward model of random weights."""
+    torch.manual_seed(0)
+    model = LlamaClassifier(LlamaConfig(**SIZES, num_labels=1, pad_token_id=tokenizer.pad_token_id))
+    return saved(tmp_path_factory.mktemp("models") / "rewarder", tokenizer, model)
+
+
+@pytest.fixture
+def loaded(folder):
+    with RewardModel(folder, dtype="float32") as llm:
+        yield llm
+
+
+def plain(folder, tokenizer, instruction, response):
+    """The model's own score of one conversation, by a plain call."""
+    model = LlamaClassifier.from_pretrained(folder).eval()
+    text = tokenizer.apply_chat_template(list(pair(instruction, response)), tokenize=False)
+    with torch.inference_mode():
+        return float(model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0])
+
+
+def test_reward_equals_a_plain_call_of_the_model(loaded, folder, tokenizer):
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    expected = [plain(folder, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
+    assert len(set(result["reward"][:3])) == 3
+    entry = result[0]["generation_metadata"][0]
+    assert (entry["model"], entry["completion_tokens"], entry["finish_reason"]) == ("rewarder", 0, "stop")
+    assert entry["prompt_tokens"] > 0
+
+
+def test_reward_beyond_the_context_fails_its_row(loaded):
+    result = Dataset.from_dict(ROWS).map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][3] is None
+    assert "are more than the model's context of 300" in result[3]["generation_metadata"][0]["error"]
+
+
+def test_reward_does_not_depend_on_batch_or_order(loaded, folder):
+    requests = [Request(messages=pair("Say it. " * n, f"It, {n} times.")) for n in range(1, 9)]
+    together = loaded.complete(requests)
+    for size in (1, 3):
+        result = replace(loaded, batch_size=size).complete(requests[::-1])[::-1]
+        assert [m.scores[0] for m in result] == pytest.approx([m.scores[0] for m in together], abs=1e-5)
+    assert {(m.text, m.finish_reason, m.completion_tokens) for m in together} == {("", "stop", 0)}
+
+
+def test_a_model_that_knows_no_padding_reads_row_by_row(tmp_path, tokenizer, folder):
+    model = LlamaClassifier.from_pretrained(folder)
+    model.config.pad_token_id = None
+    with RewardModel(saved(tmp_path, tokenizer, model)) as llm:
+        result = Dataset.from_dict(ROWS).map(Reward(llm), batched=True, with_indices=True)
+    expected = [plain(tmp_path, tokenizer, *row) for row in list(zip(*ROWS.values(), strict=True))[:3]]
+    assert result["reward"][:3] == pytest.approx(expected, abs=1e-5)
+
+
+def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=2, pad_token_id=0)).eval()
+    bare = AutoTokenizer.from_pretrained(saved(tmp_path, tokenizer, model))
+    bare.chat_template = None
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    with RewardModel(saved(tmp_path, bare, model)) as llm:
+        result = Dataset.from_dict(ROWS).map(Reward(llm, output=1), batched=True, with_indices=True)
+    for row in result.select(range(3)):
+        with torch.inference_mode():
+            logits = model(**bare(row["instruction"], row["response"], return_tensors="pt")).logits
+        assert row["reward"] == pytest.approx(float(logits[0, 1]), abs=1e-5)
+
+
+def test_reward_of_a_conversation_reads_every_turn(loaded, folder):
+    messages = [*pair("Hi", "Hello."), *pair("Say a colour.", "Blue.")]
+    dataset = Dataset.from_dict({"conversation": [messages, messages[:3], None]})
+    result = dataset.map(Reward(loaded), batched=True, with_indices=True)
+    assert result["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
+    errors = [row["generation_metadata"][0]["error"] for row in result]
+    assert "ends with a turn of 'user'" in errors[1]
+    assert "conversation is not a list of role and content" in errors[2]
+
+
+def test_reward_of_several_outputs_needs_output():
+    row = {"instruction": "a", "response": "b"}
+    three = Completion(text="", finish_reason="stop", scores=(1.0, 2.0, 3.0))
+    assert drive(Reward(EchoLLM(), output=2).flow(row, RNG), three)[1] == [{"reward": 3.0}]
+    for fields, message in (({}, "has 3 outputs"), ({"output": 3}, "output .*0 to 2.*echo.*3")):
+        with pytest.raises(GenerationError, match=message):
+            drive(Reward(EchoLLM(), **fields).flow(row, RNG), three)
+    with pytest.raises(ValueError, match=r"output .*-1"):
+        Reward(EchoLLM(), output=-1)
+
+
+def test_an_llm_that_is_no_reward_model_is_an_error():
+    with pytest.raises(GenerationError, match=r"echo .*Reward\(RewardModel"):
+        Dataset.from_dict(ROWS).map(Reward(EchoLLM()), batched=True, with_indices=True)
+
+
+@pytest.mark.model
+def test_a_model_that_writes_is_no_reward_model(smollm):
+    with pytest.raises(GenerationError, match=r"to score whole conversations, use RewardModel\(\.\.\.\)"):
+        Dataset.from_dict(ROWS).map(Reward(smollm), batched=True, with_indices=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "wanted"),
+    [
+        (Request(messages=({"role": "user", "content": "a"},)), "the assistant's next turn"),
+        (Request(messages=(), role="user"), "the user's next turn"),
+        (Request(messages=pair("a", "b"), role="user"), "the user's next turn"),
+        (Request(messages=pair("a", "b"), choices=("c",)), r"the choices \('c',\)"),
+    ],
+)
+def test_a_reward_model_writes_nothing(request_, wanted):
+    with pytest.raises(GenerationError, match=f"some/model is a reward model.*asked for {wanted}"):
+        RewardModel("some/model").complete([request_])
+
+
+def test_a_model_that_was_not_trained_to_classify_is_an_error(tmp_path, tokenizer):
+    folder = saved(tmp_path, tokenizer, LlamaForCausalLM(LlamaConfig(**SIZES)))
+    with pytest.raises(GenerationError, match=r"is no reward model: it has no weights for \['score.weight'\]"):
+        RewardModel(folder).load()
+
+
+def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(GenerationError, match=r"nothing-here' .*can't be loaded"):
+        RewardModel(str(tmp_path / "nothing-here")).load()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({"dtype": "int4"}, "'int4'")]
+)
+def test_field_out_of_range_raises_before_loading(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RewardModel("some/model", **fields)
+
+
+def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
+    batches, read = [], classifier.Classifier._logits
+
+    def note(self, rows):
+        batches.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return read(self, rows)
+
+    monkeypatch.setattr(classifier.Classifier, "_logits", note)
+    requests = [Request(messages=pair("a", f"b {n}")) for n in range(4)]
+    assert all(completion.scores for completion in loaded.complete(requests))
+    assert batches == [4, 2, 2]
+
+
+def test_equal_models_are_loaded_once_and_unload_gives_them_back(folder):
+    with RewardModel(folder) as llm:
+        assert replace(llm, batch_size=3).loaded_model() is llm.loaded_model()
+        loaded = llm.loaded_model()
+        assert [model for _, model in LOADED_MODELS.values()].count(loaded) == 1
+    assert loaded not in [model for _, model in LOADED_MODELS.values()]
+
+
+def test_no_requests_need_no_model(tmp_path):
+    assert RewardModel(str(tmp_path / "nothing-here")).complete([]) == []
+
+
+def test_an_empty_answer_fails_its_row():
+    with pytest.raises(RowError):
+        next(Reward(EchoLLM()).flow({"conversation": []}, RNG))
+
+
+def test_reward_difference_scores_both_answers():
+    row = {"instruction": "Say a colour.", "response": "Blue.", "base_response": "No."}
+    technique = RewardDifference(RewardModel("some/reward-model"))
+    scored = [Completion(text="", finish_reason="stop", scores=(score,)) for score in (2.5, -1.0)]
+    requests, rows = drive(technique.flow(row, RNG), *scored)
+    assert [request.messages for request in requests] == [pair("Say a colour.", "Blue."), pair("Say a colour.", "No.")]
+    assert rows == [{"reward": 2.5, "base_reward": -1.0, "reward_difference": 3.5}]
+
+
+def test_reward_difference_on_a_model_equals_two_rewards(loaded):
+    columns = {name: values[:3] for name, values in ROWS.items()}
+    dataset = Dataset.from_dict({**columns, "base_response": ["Red.", "I don't know.", ""]})
+    both = dataset.map(RewardDifference(loaded), batched=True, with_indices=True)
+    renamed = {"response": "base_response"}
+    alone = dataset.map(Reward(loaded, input_mappings=renamed), batched=True, with_indices=True)
+    assert both["base_reward"][:2] == pytest.approx(alone["reward"][:2], abs=1e-5)
+    assert both[0]["reward_difference"] == both[0]["reward"] - both[0]["base_reward"]
+    assert both[2]["generation_metadata"][0]["error"] == "base_response is empty"

@@ -1,0 +1,304 @@
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
+from hfsynth.chat import Generated
+from hfsynth.engine import model as model_module
+from hfsynth.engine.model import PackedLinear
+from hfsynth.llm import Requests
+from hfsynth.llms.checkpoint import LOADED_MODELS
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
+QUESTIONS = ["Name a colour.", "What is the capital of France? Answer in a few words.", "Hi!", "List three fruits."]
+
+
+def ask(text, **options):
+    return Request(messages=({"role": "user", "content": text},), **{"sampling": GREEDY, **options})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({"dtype": "int4"}, "dtype .*'int4'")],
+)
+def test_field_out_of_range_raises_before_loading(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TransformersLLM("some/model", **fields)
+
+
+def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(GenerationError, match=r"nothing-here' .*can't be loaded"):
+        TransformersLLM(str(tmp_path / "nothing-here")).load()
+
+
+def test_no_requests_need_no_model(tmp_path):
+    assert TransformersLLM(str(tmp_path / "nothing-here")).complete([]) == []
+
+
+@pytest.mark.model
+def test_greedy_completions_are_those_of_generate(smollm, monkeypatch):
+    loaded = smollm.loaded_model()
+    completions = smollm.complete([ask(question) for question in QUESTIONS])
+    monkeypatch.setattr(loaded.model.config, "_attn_implementation", "sdpa")
+    for question, completion in zip(QUESTIONS, completions, strict=True):
+        prompt = smollm.prompt(ask(question))
+        inputs = loaded.chat.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        with torch.inference_mode():
+            output = loaded.model.generate(
+                **inputs, do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=2
+            )
+        text = loaded.chat.tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        assert completion.text == text.strip()
+        assert completion.prompt_tokens == inputs.input_ids.shape[1]
+        assert completion.completion_tokens == output.shape[1] - inputs.input_ids.shape[1]
+
+
+@pytest.mark.model
+def test_complete_sampled_does_not_depend_on_the_batch(smollm):
+    requests = [ask(q, seed=i, sampling=SamplingParams(max_new_tokens=8)) for i, q in enumerate(QUESTIONS)]
+    before = torch.get_rng_state()
+    together = smollm.complete(requests)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert replace(smollm, batch_size=1).complete(requests) == together
+    assert smollm.complete([replace(requests[0], seed=77)]) != together[:1]
+
+
+@pytest.mark.model
+def test_complete_returns_the_finish_reason(smollm):
+    (short,) = smollm.complete([ask("What is the capital of France?", sampling=replace(GREEDY, max_new_tokens=64))])
+    assert (short.finish_reason, short.completion_tokens < 64) == ("stop", True)
+    assert "<|im_end|>" not in short.text
+    (cut,) = smollm.complete([ask("Tell a long story.", sampling=replace(GREEDY, max_new_tokens=5))])
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
+    (stopped,) = smollm.complete([ask("What is the capital of France?", sampling=replace(GREEDY, stop=("France",)))])
+    assert stopped.finish_reason == "stop"
+    assert "France" not in stopped.text
+
+
+@pytest.mark.model
+def test_complete_as_user_follows_the_system_prompt(smollm):
+    request = Request(messages=(), role="user", seed=3, sampling=SamplingParams(max_new_tokens=60, top_k=20))
+    assert smollm.prompt(request) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\n"
+    )
+    (completion,) = smollm.complete([request])
+    assert completion.text
+    assert "<|im_" not in completion.text
+
+
+@pytest.mark.model
+def test_a_prompt_longer_than_the_context_fails_alone(smollm):
+    good, bad = smollm.complete([ask("Hi!"), ask("word " * 9000)])
+    assert good.finish_reason != "error"
+    assert (bad.finish_reason, bad.text) == ("refused", "")
+    assert "fill the model's context of 8192" in bad.error
+
+
+@pytest.mark.model
+def test_a_prompt_near_the_contexts_end_is_cut_off_there(smollm, monkeypatch):
+    loaded = smollm.loaded_model()
+    length = len(loaded.chat.tokenizer(smollm.prompt(ask("Hi!")), add_special_tokens=False).input_ids)
+    monkeypatch.setattr(loaded.chat, "context", length + 3)
+    (completion,) = smollm.complete([ask("Hi!")])
+    assert (completion.finish_reason, completion.completion_tokens) == ("length", 3)
+
+
+@pytest.mark.model
+def test_a_conversation_that_the_template_refuses_fails_alone(smollm):
+    nobody = Request(messages=({"role": "assistant", "content": "Hello."},), sampling=GREEDY)
+    good, bad = smollm.complete([ask("Hi!"), nobody])
+    assert good.text
+    assert "last turn is the assistant's already" in bad.error
+
+
+@pytest.mark.model
+def test_complete_without_system_role_fails_rows_or_raises(smollm, monkeypatch):
+    monkeypatch.setitem(smollm.loaded_model().chat.template.__dict__, "_system_fault", "no such role")
+    system = Request(messages=({"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}), sampling=GREEDY)
+    good, bad = smollm.complete([ask("Hi!"), system])
+    assert good.text
+    assert "SmolLM2-135M-Instruct.Q4_1 refuses a system role: no such role" in bad.error
+    with pytest.raises(ChatTemplateError, match=r"SmolLM2-135M-Instruct.Q4_1 refuses a system role"):
+        smollm.complete([system, system])
+
+
+@pytest.mark.model
+def test_special_tokens_inside_a_text_are_no_part_of_it(smollm, monkeypatch):
+    loaded = smollm.loaded_model()
+    request = ask("Hi!")
+    prompt = smollm.prompt(request)
+    tokens = loaded.chat.tokenizer("Hello<|im_start|> there<|im_end|>", add_special_tokens=False).input_ids
+    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    assert result.text == "Hello there"
+
+
+@pytest.mark.model
+def test_thinking_is_no_part_of_the_text(smollm):
+    loaded = smollm.loaded_model()
+    request = ask("Hi!")
+    prompt = smollm.prompt(request)
+    tokens = loaded.chat.tokenizer("<think>\nhm\n</think>\n\nHello!<|im_end|>", add_special_tokens=False).input_ids
+    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    assert (result.thinking, result.text) == ("hm", "Hello!")
+
+
+@pytest.mark.model
+def test_equal_llms_share_one_model_and_unload_gives_it_back(smollm):
+    other = replace(smollm.load(), batch_size=3)
+    count = len(LOADED_MODELS)
+    assert other.loaded_model() is smollm.loaded_model()
+    with replace(smollm, chat_template_kwargs={"a": 1}) as third:
+        assert third.loaded_model() is not smollm.loaded_model()
+        assert len(LOADED_MODELS) == count + 1
+    assert len(LOADED_MODELS) == count
+
+
+def greedy(text, **sampling):
+    params = SamplingParams(**{"temperature": 0, "max_new_tokens": 12, **sampling})
+    return Request(messages=({"role": "user", "content": text},), sampling=params, seed=len(text))
+
+
+REQUESTS = [greedy("Hi!"), greedy("What is the capital of France?"), greedy("Count to ten, please, slowly.")]
+
+
+@pytest.mark.model
+def test_incompatible_model_runs_in_static_batches(smollm, monkeypatch, caplog):
+    expected = smollm.complete(REQUESTS)
+    monkeypatch.setattr(model_module, "install_attention", lambda model: "it has states")
+    with caplog.at_level(logging.WARNING), replace(smollm, chat_template_kwargs={"b": 1}) as other:
+        assert other.complete(REQUESTS) == expected
+        assert other.complete(REQUESTS) == expected
+    assert caplog.text.count("is run in static batches, which are slower: it has states") == 1
+
+
+@pytest.mark.model
+def test_the_layers_of_a_model_are_packed_for_the_loop_alone(smollm, monkeypatch):
+    def packed(llm):
+        return any(isinstance(layer, PackedLinear) for layer in llm.loaded_model().model.modules())
+
+    assert packed(smollm)
+    monkeypatch.setattr(model_module, "install_attention", lambda model: "it has states")
+    with replace(smollm, chat_template_kwargs={"d": 1}) as other:
+        assert not packed(other)
+
+
+def test_batch_invariant_loads_no_model(tmp_path):
+    """Kernels round a row otherwise beside other rows: rows would depend on how many processes share the chunks."""
+    assert TransformersLLM(str(tmp_path / "missing")).batch_invariant is False
+
+
+@pytest.mark.model
+def test_a_request_may_join_while_others_are_completed(smollm):
+    requests, order = Requests(), []
+    requests.put("first", REQUESTS[0])
+    for key, completion in smollm.stream(requests):
+        order.append((key, completion))
+        if key == "first":
+            requests.put("second", REQUESTS[1])
+    assert dict(order) == dict(zip(["first", "second"], smollm.complete(REQUESTS[:2]), strict=True))
+
+
+@pytest.mark.model
+def test_every_request_may_be_refused(smollm):
+    requests = Requests()
+    for key in range(3):
+        requests.put(key, greedy("word " * 9000))
+    refused = dict(smollm.stream(requests))
+    assert sorted(refused) == [0, 1, 2]
+    assert {completion.finish_reason for completion in refused.values()} == {"refused"}
+
+
+@pytest.mark.model
+def test_stream_returns_a_refused_request_at_once(smollm):
+    left = list(range(12))
+
+    def more():
+        if left:
+            waiting.put(left.pop(), greedy("Hi!", max_new_tokens=2))
+
+    waiting = Requests(more)
+    waiting.put("refused", greedy("word " * 9000))
+    order = [key for key, _ in replace(smollm, batch_size=2).stream(waiting)]
+    assert order.index("refused") <= 2
+    assert len(order) == 13
+
+
+@pytest.mark.model
+def test_stream_left_open_does_not_mix_with_the_next(smollm):
+    expected = smollm.complete(REQUESTS)
+    requests = Requests()
+    for key, request in enumerate(REQUESTS):
+        requests.put(key, replace(request, sampling=SamplingParams(temperature=0, max_new_tokens=3 + key)))
+    left = smollm.stream(requests)
+    next(left)
+    assert smollm.complete(REQUESTS) == expected
+    assert len(list(left)) == 2
+
+
+CHOICES = ("good", "good enough", "Paris.", "It is hard to say, and I would rather not.")
+SCORED = [replace(greedy("What is the capital of France?"), choices=CHOICES), Request(messages=(), choices=CHOICES)]
+
+
+def naive(loaded, prompt, choice):
+    """The score of a choice by a plain forward over the text alone."""
+    tokens = [loaded.chat.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, choice)]
+    with torch.inference_mode():
+        logits = loaded.model(torch.tensor([[*tokens[0], *tokens[1]]])).logits[0, len(tokens[0]) - 1 :]
+    logp = logits.double().log_softmax(-1)
+    own = sum(float(logp[place, token]) for place, token in enumerate(tokens[1]))
+    return own + float(logp[-1, sorted(loaded.chat.end_tokens)].logsumexp(-1))
+
+
+@pytest.mark.model
+def test_scores_are_those_of_plain_forwards(smollm, monkeypatch):
+    result = smollm.complete([*SCORED, *REQUESTS])[:2]
+    assert [smollm.prompt(request)[-22:] for request in SCORED] == ["<|im_start|>assistant\n"] * 2
+    assert smollm.prompt(SCORED[1]) == "<|im_start|>assistant\n"
+    assert [one.text for one in result] == [CHOICES[one.scores.index(max(one.scores))] for one in result]
+    loaded = smollm.loaded_model()
+    monkeypatch.setattr(loaded.model.config, "_attn_implementation", "sdpa")
+    for request, completion in zip(SCORED, result, strict=True):
+        expected = [naive(loaded, smollm.prompt(request), choice) for choice in CHOICES]
+        assert completion.scores == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.model
+def test_a_model_with_its_own_attention_scores_alike(smollm, monkeypatch):
+    expected = smollm.complete(SCORED)
+    monkeypatch.setattr(model_module, "install_attention", lambda model: "it has states")
+    with replace(smollm, chat_template_kwargs={"c": 1}) as other:
+        for one, result in zip(expected, other.complete(SCORED), strict=True):
+            assert result.scores == pytest.approx(one.scores, abs=1e-3)
+            assert replace(result, scores=()) == replace(one, scores=())
+
+
+@pytest.mark.model
+def test_scores_are_near_whatever_else_is_in_flight(smollm):
+    alone = [smollm.complete([request])[0] for request in SCORED]
+    beside = smollm.complete([*REQUESTS, *SCORED, *REQUESTS])[3:5]
+    for one, other in zip(alone, beside, strict=True):
+        assert other.scores == pytest.approx(one.scores, abs=1e-3)
+
+
+@pytest.mark.model
+def test_device_map_with_several_processes_raises(smollm, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(GenerationError, match="2 processes run on this node, each of which would take all"):
+        replace(smollm, device_map="auto").load()
+
+
+@pytest.mark.model
+def test_completion_of_an_error_keeps_its_tokens(smollm):
+    chat = smollm.loaded_model().chat
+    tokenized = chat.tokenize(REQUESTS[0], chat.prompt(REQUESTS[0]))
+    ids = chat.tokenizer("The capital of", add_special_tokens=False).input_ids
+    result = chat.completion(REQUESTS[0], "", tokenized, Generated(ids, "error", "out of memory"))
+    assert (result.text, result.finish_reason, result.prompt_tokens) == (
+        "The capital of",
+        "error",
+        len(tokenized.prompt_ids),
+    )
+    assert (result.completion_tokens, result.error) == (len(ids), "out of memory")
