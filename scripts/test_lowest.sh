@@ -31,7 +31,7 @@ EOF
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 tests=(
   tests/test_init.py tests/test_config.py                      # imports, fingerprints
-  tests/test_text_generation.py                                       # a technique in Dataset.map
+  tests/techniques/test_text_generation.py                                       # a technique in Dataset.map
   tests/test_decoding.py::test_other_architectures_write_what_generate_writes
   tests/test_attention.py tests/test_scoring.py tests/test_static.py  # tiny models, through torch and transformers
   tests/test_packing.py tests/test_origin.py tests/test_embedded.py   # torch's operators, the extras gguf and embeddings

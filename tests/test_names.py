@@ -28,7 +28,6 @@ REMAINING: set[str] = {
     "scripts/quickstart.py",
     "tests/helpers.py",
     "tests/test_benchmark_generation.py",
-    "tests/test_bootstrap.py",
     "tests/test_cli.py",
     "tests/test_evol_instruct.py",
     "tests/test_instances.py",

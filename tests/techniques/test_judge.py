@@ -28,7 +28,7 @@ def yes_or_no(**fields):
     return Judge(LLM, template="Is {{ a }} red?", question="Yes or no?", choices=("yes", "no"), **fields)
 
 
-def test_the_likeliest_choice_is_the_label():
+def test_judge_likeliest_choice_is_the_label():
     (request,), rows = drive(yes_or_no().flow({"a": "blood"}, RNG), scored("yes", math.log(0.06), math.log(0.02)))
     assert contents(request) == [("user", "Is blood red?\n\nYes or no?")]
     assert request.choices == ("yes", "no")
@@ -36,7 +36,7 @@ def test_the_likeliest_choice_is_the_label():
     assert rows[0]["probabilities"] == pytest.approx([0.75, 0.25])
 
 
-def test_notes_are_written_before_the_label_in_one_conversation():
+def test_judge_pre_questions_share_one_conversation():
     technique = yes_or_no(
         pre_questions={"shade": "Which shade?", "why": "Why?"}, pre_answer_sampling=SamplingParams(max_new_tokens=7)
     )
@@ -55,21 +55,21 @@ def test_notes_are_written_before_the_label_in_one_conversation():
     assert (rows[0]["shade"], rows[0]["why"], rows[0]["label"]) == ("Crimson.", "Iron.", "no")
 
 
-def test_the_question_may_list_the_choices_and_a_column_of_that_name_is_the_templates_own():
+def test_judge_question_may_list_the_choices():
     technique = Judge(LLM, template="{{ choices }}", question="One of {{ choices | join('/') }}.", choices=("A", "B"))
     (request,), _ = drive(technique.flow({"choices": "x"}, RNG), scored("A", -1.0, -1.0))
     assert contents(request) == [("user", "x\n\nOne of A/B.")]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_labels_every_row_with_one_of_its_choices(name):
+def test_judge_preset_labels_with_one_of_its_choices(name):
     judge = PRESETS[name](LLM)
-    made = Dataset.from_dict({"instruction": ["Say a colour.", "Add 2 and 2.", "Hi"]}).map(
+    produced = Dataset.from_dict({"instruction": ["Say a colour.", "Add 2 and 2.", "Hi"]}).map(
         judge, batched=True, with_indices=True
     )
-    assert set(made[name]) <= set(judge.choices)
-    assert made.features[f"{name}_probabilities"] == List(Value("float64"))
-    for row in made:
+    assert set(produced[name]) <= set(judge.choices)
+    assert produced.features[f"{name}_probabilities"] == List(Value("float64"))
+    for row in produced:
         assert sum(row[f"{name}_probabilities"]) == pytest.approx(1)
         best = max(range(len(judge.choices)), key=lambda place: row[f"{name}_probabilities"][place])
         assert row[name] == judge.choices[best]
@@ -105,7 +105,7 @@ def test_judge_optional_column_may_be_mapped():
     assert judge.wire(dataset.column_names) == {"instruction": "instruction", "response": "generation"}
 
 
-def test_the_presets_are_magpies_tags():
+def test_judge_presets_are_magpies_tags():
     assert list(Judge.difficulty(LLM).written_features) == [
         "difficulty",
         "difficulty_probabilities",
@@ -119,49 +119,49 @@ def test_the_presets_are_magpies_tags():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_plain_data(name):
+def test_judge_preset_survives_pickle_and_json(name):
     judge = PRESETS[name](LLM)
     assert Hasher.hash(judge) == Hasher.hash(PRESETS[name](EchoLLM()))
-    (again,) = Pipeline.from_yaml(Pipeline((judge,)).to_yaml()).steps
-    assert again == judge
-    assert Hasher.hash(again) == Hasher.hash(judge)
+    (repeated,) = Pipeline.from_yaml(Pipeline((judge,)).to_yaml()).steps
+    assert repeated == judge
+    assert Hasher.hash(repeated) == Hasher.hash(judge)
 
 
-def test_all_presets_go_into_one_pipeline_and_a_field_may_be_changed():
+def test_judge_presets_chain_in_one_pipeline():
     first, *others = [replace(preset(LLM), input_mappings={"instruction": "task"}) for preset in PRESETS.values()]
-    made = Pipeline((first, *others)).run(Dataset.from_dict({"task": ["Hi"]}), quiet=True)
-    assert set(PRESETS) < set(made.column_names)
-    assert len({entry["seed"] for entry in made[0]["generation_metadata"]}) == len(PRESETS)
+    produced = Pipeline((first, *others)).run(Dataset.from_dict({"task": ["Hi"]}), quiet=True)
+    assert set(PRESETS) < set(produced.column_names)
+    assert len({entry["seed"] for entry in produced[0]["generation_metadata"]}) == len(PRESETS)
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [({"a": None, "b": "x"}, "a is None"), ({"a": "", "b": " "}, "a and b are empty")],
 )
-def test_a_row_with_nothing_to_judge_fails(row, reason):
+def test_judge_row_without_content_fails(row, reason):
     with pytest.raises(RowError, match=reason):
         next(Judge(LLM, template="{{ a }} {{ b }}").flow(row, RNG))
 
 
-def test_one_blank_column_of_several_is_no_failure():
+def test_judge_one_blank_column_of_several_is_judged():
     assert contents(next(Judge(LLM, template="{{ a }}{{ b }}").flow({"a": "x", "b": ""}, RNG)))[0][1].startswith("x\n")
 
 
-def test_an_empty_note_fails_its_row():
+def test_judge_empty_pre_answer_fails_its_row():
     flow = yes_or_no(pre_questions={"why": "Why?"}).flow({"a": "x"}, RNG)
     next(flow)
-    with pytest.raises(RowError, match=r"the note 'why' is empty \(finish_reason: length\)"):
+    with pytest.raises(RowError, match=r"'why' .*length"):
         flow.send(say("", "length", thinking="hm"))
 
 
-def test_choices_without_any_likelihood_fail_their_row():
+def test_judge_impossible_choices_fail_the_row():
     flow = yes_or_no().flow({"a": "x"}, RNG)
     next(flow)
     with pytest.raises(RowError, match="none of the choices is possible"):
         flow.send(scored("yes", -math.inf, -math.inf))
 
 
-def test_an_llm_that_scores_nothing_is_an_error():
+def test_judge_llm_without_scores_is_an_error():
     with pytest.raises(
         GenerationError, match="5 choices were to be scored, and 0 scores came; use an llm that scores"
     ):
@@ -173,30 +173,30 @@ def test_an_llm_that_scores_nothing_is_an_error():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"choices": ("yes",)}, r"choices must be two or more, all different: \('yes',\)"),
-        ({"choices": ("yes", "yes")}, "choices must be two or more, all different"),
-        ({"choices": ("yes", " ")}, "choices must be texts that are not blank"),
-        ({"template": "Hi"}, "template reads no column"),
-        ({"question": "{{ instruction }}?"}, r"Judge.question reads \['instruction'\]"),
-        ({"pre_questions": {"label": "Why?"}}, "by names other than label and probabilities"),
-        ({"pre_questions": {"why": " "}}, "pre_questions must name questions"),
+        ({"choices": ("yes",)}, r"choices .*\('yes',\)"),
+        ({"choices": ("yes", "yes")}, r"choices .*'yes', 'yes'"),
+        ({"choices": ("yes", " ")}, r"choices .*'yes', ' '"),
+        ({"template": "Hi"}, r"template .*'Hi'"),
+        ({"question": "{{ instruction }}?"}, r"Judge\.question .*\['instruction'\]"),
+        ({"pre_questions": {"label": "Why?"}}, r"pre_questions .*'label'"),
+        ({"pre_questions": {"why": " "}}, r"pre_questions .*'why'"),
     ],
 )
-def test_a_field_that_makes_no_sense_is_an_error(fields, message):
+def test_judge_invalid_field_is_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         Judge(LLM, **fields)
 
 
 @pytest.mark.model
-def test_the_real_model_says_how_good_an_instruction_is(smollm):
-    made = Dataset.from_dict({"instruction": ["Say a colour.", "asdf", None]}).map(
+def test_judge_real_model_rates_instructions(smollm):
+    produced = Dataset.from_dict({"instruction": ["Say a colour.", "asdf", None]}).map(
         Judge.quality(smollm), batched=True, with_indices=True
     )
-    for row in made.select(range(2)):
+    for row in produced.select(range(2)):
         assert sum(row["quality_probabilities"]) == pytest.approx(1)
         assert (
             row["quality"]
             == Judge.quality(smollm).choices[max(range(5), key=lambda place: row["quality_probabilities"][place])]
         )
-    assert made[2]["quality"] is None
-    assert made[2]["generation_metadata"][0]["error"] == "instruction is None"
+    assert produced[2]["quality"] is None
+    assert produced[2]["generation_metadata"][0]["error"] == "instruction is None"
