@@ -20,8 +20,8 @@ class TextGeneration(Technique):
     """Answer each row: `instruction` → `generation`.
 
     Reads the columns of `template`; or else `instruction`; or, if there is none, the conversation in `messages`. A
-    column `system_prompt` takes precedence over the field. An answer that is empty or reaches max_new_tokens is None;
-    a row without any other answer fails.
+    column `system_prompt` takes precedence over the field. A row fails if an answer reaches `max_new_tokens`, unless
+    `keep_truncated` is set, or if all of its answers are empty.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
