@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import ChatTemplateError as ChatTemplateError
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
+    from hfsynth.errors import HfsynthError as HfsynthError
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.runner.run import RunResult as RunResult
+    from hfsynth.runner.run import run as run
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -67,6 +70,7 @@ _HOMES = {
     "EvolInstruct": "techniques.evol_instruct",
     "Filter": "filter",
     "GenerationError": "errors",
+    "HfsynthError": "errors",
     "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "InstructionRules": "filters.instruction_rules",
     "Judge": "techniques.judge",
@@ -83,6 +87,7 @@ _HOMES = {
     "RewardModel": "llms.reward_model",
     "RowError": "errors",
     "RunError": "errors",
+    "RunResult": "runner.run",
     "SamplingParams": "llm",
     "ScriptedLLM": "llms.scripted",
     "SeedPool": "techniques.bootstrap",
@@ -95,6 +100,7 @@ _HOMES = {
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
     "report": "analysis.report",
+    "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
 }
@@ -112,6 +118,7 @@ __all__ = [
     "EvolInstruct",
     "Filter",
     "GenerationError",
+    "HfsynthError",
     "InstructionFollowingDifficulty",
     "InstructionRules",
     "Judge",
@@ -127,6 +134,7 @@ __all__ = [
     "RewardModel",
     "RowError",
     "RunError",
+    "RunResult",
     "SamplingParams",
     "ScriptedLLM",
     "SeedPool",
@@ -139,6 +147,7 @@ __all__ = [
     "Where",
     "push_to_hub",
     "report",
+    "run",
     "save",
     "split_failures",
 ]

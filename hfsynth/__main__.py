@@ -20,9 +20,9 @@ from hfsynth.analysis.report import report
 from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
 from hfsynth.data import load_rows
 from hfsynth.errors import ColumnError
-from hfsynth.pipeline import Pipeline
+from hfsynth.pipeline import Pipeline, read_source
 from hfsynth.publish.files import load_failures, load_runs
-from hfsynth.recipe import read_recipe, read_source
+from hfsynth.recipe import read_recipe
 from hfsynth.run_record import attach_record
 from hfsynth.viewer.page import view
 

@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from hfsynth.pipeline import Pipeline
 from hfsynth.publish.files import check_config_name, save
 from hfsynth.publish.hub import check_push_target
 from hfsynth.run_record import records
-from hfsynth.runner.rounds import EmptyRows, RowSource, accepted_of
+from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
 
 T = TypeVar("T")
@@ -94,6 +94,17 @@ class RunArguments:
         default=None, metadata={"help": "Configuration to write the result as; default: the technique's name."}
     )
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: If one is below 1.
+        """
+        for name in ("max_rows", "num_rows", "max_tokens", "chunk_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"RunArguments.{name} is {value}; it must be at least 1.")
+
     def rows(self) -> Dataset | None:
         """Load the input; without a dataset, `max_rows` rows with nothing but an `id`, or None for `num_rows` of them.
 
@@ -109,10 +120,13 @@ class RunArguments:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(*classes: type) -> Iterator[None]:
     """End the command with one sentence where the user can mend what went wrong; other errors keep their traceback.
 
     It decorates a script's `main`. Exit statuses: 1 after an error, 130 after Ctrl-C.
+
+    Args:
+        classes: The dataclasses that the script has flags for, besides `RunArguments`: errors name these flags.
     """
     try:
         yield
@@ -123,7 +137,8 @@ def plain_errors() -> Iterator[None]:
         if not _is_for_the_user(error):
             raise
         text = " ".join(redact(str(error) or type(error).__name__).split())
-        flags = {f.name: _flag(f.name) for f in dataclasses.fields(RunArguments)}
+        names = [name for cls in classes for name, *_ in _flags(cls) if "_" in name]  # others begin sentences
+        flags = {name: _flag(name) for name in (*(f.name for f in dataclasses.fields(RunArguments)), *names)}
         sys.stderr.write(f"error: {_in_flags(text, flags)}\n")
         sys.exit(1)
 
@@ -144,17 +159,27 @@ def _is_for_the_user(error: BaseException) -> bool:
         raised = dis.opname[code.co_code[last]] == "RAISE_VARARGS"
         own = trace.tb_frame.f_globals.get("__name__") == "__main__" or _PACKAGE in Path(code.co_filename).parents
         trace = trace.tb_next
-    return raised and (own or str(_PACKAGE / "inputs.py") in files)
+    return raised and (own or str(_PACKAGE / "data.py") in files)
 
 
 def _in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """Return an error's text with flags in the place of fields: `SamplingParams.top_p`, or a name that it begins with.
+    r"""Put flags in the place of fields in an error: of `SamplingParams.top_p`, or of a name that it begins with.
 
     >>> _in_flags("SamplingParams.top_p is 2.", {"top_p": "--top-p"})
     '--top-p is 2.'
+    >>> _in_flags("Rename one with input_mappings={'a': 'b'}.", {"input_mappings": "--input-mappings"})
+    'Rename one with --input-mappings \'{"a": "b"}\'.'
     """
+    if not flags:
+        return text
     names = "|".join(map(re.escape, flags))
-    return re.sub(rf"(?:\b[A-Z]\w*\.|^)({names})\b(?![\w.-])", lambda found: flags[found[1]], text) if flags else text
+    text = re.sub(rf"\b({names})=(\{{[^{{}}]*\}})", lambda found: f"{flags[found[1]]} '{_as_json(found[2])}'", text)
+    return re.sub(rf"(?:\b[A-Z]\w*\.|^)({names})\b(?![\w.-])", lambda found: flags[found[1]], text)
+
+
+def _as_json(text: str) -> str:
+    """Return a dict of texts as JSON."""
+    return text.replace("'", '"')
 
 
 def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
@@ -203,7 +228,7 @@ def _lost(dataset: Dataset) -> str:
     truncated = sum(step.truncated for step in told.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
     text += f", {truncated} with a text that was cut off" if truncated else ""
-    return f"{text}; {accepted_of(told.accepted, told.source.rows)}" if told.wanted else text
+    return f"{text}; {format_acceptance(told.accepted, told.source.rows)}" if told.wanted else text
 
 
 def say(text: str) -> None:
@@ -311,11 +336,17 @@ def _add_flag(group: Any, name: str, kind: Any, declared: "dataclasses.Field[Any
 
 
 def _json_or_text(text: str) -> Any:
-    """Read JSON where the text is a list or object, else take it as it is."""
+    """Read JSON where the text is a list or object, else take it as it is.
+
+    Raises:
+        ArgumentTypeError: If it begins as JSON with a text or an object does, and is none.
+    """
     if not text.lstrip().startswith(("{", "[")):
         return text
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        if re.match(r"""\s*(?:\{\s*["'}]|\[\s*["'{\[])""", text):  # "[INST] Be brief." and "{{ x }}" are texts
+            raise ArgumentTypeError(f"{text!r} is not JSON: {error.msg} (column {error.colno})") from error
         return text
     return value if isinstance(value, Mapping) else tuple(value)

@@ -1,7 +1,11 @@
 """Load the rows of a dataset by its name or path, and read its instructions and responses."""
 
+import codecs
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from lzma import LZMAError
@@ -10,6 +14,8 @@ from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import (
     Dataset,
     DatasetDict,
@@ -23,6 +29,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 from hfsynth.errors import ColumnError
@@ -59,6 +66,7 @@ Part = Literal["instruction", "response"]
 _BOM = b"\xef\xbb\xbf"
 _CHECKED_BYTES = 65536
 _BATCH_ROWS = 5_000
+_UNREADABLE = (DatasetGenerationError, pa.ArrowException, UnicodeError)  # raised for what is in a file
 _MESSAGE_FIELDS = {"role", "content"}
 
 
@@ -128,16 +136,7 @@ def file_format(path: Path) -> tuple[str, Mapping[str, str]]:
     Raises:
         ValueError: If the type of the file is not supported.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix not in FORMATS:
-        raise ValueError(
-            f"the file {str(path)!r} has type {suffix!r}; use one of {sorted(FORMATS)}, "
-            f"which may be followed by one of {sorted(COMPRESSIONS)}."
-        )
-    return FORMATS[suffix]
+    return FORMATS[_format_suffix(path)]
 
 
 @dataclass(frozen=True)
@@ -244,10 +243,16 @@ def _load(name: str, config: str | None, split: str | None, revision: str | None
         return _load_files(str(path), file_format(path), {"train": [path]}, split)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _load_saved(path, split)
+    files = [] if (path / "README.md").exists() else _data_files(path)  # a README may name other files
+    for file in files:
+        _check_encoding(file)
     try:
-        return _load_config(str(path), config, split, revision)
+        with _quiet_builders():
+            return _load_config(str(path), config, split, revision)
     except StopIteration as error:
         raise ValueError(f"a data file of the folder {name!r} is empty; remove or fill it.") from error
+    except _UNREADABLE as error:
+        raise ValueError(_unreadable(name, files, error)) from error
     except FileNotFoundError:  # no file that datasets recognizes
         return _load_folder(path, split)
 
@@ -289,19 +294,137 @@ def _load_files(
     """Load data files of one type."""
     module, options = builder_options
     has_bom = False
-    for path in (path for paths in splits.values() for path in paths):
+    sources = [path for paths in splits.values() for path in paths]
+    for path in sources:
         start = _first_bytes(path)
         if not start.removeprefix(_BOM).strip():
             raise ValueError(f"the file {str(path)!r} has no rows.")
         has_bom = has_bom or start.startswith(_BOM)
+        _check_encoding(path)
     files = {part: [glob.escape(str(path)) for path in paths] for part, paths in splits.items()}
-    builder = load_dataset_builder(module, data_files=files, **options)
-    builder.download_and_prepare()
+    try:
+        with _quiet_builders():
+            builder = load_dataset_builder(module, data_files=files, **options)
+            builder.download_and_prepare()
+    except _UNREADABLE as error:
+        raise ValueError(_unreadable(name, sources, error)) from error
     if not builder.info.splits or not builder.info.splits.total_num_examples:
         raise ValueError(f"{name!r} has no rows.")
     loaded = builder.as_dataset(split=split)
     # the text builder alone leaves the BOM in; its encoding option has no effect on compressed files
     return loaded.map(_remove_bom, batched=True) if has_bom and module == "text" else loaded
+
+
+def _format_suffix(path: Path) -> str:
+    """Return the suffix of a file that says its type, one of `FORMATS`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in FORMATS:
+        raise ValueError(
+            f"the file {str(path)!r} has type {suffix!r}; use one of {sorted(FORMATS)}, "
+            f"which may be followed by one of {sorted(COMPRESSIONS)}."
+        )
+    return suffix
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Return the data files of a folder, of one type.
+
+    A .json or .txt file beside files of other types is no data: it may be a licence or a configuration.
+
+    Raises:
+        ValueError: If there are several types.
+    """
+    by_format: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        try:
+            suffix = _format_suffix(path)
+        except ValueError:
+            continue  # a file of another type, as datasets passes over it
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            by_format.setdefault(".jsonl" if suffix == ".ndjson" else suffix, []).append(path)
+    certain = {suffix: paths for suffix, paths in by_format.items() if suffix not in (".json", ".txt")}
+    if len(certain) > 1:
+        listed = " and ".join(f"{suffix} ({paths[0].name})" for suffix, paths in certain.items())
+        raise ValueError(f"the folder {str(folder)!r} has files of several types, {listed}; name one of the files.")
+    return [path for paths in (certain or by_format).values() for path in paths]
+
+
+def _check_encoding(path: Path) -> None:
+    """Check that a file of text is UTF-8, from its first byte to its last.
+
+    Raises:
+        ValueError: If it isn't, with the line.
+    """
+    if file_format(path)[0] == "parquet":
+        return
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    compression = "infer" if path.suffix.lower() in COMPRESSIONS else None
+    try:
+        with fsspec.open(str(path), "rb", compression=compression) as file:
+            while block := file.read(1 << 20):
+                if line == 1 and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise ValueError(f"the file {str(path)!r} is in UTF-16; save it as UTF-8.")
+                line += decoder.decode(block).count("\n")
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        line += error.object[: error.start].count(b"\n")
+        byte = error.object[error.start]
+        raise ValueError(
+            f"the file {str(path)!r} is not UTF-8: byte 0x{byte:02x} in line {line}; save it as UTF-8."
+        ) from error
+    except (EOFError, OSError, LZMAError) as error:
+        raise ValueError(f"the file {str(path)!r} can't be read: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet_builders() -> Iterator[None]:
+    """Keep the builders of datasets from logging an error that is raised as well."""
+    logger = logging.getLogger("datasets.packaged_modules")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _unreadable(name: str, paths: Sequence[Path], error: BaseException) -> str:
+    """Say which file can't be read and why, with the line where it is found."""
+    for path in paths:
+        if fault := _file_fault(path):
+            return f"the file {str(path)!r} can't be read: {fault}."
+    cause = error.__cause__ or error
+    reason = (str(cause).splitlines() or [""])[0].rstrip(".")
+    return f"{str(paths[0]) if len(paths) == 1 else name!r} can't be read: {type(cause).__name__}: {reason}."
+
+
+def _file_fault(path: Path) -> str:
+    """Say why a Parquet file or a file of JSON lines can't be read; "" where no reason is found."""
+    module, compressed = file_format(path)[0], path.suffix.lower() in COMPRESSIONS
+    if module == "parquet" and not compressed:
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            return f"it is no Parquet file: {str(error).splitlines()[0].rstrip('.')}"
+    if module != "json":
+        return ""
+    with fsspec.open(str(path), "rt", compression="infer" if compressed else None, encoding="utf-8-sig") as file:
+        is_list = file.read(_CHECKED_BYTES).lstrip().startswith("[")
+        file.seek(0)
+        number = 0
+        try:
+            if is_list:
+                json.load(file)
+            for line in file:
+                number += 1
+                if line.strip():
+                    json.loads(line)
+        except json.JSONDecodeError as error:
+            return f"line {number or error.lineno} is not JSON: {error.msg} (column {error.colno})"
+    return ""
 
 
 def _remove_bom(batch: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -1,86 +1,125 @@
-"""The processes of a run: numbers that they draw from one counter, and nothing that waits for all of them.
+"""The processes of a launch: rank, world size, device, and counters that all of them share.
 
-`accelerate launch` gives every process the store of its process group. Its counters are atomic, so each process takes
-the next chunk when it is free, and no collective call is made. A process that runs alone counts for itself.
+`accelerate launch` names each process in environment variables and gives all of them one store. The store's counters
+are atomic, so each process takes the next chunk as soon as it is free, without a collective call: no process ever
+waits for all others. A process that runs alone counts for itself.
 """
 
 import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_RUNS = count()  # runs of this process so far; the same in all processes, since all run the same script
-_TOKEN_WAIT = timedelta(minutes=10)  # a process may come late: it downloads a dataset, or its node starts slowly
+if TYPE_CHECKING:
+    import torch
+
+_RUNS = count()  # runs of this process so far; equal in all processes, since all run the same script
+_RUN_ID_TIMEOUT = timedelta(minutes=10)  # a process may start late: it downloads a dataset, or its node boots slowly
+
+
+def rank() -> int:
+    """Return this process's number among those that `accelerate launch` started; 0 for a single process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return the number of processes that `accelerate launch` started, on all nodes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Return the number of processes that `accelerate launch` started on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is process 0 of those that `accelerate launch` started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is process 0, which does everything that is done once."""
+    return rank() == 0
+
+
+def process_device() -> "torch.device":
+    """Return the device of this process; the first call connects the processes of the launch."""
+    device: torch.device = _accelerate_state().device
+    return device
 
 
 @dataclass
-class Crew:
-    """This process among those of its run."""
+class ProcessGroup:
+    """This process among those of its run.
+
+    Attributes:
+        rank: The process's number.
+        world_size: The number of processes.
+        store: The store of `torch.distributed`; None if this process is alone or the store was lost.
+        run_id: A random text, the same in all processes of this run.
+    """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     store: Any = None
-    """The process group's store, or None where this process is alone or the store was lost."""
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """One word for all processes of this run, and for no other run."""
-    _own: dict[str, int] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _own_counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def here(cls) -> "Crew":
-        """Find the other processes that `accelerate launch` started, if any."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    def current(cls) -> "ProcessGroup":
+        """Connect to the other processes that `accelerate launch` started, if any."""
+        if world_size() == 1:
             return cls()
-        import torch
-        from accelerate import PartialState
-        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+        from torch.distributed.distributed_c10d import PrefixStore
 
-        # on CPU accelerate must be told so, or each process thinks it is alone
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        store = PrefixStore(f"hfsynth-{next(_RUNS)}", _get_default_store())
+        state = _accelerate_state()
+        store = PrefixStore(f"hfsynth-{next(_RUNS)}", _default_store())
         if state.process_index == 0:
-            store.set("token", uuid.uuid4().hex)
-        store.wait(["token"], _TOKEN_WAIT)
-        return cls(state.process_index, state.num_processes, store, store.get("token").decode())
+            store.set("run-id", uuid.uuid4().hex)
+        store.wait(["run-id"], _RUN_ID_TIMEOUT)
+        return cls(state.process_index, state.num_processes, store, store.get("run-id").decode())
 
     @property
     def is_main(self) -> bool:
-        """Whether this process does what is done once."""
+        """Whether this is process 0, which does everything that is done once."""
         return self.rank == 0
 
     @property
-    def member(self) -> str:
-        """A name for this process that no other has: for files that it alone writes."""
-        return f"{self.token[:8]}-{self.rank}-{socket.gethostname()}-{os.getpid()}"
+    def worker_id(self) -> str:
+        """A name that no other process of any run has, for files that this process writes; it begins with the run."""
+        return f"{self.run_id[:8]}-{self.rank}-{socket.gethostname()}-{os.getpid()}"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether counters are shared: False for a single process, and after the store's process died."""
+        if self.store is not None:
+            self.add("alive", 0)
+        return self.store is not None
 
     def add(self, counter: str, amount: int) -> int:
         """Add to a counter of all processes and return its new value.
 
-        Where the store is lost (the process that held it died), the counter goes on as this process's own, from 0. It
-        then says nothing of the others, so ask `on_its_own` before it is believed.
+        If the store is lost (its process died), the counter continues as this process's own, from 0, and no longer
+        covers the other processes: ask `has_store` before relying on the value.
         """
         if self.store is not None:
             try:
                 return int(self.store.add(counter, amount))
             except RuntimeError:  # torch's DistError, and what a closed socket raises
                 self.store = None
-        self._own[counter] = self._own.get(counter, 0) + amount
-        return self._own[counter]
+        self._own_counts[counter] = self._own_counts.get(counter, 0) + amount
+        return self._own_counts[counter]
 
     def read(self, counter: str) -> int:
         """Return a counter's value."""
-        return self._own.get(counter, 0) if self.store is None else self.add(counter, 0)
+        return self._own_counts.get(counter, 0) if self.store is None else self.add(counter, 0)
 
-    def agrees(self, name: str, value: str) -> bool:
-        """Whether this process has the same value as the first that asked; True where there is nobody to ask."""
+    def next_index(self, counter: str) -> int:
+        """Return the counter's next number, from 0, which no other process gets."""
+        return self.add(counter, 1) - 1
+
+    def same_on_all_ranks(self, name: str, value: str) -> bool:
+        """Whether this process has the same value as the first that asked; True without a store."""
         if self.store is None:
             return True
         try:
@@ -89,23 +128,27 @@ class Crew:
             self.store = None
             return True
 
-    @property
-    def on_its_own(self) -> bool:
-        """Whether there is no store to ask: this process is alone, or the one that held it (process 0's node) died."""
-        if self.store is not None:
-            self.add("alive", 0)
-        return self.store is None
 
-    def draw(self, counter: str) -> int:
-        """Take the next number, from 0, that no process has taken."""
-        return self.add(counter, 1) - 1
-
-
-def wait_until(condition: Any, seconds: float, pause: float = 0.05) -> bool:
-    """Ask again and again whether a condition holds; return whether it came to hold in time."""
+def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
+    """Poll a condition until it holds or the seconds have passed; return whether it holds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:
             return False
         time.sleep(pause)
     return True
+
+
+def _accelerate_state() -> Any:
+    import torch
+    from accelerate import PartialState
+
+    # without cpu=True, each process on a machine without an accelerator takes itself for the only one
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _default_store() -> Any:
+    """Return the store of the launch's processes, for which torch has no public function."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

@@ -27,8 +27,8 @@ from hfsynth.llm import Completion, Request
 from hfsynth.metadata import failed_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
-from hfsynth.runner.rounds import Goal, RowSource, Spent, source_of
-from hfsynth.runner.step import LaidOut
+from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
+from hfsynth.runner.step import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 from hfsynth.text import duration
@@ -222,7 +222,7 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
     seconds = time.monotonic() - start
     with without_bars():
         output = dataset.map(
-            LaidOut(technique, 0, 0, outcomes),
+            AttachOutcomes(technique, 0, 0, outcomes),
             batched=True,
             with_indices=True,
             features=features,
@@ -298,7 +298,7 @@ class Estimate:
 
 
 def estimate(
-    steps: Sequence[TracedStep], source: RowSource, measured: int, goal: Goal | None = None, chunk_size: int = 128
+    steps: Sequence[TracedStep], source: RowSource, measured: int, goal: Target | None = None, chunk_size: int = 128
 ) -> Estimate:
     """Estimate the totals of a run from its first rows. The same rows give the same estimate.
 
@@ -339,12 +339,12 @@ def estimate(
     return Estimate(measured, source.num_rows, num_rows, *intervals)
 
 
-def _rows_to_try(goal: Goal, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
+def _rows_to_try(goal: Target, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
     """Return how many rows of the input a run takes, round by round, at these rates per row."""
-    spent = Spent()
+    spent = Usage()
     while count := spent.next_round(goal, source, chunk_size):
         tried = spent.tried + count
-        spent = Spent(tried, round(tried * accepted), round(tried * tokens))
+        spent = Usage(tried, round(tried * accepted), round(tried * tokens))
     return spent.tried
 
 
@@ -505,7 +505,7 @@ def preview_pipeline(
     """Run the first rows of a dataset through a pipeline, as `Pipeline.preview` documents."""
     if n < 1:
         raise ValueError(f"n must be positive, got {n}.")
-    goal = Goal.of(num_rows, max_rows, max_tokens)
+    goal = Target.from_options(num_rows, max_rows, max_tokens)
     source = source_of(dataset, num_rows or n)
     pipeline.check(source.rows(0, 0, ()).features)
     limit = max(n, measured) if is_main_process() else 0

@@ -1,52 +1,53 @@
-"""The exceptions of hfsynth.
+"""The exceptions of hfsynth. All inherit from `HfsynthError`, and most from an exception of Python too.
 
-Exception
-├── ValueError
-│   ├── ColumnError         a column is missing, of the wrong type, or would be replaced
-│   └── ChatTemplateError   a chat template can't render what was asked of it
-├── TypeError
-│   └── FlowError           a technique's flow yields or returns something else than it must
-├── RuntimeError
-│   ├── RunError            a run could not be finished; what was finished is kept
-│   ├── GenerationError     an llm can't go on
-│   └── PushError           the Hub doesn't take a dataset
-└── RowError                one row came to nothing; caught by the technique and recorded, never seen outside
-    └── TruncatedError      a text that the row needs was cut off
+HfsynthError
+├── ColumnError         (ValueError)    a column is missing, of the wrong type, or would be replaced
+├── ChatTemplateError   (ValueError)    a chat template can't render a request
+├── FlowError           (TypeError)     a technique's flow yields or returns a wrong value
+├── RunError            (RuntimeError)  a run can't be finished; finished chunks are kept
+├── GenerationError     (RuntimeError)  an llm can't go on
+├── PushError           (RuntimeError)  the Hub doesn't take a dataset
+└── RowError                            a row fails; caught by the technique and recorded
+    └── TruncatedError                  a text that the row needs was cut off
 """
 
 
-class ColumnError(ValueError):
-    """A column that a technique needs is missing or of the wrong type, or one it makes would replace another."""
+class HfsynthError(Exception):
+    """The base of all exceptions that hfsynth raises on purpose, except for wrong arguments."""
 
 
-class ChatTemplateError(ValueError):
-    """A model's chat template can't say what was asked of it: a system role, say, or the user's turn."""
+class ColumnError(HfsynthError, ValueError):
+    """A column that a step needs is missing or of the wrong type, or an output would replace a column."""
 
 
-class FlowError(TypeError):
-    """A technique's flow is not what it must be: it yields no requests, returns other outputs, or always raises."""
+class ChatTemplateError(HfsynthError, ValueError):
+    """A model's chat template can't render a request: it refuses a system role, say, or an open user turn."""
 
 
-class GenerationError(RuntimeError):
-    """An llm can't go on: not one row's failure, which is data, but a failure of all that would follow."""
+class FlowError(HfsynthError, TypeError):
+    """A technique's flow yields anything but requests, returns undeclared outputs, or raises for every row."""
 
 
-class RunError(RuntimeError):
-    """A run could not be finished. What was finished is kept, and the same command does the rest."""
+class GenerationError(HfsynthError, RuntimeError):
+    """An llm can't go on, for any row: its model can't be loaded, or it returned too few completions."""
 
 
-class PushError(RuntimeError):
+class RunError(HfsynthError, RuntimeError):
+    """A run can't be finished. Finished chunks are kept, and the same command computes the rest."""
+
+
+class PushError(HfsynthError, RuntimeError):
     """A dataset can't be pushed: the Hub refuses the token, the name or the card, or can't be reached."""
 
 
-class RowError(Exception):
-    """One row came to nothing. A flow raises it; the row's outputs become None and the reason is recorded.
+class RowError(HfsynthError):
+    """One row fails. A flow raises it; the row's outputs become None and the reason is recorded.
 
     Args:
         reason: What went wrong, for the record.
-        raw: The completion that could not be used, where there was one.
-        passing: Whether the row may come to something at another time (an endpoint is down, memory is taken): the
-            same run, started again, tries such a row again.
+        raw: The completion that could not be used, if there is one.
+        passing: Whether the row may succeed at another time (an endpoint is down, memory is taken): the same run,
+            started again, tries such a row again.
     """
 
     def __init__(self, reason: str, raw: str = "", *, passing: bool = False) -> None:

@@ -32,8 +32,8 @@ from typing import Any
 from hfsynth.secrets import masked
 
 logger = logging.getLogger(__name__)
-_MOST = 2_000  # objects that are looked at: code beyond that is named, not read
-_DEEPEST = 40
+_MAX_OBJECTS = 2_000  # objects that are looked at: code beyond that is named, not read
+_MAX_DEPTH = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
 _PLAIN = (
     int,
@@ -105,10 +105,13 @@ class _Reader:
             ((list, tuple), lambda items, name: [self.state(item, name) for item in items]),
             ((set, frozenset), lambda items, name: sorted(json.dumps(self.state(item, name)) for item in items)),
             (re.Pattern, lambda pattern, _: [str(pattern.pattern), pattern.flags]),
-            (functools.partial, lambda made, _: [self.state(part) for part in (made.func, made.args, made.keywords)]),
-            (functools.cached_property, lambda made, _: self.state(made.func)),
-            (property, lambda made, _: [self.state(part) for part in (made.fget, made.fset, made.fdel)]),
-            ((staticmethod, classmethod), lambda made, _: self.state(made.__func__)),
+            (
+                functools.partial,
+                lambda value, _: [self.state(part) for part in (value.func, value.args, value.keywords)],
+            ),
+            (functools.cached_property, lambda value, _: self.state(value.func)),
+            (property, lambda value, _: [self.state(part) for part in (value.fget, value.fset, value.fdel)]),
+            ((staticmethod, classmethod), lambda value, _: self.state(value.__func__)),
             (types.MethodType, lambda method, _: [self.state(method.__func__), self.state(method.__self__)]),
             (types.SimpleNamespace, lambda names, _: self._mapping(vars(names))),
         ]
@@ -119,7 +122,7 @@ class _Reader:
             return repr(value)
         if isinstance(value, str) and not isinstance(value, enum.Enum):
             return masked(value, name) or str(value)
-        if id(value) in self._active or self._depth >= _DEEPEST:
+        if id(value) in self._active or self._depth >= _MAX_DEPTH:
             return f"... {_name(value)}"
         self._active.add(id(value))
         self._depth += 1
@@ -134,7 +137,7 @@ class _Reader:
         """Return the state of a function, class or instance; where it comes up twice, of the first alone."""
         if id(value) in self._places:
             return f"#{self._places[id(value)]}"
-        if len(self._places) >= _MOST:
+        if len(self._places) >= _MAX_OBJECTS:
             return _name(value)
         self._places[id(value)] = len(self._places)
         self._kept.append(value)

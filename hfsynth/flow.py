@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from hfsynth.errors import (
     ChatTemplateError,
@@ -25,7 +25,7 @@ from hfsynth.errors import (
     RunError,
     TruncatedError,
 )
-from hfsynth.llm import LLM, Completion, Request, Requests
+from hfsynth.llm import LLM, MESSAGE_ROLES, Completion, Request, Requests, Role, SamplingParams
 from hfsynth.secrets import redact
 from hfsynth.watchdog import PATIENCE, Watchdog
 
@@ -265,9 +265,9 @@ class Flows:
         self._stream = iter(())
         middle = len(taken) // 2
         for part in (taken[:middle], taken[middle:]):
-            self._ask_again(part)
+            self._retry(part)
 
-    def _ask_again(self, runs: Sequence["Running"]) -> None:
+    def _retry(self, runs: Sequence["Running"]) -> None:
         """Ask for some requests by themselves, and for halves of those where that raises; a single one fails."""
         if not runs:
             return
@@ -296,7 +296,7 @@ class Flows:
             return
         middle = len(runs) // 2
         for part in (runs[:middle], runs[middle:]):
-            self._ask_again(part)
+            self._retry(part)
 
     def _answer(self, run: Hashable, completion: Completion) -> None:
         """Give a flow its completion."""
@@ -497,16 +497,25 @@ class Running:
         """Return what a flow yielded, if it is a request.
 
         Raises:
-            FlowError: If it isn't.
+            FlowError: If it isn't, or its messages, role or sampling have another type than they must.
+            TypeError: If a message has an unknown role or no text, which may be one row's fault.
         """
         call = "yield Request(messages=({'role': 'user', 'content': …},))"
         if not isinstance(request, Request):
             raise FlowError(
                 f"{self._owner}.flow yielded {request!r:.200}, of type {type(request).__name__}; it must {call}."
             )
+        yielded = f"{self._owner}.flow yielded a request with"
         messages: Any = request.messages
-        if isinstance(messages, str) or not all(isinstance(one, Mapping) and "role" in one for one in messages):
-            raise FlowError(f"{self._owner}.flow yielded a request with messages={messages!r:.200}; it must {call}.")
+        is_sequence = isinstance(messages, list | tuple)
+        if not is_sequence or not all(isinstance(one, Mapping) and "role" in one for one in messages):
+            raise FlowError(f"{yielded} messages={messages!r:.200}; it must {call}.")
+        if request.role not in get_args(Role):
+            raise FlowError(f"{yielded} role={request.role!r:.200}; it must be one of {list(get_args(Role))}.")
+        sampling: Any = request.sampling
+        if not isinstance(sampling, SamplingParams):
+            raise FlowError(f"{yielded} sampling={sampling!r:.200}; it must be SamplingParams(...).")
+        _check_messages(messages)
         return request
 
     def _fail(self, reason: str, raw: str = "") -> None:
@@ -524,6 +533,23 @@ class Running:
 def _sentence(error: Exception) -> str:
     """Say what was raised, in a line."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Check the messages of a request, whose roles and texts may come from a row.
+
+    Raises:
+        TypeError: If one has a role that no chat template knows, or no text.
+    """
+    for number, message in enumerate(messages):
+        role, content = message["role"], message.get("content")
+        yielded = f"it yielded a request with messages[{number}]"
+        if role not in MESSAGE_ROLES:
+            raise TypeError(f"{yielded}['role']={role!r:.200}; a role is one of {list(MESSAGE_ROLES)}")
+        if "content" not in message:
+            raise TypeError(f"{yielded}={message!r:.200}, which has no 'content'; give its text")
+        if not isinstance(content, str):
+            raise TypeError(f"{yielded}['content']={content!r:.200}; a content is text, so give str")
 
 
 def _fault(request: Request) -> str:

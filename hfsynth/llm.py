@@ -13,6 +13,8 @@ from hfsynth.errors import GenerationError, RowError
 from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
+MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
+"""Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
 
 

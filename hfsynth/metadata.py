@@ -1,4 +1,4 @@
-"""What became of every row: the `generation_metadata` column, and the failures read from it."""
+"""Outcomes of rows: the `generation_metadata` column, the failures that it names, and counts of both."""
 
 import math
 from collections import Counter
@@ -14,48 +14,41 @@ from numpy.typing import NDArray
 
 METADATA_COLUMN = "generation_metadata"
 METADATA_ENTRY = {
-    "step": Value("string"),
-    "row": Value("int64"),
+    "step": Value("string"),  # the step's name
+    "row": Value("int64"),  # the row's index in the step's input
     "model": Value("string"),
-    "seed": Value("int64"),
-    "prompt_tokens": Value("int64"),
+    "seed": Value("int64"),  # of the row's first request
+    "prompt_tokens": Value("int64"),  # of all the row's requests
     "completion_tokens": Value("int64"),
-    "finish_reason": Value("string"),
-    "truncated": Value("bool"),
-    "error": Value("string"),
-    "column": Value("string"),
-    "raw": Value("string"),
-    "share": Value("float64"),
+    "finish_reason": Value("string"),  # of the last completion
+    "truncated": Value("bool"),  # whether a text of the row is truncated and was kept
+    "error": Value("string"),  # why the row failed; "" if it didn't
+    "column": Value("string"),  # the first output that is None since the row failed
+    "raw": Value("string"),  # the completion that the technique could not use
+    "share": Value("float64"),  # 1 / number of rows that the row of the step's input became
 }
-"""One entry of the column, added by each technique: the step's name; the row's index in that step's input; the llm;
-the seed of the row's first request; tokens read and written by all of the row's requests; how the last completion
-ended; whether a text of the row was cut off and is kept; why the row failed ("" if it didn't), the first column that
-is None for it, and the completion that could not be used; and the share of the step's row that this row has: 1, or
-less where one row became several, each with the same entry. The shares of a row of the step add up to 1. No field is
-ever null, so that any row shows the column's type.
-"""
+"""An entry of the column, which each technique adds to its rows. Rows that were one row of the step's input have equal
+entries, whose shares add up to 1. No field is ever null, so the column's type can be inferred from any row."""
 METADATA_FEATURE = List(METADATA_ENTRY)
 
 FAILURE_FEATURES = Features(
     {
         "step": Value("string"),
-        "row": Value("int64"),
-        "column": Value("string"),
-        "reason": Value("string"),
-        "raw": Value("string"),
-        "rule": Value("string"),
-        "value": Value("string"),
-        "matched": Value("string"),
+        "row": Value("int64"),  # the row's index in the step's input
+        "column": Value("string"),  # the output that is None, or the column that a filter read
+        "reason": Value("string"),  # why a technique failed
+        "raw": Value("string"),  # the completion that it could not use, or the text that a filter dropped
+        "rule": Value("string"),  # the filter's rule
+        "value": Value("string"),  # the value that the rule measured
+        "matched": Value("string"),  # the text or limit that the text matched
     }
 )
-"""Columns of a failures dataset: the step; the row's index in that step's input; the column that is None for it; the
-reason; the completion that could not be used. Of a row that a filter dropped: the column it looked at, whose text is
-`raw`; the rule; the value that it measured; and the text or limit that this matched."""
-_ROWS_AT_ONCE = 10_000
+"""Columns of a failures dataset: rows on which a technique failed, and rows that a filter dropped."""
+_BATCH_ROWS = 10_000
 
 
 def failed_entry(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of the first step that failed on a row, or None where none did.
+    """Return the entry of the first step that failed on a row; None if no step failed.
 
     >>> failed_entry({"generation_metadata": [{"step": "Magpie", "error": ""}]}) is None
     True
@@ -64,10 +57,19 @@ def failed_entry(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Part a dataset into the rows on which no step failed, whole, and the failures (`FAILURE_FEATURES`).
+    """Split a dataset into the rows on which no step failed, and the failures (`FAILURE_FEATURES`).
+
+    Args:
+        dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
 
     Raises:
         ValueError: If the dataset has no `generation_metadata` column.
+
+    >>> from hfsynth import EchoLLM, TextGeneration
+    >>> rows = Dataset.from_dict({"instruction": ["a", None]})
+    >>> rows, failures = split_failures(rows.map(TextGeneration(EchoLLM()), batched=True, with_indices=True))
+    >>> rows["instruction"][:], failures["reason"][:]
+    (['a'], ['instruction is None'])
     """
     failed = {
         start + row: failed_entry({METADATA_COLUMN: column[row].as_py()})
@@ -80,71 +82,101 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def step_failures(dataset: Dataset) -> Dataset:
-    """Return the failures of the step that made a dataset: rows on which it failed, and no step before it."""
-    found = (column[row].as_py() for column, row, _ in _rows_with_errors(dataset))
+    """Return the failures of the last step of a dataset, without rows on which an earlier step failed."""
+    histories = (column[row].as_py() for column, row, _ in _rows_with_errors(dataset))
     return failures_dataset(
-        [entries[-1] for entries in found if entries[-1]["error"] and not any(e["error"] for e in entries[:-1])]
+        [entries[-1] for entries in histories if entries[-1]["error"] and not any(e["error"] for e in entries[:-1])]
     )
 
 
-def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
-    """Return the entries of a row for each of the rows that it becomes."""
-    return [{**entry, "share": entry["share"] / parts} for entry in entries]
-
-
 def failed_rows(dataset: Dataset) -> set[int]:
-    """Return the places of the rows on which a step failed; none where no technique has run."""
+    """Return the indices of the rows on which a step failed; none for a dataset without metadata."""
     if METADATA_COLUMN not in dataset.column_names:
         return set()
     return {start + row for _, row, start in _rows_with_errors(dataset)}
 
 
+def step_names(dataset: Dataset) -> tuple[list[str], int]:
+    """Return the names of the steps that added entries, in their order, and the number of rows without any entry."""
+    if METADATA_COLUMN not in dataset.column_names:
+        return [], len(dataset)
+    names: dict[str, None] = {}
+    without = 0
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
+        column = table.column(METADATA_COLUMN)
+        without += int(pc.sum(pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)).as_py() or 0)
+        names |= dict.fromkeys(pc.unique(pc.struct_field(pc.list_flatten(column), "step")).to_pylist())
+    return list(names), without
+
+
+def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
+    """Return a row's entries for each of the rows that it becomes.
+
+    Args:
+        entries: The row's entries.
+        parts: The number of rows that it becomes.
+    """
+    return [{**entry, "share": entry["share"] / parts} for entry in entries]
+
+
+def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
+    """Return the failures of a chunk that could not be generated: each of its rows, with the same reason."""
+    return failures_dataset([{"step": step, "row": row, "column": column, "error": reason, "raw": ""} for row in rows])
+
+
+def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Return a failures dataset (`FAILURE_FEATURES`) of entries of `generation_metadata`."""
+    sources = {"reason": "error"}
+    columns = {name: [entry.get(sources.get(name, name), "") for entry in entries] for name in FAILURE_FEATURES}
+    return Dataset.from_dict(columns, features=FAILURE_FEATURES)
+
+
 @dataclass
 class StepTally:
-    """What became of a step's rows, counted from its entries in `generation_metadata` as tables pass by.
+    """Counts of a step's rows, from its entries in the tables of its result.
 
-    A row that a step made several of carries one entry in each, which is counted once: of the last step they are
-    neighbours; those of a step by name have equal seeds, and are as many rows as their shares add up to, rounded up.
-    A row on which an earlier step failed is no row of this step.
+    A row of the input that became several has an entry in each of them, and is counted once. Right after the step,
+    these entries are neighbors. In a dataset that was changed since, they have the same seed, and the sum of their
+    shares, rounded up, is the number of rows. Rows on which an earlier step failed are not counted.
     """
 
     rules: tuple[str, str] | None = None
-    """An output column with lists of structs, and their field that names the rule which stopped a piece of the row."""
+    """An output column with lists of structs, and their field with the rule that eliminated a round."""
     step: str | None = None
-    """The step's name, in a dataset that may have been changed since; None for the last, in what it has just made."""
+    """The step's name, for a dataset that was changed since; None for the last step of the tables."""
     rows: int = 0
-    """Rows of the step's input, without those on which an earlier step failed."""
+    """Rows of the step's input."""
     rows_out: int = 0
-    """Rows that the step made of them, without those on which it failed; parts of one row counted each."""
+    """Rows of the step's result, without failed ones."""
     truncated: int = 0
-    """Rows of the input of which a text was cut off and is kept."""
+    """Rows of the input with a truncated text that was kept."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     written: Counter[int] = field(default_factory=Counter)
-    """Tokens that a row's completions had together → rows."""
+    """Completion tokens of a row → rows."""
     finish_reasons: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    """Reason → rows on which the step failed, and no step before it."""
+    """Reason → rows on which the step failed."""
     stopped: Counter[str] = field(default_factory=Counter)
-    """Rule → pieces of rows that it stopped; "" → pieces that stood."""
+    """Rule → rounds that it eliminated; "" → rounds that were kept."""
     _last_row: int = -1
     _shares: dict[int, float] = field(default_factory=dict)
 
-    def see(self, table: pa.Table) -> pa.Table:
-        """Count the rows of a table, and give it back."""
+    def update(self, table: pa.Table) -> pa.Table:
+        """Count the rows of a table, and return the table."""
         column = table.column(METADATA_COLUMN).combine_chunks()
         offsets = column.offsets.to_numpy()
-        values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-        offsets = offsets - offsets[0]
+        values = column.values.slice(offsets[0], offsets[-1] - offsets[0])  # (entries of all rows,)
+        offsets = offsets - offsets[0]  # (rows + 1,)
         if self.step is None:
             places = offsets[1:] - 1
         else:
             places = np.flatnonzero(pc.equal(values.field("step"), self.step).to_numpy(False))
-        entries = values.take(pa.array(places))
-        failed_so_far = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
+        entries = values.take(pa.array(places))  # (entries of the step,)
+        errors_before = np.r_[0, np.cumsum(pc.not_equal(values.field("error"), "").to_numpy(False))]
         begins = offsets[np.searchsorted(offsets, places, side="right") - 1]
-        reached = failed_so_far[places] == failed_so_far[begins]  # no step before failed on the row
-        first = self._first(entries) & reached
+        reached = errors_before[places] == errors_before[begins]  # no earlier step failed on the row
+        first = self._first_entries(entries) & reached
         self.rows += int(first.sum())
         self.rows_out += int((reached & pc.equal(entries.field("error"), "").to_numpy(False)).sum())
         once = entries.filter(pa.array(first))
@@ -153,16 +185,16 @@ class StepTally:
         self.truncated += pc.sum(once.field("truncated")).as_py() or 0
         tokens, rows = np.unique(once.field("completion_tokens").to_numpy(False), return_counts=True)
         self.written.update(dict(zip(tokens.tolist(), rows.tolist(), strict=True)))
-        self.finish_reasons += _counted(once.field("finish_reason"), but="")
-        self.failures += _counted(once.field("error"), but="")
+        self.finish_reasons += _value_counts(once.field("finish_reason"), without="")
+        self.failures += _value_counts(once.field("error"), without="")
         if self.rules:
             outputs, rule = self.rules
-            pieces = pc.list_flatten(table.column(outputs).combine_chunks().filter(pa.array(first)))
-            self.stopped += _counted(pc.struct_field(pieces, rule))
+            rounds = pc.list_flatten(table.column(outputs).combine_chunks().filter(pa.array(first)))
+            self.stopped += _value_counts(pc.struct_field(rounds, rule))
         return table
 
-    def _first(self, entries: pa.Array) -> NDArray[np.bool_]:
-        """Find the entries of rows that weren't seen before: (entries,)."""
+    def _first_entries(self, entries: pa.Array) -> NDArray[np.bool_]:
+        """Return which entries are the first of a row of the step's input: (entries,)."""
         if self.step is None:
             rows = entries.field("row").to_numpy()
             first: NDArray[np.bool_] = np.diff(rows, prepend=self._last_row) != 0
@@ -173,56 +205,33 @@ class StepTally:
         for place, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
             before = self._shares.get(seed, 0.0)
             self._shares[seed] = before + share
-            first[place] = _rows_of(before + share) > _rows_of(before)
+            first[place] = _rows_of_shares(before + share) > _rows_of_shares(before)
         return first
 
 
-def _rows_of(shares: float) -> int:
-    """Return how many rows some shares of rows are at the least."""
+def _rows_of_shares(shares: float) -> int:
+    """Return the least number of rows whose shares add up to this sum."""
     return math.ceil(shares - 1e-6)
 
 
-def step_names(dataset: Dataset) -> tuple[list[str], int]:
-    """Return the names of the steps that left entries in a dataset, in order, and how many rows have none at all."""
-    if METADATA_COLUMN not in dataset.column_names:
-        return [], len(dataset)
-    names: dict[str, None] = {}
-    bare = 0
-    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
-        column = table.column(METADATA_COLUMN)
-        bare += int(pc.sum(pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)).as_py() or 0)
-        names |= dict.fromkeys(pc.unique(pc.struct_field(pc.list_flatten(column), "step")).to_pylist())
-    return list(names), bare
-
-
-def _counted(values: pa.Array, but: str | None = None) -> Counter[str]:
-    """Count equal values, but for one."""
+def _value_counts(values: pa.Array, without: str | None = None) -> Counter[str]:
+    """Return how often each value occurs, without one of the values."""
     counts = ((entry["values"], entry["counts"]) for entry in pc.value_counts(values).to_pylist())
-    return Counter({value: count for value, count in counts if value != but})
-
-
-def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
-    """Return the failures of a chunk that was given up: each of its rows, with the chunk's reason."""
-    return failures_dataset([{"step": step, "row": row, "column": column, "error": reason, "raw": ""} for row in rows])
-
-
-def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
-    """Lay out entries of `generation_metadata` as a failures dataset (`FAILURE_FEATURES`)."""
-    sources = {"reason": "error"}
-    columns = {name: [entry.get(sources.get(name, name), "") for entry in entries] for name in FAILURE_FEATURES}
-    return Dataset.from_dict(columns, features=FAILURE_FEATURES)
+    return Counter({value: count for value, count in counts if value != without})
 
 
 def _rows_with_errors(dataset: Dataset) -> Iterator[tuple[pa.Array, int, int]]:
-    """Find the rows with an entry that has an error; in Arrow, since most rows have none.
+    """Yield the rows that have an entry with an error; searched in Arrow, since most rows have none.
 
     Yields:
-        The metadata of some rows, the place of a row with an error among them, and the first one's index.
+        The metadata of a batch of rows, the place of a row with an error in the batch, the batch's first index.
     """
     if METADATA_COLUMN not in dataset.column_names:
-        raise ValueError(f"no technique has run on this dataset: {dataset.column_names} has no {METADATA_COLUMN!r}.")
+        raise ValueError(
+            f"the dataset has no column {METADATA_COLUMN!r}, only {dataset.column_names}; run a technique on it first."
+        )
     start = 0
-    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
         column = table.column(METADATA_COLUMN).combine_chunks()
         errors = pc.struct_field(pc.list_flatten(column), "error")
         rows = pc.filter(pc.list_parent_indices(column), pc.not_equal(errors, ""))

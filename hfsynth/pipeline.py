@@ -1,4 +1,7 @@
-"""Steps in a chain: `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`."""
+"""`Pipeline`, a chain of steps as a value: its columns, its diagram, its recipe.
+
+A pipeline is written `SelfInstruct(llm) >> EvolInstruct(llm) >> TextGeneration(llm)`.
+"""
 
 import logging
 import re
@@ -7,12 +10,12 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Dataset, DatasetDict, Features
 
 from hfsynth.distributed import is_main_process
-from hfsynth.recipe import known_names, make_step, read_recipe, replace_model, write_recipe
+from hfsynth.recipe import build_source, build_step, read_recipe, replace_model, write_recipe
 from hfsynth.step import DatasetFunction, Node, Step, as_step
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arrow:
-    """Columns that one node hands to another: 0 is the dataset, then the steps, last the result."""
+    """Columns on their way from one place to another: 0 is the dataset, then come the steps, and the result."""
 
     start: int
     end: int
@@ -33,14 +36,19 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Diagram:
-    """A chain of steps, drawn."""
+    """A chain of steps as a graph of columns."""
 
     nodes: tuple[Node, ...]
     arrows: tuple[Arrow, ...]
 
     @classmethod
     def of(cls, columns: Iterable[str], nodes: Sequence[Node]) -> "Diagram":
-        """Connect steps, from the columns that there are before the first."""
+        """Connect steps by the columns that they read.
+
+        Args:
+            columns: The dataset's.
+            nodes: The steps' nodes, in order.
+        """
         makers = dict.fromkeys(columns, 0)
         found: dict[tuple[int, int], list[str]] = {}
         for number, node in enumerate(nodes, 1):
@@ -54,16 +62,16 @@ class Diagram:
 
     @property
     def reads_dataset(self) -> bool:
-        """Whether a step reads anything of the dataset; a drawing has no box for one that nothing reads."""
+        """Whether a step reads a column of the dataset; without one the diagram has no box for the dataset."""
         return any(arrow.start == 0 for arrow in self.arrows)
 
     @property
     def names(self) -> list[str]:
-        """What stands at each place: the dataset, the steps, the result."""
+        """The name of each place: the dataset, the steps, the result."""
         return ["dataset", *(node.name for node in self.nodes), "result"]
 
     def mermaid(self) -> str:
-        """Return Mermaid text."""
+        """Return the diagram as Mermaid text."""
         ids = ["dataset", *(f"step{number}" for number in range(1, len(self.nodes) + 1)), "result"]
         boxes = ['dataset[("dataset")]'] if self.reads_dataset else []
         for number, node in enumerate(self.nodes, 1):
@@ -75,42 +83,50 @@ class Diagram:
         return "\n    ".join(["flowchart LR", *boxes, 'result[("result")]', *arrows])
 
     def text(self) -> str:
-        """Return a line for each arrow, as any terminal shows it.
+        """Return the diagram as plain text, one line for each arrow.
 
         >>> print(Diagram.of(["instruction"], [Node("Answer", "echo", ("instruction",), ("generation",))]).text())
         dataset ── instruction ─▶ Answer (echo)
         Answer (echo) ── generation ─▶ result
         """
         models = ["", *(node.model for node in self.nodes), ""]
-        told = [f"{name} ({model})" if model else name for name, model in zip(self.names, models, strict=True)]
-        return "\n".join(f"{told[a.start]} ── {', '.join(a.columns)} ─▶ {told[a.end]}" for a in self.arrows)
+        labels = [f"{name} ({model})" if model else name for name, model in zip(self.names, models, strict=True)]
+        return "\n".join(f"{labels[a.start]} ── {', '.join(a.columns)} ─▶ {labels[a.end]}" for a in self.arrows)
 
 
 @dataclass(frozen=True, init=False)
 class Pipeline:
-    """Steps, each run on what the one before made of the dataset.
+    """A chain of steps, each of which reads the result of the step before it.
 
-    A step is a technique, a filter, or a named function from a dataset to a dataset. Techniques and filters of equal
-    names get a number, since a step's name is part of its seeds.
+    Args:
+        steps: Techniques, filters, and named functions from a dataset to a dataset. Techniques and filters of equal
+            names get a number, since a step's name is part of its seeds.
 
     Raises:
         TypeError: If a step is none of these.
+
+    >>> from hfsynth import EchoLLM, SelfInstruct, TextGeneration
+    >>> llm = EchoLLM()
+    >>> [step.name for step in (SelfInstruct(llm) >> TextGeneration(llm) >> TextGeneration(llm)).steps]
+    ['SelfInstruct', 'TextGeneration', 'TextGeneration_2']
     """
 
     steps: tuple[Step, ...]
 
     def __init__(self, steps: Iterable[Step | DatasetFunction]) -> None:
+        if isinstance(steps, Step) or not isinstance(steps, Iterable):
+            raise TypeError(f"Pipeline takes a tuple of steps, not {steps!r:.200}; give Pipeline((step,)).")
         named: list[Step] = []
         for step in map(as_step, steps):
             named.append(step.renamed(_free_name(step.name, {other.name for other in named})))
         object.__setattr__(self, "steps", tuple(named))
 
     def __rshift__(self, other: "Step | DatasetFunction | Pipeline") -> "Pipeline":
-        """Add a step, or all steps of another pipeline, at the end."""
+        """Append a step, or the steps of another pipeline."""
         return Pipeline((*self.steps, *(other.steps if isinstance(other, Pipeline) else (other,))))
 
     def __call__(self, *arguments: object, **keywords: object) -> NoReturn:  # noqa: ARG002 - as map calls it
-        """Say that a pipeline is run, not mapped: its filters and functions need the whole dataset.
+        """Refuse `Dataset.map`: filters and functions need the whole dataset.
 
         Raises:
             TypeError: Always.
@@ -121,12 +137,16 @@ class Pipeline:
         )
 
     def features(self, features: Features) -> list[Features | None]:
-        """Return the features that the dataset has before the first step and after each.
+        """Return the features of the dataset before the first step and after each step.
 
-        What a function makes of a dataset is known only once it has run: None, from there on.
+        Args:
+            features: The dataset's.
+
+        Returns:
+            One entry more than there are steps; None after a function, whose result only a run can tell.
 
         Raises:
-            ColumnError: If a step needs a column that it won't find, or would replace one; with the step's number.
+            ColumnError: If a column is missing, of the wrong type, or would be replaced; with the step's number.
         """
         stages: list[Features | None] = [features]
         for number, step in enumerate(self.steps, 1):
@@ -145,40 +165,43 @@ class Pipeline:
         quiet: bool = False,
         push_target: str | None = None,
     ) -> Dataset:
-        """Run all steps over a dataset, computing only what is not there from an earlier run.
+        """Run all steps over a dataset, and compute only what an earlier run has not finished.
 
-        With `num_rows` it goes on, round by round, until so many rows are accepted: no step failed on them and no
-        filter dropped them. They are the first that a run over all of the input would have made (where functions, if
-        there are any, look at each row by itself), and nothing else is returned.
+        With `num_rows` the run takes input round by round until that many rows are accepted: no step failed on them
+        and no filter dropped them. They are the first rows that a run over the whole input accepts, provided that
+        functions treat each row by itself.
 
         Args:
             dataset: The input; of a `DatasetDict`, one split. None for techniques that need no columns, with
                 `num_rows`.
-            num_rows: Accepted rows wanted; default: whatever becomes of all rows of the input.
-            max_rows: Rows of the input to try for them at most; default: all, or where there is no dataset ten times
-                `num_rows`.
-            max_tokens: Tokens to read and write for them, in all steps: no round is begun that is likely to pass it.
-                Where the input or a limit is spent first, there are fewer rows, and a warning.
-            run_dir: Where finished chunks are kept. Default: a folder in the cache of datasets.
+            num_rows: Number of accepted rows to return. Default: every row that the input yields.
+            max_rows: Limit of input rows to try for `num_rows`. Default: the whole input; without a dataset, ten
+                times `num_rows`.
+            max_tokens: Limit of prompt and completion tokens of all steps for `num_rows`: no round begins that is
+                likely to pass it. Where a limit or the input ends first, fewer rows are returned, with a warning.
+            run_dir: Folder of finished chunks. Default: a folder in the cache of datasets.
             chunk_size: Rows that are computed, saved and lost together; best several times the batch size.
-            quiet: No progress bars.
-            push_target: A dataset on the Hub, `user/name`, that the result is to be pushed to afterwards: whether you
-                may is found out now.
+            quiet: Show no progress bars.
+            push_target: A dataset on the Hub, `user/name`, to push the result to afterwards: your right to push is
+                checked before the run.
+
+        Returns:
+            The rows of the last step, the same on every process.
 
         Raises:
-            ColumnError: If a step's columns don't fit, before any model is loaded.
             PushError: If `push_target` can't be pushed to, before any model is loaded.
+            ColumnError: If a step's columns don't fit, before any model is loaded.
             GenerationError: If an llm can't be loaded.
-            RunError: If chunks failed twice, or the run directory can't be written. What was finished is kept.
+            RunError: If chunks failed twice, or the run directory can't be written. Finished chunks are kept.
             ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
         from hfsynth.publish.hub import check_push_target  # layers above, as in preview and push_to_hub
-        from hfsynth.runner.run import run_pipeline
+        from hfsynth.runner.run import run
 
         if push_target is not None and is_main_process():
             check_push_target(push_target)
-        return run_pipeline(
+        return run(
             self,
             dataset,
             num_rows=num_rows,
@@ -187,7 +210,7 @@ class Pipeline:
             run_dir=run_dir,
             chunk_size=chunk_size,
             quiet=quiet,
-        )
+        ).dataset
 
     def preview(
         self,
@@ -200,21 +223,21 @@ class Pipeline:
         max_tokens: int | None = None,
         chunk_size: int = 128,
     ) -> "Preview":
-        """Run the first rows, to look at them: what the models read and write, what comes of it, what all would take.
+        """Run the first rows, and return every prompt, completion and result, with an estimate of a run's cost.
 
-        The rows are those that a run begins with; process 0 runs them, any other gets none. Nothing of them is kept.
+        The rows are those that a run begins with. Process 0 runs them; other processes run none. Nothing is saved.
 
         Args:
-            dataset: The input, as `run` takes it, as it does all but the next two.
+            dataset: The input, as for `run`.
             n: Rows to show.
-            measured: Rows to run, `n` at least: the more, the nearer the estimate.
-            num_rows: Accepted rows that the run is to make. Default: whatever becomes of all rows of the input.
-            max_rows: Rows of the input to try for them at most.
-            max_tokens: Tokens to spend on them.
-            chunk_size: The run's.
+            measured: Rows to run, at least `n`; more rows give a narrower estimate.
+            num_rows: As for `run`; this and the following enter the estimate.
+            max_rows: As for `run`.
+            max_tokens: As for `run`.
+            chunk_size: As for `run`.
 
         Returns:
-            The preview: print it, or let a notebook show it.
+            The preview, to be printed or shown in a notebook.
 
         Raises:
             ColumnError: If a step's columns don't fit, before any model is loaded.
@@ -244,17 +267,17 @@ class Pipeline:
         private: bool | None = None,
         token: str | None = None,
     ) -> str | None:
-        """Push what this pipeline made, as `hfsynth.push_to_hub` does.
+        """Push a result of this pipeline to the Hub, as `hfsynth.push_to_hub` does.
 
         Args:
-            dataset: What `run` returned, or `Dataset.map` with the technique.
+            dataset: The result of `run`, or of `Dataset.map` with the technique.
             repo_id: The dataset on the Hub, `user/name`.
             config_name: Name of the configuration.
-            private: Whether a dataset that is made there is private; default: as the namespace has it.
-            token: A token with write access; default: the one that you are logged in with.
+            private: Whether a new dataset is private. Default: the namespace's setting.
+            token: A token with write access. Default: the one that you are logged in with.
 
         Returns:
-            The address of the commit; None in other processes than 0.
+            The URL of the commit on process 0; None on other processes.
 
         Raises:
             PushError: If it can't be pushed.
@@ -264,47 +287,48 @@ class Pipeline:
         return push_to_hub(dataset, repo_id, config_name=config_name, private=private, token=token, steps=self.steps)
 
     def to_yaml(self) -> str:
-        """Return the pipeline as a recipe: every field of every step, from which `from_yaml` makes it again."""
+        """Return the pipeline as a recipe: every field of every step, as `from_yaml` reads it."""
         return write_recipe([step.describe() for step in self.steps])
 
     @classmethod
     def from_yaml(
         cls,
         text: str,
-        *known: type | DatasetFunction,
+        *own: type | DatasetFunction,
         model: str | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> "Pipeline":
-        """Make the pipeline of a recipe.
+        """Build the pipeline of a recipe.
 
         Args:
             text: The recipe.
-            known: Classes and functions that it names and that are not hfsynth's own.
-            model: Name or folder to use for the recipe's models, of which one in a folder is known by its name alone.
+            own: Your own classes and functions that the recipe names.
+            model: Name or folder to use for the recipe's models; of a model in a folder, the recipe has only the
+                folder's name.
             secrets: Keys and tokens that the recipe leaves out, by the names of their fields. Default: environment
                 variables such as `HFSYNTH_API_KEY` for `api_key`.
 
         Raises:
-            ValueError: If it isn't a recipe, names what isn't known or is of another version, or lacks a secret.
+            ValueError: If the text isn't a recipe, a name is missing or of another version, or a secret is missing.
         """
         described, _ = read_recipe(text)
-        names = known_names(known)
+        names = public_names() | {value.__name__: value for value in own}
         steps = [replace_model(step, model) if model else step for step in described]
-        return cls(tuple(make_step(step, names, secrets) for step in steps))
+        return cls(build_step(step, names, secrets) for step in steps)
 
     def draw(self, features: Features | None = None, *, file: str | Path | None = None) -> str:
         """Return the steps and the columns between them as Mermaid text; a notebook shows a pipeline as a picture.
 
         Args:
-            features: The dataset's; by default the columns that are read before a step makes them.
-            file: A file to draw a picture into as well, by its name a PNG or an SVG.
+            features: The dataset's. Default: the columns that steps read and no earlier step writes.
+            file: A file for a picture as well, `.png` or `.svg`.
 
         Raises:
             ValueError: If the file's name ends in neither.
 
         >>> from hfsynth import EchoLLM, TextGeneration
-        >>> again = TextGeneration(EchoLLM(), output_mappings={"generation": "again"})
-        >>> print((TextGeneration(EchoLLM()) >> again).draw())
+        >>> second = TextGeneration(EchoLLM(), output_mappings={"generation": "second"})
+        >>> print((TextGeneration(EchoLLM()) >> second).draw())
         flowchart LR
             dataset[("dataset")]
             step1["<b>TextGeneration</b><br/>echo"]
@@ -313,7 +337,7 @@ class Pipeline:
             dataset -- "instruction" --> step1
             dataset -- "instruction" --> step2
             step1 -- "generation" --> result
-            step2 -- "again" --> result
+            step2 -- "second" --> result
         """
         diagram = self._diagram(features)
         if file is not None:
@@ -332,10 +356,10 @@ class Pipeline:
 
     def _diagram(self, features: Features | None) -> Diagram:
         columns = list(features or self._first_inputs())
-        seen, nodes = set(columns), list[Node]()
+        available, nodes = set(columns), list[Node]()
         for step in self.steps:
-            nodes.append(step.node(seen))
-            seen |= set(nodes[-1].makes or ())
+            nodes.append(step.node(available))
+            available |= set(nodes[-1].makes or ())
         return Diagram.of(columns, nodes)
 
     def check(self, features: Features) -> None:
@@ -355,7 +379,7 @@ class Pipeline:
             logger.warning(hint)
 
     def _hints(self) -> list[str]:
-        """Say where a step reads a column of which an earlier step has made a newer version, without being told to."""
+        """Return a hint for each column that a step reads by default though an earlier step wrote a newer version."""
         newer: dict[str, tuple[int, str]] = {}
         hints: list[str] = []
         for number, step in enumerate(self.steps, 1):
@@ -363,25 +387,42 @@ class Pipeline:
                 if name in newer:
                     maker, column = newer[name]
                     hints.append(
-                        f"step {number}, {step.name}, reads {name!r}, of which step {maker} makes {column!r}: to read "
-                        f"that, say input_mappings={{{name!r}: {column!r}}}, or {{{name!r}: {name!r}}} if it is meant."
+                        f"step {number}, {step.name}, reads {name!r}, but step {maker} writes a newer version, "
+                        f"{column!r}: set input_mappings={{{name!r}: {column!r}}} to read it, or "
+                        f"{{{name!r}: {name!r}}} to keep {name!r}."
                     )
             newer |= {old: (number, column) for old, column in step.newer_columns().items()}
         return hints
 
     def _first_inputs(self) -> list[str]:
-        """Columns that no step makes before one reads them."""
-        made: set[str] = set()
+        """Return the columns that a step reads and no earlier step writes."""
+        written: set[str] = set()
         needed: dict[str, None] = {}
         for step in self.steps:
-            needed |= dict.fromkeys(column for column in step.needed_columns(made) if column not in made)
-            made |= set(step.written_features)
+            needed |= dict.fromkeys(column for column in step.needed_columns(written) if column not in written)
+            written |= set(step.written_features)
         return list(needed)
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """Return a name, or with the first number that makes it one that isn't taken."""
+    """Return a name that isn't taken: the name itself, or with the first free number from 2 on."""
     if name not in taken:
         return name
     root = re.sub(r"_\d+$", "", name)
     return next(free for number in count(2) if (free := f"{root}_{number}") not in taken)
+
+
+def read_source(text: str) -> Any:
+    """Return the input that a recipe describes; None where it describes none.
+
+    Raises:
+        ValueError: If it isn't a recipe, or its class is missing or of another version.
+    """
+    return build_source(text, public_names())
+
+
+def public_names() -> dict[str, Any]:
+    """Return hfsynth's public classes and functions by their names, as recipes name them."""
+    import hfsynth  # the layer above, which imports each of them on first use
+
+    return {name: getattr(hfsynth, name) for name in hfsynth.__all__}

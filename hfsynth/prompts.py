@@ -1,8 +1,8 @@
-"""The Jinja2 environment of prompts: a sandbox in which time and size of a rendering are bounded, too.
+"""Render prompts with Jinja2, in a sandbox that also limits time and size.
 
-Jinja2's own sandbox keeps a template from Python's insides, and from changing what it reads. A template may still ask
-for `'a' * 10**9`, or for loops within loops. Here every loop, call, filter, operator and output spends of a budget,
-and what would make a large value is refused before it is made.
+The sandbox of Jinja2 keeps a template from Python's internals and from changing its variables, but not from computing
+`'a' * 10**9` or nesting loops. Here every loop, call, filter, operator and output spends part of a budget, and an
+operation with a large result is refused before it runs.
 """
 
 import json
@@ -33,11 +33,11 @@ from jinja2.visitor import NodeTransformer
 from hfsynth.errors import RowError
 
 LARGEST = 10_000_000
-"""Most characters that one rendering may read and write; a step counts as `STEP` of them."""
+"""Characters that one rendering may read and write; a step counts as `STEP` characters."""
 STEP = 20
 SECONDS = 10.0
-"""Longest rendering."""
-_BUDGET = " budget"  # the variable that holds it: no template can name one with a space
+"""Longest time of one rendering."""
+_BUDGET = " budget"  # name of its variable; the space keeps templates from reading it
 _INTEGER_BITS = 10_000
 _FIELDS = re.compile(r"%(?:\([^)]*\))?([-#0 +.\d*]*)|\{[^{}:]*:([^}]*)")  # of a format, each with its width
 _CHEAP = frozenset({"length", "count", "first", "last", "default", "d", "attr", "abs", "int", "float", "round"})
@@ -49,41 +49,41 @@ _WRITING = frozenset({"tojson", "pprint", "urlize", "xmlattr"})
 
 
 class Nothing(str):
-    """What None is within a prompt: written as nothing, wherever a template puts it, and still `none` to its tests."""
+    """None within a prompt: rendered as an empty text, but `none` to a template's tests."""
 
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        """Equal None, and what is empty."""
+        """Return whether the other value is None or empty."""
         return other is None or str.__eq__(self, str(other))
 
     def __ne__(self, other: object) -> bool:
-        """Differ from what is neither None nor empty."""
+        """Return whether the other value is neither None nor empty."""
         return not self == other
 
     def __hash__(self) -> int:
-        """Hash as an empty text."""
+        """Return the hash of an empty text."""
         return str.__hash__(self)
 
 
 class Overspent(TemplateRuntimeError):
-    """A template asks for more than a rendering may take."""
+    """A rendering exceeds its budget."""
 
 
 class Budget:
-    """What one rendering may still spend, in characters and steps, and until when."""
+    """The remaining characters and time of one rendering."""
 
     def __init__(self, text_size: int) -> None:
         self.text_size = text_size
-        """Characters of the template's own text, which each call of one of its macros may write."""
+        """Characters of the template's own text, which every call of a macro may write."""
         self._left = LARGEST
         self._end = time.monotonic() + SECONDS
 
     def spend(self, amount: int) -> None:
-        """Take off what is about to be made.
+        """Subtract the size of the next operation.
 
         Raises:
-            Overspent: If there is not as much left, or the time is over.
+            Overspent: If the budget is too small, or the time is over.
         """
         self._left -= amount
         if self._left < 0:
@@ -98,7 +98,7 @@ def _budget(context: Context) -> Budget:
 
 
 def _size(value: Any) -> int:
-    """Count the characters of a value as text, roughly; of one beyond the limit, a number beyond it."""
+    """Return the approximate number of characters of a value; above `LARGEST`, some number above it."""
     total, waiting = 0, [value]
     while waiting and total <= LARGEST:
         one = waiting.pop()
@@ -115,7 +115,7 @@ def _size(value: Any) -> int:
 
 
 def _of_format(text: str, *values: Any) -> int:
-    """Return a bound on what a format makes of values: each field may write all of them."""
+    """Return an upper bound of the size of a formatted text: each field may write all values."""
     fields = text.count("%") + text.count("{")
     widths = ["".join(found) for found in _FIELDS.findall(text)]
     if any("*" in width or "{" in width for width in widths):
@@ -172,7 +172,7 @@ _METHODS: dict[str, Callable[..., int]] = {
     "join": _of_joining,
     "translate": _of_translating,
 }
-"""Methods of texts that may make more than they are given → how much, at most."""
+"""Methods of texts that may return more than their input → an upper bound of the result's size."""
 _FILTERS: dict[str, Callable[..., int]] = {
     "center": _of_padding,
     "format": _of_format,
@@ -180,7 +180,7 @@ _FILTERS: dict[str, Callable[..., int]] = {
     "replace": _of_replacing,
     "wordwrap": _of_wrapping,
 }
-"""The same of filters, by the text that they are given first."""
+"""The same for filters, of which the text is the first argument."""
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
@@ -197,7 +197,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         self.tests |= {"none": lambda value: value is None or isinstance(value, Nothing)}
 
     def compiled(self, source: str) -> Template:
-        """Compile a template whose loops and `~` spend, too."""
+        """Compile a template in which loops and `~` spend from the budget too."""
         tree = self.parse(source)
         tree = _Spending().visit(tree)
         tree.set_environment(self)
@@ -210,20 +210,20 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return template.render({**variables, _BUDGET: Budget(template.globals["text size"])})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute, if the result is none too large."""
+        """Apply an operator, if the budget allows the result."""
         _budget(context).spend(STEP + _of_operation(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call, if the result is none too large."""
+        """Call an object, if the budget allows the result."""
         budget = _budget(__context)
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
         named = _METHODS.get(getattr(method, "__name__", "")) if isinstance(owner, str) else None
         if named is not None:
-            given = [list(one) if named is _of_joining else one for one in args]
-            budget.spend(STEP + named(owner, *given, *kwargs.values()))
-            return super().call(__context, __obj, *given, **kwargs)
+            arguments = [list(one) if named is _of_joining else one for one in args]
+            budget.spend(STEP + named(owner, *arguments, *kwargs.values()))
+            return super().call(__context, __obj, *arguments, **kwargs)
         if owner is not None and any(map(_is_width, args)) and isinstance(owner, int):
             budget.spend(sum(one for one in args if _is_width(one)))  # to_bytes
         is_own = isinstance(__obj, Macro) or type(__obj).__module__ == "jinja2.runtime"
@@ -231,7 +231,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def _spending(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter that spends, before and after."""
+        """Return a filter that spends before and after its call."""
         passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
 
         @pass_context
@@ -240,16 +240,16 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
             value = _listed(value) if name in ("join", "list", "batch", "slice") else value
             budget.spend(STEP + _of_filter(name, value, args, kwargs))
             prefix = {"context": (context,), "eval_context": (context.eval_ctx,), "environment": (self,)}
-            made = function(*prefix.get(passed, ()), value, *args, **kwargs)
+            result = function(*prefix.get(passed, ()), value, *args, **kwargs)
             if name not in _CHEAP:
-                budget.spend(len(made) if isinstance(made, Sized) else 0)
-            return made
+                budget.spend(len(result) if isinstance(result, Sized) else 0)
+            return result
 
         return spending
 
 
 class _Spending(NodeTransformer):
-    """Puts filters that spend around what a loop goes over, and in the place of `~`."""
+    """Wraps the values of loops in a filter that spends, and replaces `~` by one."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -269,7 +269,7 @@ def _text_size(node: nodes.Node) -> int:
 
 @pass_context
 def _written(context: Context, value: Any) -> Any:
-    """Write a value."""
+    """Return a value to be written, and spend its size."""
     if value is None:
         return ""
     _budget(context).spend(_size(value))
@@ -278,7 +278,7 @@ def _written(context: Context, value: Any) -> Any:
 
 @pass_context
 def _looped(context: Context, values: Any, cost: int) -> Any:
-    """Return what a loop goes over, and spend for each round of it."""
+    """Return the values of a loop, and spend for each iteration."""
     budget = _budget(context)
     if isinstance(values, Sized):
         budget.spend(cost * len(values))
@@ -301,7 +301,7 @@ def _listed(value: Any) -> Any:
 
 
 def _of_operation(operator: str, left: Any, right: Any) -> int:
-    """Return a bound on the size of what an operator makes."""
+    """Return an upper bound of the size of an operator's result."""
     if isinstance(left, int) and isinstance(right, int):
         bits = {"**": left.bit_length() * max(right, 0), "*": left.bit_length() + right.bit_length()}
         if bits.get(operator, 0) > _INTEGER_BITS:
@@ -316,25 +316,25 @@ def _of_operation(operator: str, left: Any, right: Any) -> int:
 
 
 def _of_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Return a bound on what a filter works through and makes."""
+    """Return an upper bound of the size of a filter's input and result."""
     if name in _CHEAP:
         return 0
-    given = (*args, *kwargs.values())
+    arguments = (*args, *kwargs.values())
     if name in ("batch", "slice"):
-        return _number(given, 0, 1) + len(value)
+        return _number(arguments, 0, 1) + len(value)
     if name == "join":
-        separator = next((one for one in given if isinstance(one, str)), "")
+        separator = next((one for one in arguments if isinstance(one, str)), "")
         return _size(value) + len(separator) * len(value)
     if name in _WRITING:
-        return _size(value) * (1 + sum(one if _is_width(one) else _size(one) for one in given))
+        return _size(value) * (1 + sum(one if _is_width(one) else _size(one) for one in arguments))
     if name in _OF_LISTS:
         return STEP * len(value) if isinstance(value, Sized) else 0
     size = _size(value)
-    return _FILTERS[name](str(value), *given) if name in _FILTERS and size <= LARGEST else size
+    return _FILTERS[name](str(value), *arguments) if name in _FILTERS and size <= LARGEST else size
 
 
 def _json(value: Any, **options: Any) -> str:
-    """Write JSON, in which what was None is null."""
+    """Return JSON, with null for None."""
     return json.dumps(_with_none(value), **options)
 
 
@@ -356,13 +356,17 @@ def _compiled(template: str) -> Template:
 
 
 def render_prompt(template: str, variables: Mapping[str, Any]) -> str:
-    """Fill a prompt; None is written as nothing.
+    """Render a prompt; None is rendered as an empty text.
 
-    The template gets text, numbers, lists and dicts alone, never an object with methods of its own, such as an image.
+    A template reads only texts, numbers, lists and dicts, never an object with methods, such as an image.
+
+    Args:
+        template: Jinja2 source.
+        variables: Name → value.
 
     Raises:
-        RowError: If the template can't be rendered with these values, a value isn't plain, or the rendering would
-            take longer or make more than `prompt_sandbox` allows.
+        RowError: If the template can't be rendered with these values, a value has another type, or the rendering
+            exceeds `LARGEST` or `SECONDS`.
 
     >>> render_prompt("Say {{ word | upper }}.", {"word": "hi"})
     'Say HI.'
@@ -376,10 +380,10 @@ def render_prompt(template: str, variables: Mapping[str, Any]) -> str:
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """Return a column's value as text, numbers, bools, lists and dicts of such; dates and decimals become text.
+    """Convert a column's value to texts, numbers, truth values, lists and dicts; dates and decimals become texts.
 
     Raises:
-        RowError: If it is or holds anything else, with the column and the type.
+        RowError: If the value is or contains an object of another type.
     """
     if value is None:
         return Nothing()
@@ -399,10 +403,10 @@ def plain_value(name: str, value: Any) -> Any:
 
 
 def check_filled(row: Mapping[str, Any], columns: Collection[str]) -> None:
-    """Check that a row has something in one of the columns that a prompt reads.
+    """Check that at least one of the columns that a prompt reads is filled.
 
     Raises:
-        RowError: If all are None or blank, or lists and dicts of nothing else.
+        RowError: If all are None or blank, or lists and dicts of such values.
 
     >>> check_filled({"text": " ", "title": "Tea"}, ("text", "title"))
     """
@@ -419,8 +423,12 @@ def _is_blank(value: Any) -> bool:
     return all(map(_is_blank, value)) if isinstance(value, (list, tuple)) else value is None
 
 
-def prompt_variables(template: str) -> tuple[str, ...]:
-    """Return the names that a prompt reads, sorted.
+def prompt_variables(template: str, owner: str = "") -> tuple[str, ...]:
+    """Return the names that a template reads, sorted.
+
+    Args:
+        template: The prompt.
+        owner: The field that it comes from, for error messages.
 
     Raises:
         ValueError: If the template is not valid Jinja2.
@@ -431,11 +439,13 @@ def prompt_variables(template: str) -> tuple[str, ...]:
     try:
         return tuple(sorted(meta.find_undeclared_variables(_ENVIRONMENT.parse(template))))
     except TemplateSyntaxError as error:
-        raise ValueError(f"{template!r} is not a Jinja2 template: {error.message} (line {error.lineno}).") from error
+        start = f"{owner} is {template!r}, which" if owner else repr(template)
+        reason = error.message.rstrip(".") if error.message else "it can't be parsed"
+        raise ValueError(f"{start} is not a Jinja2 template: {reason} (line {error.lineno}).") from error
 
 
 def optional_variables(template: str) -> frozenset[str]:
-    """Return the names that a prompt tests with `is defined`, so that it can do without them.
+    """Return the names that a template tests with `is defined`.
 
     >>> sorted(optional_variables("{{ a }}{% if b is defined and b %}{{ b }}{% endif %}"))
     ['b']
@@ -445,11 +455,16 @@ def optional_variables(template: str) -> frozenset[str]:
 
 
 def check_prompt(owner: str, template: str, allowed: tuple[str, ...]) -> None:
-    """Check that a prompt field is valid and reads only what its technique gives it.
+    """Check that the template in a field is valid and reads only the names that its technique provides.
+
+    Args:
+        owner: The field, for the error message.
+        template: Its value.
+        allowed: The names that it may read.
 
     Raises:
-        ValueError: If it doesn't, with the names it may read.
+        ValueError: If the template is invalid or reads another name.
     """
-    unknown = sorted(set(prompt_variables(template)) - set(allowed))
+    unknown = sorted(set(prompt_variables(template, owner)) - set(allowed))
     if unknown:
-        raise ValueError(f"{owner} reads {unknown}; a prompt there may read {list(allowed)}: {template!r}")
+        raise ValueError(f"{owner} must read only {list(allowed)}, got {unknown} in {template!r}.")

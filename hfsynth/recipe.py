@@ -1,52 +1,34 @@
-"""A pipeline as YAML from which it can be made again: every field of every step, by the names of their classes."""
+"""A pipeline's steps as YAML, a recipe: written from descriptions, and read into descriptions and steps."""
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
-from hfsynth.config import CLASS_KEY, Configuration, Description, build, find_known
+from hfsynth.config import CLASS_KEY, Description, build
 from hfsynth.secrets import redact
 from hfsynth.step import Step, as_step
 
-_BREAKS = "\x85\u2028\u2029"
-_LONGEST, _MOST_VALUES, _DEEPEST = 4_000_000, 200_000, 50  # characters of a recipe, its values, lists in lists
-_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # which takes long to read
+_MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 4_000_000, 200_000, 50  # of a recipe; its depth is lists in lists
+_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # Python's parsing takes time quadratic in the digits
+_LINE_BREAKS = "\x85\u2028\u2029"  # YAML's, besides "\n"
+_SECRET_VARIABLE = "HFSYNTH_"  # the prefix of the environment variables that secrets are read from
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def make_step(description: Description, known: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Step:
-    """Make a step again.
-
-    Args:
-        description: What `describe_step` returned.
-        known: Classes and functions by their names.
-        secrets: Values of the fields that a recipe leaves out, by the names that it has for them.
-
-    Raises:
-        ValueError: If a class or function isn't known, is of another version, or has no such field; or if a secret is
-            missing.
-    """
-    if "function" in description:
-        function = find_known(description["function"], known, "a function")
-        if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
-            raise ValueError(
-                f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
-                "a recipe's functions are the user's own, given to from_yaml."
-            )
-        return as_step(function)
-    step = build(description, known, secrets or {})
-    if not isinstance(step, Step):
-        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
-    return step
 
 
 def write_recipe(
     steps: Sequence[Mapping[str, Any]], chunk_size: int | None = None, source: Mapping[str, Any] | None = None
 ) -> str:
-    """Return a recipe as YAML, its long texts as they read; with the input, where that is plain configuration."""
+    """Return a recipe as YAML.
+
+    Args:
+        steps: What `Step.describe` returned.
+        chunk_size: The run's.
+        source: The description of the run's input, where that is plain configuration.
+    """
     head: Description = {"hfsynth": version("hfsynth")}
     if chunk_size is not None:
         head["chunk_size"] = chunk_size
@@ -60,27 +42,8 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2)
 
 
-def describe_source(source: Any) -> Description:
-    """Return the input of a run as plain values, if it is plain configuration; else nothing."""
-    return source.describe() if isinstance(source, Configuration) else {}
-
-
-def read_source(text: str) -> Any:
-    """Return the input that a recipe has, made again; None where it has none.
-
-    Raises:
-        ValueError: If it isn't a recipe, or its class isn't known, or is of another version.
-    """
-    described = _load(text).get("source")
-    if described is None:
-        return None
-    if not isinstance(described, dict) or CLASS_KEY not in described:
-        raise ValueError(f"a recipe's 'source' is a mapping with a {CLASS_KEY!r}, not {str(described)[:80]!r}.")
-    return build(described, known_names(()), {})
-
-
 def read_recipe(text: str) -> tuple[list[Description], int | None]:
-    """Return the steps of a recipe, described, and its `chunk_size`, if it has one.
+    """Return a recipe's descriptions of steps, and its `chunk_size` if it has one.
 
     Raises:
         ValueError: If it isn't a recipe.
@@ -90,8 +53,93 @@ def read_recipe(text: str) -> tuple[list[Description], int | None]:
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
-        raise ValueError(f"a recipe's chunk_size is a number of rows, at least 1, not {str(chunk_size)[:80]!r}.")
+        raise ValueError(f"a recipe's chunk_size must be a positive number of rows, got {str(chunk_size)[:80]!r}.")
     return steps, chunk_size
+
+
+def build_step(description: Description, names: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Step:
+    """Build a step from its description.
+
+    Args:
+        description: What `Step.describe` returned.
+        names: Name → the class or function of that name.
+        secrets: Values of the fields that a recipe leaves out, by the names that it has for them. Default: environment
+            variables such as `HFSYNTH_API_KEY`.
+
+    Raises:
+        ValueError: If a name is missing or a class is of another version, or if a secret is missing.
+    """
+    if "function" in description:
+        function = _find(description["function"], names, "a function")
+        if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
+            raise ValueError(
+                f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
+                "a recipe's functions are the user's own, passed to from_yaml."
+            )
+        return as_step(function)
+    step = _build(description, names, secrets or {})
+    if not isinstance(step, Step):
+        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
+    return step
+
+
+def build_source(text: str, names: Mapping[str, Any]) -> Any:
+    """Build the input that a recipe describes; None where it describes none.
+
+    Args:
+        text: The recipe.
+        names: Name → the class of that name.
+
+    Raises:
+        ValueError: If it isn't a recipe, or its class is missing or of another version.
+    """
+    description = _load(text).get("source")
+    if description is None:
+        return None
+    if not isinstance(description, dict) or CLASS_KEY not in description:
+        raise ValueError(f"a recipe's 'source' is a mapping with a {CLASS_KEY!r}, not {str(description)[:80]!r}.")
+    return _build(description, names, {})
+
+
+def replace_model(description: Description, model: str) -> Description:
+    """Return a description with another name or folder for the model of its llm."""
+    llm = description.get("llm")
+    if not isinstance(llm, dict) or "model" not in llm:
+        return description
+    return {**description, "llm": {**llm, "model": model}}
+
+
+def _build(description: Description, names: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
+    return build(
+        description, lambda name: _find(name, names, "a class"), lambda name: _find_secret(str(name), secrets)
+    )
+
+
+def _find(name: Any, names: Mapping[str, Any], kind: str) -> Any:
+    """Return the class or function of a name.
+
+    Raises:
+        ValueError: If there is none; `kind` is "a class" or "a function".
+    """
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"the recipe names {name!r}, {kind} that hfsynth doesn't have; pass it to from_yaml.")
+    return names[name]
+
+
+def _find_secret(name: str, secrets: Mapping[str, str]) -> str:
+    """Return a secret that a recipe leaves out.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    variable = _SECRET_VARIABLE + re.sub(r"\W+", "_", name).upper()
+    value = secrets.get(name) or os.environ.get(variable)
+    if not value:
+        raise ValueError(
+            f"the recipe leaves out {name!r}, which is secret: set the environment variable {variable}, or pass "
+            f"Pipeline.from_yaml(…, secrets={{{name!r}: …}})."
+        )
+    return value
 
 
 def _load(text: str) -> dict[str, Any]:
@@ -100,14 +148,14 @@ def _load(text: str) -> dict[str, Any]:
     Raises:
         ValueError: If it isn't a mapping, or too large.
     """
-    if len(text) > _LONGEST:
-        raise ValueError(f"the recipe has {len(text):,} characters; at most {_LONGEST:,} are read.")
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"the recipe has {len(text):,} characters; at most {_MAX_CHARACTERS:,} are read.")
     try:
         _check_size(text)
         recipe = yaml.load(text, _Loader)
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"the recipe is not YAML: {redact(str(error))}") from None
-    except ValueError as error:  # a date or number that can't be one, and what is too large
+    except ValueError as error:  # a date or number that can't be one, and a size over the limits
         raise ValueError(f"the recipe can't be read: {redact(str(error))}") from None
     if not isinstance(recipe, dict):
         raise ValueError(
@@ -117,7 +165,11 @@ def _load(text: str) -> dict[str, Any]:
 
 
 def _check_size(text: str) -> None:
-    """Check how deep YAML is and how many values it has, each alias counted as what it stands for."""
+    """Check the depth of YAML and the number of its values, each alias counted as the values it stands for.
+
+    Raises:
+        ValueError: If one is over its limit.
+    """
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []  # the anchor of each list and mapping, and the values before it
     total = 0
@@ -133,30 +185,10 @@ def _check_size(text: str) -> None:
             total += 1
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
-            _check_number(event)
-        if total > _MOST_VALUES or len(open_nodes) > _DEEPEST:
-            raise ValueError(f"more than {_MOST_VALUES:,} values, or more than {_DEEPEST} lists in one another.")
-
-
-def _check_number(event: yaml.ScalarEvent) -> None:
-    if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
-        raise ValueError(f"a number has {len(event.value):,} characters.")
-
-
-def replace_model(description: Description, model: str) -> Description:
-    """Return a step, described, with another name or folder for its model."""
-    llm = description.get("llm")
-    if not isinstance(llm, dict) or "model" not in llm:
-        return description
-    return {**description, "llm": {**llm, "model": model}}
-
-
-def known_names(names: Iterable[Any]) -> dict[str, Any]:
-    """Return what hfsynth has itself and some more classes and functions, by their names."""
-    import hfsynth
-
-    own = {name: getattr(hfsynth, name) for name in hfsynth.__all__}
-    return {**own, **{name.__name__: name for name in names}}
+            if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+                raise ValueError(f"a number has {len(event.value):,} characters.")
+        if total > _MAX_VALUES or len(open_nodes) > _MAX_DEPTH:
+            raise ValueError(f"more than {_MAX_VALUES:,} values, or more than {_MAX_DEPTH} lists in one another.")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -166,10 +198,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    if any(sign in text for sign in _BREAKS):  # what YAML takes for the end of a line
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(sign in text for sign in _LINE_BREAKS) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)

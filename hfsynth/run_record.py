@@ -1,4 +1,4 @@
-"""What a run ran on: the processor or accelerator, and the versions of what matters for its rows."""
+"""Records of runs and of their steps: what was read, what it cost, what failed; a dataset carries its records."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from datasets import Dataset
 from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import constants
 
+from hfsynth.config import from_plain
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, StepTally
 from hfsynth.step import Node, Step, as_step
@@ -23,43 +24,8 @@ from hfsynth.step import Node, Step, as_step
 _PACKAGES = (
     "hfsynth", "datasets", "transformers", "torch", "accelerate", "rapidfuzz", "datasketch", "sentence-transformers"
 )  # fmt: skip
-
-
-def machine() -> str:
-    """Name the accelerator of this process, or its processor with the number of cores.
-
-    torch is asked only where something has loaded it already: what never did ran on the processor.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    cores = os.cpu_count() or 1
-    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run's rows depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    """Return the processor's own name, as Linux tells it, or what the platform is called."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-_ROWS_AT_ONCE = 10_000
-_MARK = "hfsynth-record: "
+_BATCH_ROWS = 10_000
+_PREFIX = "hfsynth-record: "  # of a record's line in a dataset's description
 
 
 @dataclass(frozen=True)
@@ -70,34 +36,34 @@ class StepRecord:
     recipe: Mapping[str, Any]
     """The step as plain values (`Step.describe`)."""
     node: Node
-    """What it read and made."""
+    """The step's model and columns."""
     rows_in: int
-    """Rows that it read, without those on which an earlier step failed."""
+    """Rows of the input, without those on which an earlier step failed."""
     rows_out: int
-    """Rows that it made or handed on, without those on which a step failed."""
+    """Rows of the result, without those on which a step failed."""
     truncated: int = 0
-    """Rows with a text that was cut off and is kept."""
+    """Rows with a truncated text that was kept."""
     prompt_tokens: int = 0
-    """Tokens read, those of failed rows included."""
+    """Prompt tokens of all requests, those of failed rows included."""
     completion_tokens: int = 0
     finish_reasons: Mapping[str, int] = field(default_factory=dict)
-    """How the last completion of a row ended → rows."""
+    """Finish reason of a row's last completion → rows."""
     failures: Mapping[str, int] = field(default_factory=dict)
-    """Reason → rows on which this step failed, and no step before it."""
+    """Reason → rows on which this step failed, and no earlier step."""
     stopped: Mapping[str, int] = field(default_factory=dict)
-    """Rule of the technique → pieces of rows that it stopped; "" → pieces that stood."""
+    """Rule of a technique → rounds that it eliminated, or rule of a filter → rows that it dropped; "" → those kept."""
     seconds: float = 0.0
     """Time that processes spent on the step, added up."""
     wall_seconds: float = 0.0
-    """Time in which at least one process was at work on it, in one run or in several."""
+    """Time in which at least one process worked on the step, in one run or several."""
     processes: int = 1
-    """Processes of the run that finished it."""
+    """World size of the run that finished the step."""
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
-    """What was known of the model where it ran."""
+    """The model's origin, as far as the machine of the run had its card or file."""
     finished: str = ""
-    """Date, in UTC."""
+    """Date in UTC, in ISO format."""
     citation: str = ""
     """The technique's paper, as BibTeX."""
 
@@ -107,7 +73,7 @@ class StepRecord:
         return max(self.rows_in - self.rows_out, 0) if self.node.makes is None else 0
 
     def plus(self, later: "StepRecord") -> "StepRecord":
-        """Return the record of this round of the step and a later one together."""
+        """Return the sum of this round's record and a later one's."""
         added = ("rows_in", "rows_out", "truncated", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
         counted = ("finish_reasons", "failures", "stopped")
         changed: dict[str, Any] = {name: getattr(self, name) + getattr(later, name) for name in added}
@@ -115,27 +81,26 @@ class StepRecord:
         return replace(later, **changed)
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> "StepRecord":
-        """Make one from its fields as JSON has them."""
-        node, origin = facts["node"], facts["origin"]
-        makes = node["makes"] and tuple(node["makes"])
-        read = {
-            "node": Node(**{**node, "reads": tuple(node["reads"]), "makes": makes}),
-            "origin": Origin(**{**origin, "languages": tuple(origin["languages"])}),
-        }
-        return cls(**{**facts, **read})
+    def from_json(cls, fields: Mapping[str, Any]) -> "StepRecord":
+        """Return the record whose fields `step_record` returned, after a way through JSON.
+
+        Raises:
+            TypeError: If another version of hfsynth wrote the fields.
+        """
+        record: StepRecord = from_plain(cls, fields)
+        return record
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run read."""
+    """The input of a run."""
 
     rows: int
     columns: tuple[str, ...]
     name: str = ""
-    """The dataset on the Hub, or the kind of file; "" for one that was made in memory."""
+    """The dataset on the Hub, or the type of a file; "" for a dataset in memory."""
     commit: str = ""
-    """Its commit on the Hub."""
+    """The dataset's commit on the Hub."""
     config_name: str = ""
     split: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +108,7 @@ class Source:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Source":
-        """Say where a dataset comes from, as far as it tells itself."""
+        """Return the source that a dataset and the files in its cache name."""
         name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
         on_hub: dict[str, Any] = (
             {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
@@ -161,25 +126,25 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     chunk_size: int
     failures_file: str = ""
-    """Where the run keeps its failures: for who publishes them, and not published itself."""
+    """The run's file of failures: for `publish`, and not published itself."""
     wanted: int = 0
-    """Accepted rows that were asked for; 0 where all rows of the source were."""
+    """Accepted rows that were requested; 0 for a run of all rows of the source."""
     accepted: int = 0
-    """Rows that were accepted of the source's, where a number was asked for."""
+    """Rows that were accepted, if a number was requested."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """What might be spent on them: `max_rows` of the source, `max_tokens`."""
+    """The limits `max_rows` and `max_tokens`, if a number was requested."""
 
     def saved_tokens(self, place: int) -> int:
-        """Return the tokens that were not written since the step at `place` dropped rows: about.
+        """Estimate the completion tokens that later steps saved since the step at `place` dropped rows.
 
-        What the steps after it wrote for each row that they were given, on average, times the rows dropped.
+        The estimate is the number of dropped rows times the mean completion tokens per row of each later step.
         """
         later = [step for step in self.steps[place + 1 :] if step.rows_in]
         return round(self.steps[place].dropped * sum(step.completion_tokens / step.rows_in for step in later))
 
     @property
     def reads_source(self) -> bool:
-        """Whether a step reads a column of the source; True where that isn't known."""
+        """Whether a step reads a column of the source; True if the source's columns are unknown."""
         columns = set(self.source.columns)
         functions = any(step.node.makes is None for step in self.steps[:1])
         return not columns or functions or any(columns & set(step.node.reads) for step in self.steps)
@@ -190,20 +155,16 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
-        """Read what `to_json` wrote.
+        """Read the record that `to_json` wrote.
 
         Raises:
-            ValueError: If another version wrote it.
+            ValueError: If another version of hfsynth wrote the record.
         """
         try:
-            record = json.loads(text)
-            rest = {name: value for name, value in record.items() if name not in ("source", "steps")}
-            source = {**record["source"], "columns": tuple(record["source"]["columns"])}
-            return cls(Source(**source), tuple(map(StepRecord.from_json, record["steps"])), **rest)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"the record of a run can't be read by this version: {error!r}; {text[:60]!r}."
-            ) from error
+            record: RunRecord = from_plain(cls, json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"this version can't read the record of a run, {text[:60]!r}: {error}.") from error
+        return record
 
 
 def step_record(
@@ -213,21 +174,19 @@ def step_record(
     seconds: tuple[float, float],
     processes: int,
 ) -> dict[str, Any]:
-    """Return what is known of a step that has just been finished, as the fields of its `StepRecord`.
+    """Return the fields of the record of a step that has just been finished.
 
     Args:
         step: The step.
-        columns: The columns of the dataset that it read.
+        columns: The columns of its input.
         tally: The counts of its rows.
-        seconds: The time of all processes added up, and the time on the wall.
-        processes: How many took part.
+        seconds: The time of all processes added up, and the wall time.
+        processes: The world size.
     """
     record = StepRecord(
         name=step.name,
         recipe=step.describe(),
         node=step.node(columns),
-        rows_in=tally.rows,
-        rows_out=tally.rows_out,
         **_counts(tally),
         seconds=round(seconds[0], 3),
         wall_seconds=round(seconds[1], 3),
@@ -242,33 +201,94 @@ def step_record(
 
 
 def record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
-    """Make a record of what the rows themselves tell, for a dataset that `map` made.
+    """Return a record by the rows themselves, of a dataset that `Dataset.map` generated.
 
     Args:
-        dataset: It has `generation_metadata`.
-        names: The steps, which left entries there.
-        steps: The techniques, for what the rows don't tell: every field, what was read.
+        dataset: The rows, with `generation_metadata`.
+        names: The steps that the rows' entries name.
+        steps: The techniques among them, for their fields and columns, which the rows don't name.
     """
     by_name = {step.name: step for step in map(as_step, steps)}
-    found: list[StepRecord] = []
-    for name in names:
-        tally = StepTally(step=name)
-        for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_ROWS_AT_ONCE):
-            tally.see(table)
-        step = by_name.get(name)
-        found.append(
-            StepRecord(
-                name=name,
-                recipe=step.describe() if step else {},
-                node=_node(step, dataset) if step else Node(name, _model(dataset, name), (), ()),
-                rows_in=tally.rows,
-                rows_out=tally.rows_out,
-                **_counts(tally),
-                origin=step.origin() if step else Origin(),
-                citation=step.citation if step else "",
-            )
-        )
+    found = [_step_record_from_rows(dataset, name, by_name.get(name)) for name in names]
     return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
+
+
+def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
+    """Write a run's record into the description of its result, after the records of its input.
+
+    Args:
+        dataset: The result.
+        before: The input.
+        record: The record.
+    """
+    lines = [*(before.info.description or "").split("\n"), f"{_PREFIX}{record.to_json()}"]
+    dataset.info.description = "\n".join(line for line in lines if line)
+
+
+def records(dataset: Dataset) -> list[RunRecord]:
+    """Return the records that a dataset carries, in the order of the runs; none for a dataset that no run returned."""
+    lines = (dataset.info.description or "").split("\n")
+    found = dict.fromkeys(line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX))
+    return [RunRecord.from_json(line) for line in found]
+
+
+def machine() -> str:
+    """Return the name of this process's accelerator, or of its processor with the number of cores.
+
+    A process that has not imported torch has used no accelerator.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    cores = os.cpu_count() or 1
+    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that rows depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    """Return the processor's model name on Linux, else the platform's name for it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _counts(tally: StepTally) -> dict[str, Any]:
+    """Return the fields of a `StepRecord` that a tally counts."""
+    return {
+        "rows_in": tally.rows,
+        "rows_out": tally.rows_out,
+        "truncated": tally.truncated,
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "finish_reasons": dict(tally.finish_reasons.most_common()),
+        "failures": dict(tally.failures.most_common()),
+        "stopped": dict(tally.stopped.most_common()),
+    }
+
+
+def _step_record_from_rows(dataset: Dataset, name: str, step: Step | None) -> StepRecord:
+    tally = StepTally(step=name)
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
+        tally.update(table)
+    if step is None:
+        return StepRecord(name, {}, Node(name, _model(dataset, name), (), ()), **_counts(tally))
+    inputs = [column for column in dataset.column_names if column not in step.written_features]
+    return StepRecord(
+        name, step.describe(), step.node(inputs), **_counts(tally), origin=step.origin(), citation=step.citation
+    )
 
 
 def _model(dataset: Dataset, step: str) -> str:
@@ -280,40 +300,11 @@ def _model(dataset: Dataset, step: str) -> str:
     return ""
 
 
-def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
-    """Write a run's record into the dataset that it made, after the records of what it was made from."""
-    lines = [*(before.info.description or "").split("\n"), f"{_MARK}{record.to_json()}"]
-    dataset.info.description = "\n".join(line for line in lines if line)
-
-
-def records(dataset: Dataset) -> list[RunRecord]:
-    """Return the records of the runs that made a dataset, in order; none where no run did."""
-    lines = (dataset.info.description or "").split("\n")
-    found = dict.fromkeys(line.removeprefix(_MARK) for line in lines if line.startswith(_MARK))
-    return [RunRecord.from_json(line) for line in found]
-
-
-def _counts(tally: StepTally) -> dict[str, Any]:
-    return {
-        "truncated": tally.truncated,
-        "prompt_tokens": tally.prompt_tokens,
-        "completion_tokens": tally.completion_tokens,
-        "finish_reasons": dict(tally.finish_reasons.most_common()),
-        "failures": dict(tally.failures.most_common()),
-        "stopped": dict(tally.stopped.most_common()),
-    }
-
-
-def _node(step: Step, made: Dataset) -> Node:
-    """Return how a step is drawn, from what it made."""
-    return step.node([column for column in made.column_names if column not in step.written_features])
-
-
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:
-    """Return the name and commit on the Hub of a dataset that datasets has cached, from its files' paths.
+    """Return the name and commit of a dataset on the Hub, from the paths of its cached files; ("", "") if unsure.
 
-    They are kept as `user___name/config/version/commit/file`, the name in snake case: its real one is in the cache of
-    the Hub's client. Nothing is returned where that doesn't confirm it, or where files come from several datasets.
+    datasets caches files as `user___name/config/version/commit/file`, with the name in snake case. The real name is in
+    the cache of the Hub's client; without a match there, and for files of several datasets, the result is ("", "").
     """
     found = set()
     for file in files:

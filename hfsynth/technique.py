@@ -23,7 +23,7 @@ from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import ColumnError, FlowError, RowError
-from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, lone_surrogate, run_flows
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
 from hfsynth.llm import LLM, Origin
 from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
@@ -124,7 +124,7 @@ def plain_values(values: Any) -> Any:
     return [plain_values(value) for value in values] if isinstance(values, list) else values
 
 
-def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
+def merge_columns(batch: Batch, sources: Sequence[int], outputs: Columns, features: Features) -> Columns:
     """Put a technique's columns beside the batch's own, repeated where one row became several.
 
     `Dataset.map` keeps the types of Arrow arrays, while of Python lists it would take the type from the first batch:
@@ -134,28 +134,28 @@ def merge_columns(batch: Batch, sources: Sequence[int], made: Columns, features:
 
     Args:
         batch: What `map` handed over; of a `Dataset`, it is changed.
-        sources: For each row made, the batch's row it comes from.
-        made: The columns made, one value for each of `sources`.
+        sources: For each output row, the batch's row that it comes from.
+        outputs: The technique's columns, one value for each of `sources`.
         features: Their types.
 
     Returns:
         What the batched function returns to `map`.
     """
     if isinstance(batch, LazyBatch):
-        return _merge_into(batch, sources, made, features)
+        return _merge_into(batch, sources, outputs, features)
     num_rows = len(next(iter(batch.values()))) if batch else len(sources)
     if list(sources) == list(range(num_rows)):
-        return made  # `map` keeps the other columns by itself
-    kept = {name: [batch[name][source] for source in sources] for name in batch if name not in made}
-    return {**kept, **made}
+        return outputs  # `map` keeps the other columns by itself
+    kept = {name: [batch[name][source] for source in sources] for name in batch if name not in outputs}
+    return {**kept, **outputs}
 
 
-def _merge_into(batch: LazyBatch, sources: Sequence[int], made: Columns, features: Features) -> Columns:
+def _merge_into(batch: LazyBatch, sources: Sequence[int], outputs: Columns, features: Features) -> Columns:
     table, types = batch.pa_table, features.arrow_schema
     taken = pa.array(sources, pa.int64())
     for name in table.column_names if list(sources) != list(range(len(table))) else ():
         batch[name] = table.column(name).take(taken)
-    for name, values in made.items():
+    for name, values in outputs.items():
         batch[name] = pa.array(values, types.field(name).type)
     return {}
 
@@ -492,7 +492,11 @@ class Technique(Configuration, Step):
             )
         indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
-        with BatchProgress(self.name, len(flows)) as watcher:
+        with BatchProgress(self.name, len(flows)) as progress:
+            watcher = Watcher(
+                lambda _, completion: progress.add_tokens(completion.completion_tokens),
+                lambda run: progress.add_row(failed=bool(run.outcome.error)),
+            )
             outcomes = run_flows(flows, self.llm, self.row_seeds(indices, batch), owner, self.raised_rows, watcher)
         return self.columns(batch, indices, outcomes)
 
@@ -530,21 +534,21 @@ class Technique(Configuration, Step):
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
         """Lay out what became of the rows of a batch as columns, as `__call__` returns them."""
         empty = dict.fromkeys(self.output_features)
-        made = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
+        rows = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
         columns: Columns = {
-            self.output_mappings.get(name, name): [row[name] for _, row in made] for name in self.output_features
+            self.output_mappings.get(name, name): [row[name] for _, row in rows] for name in self.output_features
         }
         before = plain_values(batch[METADATA_COLUMN]) if METADATA_COLUMN in batch else [None] * len(outcomes)
         entries = [
             self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices, batch), strict=True)
         ]
-        parts = Counter(source for source, _ in made)
+        parts = Counter(source for source, _ in rows)
         histories = [
             divide_share([*(before[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)
         ]
-        columns[METADATA_COLUMN] = [histories[source] for source, _ in made]
+        columns[METADATA_COLUMN] = [histories[source] for source, _ in rows]
         features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
-        return merge_columns(batch, [source for source, _ in made], columns, features)
+        return merge_columns(batch, [source for source, _ in rows], columns, features)
 
     def _guarded(self, row: Row, rng: random.Random, features: Features) -> Flow:
         """Run the flow of a row whose texts are there; one without is a failure before any request."""
@@ -616,6 +620,14 @@ class Technique(Configuration, Step):
             raise TypeError(
                 f"{type(self).__name__}.output_features is {declared!r:.200}; it must be features, such as {advice}."
             )
+        for name, kind in declared.items():
+            try:
+                _ = Features({name: kind}).arrow_schema
+            except TypeError as error:
+                raise TypeError(
+                    f"{type(self).__name__}.output_features has {kind!r:.200} for {name!r}; it must be a "
+                    f"feature, such as {advice}."
+                ) from error
 
     def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
         return {

@@ -30,7 +30,7 @@ class FilterArguments:
         return InstructionRules() >> Novelty(texts=seeds)
 
 
-@plain_errors()
+@plain_errors(TransformersLLM, BootstrapInstructions)
 def main() -> None:
     """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments).parse_args()

@@ -30,19 +30,18 @@ if raised:
 EOF
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 tests=(
-  tests/test_init.py tests/test_configuration.py                      # imports, fingerprints
-  tests/test_text_generation.py                                       # a technique in Dataset.map
-  tests/test_decoding.py::test_other_architectures_write_what_generate_writes
-  tests/test_attention.py tests/test_scoring.py tests/test_static.py  # tiny models, through torch and transformers
-  tests/test_packing.py tests/test_origin.py tests/test_embedded.py   # torch's operators, the extras gguf and embeddings
-  tests/test_pipeline.py tests/test_card.py                           # pipelines, cards
-  tests/test_folder.py::test_splits_are_read_back_as_splits
-  tests/test_hub.py::test_splits_of_a_dataset_dict_are_splits_there   # a push to a Hub on loopback
-  tests/test_hub.py::test_rows_and_failures_are_loaded_again_with_their_features
-  tests/test_retrying.py                                              # errors of the Hub's client
-  tests/test_conversations.py                                         # chat templates
-  tests/test_report.py
-  tests/test_page.py::test_a_page_needs_no_network_and_is_the_same_when_written_again
+  tests/test_init.py tests/test_config.py               # imports, fingerprints
+  tests/techniques/test_text_generation.py              # a technique in Dataset.map
+  tests/engine/test_decode_loop.py::test_loop_greedy_equals_generate_for_architectures
+  tests/engine/test_attention.py tests/engine/test_scoring.py tests/engine/test_static_batches.py
+  tests/llms/test_checkpoint.py tests/test_chat.py      # model files and chat templates, through transformers
+  tests/similarity/test_embeddings.py                   # the extra embeddings
+  tests/test_pipeline.py tests/publish/test_card.py     # pipelines, cards
+  tests/publish/test_files.py::test_save_splits_reads_back_splits
+  tests/publish/test_hub.py::test_push_dataset_dict_loads_as_splits
+  tests/publish/test_retry.py                           # errors of the Hub's client
+  tests/analysis/test_report.py
+  tests/viewer/test_page.py::test_page_is_self_contained_and_reproducible
 )
 # old versions warn of what later ones removed: a warning is no failure here
 $bin/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not model" -W ignore "${tests[@]}" "$@"

@@ -9,7 +9,7 @@ from hfsynth import Pipeline, TextGeneration, TransformersLLM
 from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 
-@plain_errors()
+@plain_errors(TransformersLLM, TextGeneration)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
     arguments = parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()

@@ -1,8 +1,8 @@
 """Kills a run at each change that it makes to its run directory, one after the other: crashing.py FOLDER.
 
-A first run counts the changes (files and folders made, renamed, removed). Then, for each of them, a process is killed
-(SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON how many
-changes there were, and after which ones the rows were not those of the run that nothing happened to.
+A first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a process is
+killed (SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON the
+number of changes, and those after which the rows differ from the rows of the run that nothing happened to.
 """
 
 import json
@@ -27,14 +27,14 @@ def run(run_dir: Path) -> str:
     rows = Dataset.from_dict({"instruction": ["say 0", "say 1", None, "say 3", "say 1", "say 4"]})
     last = TextGeneration(EchoLLM(), input_mappings={"instruction": "generation"}, output_mappings={"generation": "b"})
     pipeline = Deduplicate() >> TextGeneration(EchoLLM()) >> but_the_first >> last
-    made = pipeline.run(rows, num_rows=3, run_dir=run_dir, chunk_size=2, quiet=True)
+    result = pipeline.run(rows, num_rows=3, run_dir=run_dir, chunk_size=2, quiet=True)
     (file,) = run_dir.glob("failures-*.parquet")
     failures = Dataset.from_parquet(str(file), cache_dir=str(run_dir / "cache"))
-    return json.dumps([made.to_list(), failures.to_list()])
+    return json.dumps([result.to_list(), failures.to_list()])
 
 
 def in_a_process(run_dir: Path, kill_at: int) -> tuple[int, str, int]:
-    """Run in a child; its wait status, what it returned and how many changes it made, or was killed at."""
+    """Run in a child; its wait status, what it returned and how many changes it did or was killed at."""
     result, counter = run_dir.with_suffix(".json"), run_dir.with_suffix(".count")
     child = os.fork()
     if child:

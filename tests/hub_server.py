@@ -36,7 +36,7 @@ class Answer(Exception):
 
 @dataclass
 class Stored:
-    """A file in a commit: its bytes, or what an LFS pointer says."""
+    """A file in a commit: its bytes, or the size and hash of an LFS pointer."""
 
     content: bytes | None
     size: int
@@ -80,7 +80,7 @@ class HubServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def reset(self, state=({}, {}), faults=None):
-        """Go back to what there was; faults are number of a request → a status, "before", "after" or "silence"."""
+        """Restore an earlier state; faults map the number of a request to a status, "before", "after" or "silence"."""
         with self.lock:
             self.repositories, self.blobs = copy.deepcopy(state[0]), dict(state[1])
             self.watch(faults)
@@ -145,13 +145,13 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(fault, int):
                 return self.answer({"error": f"fault {fault}"}, fault)
             try:
-                made = self.handle_path(urllib.parse.unquote(path), dict(urllib.parse.parse_qsl(query)), body)
+                response = self.handle_path(urllib.parse.unquote(path), dict(urllib.parse.parse_qsl(query)), body)
             except Answer as answer:
                 self.code = answer.code
                 return self.answer({"error": answer.message}, answer.status)
             if fault == "after":
                 return self.drop()
-        return self.answer(*made) if isinstance(made, tuple) else self.answer(made)
+        return self.answer(*response) if isinstance(response, tuple) else self.answer(response)
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do
 
@@ -215,9 +215,9 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, body, query, kind, name, revision="main"):
         repository = self.repository(kind, name)
         oid, _, files = repository.at(revision)
-        told = {"id": name, "_id": "0", "sha": oid, "private": repository.private, "disabled": False, "tags": []}
+        info = {"id": name, "_id": "0", "sha": oid, "private": repository.private, "disabled": False, "tags": []}
         siblings = [{"rfilename": path} for path in files]
-        return {**told, "downloads": 0, "likes": 0, "siblings": siblings, "cardData": repository.card}
+        return {**info, "downloads": 0, "likes": 0, "siblings": siblings, "cardData": repository.card}
 
     def may(self, body, query, kind, name, write=None):
         self.repository(kind, name, write=bool(write))
@@ -233,11 +233,11 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, body, query, kind, name, revision):
         files = self.repository(kind, name, write=True).files
         ignored = files[".gitignore"].content.decode().split() if ".gitignore" in files else []
-        told = []
+        uploads = []
         for asked in json.loads(body)["files"]:
             path = asked["path"]
             there = files.get(path)
-            told.append(
+            uploads.append(
                 {
                     "path": path,
                     "uploadMode": "lfs" if path.endswith(LFS) else "regular",
@@ -245,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
                     "oid": there and (there.sha256 or there.oid),
                 }
             )
-        return {"files": told}
+        return {"files": uploads}
 
     def batch(self, body, query, name):
         self.repository("datasets", name, write=True)
@@ -293,16 +293,16 @@ class Handler(BaseHTTPRequestHandler):
         folder = f"{under.strip('/')}/" if under and under.strip("/") else ""
         if folder and not any(path.startswith(folder) for path in files):
             raise Answer(404, "no such folder", "EntryNotFound")
-        told = {}
+        found = {}
         for path, stored in sorted(files.items()):
             inner = path.removeprefix(folder) if path.startswith(folder) else ""
             for slash in (place for place, sign in enumerate(inner) if sign == "/"):
                 below = folder + inner[:slash]
-                told.setdefault(below, {"type": "directory", "path": below, "size": 0, "oid": "0" * 40})
+                found.setdefault(below, {"type": "directory", "path": below, "size": 0, "oid": "0" * 40})
             if inner:
-                told[path] = entry(path, stored)
+                found[path] = entry(path, stored)
         deep = query.get("recursive", "").lower() == "true"
-        return [one for path, one in told.items() if deep or "/" not in path.removeprefix(folder)]
+        return [one for path, one in found.items() if deep or "/" not in path.removeprefix(folder)]
 
     def paths(self, body, query, kind, name, revision):
         asked = urllib.parse.parse_qs(body.decode())["paths"]
@@ -341,15 +341,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def new_oid():
-    """A commit's name that no other has: the client keeps what it has read under it."""
+    """Return a unique name of a commit, since the client caches files by it."""
     return uuid.uuid4().hex + "0" * 8
 
 
 def entry(path, stored):
     """What a listing says of a file."""
     lfs = {"oid": stored.sha256, "size": stored.size, "pointerSize": 134}
-    told = {"type": "file", "path": path, "size": stored.size, "oid": stored.oid}
-    return told | ({"lfs": lfs} if stored.sha256 else {})
+    fields = {"type": "file", "path": path, "size": stored.size, "oid": stored.oid}
+    return fields | ({"lfs": lfs} if stored.sha256 else {})
 
 
 def _swapped(data):

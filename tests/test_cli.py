@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from datasets import Dataset
 
 from hfsynth import (
+    BootstrapInstructions,
     EchoLLM,
     EvolInstruct,
     InstructionFollowingDifficulty,
@@ -16,7 +18,7 @@ from hfsynth import (
     TextGeneration,
     TransformersLLM,
 )
-from hfsynth.cli import RunArguments, build, make, parser
+from hfsynth.cli import RunArguments, build, make, parser, plain_errors
 
 TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 
@@ -103,3 +105,51 @@ def test_of_several_processes_only_the_first_previews(monkeypatch, capsys):
     monkeypatch.setattr(EchoLLM, "complete", None)
     make(Pipeline((Magpie(EchoLLM()),)), parse(RunArguments, "--preview", "--num-rows", "9"), "magpie")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("flag", ["--max-rows", "--num-rows", "--max-tokens", "--chunk-size"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_build_number_below_one_names_the_flag(flag, value):
+    with pytest.raises(ValueError, match=f"^{flag} is {value}; it must be at least 1"):
+        parse(RunArguments, flag, value)
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "1"])
+def test_build_bootstrap_number_of_tasks_names_the_flag(value):
+    with pytest.raises(ValueError, match=f"^--num-tasks is {value}; it must be at least 2"):
+        parse(BootstrapInstructions, "--num-tasks", value)
+
+
+@pytest.mark.parametrize("text", ['{"a": "x"', "{'a': 'x'}", '["a", "b"', '[{"a": 1}'])
+def test_parser_broken_json_is_refused_with_the_reason(text, capsys):
+    with pytest.raises(SystemExit):
+        parse(Magpie, "--system-prompt", text)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--system-prompt" in error
+    assert "is not JSON" in error
+
+
+@pytest.mark.parametrize("text", ["{{ name }} is kind.", "{name}", "[Be brief]"])
+def test_parser_text_that_begins_as_json_is_a_text(text):
+    assert parse(Magpie, "--system-prompt", text).system_prompt == text
+
+
+@pytest.mark.parametrize(
+    ("cls", "flag"), [(SelfInstruct, "--prompt"), (TextGeneration, "--template"), (Judge, "--template")]
+)
+def test_build_broken_template_names_the_flag(cls, flag):
+    with pytest.raises(ValueError, match=f"^{flag} is "):
+        parse(cls, flag, "{{ x ")
+
+
+def test_plain_errors_missing_column_names_the_flag(capsys):
+    @plain_errors(TextGeneration)
+    def command():
+        rows = Dataset.from_dict({"question": ["Why?"]})
+        Pipeline((TextGeneration(EchoLLM()),)).run(rows)
+
+    with pytest.raises(SystemExit):
+        command()
+    error = capsys.readouterr().err
+    assert """--input-mappings '{"instruction": "<column>"}'""" in error
+    assert "input_mappings" not in error

@@ -177,6 +177,60 @@ def test_load_rows_folder_without_rows_is_an_error(folder, name, match):
         load_rows("data", None, "train")
 
 
+LATIN = "q\ncafé\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b'{"q": "a"}\n{bad\n', "line 2"),
+        ("a.jsonl.gz", gzip.compress(b'{"q": "a"}\n\n{bad\n', mtime=0), "line 3"),
+        ("a.json", b'[{"q": "a"},\n{bad]', "line 2"),
+        ("a.jsonl", '{"q": "a"}\n{"q": "café"}\n'.encode("latin-1"), "byte 0xe9 in line 2"),
+        ("a.csv", LATIN, "byte 0xe9 in line 2"),
+        ("a.txt", LATIN, "byte 0xe9 in line 2"),
+        ("a.csv", "q\na\n".encode("utf-16"), "UTF-16"),
+        ("a.jsonl", '{"q": "a"}'.encode("utf-16"), "UTF-16"),
+        ("a.parquet", b"hello", "Parquet"),
+        ("a.jsonl", b'{"q": "\\ud83d"}\n', "surrogate"),
+    ],
+)
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_load_rows_broken_file_names_file_and_reason(folder, caplog, name, content, reason, in_folder):
+    (folder / "data").mkdir()
+    (folder / "data" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as caught:
+        load_rows("data" if in_folder else f"data/{name}", None, "train")
+    assert "data" in str(caught.value)
+    assert name in str(caught.value) or reason == "surrogate"
+    assert "\n" not in str(caught.value)
+    assert caplog.text == ""
+
+
+def test_load_rows_folder_of_two_types_names_both(folder):
+    (folder / "data").mkdir()
+    (folder / "data" / "a.jsonl").write_bytes(LINES)
+    (folder / "data" / "b.csv").write_bytes(b"q\na\n")
+    with pytest.raises(ValueError, match=r"\.jsonl \(a\.jsonl\) and \.csv \(b\.csv\)"):
+        load_rows("data", None, "train")
+
+
+def test_load_rows_folder_with_a_license_reads_the_data(folder):
+    (folder / "data").mkdir()
+    (folder / "data" / "a.jsonl").write_bytes(LINES)
+    (folder / "data" / "LICENSE.txt").write_bytes(LATIN)
+    assert load_rows("data", None, "train")["q"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", LATIN), ("a.jsonl", b"{bad\n"), ("a.parquet", b"hello")])
+def test_view_broken_file_is_one_sentence(folder, monkeypatch, capsys, name, content):
+    (folder / name).write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["hfsynth", "view", name])
+    with pytest.raises(SystemExit):
+        main()
+    assert name in capsys.readouterr().err.splitlines()[-1]
+
+
 def save_two(folder):
     for config in ("magpie", "self_instruct"):
         save(Dataset.from_dict({"instruction": [config], "response": ["Yo."]}), folder, config_name=config)

@@ -15,16 +15,16 @@ NAMES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "quickst
 REWRITTEN = ["self_instruct", "magpie"]  # the others take minutes
 OTHER_RUN = [  # of the day, the machine and its speed, and the packages
     (r"begin \w+,|end \w+ -->", "mark"),
-    (r"finished on [\d-]+", "finished"),
-    (r"(?m)^- (\w+): .*of all processes\)$", r"\1 took"),
-    (r"(?m)^- with python .*$", "versions"),
+    (r"Finished on [\d-]+", "Finished"),
+    (r"(?m)^- (\w+): .* process(?:es)? on .*$", r"\1 took"),
+    (r"(?m)^- Versions: .*$", "versions"),
     (r"(?m)^pip install ./hfsynth .*$", "pip install"),
     (r"(?m)^  (download_size|dataset_size): \d+$", r"\1"),
 ]
 
 
 def machine(card):
-    return set(re.findall(r"process(?:es)? on (.*) \(", card))
+    return set(re.findall(r"(?m) process(?:es)? on (.*)$", card))
 
 
 def comparable(card):

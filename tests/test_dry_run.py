@@ -38,7 +38,7 @@ from hfsynth.dry_run import (
     visible,
 )
 from hfsynth.llm import Completion
-from hfsynth.runner.rounds import DatasetRows, EmptyRows, Goal
+from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target
 from tests.conftest import GGUF
 from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
 
@@ -277,14 +277,14 @@ def test_estimate_of_same_rows_is_the_same():
 
 
 def test_estimate_of_goal_tries_full_chunks():
-    found = over([sieve(*[1, 0] * 8), step(*(row(n, 50) for n in range(8)))], None, goal=Goal(1000))
-    assert found.tried.expected == 128 + 512 + 1408  # the rounds of `Spent.next_round`
+    found = over([sieve(*[1, 0] * 8), step(*(row(n, 50) for n in range(8)))], None, goal=Target(1000))
+    assert found.tried.expected == 128 + 512 + 1408  # the rounds of `Usage.next_round`
     assert found.tried.low < 2048 < found.tried.high
     assert found.rows == Interval(1000, 1000, 1000)
     assert found.tokens.expected == 2048 / 2 * 50
 
 
-@pytest.mark.parametrize(("goal", "rows"), [(Goal(1000, max_rows=300), None), (Goal(1000), 300)])
+@pytest.mark.parametrize(("goal", "rows"), [(Target(1000, max_rows=300), None), (Target(1000), 300)])
 def test_estimate_of_goal_ends_with_the_input(goal, rows):
     found = over([sieve(1, 0), step(row(0, 50))], rows, goal=goal)
     assert found.tried == Interval(300, 300, 300)
@@ -292,7 +292,7 @@ def test_estimate_of_goal_ends_with_the_input(goal, rows):
 
 
 def test_estimate_of_goal_ends_with_the_tokens():
-    found = over([step(row(0, 50), row(1, 50))], None, goal=Goal(1000, max_tokens=20_000))
+    found = over([step(row(0, 50), row(1, 50))], None, goal=Target(1000, max_tokens=20_000))
     assert 128 <= found.tried.expected <= 400
     assert round(found.tokens.high) <= 20_000
 
@@ -324,7 +324,7 @@ def test_interval_of_rows_holds_truth_in_90_percent(drop_rate, rows):
 
 def test_interval_of_rows_to_try_holds_truth_in_90_percent():
     rng = np.random.default_rng(2)
-    found = (over([filtered(rng, 16, 0.5)], None, goal=Goal(1000)).tried for _ in range(TRIES))
+    found = (over([filtered(rng, 16, 0.5)], None, goal=Target(1000)).tried for _ in range(TRIES))
     assert coverage(found, 2048) >= 0.86
 
 

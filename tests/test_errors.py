@@ -1,8 +1,31 @@
-from hfsynth import ChatTemplateError, ColumnError, GenerationError, RowError
+import pytest
+
+from hfsynth import errors
+
+ERRORS = [value for value in vars(errors).values() if isinstance(value, type)]
 
 
-def test_errors_can_be_caught_as_what_they_are_in_python():
-    assert issubclass(ColumnError, ValueError)
-    assert issubclass(ChatTemplateError, ValueError)
-    assert issubclass(GenerationError, RuntimeError)
-    assert RowError("why", "raw").raw == "raw"
+@pytest.mark.parametrize("error", ERRORS)
+def test_error_has_the_root(error):
+    assert issubclass(error, errors.HfsynthError)
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (errors.ColumnError, ValueError),
+        (errors.ChatTemplateError, ValueError),
+        (errors.FlowError, TypeError),
+        (errors.GenerationError, RuntimeError),
+        (errors.RunError, RuntimeError),
+        (errors.PushError, RuntimeError),
+    ],
+)
+def test_error_is_caught_as_a_python_error(error, base):
+    with pytest.raises(base, match="reason"):
+        raise error("reason")
+
+
+def test_row_error_keeps_the_completion():
+    error = errors.RowError("why", "raw", passing=True)
+    assert (error.reason, error.raw, error.passing, str(error)) == ("why", "raw", True, "why")

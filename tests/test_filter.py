@@ -1,19 +1,23 @@
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from hfsynth import ColumnError, TextGeneration
+from hfsynth.filter import Drop, TextFilter
 from tests.helpers import OnlyOnce, ScriptedLLM
 
-GIVEN = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})
+ROWS = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})
 
 
-def test_a_filter_keeps_the_rows_that_no_rule_drops():
-    assert OnlyOnce()(GIVEN)["id"][:] == [0, 1, 3, 4]
+def test_filter_keeps_the_rows_that_no_rule_drops():
+    assert OnlyOnce()(ROWS)["id"][:] == [0, 1, 3, 4]
 
 
-def test_a_dropped_row_is_told_with_its_rule_its_value_and_what_it_met():
-    _, dropped = OnlyOnce(name="Once").split(GIVEN, first=10)
+def test_split_names_rule_value_and_match_of_a_dropped_row():
+    _, dropped = OnlyOnce(name="Once").split(ROWS, first=10)
     assert dropped[0] == {
         "step": "Once", "row": 12, "column": "instruction", "reason": "repeated", "raw": "a", "rule": "repeated",
         "value": "1", "matched": "a",
@@ -21,27 +25,54 @@ def test_a_dropped_row_is_told_with_its_rule_its_value_and_what_it_met():
     assert dropped["row"][:] == [12, 15]
 
 
-def test_what_earlier_rows_kept_counts():
-    stay, dropped = OnlyOnce().split(GIVEN, kept=[Dataset.from_dict({"instruction": ["b"]})])
+def test_split_compares_with_rows_kept_earlier():
+    stay, dropped = OnlyOnce().split(ROWS, kept=[Dataset.from_dict({"instruction": ["b"]})])
     assert (stay["id"][:], dropped["row"][:]) == ([0, 3, 4], [1, 2, 5])
 
 
-def test_a_row_that_failed_stays_and_decides_nothing():
+def test_split_passes_failed_rows_through():
     answered = Dataset.from_dict({"instruction": ["a", " ", "a", "b"], "id": [0, 1, 2, 3]}).map(
         TextGeneration(ScriptedLLM(("!odd", "fine", "fine", "fine"))), batched=True, with_indices=True
     )
     assert OnlyOnce()(answered)["id"][:] == [0, 1, 2, 3]  # the first "a" failed: the second is the only one
 
 
-def test_values_may_be_of_any_type():
+def test_split_takes_values_of_any_type():
     dataset = Dataset.from_dict({"score": [0.5, 0.25, 0.5]})
     assert OnlyOnce(column="score").split(dataset)[1]["raw"][:] == ["0.5"]
 
 
-def test_a_missing_column_is_an_error_that_names_those_there_are():
+def test_split_of_a_missing_column_raises_with_the_columns():
     with pytest.raises(ColumnError, match=r"OnlyOnce needs column 'prompt'; the dataset has \['id', 'instruction'\]"):
-        OnlyOnce(column="prompt")(GIVEN)
+        OnlyOnce(column="prompt")(ROWS)
 
 
-def test_a_filter_hashes_as_its_configuration():
+def test_filter_hashes_as_its_configuration():
     assert Hasher.hash(OnlyOnce()) == Hasher.hash(OnlyOnce(name="OnlyOnce")) != Hasher.hash(OnlyOnce(column="id"))
+
+
+TURNS = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(TextFilter):
+    """Drops everything, and tells its text."""
+
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
+        return (Drop("nothing", text) for text in values)
+
+
+def test_text_filter_reads_the_texts_of_a_conversation():
+    _, dropped = Nothing(column="conversation").split(Dataset.from_dict({"conversation": TURNS}))
+    assert dropped["value"][:] == ["Hi\nHello"]
+
+
+def test_text_filter_skips_a_turn_without_text():
+    calls = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]
+    assert [Nothing(column="x").read(value) for value in (calls, [])] == ["Hi", ""]
+
+
+@pytest.mark.parametrize("value", [1, ["a"], [{"role": "user"}]])
+def test_text_filter_of_a_number_raises_with_it(value):
+    with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
+        Nothing(column="x").read(value)

@@ -1,71 +1,69 @@
+import ast
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
 import hfsynth
 
+SOURCE = ast.parse(Path(hfsynth.__file__).read_text())
+FOR_TYPE_CHECKERS = {
+    alias.asname: node.module for node in ast.walk(SOURCE) if isinstance(node, ast.ImportFrom) for alias in node.names
+}
 
-def test_importing_hfsynth_loads_neither_torch_nor_transformers_nor_datasets():
-    code = "import sys, hfsynth; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("import hfsynth", ("torch", "transformers", "datasets")),
+        ("from hfsynth import *", ("torch", "transformers")),
+    ],
+)
+def test_import_loads_no_large_package(code, modules):
+    code = f"import sys; {code}; print([name for name in {modules} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_the_techniques_and_llms_load_neither_torch_nor_transformers():
-    code = "import sys; from hfsynth import *; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+def test_public_names_are_sorted_and_listed_by_dir():
+    assert sorted(hfsynth.__all__) == sorted(set(hfsynth.__all__))
+    assert set(dir(hfsynth)) == {*hfsynth.__all__, "__version__"}
 
 
-def test_the_public_names_are_these():
-    assert hfsynth.__all__ == [
-        "LLM",
-        "BootstrapInstructions",
-        "ChatTemplateError",
-        "ColumnError",
-        "Comparison",
-        "Completion",
-        "Decontaminate",
-        "Deduplicate",
-        "Drop",
-        "EchoLLM",
-        "EvolInstruct",
-        "Filter",
-        "GenerationError",
-        "InstructionFollowingDifficulty",
-        "InstructionRules",
-        "Judge",
-        "Magpie",
-        "Message",
-        "Novelty",
-        "Pipeline",
-        "PushError",
-        "Report",
-        "Request",
-        "Reward",
-        "RewardDifference",
-        "RewardModel",
-        "RowError",
-        "RunError",
-        "SamplingParams",
-        "ScriptedLLM",
-        "SeedPool",
-        "SelfInstruct",
-        "SelfInstructInstances",
-        "Technique",
-        "TextGeneration",
-        "TransformersLLM",
-        "WellFormed",
-        "Where",
-        "push_to_hub",
-        "report",
-        "save",
-        "split_failures",
-    ]
-    for name in hfsynth.__all__:
-        assert getattr(hfsynth, name).__doc__
-    assert set(hfsynth._HOMES) == set(hfsynth.__all__) <= set(dir(hfsynth))
+@pytest.mark.parametrize("name", hfsynth.__all__)
+def test_public_name_is_the_one_of_type_checkers(name):
+    value = getattr(hfsynth, name)
+    assert value.__doc__
+    assert value is getattr(import_module(FOR_TYPE_CHECKERS[name]), name)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'Instruct'"):
+def test_type_checkers_find_no_other_name():
+    assert FOR_TYPE_CHECKERS.keys() - {None} == set(hfsynth.__all__)
+
+
+@pytest.mark.parametrize("package", ["techniques", "filters"])
+def test_steps_of_hfsynth_are_public(package):
+    home = import_module(f"hfsynth.{package}")
+    modules = [import_module(f"{home.__name__}.{module.name}") for module in iter_modules(home.__path__)]
+    steps = {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, hfsynth.Technique | hfsynth.Filter)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    assert len(steps) > 3
+    assert steps <= set(hfsynth.__all__)
+
+
+def test_package_ships_its_types():
+    assert (Path(hfsynth.__file__).parent / "py.typed").exists()
+
+
+def test_missing_name_raises_an_attribute_error():
+    with pytest.raises(AttributeError, match="'Instruct'"):
         hfsynth.Instruct  # noqa: B018

@@ -23,7 +23,7 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
     )
     save(pipeline.run(Dataset.from_dict({"id": list(range(6))}), quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "hfsynth run default/hfsynth.yaml --max-rows 6 --output-dir again" in card
+    assert "hfsynth run default/hfsynth.yaml --max-rows 6 --output-dir reproduced" in card
     flags = ["--max-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
     pipeline = Pipeline((BootstrapInstructions(EchoLLM()),))
     save(pipeline.run(pool, num_rows=20, run_dir=tmp_path / "run", quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "hfsynth run default/hfsynth.yaml --num-rows 20 --output-dir again" in card
+    assert "hfsynth run default/hfsynth.yaml --num-rows 20 --output-dir reproduced" in card
     assert "rows of a SeedPool" in card
     flags = ["--num-rows", 20, "--output-dir", tmp_path / "again", "--run-dir", tmp_path / "run-again"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
@@ -80,7 +80,6 @@ def test_a_dataset_is_shown_with_a_map_by_meaning_where_a_model_is_named(tmp_pat
     (tmp_path / "rows.csv").write_text("instruction\nMake tea.\nSing a song.\nGo home.\n")
     look([str(tmp_path / "rows.csv"), "--embeddings", "some/model", "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
-    assert "those that mean the same lie together" in page
     assert "some/model" in page
 
 

@@ -1,15 +1,17 @@
+"""Progress of runs, and of batches of `Dataset.map`."""
+
 import time
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
 
 from hfsynth import EchoLLM, TextGeneration
-from hfsynth.distributed import Crew
+from hfsynth.distributed import ProcessGroup
 from hfsynth.progress import Progress
 
 
-def test_without_a_terminal_it_tells_rows_rate_tokens_failures_and_time_left_on_a_line(capsys):
-    with Progress(Crew(), 2, quiet=False) as progress:
+def test_progress_without_terminal_prints_a_line(capsys):
+    with Progress(ProcessGroup(), 2, quiet=False) as progress:
         progress.begin(1, "Magpie", 10)
         progress.add(rows=4, tokens=100, failed=1, found=False)
         progress.add(rows=6, tokens=70, failed=0, found=True)
@@ -21,16 +23,16 @@ def test_without_a_terminal_it_tells_rows_rate_tokens_failures_and_time_left_on_
     assert "s left" in line
 
 
-def test_what_was_found_finished_is_no_measure_of_speed(capsys):
-    with Progress(Crew(), 1, quiet=False) as progress:
+def test_progress_found_rows_do_not_count_for_speed(capsys):
+    with Progress(ProcessGroup(), 1, quiet=False) as progress:
         progress.begin(1, "Magpie", 6)
         progress.add(rows=6, tokens=70, failed=0, found=True)
     line = capsys.readouterr().err
     assert "6/6 rows, 0.0 rows/s, 0 tokens/s" in line
 
 
-def test_a_later_step_counts_on_from_the_one_before(capsys):
-    with Progress(Crew(), 2, quiet=False) as progress:
+def test_progress_later_step_adds_to_earlier_rows(capsys):
+    with Progress(ProcessGroup(), 2, quiet=False) as progress:
         progress.begin(1, "a", 5)
         progress.add(5, 0, 0, found=False)
         progress.begin(2, "b", 8)
@@ -39,8 +41,8 @@ def test_a_later_step_counts_on_from_the_one_before(capsys):
 
 
 @pytest.mark.parametrize(("rank", "quiet"), [(0, True), (1, False)])
-def test_quiet_runs_and_other_processes_show_nothing(capsys, rank, quiet):
-    with Progress(Crew(rank, 2), 1, quiet) as progress:
+def test_progress_quiet_or_other_process_prints_nothing(capsys, rank, quiet):
+    with Progress(ProcessGroup(rank, 2), 1, quiet) as progress:
         progress.begin(1, "a", 5)
         progress.add(5, 0, 0, found=False)
     assert capsys.readouterr() == ("", "")
@@ -94,3 +96,35 @@ def test_run_end_lists_reasons_with_counts(caplog, tmp_path):
     assert "3 rows failed or were dropped" in output
     assert "  2 rows: TextGeneration: instruction is empty" in output
     assert "  1 row: TextGeneration: instruction is None" in output
+
+
+class HalfSecond(EchoLLM):
+    """Completes one request after the other, each in half a second."""
+
+    def stream(self, requests):
+        while (taken := requests.take()) is not None:
+            time.sleep(0.5)
+            yield taken[0], self.complete([taken[1]])[0]
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_map_slow_batch_shows_rows_and_tokens(capsys, bars):
+    rows = Dataset.from_dict({"instruction": ["one two", None, "b", "c", "d", "e", "f"]})
+    if bars:
+        enable_progress_bars()
+    try:
+        rows.map(TextGeneration(HalfSecond()), batched=True, with_indices=True)
+    finally:
+        disable_progress_bars()
+    output = capsys.readouterr().err
+    assert ("TextGeneration, this batch" in output) == bars
+    assert ("/7 [" in output and "tokens/s, 1 failed" in output) == bars
+
+
+def test_map_quick_batch_shows_nothing(capsys):
+    enable_progress_bars()
+    try:
+        Dataset.from_dict({"instruction": ["a"]}).map(TextGeneration(EchoLLM()), batched=True, with_indices=True)
+    finally:
+        disable_progress_bars()
+    assert "this batch" not in capsys.readouterr().err

@@ -9,31 +9,31 @@ from hfsynth import RowError
 from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
 
 
-def test_none_is_written_as_nothing():
+def test_render_prompt_none_is_empty():
     assert render_prompt("[{{ a }}]", {"a": None}) == "[]"
 
 
-def test_a_name_that_is_not_there_fails_the_row():
+def test_render_prompt_undefined_name_fails_the_row():
     with pytest.raises(RowError, match="'b' is undefined"):
         render_prompt("{{ b }}", {"a": 1})
 
 
-def test_text_in_a_value_is_never_run_as_a_template():
+def test_render_prompt_values_are_no_templates():
     assert render_prompt("{{ a }}", {"a": "{{ 7 * 7 }}"}) == "{{ 7 * 7 }}"
 
 
-def test_a_prompt_cannot_reach_out_of_its_sandbox():
+def test_render_prompt_unsafe_attribute_fails():
     with pytest.raises(RowError, match="unsafe"):
         render_prompt("{{ a.__class__.__mro__[1].__subclasses__() }}", {"a": ""})
 
 
-def test_a_broken_template_is_an_error_that_shows_it():
+def test_prompt_variables_syntax_error_shows_the_template():
     with pytest.raises(ValueError, match=r"'\{\{ a' is not a Jinja2 template"):
         prompt_variables("{{ a")
 
 
-def test_a_prompt_that_reads_what_it_is_not_given_is_an_error_that_lists_both():
-    with pytest.raises(ValueError, match=r"X\.prompt reads \['c'\]; a prompt there may read \['a', 'b'\]"):
+def test_check_prompt_unknown_name_lists_the_allowed():
+    with pytest.raises(ValueError, match=r"X\.prompt .*\['a', 'b'\].*\['c'\]"):
         check_prompt("X.prompt", "{{ a }} {{ c }}", ("a", "b"))
 
 
@@ -70,7 +70,7 @@ def test_prompt_with_an_object_fails_and_calls_nothing(value, nest):
         ({"a": [1, {"b": 2}]}, "{'a': [1, {'b': 2}]}"),
     ],
 )
-def test_plain_values_are_written_as_python_writes_them(value, expected):
+def test_render_prompt_plain_values_as_python_writes(value, expected):
     assert render_prompt("{{ value }}", {"value": value}) == expected
 
 
@@ -94,11 +94,11 @@ def test_plain_values_are_written_as_python_writes_them(value, expected):
         "{% set b = a %}{{ b }}",
     ],
 )
-def test_none_is_written_as_nothing_wherever_it_stands(template):
+def test_render_prompt_none_is_empty_anywhere(template):
     assert render_prompt(template, {"a": None, "nested": [None, None], "deep": {"b": None}}) == ""
 
 
-def test_none_is_null_in_json_and_none_to_tests():
+def test_render_prompt_none_is_null_in_json():
     assert render_prompt("{{ a | tojson }}", {"a": {"b": [None, "c"]}}) == '{"b": [null, "c"]}'
     assert render_prompt("{{ a is none }} {{ a == none }} {{ a is defined }}", {"a": None}) == "True True True"
     assert render_prompt("{% if a is none %}no input{% else %}{{ a }}{% endif %}", {"a": None}) == "no input"
@@ -167,7 +167,7 @@ GROWING = "{% set ns = namespace(x=START) %}{% for i in range(60) %}{% set ns.x 
         ],
     ],
 )
-def test_rendering_without_bounds_fails_soon_and_names_the_prompt(template):
+def test_render_prompt_unbounded_template_fails_soon(template):
     began = time.monotonic()
     with pytest.raises(RowError, match="the prompt could not be rendered: ") as caught:
         render_prompt(template, {"a": "x", "width": 10**9})
@@ -194,10 +194,10 @@ def test_rendering_without_bounds_fails_soon_and_names_the_prompt(template):
         ("{{ xs | tojson(indent=1) | length }}", "14"),
     ],
 )
-def test_what_templates_do_in_earnest_is_as_in_jinja(template, expected):
+def test_render_prompt_templates_in_use_equal_jinja(template, expected):
     assert render_prompt(template, {"xs": ["a", "b"]}) == expected
 
 
-def test_a_long_document_fits_into_a_prompt_several_times():
+def test_render_prompt_long_document_fits():
     text = "A line of text with several words.\n" * 20_000
     assert len(render_prompt("{{ t | trim }}{{ t | upper | indent(2) }}", {"t": text})) > 1_400_000

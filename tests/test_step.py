@@ -45,7 +45,7 @@ def test_function_fingerprint_changes_with_the_code():
     assert as_step(only_long).fingerprint() == as_step(only_long).fingerprint()
 
 
-def test_function_split_of_another_result_raises():
+def test_function_split_of_a_list_raises():
     with pytest.raises(TypeError, match="list"):
         as_step(no_dataset).split(Dataset.from_dict({"a": [1]}))
 

@@ -4,12 +4,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
-from hfsynth import ColumnError, EchoLLM, Request, RowError, Technique, TextGeneration
+from hfsynth import ColumnError, EchoLLM, Pipeline, Request, RowError, Technique, TextGeneration
 from hfsynth.metadata import METADATA_ENTRY
-from hfsynth.technique import Input
+from hfsynth.technique import Input, batch_rows, checked_indices, merge_columns
 from tests.helpers import ScriptedLLM
 
 
@@ -41,91 +44,91 @@ def texts(*values):
     return Dataset.from_dict({"text": list(values)})
 
 
-def test_rows_may_become_several_and_every_other_column_is_repeated():
+def test_map_of_multiplied_rows_repeats_other_columns():
     dataset = texts("a b", "c").add_column("kind", [0, 1]).cast_column("kind", ClassLabel(names=["x", "y"]))
-    made = run(Split(EchoLLM()), dataset)
-    assert made["word"][:] == ["a", "b", "c"]
-    assert made["kind"][:] == [0, 0, 1]
-    assert made.features["kind"] == ClassLabel(names=["x", "y"])
+    result = run(Split(EchoLLM()), dataset)
+    assert result["word"][:] == ["a", "b", "c"]
+    assert result["kind"][:] == [0, 0, 1]
+    assert result.features["kind"] == ClassLabel(names=["x", "y"])
 
 
-def test_one_row_that_fails_leaves_the_other_rows_of_its_batch_whole():
-    made = run(Split(EchoLLM()), texts("a", "bad", "c"))
-    assert made["word"][:] == ["a", None, "c"]
-    assert [entries[0]["error"] for entries in made["generation_metadata"]] == ["", "it is bad", ""]
-    assert made[1]["generation_metadata"][0]["raw"] == "bad"
+def test_map_of_a_failing_row_completes_the_others():
+    result = run(Split(EchoLLM()), texts("a", "bad", "c"))
+    assert result["word"][:] == ["a", None, "c"]
+    assert [entries[0]["error"] for entries in result["generation_metadata"]] == ["", "it is bad", ""]
+    assert result[1]["generation_metadata"][0]["raw"] == "bad"
 
 
-def test_a_first_batch_in_which_all_rows_fail_does_not_spoil_the_types_of_the_next():
-    made = run(Split(EchoLLM()), texts("bad", "bad", "a", "b"), batch_size=2)
-    assert made["word"][:] == [None, None, "a", "b"]
-    assert made.features["letters"] == List(Value("string"))
+def test_map_keeps_types_after_a_failed_first_batch():
+    result = run(Split(EchoLLM()), texts("bad", "bad", "a", "b"), batch_size=2)
+    assert result["word"][:] == [None, None, "a", "b"]
+    assert result.features["letters"] == List(Value("string"))
 
 
-def test_a_last_batch_in_which_all_rows_fail_is_written_too():
+def test_map_writes_a_failed_last_batch():
     assert run(Split(EchoLLM()), texts("a", "bad"), batch_size=1)["word"][:] == ["a", None]
 
 
 @pytest.mark.parametrize(("value", "reason"), [(None, "text is None"), ("", "text is empty"), ("  ", "text is empty")])
-def test_a_text_that_is_not_there_is_a_recorded_failure_without_a_request(value, reason, tmp_path):
+def test_map_of_a_missing_text_fails_without_a_request(value, reason, tmp_path):
     log = tmp_path / "log"
-    made = run(Split(ScriptedLLM(log=str(log))), texts("a", value))
-    assert made[-1]["generation_metadata"][0]["error"] == reason
+    result = run(Split(ScriptedLLM(log=str(log))), texts("a", value))
+    assert result[-1]["generation_metadata"][0]["error"] == reason
     assert log.read_text().count("\n") == 1
 
 
-def test_an_empty_batch_makes_empty_columns():
-    made = Split(EchoLLM())({"text": []}, [])
-    assert made == {"word": [], "letters": [], "generation_metadata": []}
+def test_map_of_an_empty_batch_has_empty_columns():
+    result = Split(EchoLLM())({"text": []}, [])
+    assert result == {"word": [], "letters": [], "generation_metadata": []}
 
 
-def test_it_runs_on_a_split_of_a_dataset_dict_and_on_the_whole_dict():
+def test_map_of_a_dataset_dict_completes_every_split():
     splits = DatasetDict({"train": texts("a"), "test": texts("b", "c")})
     assert run(Split(EchoLLM()), splits["test"])["word"][:] == ["b", "c"]
     assert run(Split(EchoLLM()), splits)["train"]["word"][:] == ["a"]
 
 
-def test_streaming_makes_the_same_rows():
+def test_map_of_a_stream_has_the_same_rows():
     dataset = texts("a b", "bad", "c")
-    whole = run(Split(EchoLLM()), dataset)
-    assert list(run(Split(EchoLLM()), dataset.to_iterable_dataset())) == list(whole)
+    mapped = run(Split(EchoLLM()), dataset)
+    assert list(run(Split(EchoLLM()), dataset.to_iterable_dataset())) == list(mapped)
 
 
 @pytest.mark.parametrize("values", [("a", "b"), ("bad", "a b"), ("a b", "bad"), ("bad", "bad")])
-def test_remove_columns_is_obeyed(values):
-    made = run(Split(EchoLLM()), texts(*values), remove_columns=["text"], batch_size=1)
-    assert sorted(made.column_names) == ["generation_metadata", "letters", "word"]
-    assert len(made) == sum(max(1, len(value.split())) for value in values)
+def test_map_removes_columns(values):
+    result = run(Split(EchoLLM()), texts(*values), remove_columns=["text"], batch_size=1)
+    assert sorted(result.column_names) == ["generation_metadata", "letters", "word"]
+    assert len(result) == sum(max(1, len(value.split())) for value in values)
 
 
-def test_a_dataset_in_numpys_format_is_read_as_any_other():
-    made = run(Split(EchoLLM()), texts("a b", "c").with_format("numpy")).with_format(None)
-    assert made["word"][:] == ["a", "b", "c"]
+def test_map_of_numpys_format_has_the_same_rows():
+    result = run(Split(EchoLLM()), texts("a b", "c").with_format("numpy")).with_format(None)
+    assert result["word"][:] == ["a", "b", "c"]
 
 
-def test_every_technique_adds_its_entry_to_a_rows_metadata():
-    made = run(Split(EchoLLM()), texts("a b", "c"))
-    made = run(TextGeneration(EchoLLM(), input_mappings={"instruction": "word"}), made)
-    entries = made[2]["generation_metadata"]
+def test_map_appends_an_entry_for_every_technique():
+    result = run(Split(EchoLLM()), texts("a b", "c"))
+    result = run(TextGeneration(EchoLLM(), input_mappings={"instruction": "word"}), result)
+    entries = result[2]["generation_metadata"]
     assert [(entry["step"], entry["row"]) for entry in entries] == [("Split", 1), ("TextGeneration", 2)]
     assert set(entries[0]) == set(METADATA_ENTRY)
     assert entries[0]["model"] == "echo"
     assert entries[0]["seed"] != entries[1]["seed"]
 
 
-def test_a_missing_column_is_an_error_that_says_how_to_rename_one():
+def test_map_of_a_missing_column_raises_with_the_mapping():
     with pytest.raises(ColumnError, match=r"Split needs column 'text'; the dataset has \['prompt'\].*input_mappings="):
         run(Split(EchoLLM()), Dataset.from_dict({"prompt": ["a"]}))
 
 
-def test_a_column_of_the_wrong_type_is_an_error_before_anything_is_generated(tmp_path):
+def test_map_of_a_wrong_type_raises_before_generation(tmp_path):
     log = tmp_path / "log"
     with pytest.raises(ColumnError, match="Split needs text in column 'text', not 7"):
         run(Split(ScriptedLLM(log=str(log))), Dataset.from_dict({"text": [7]}))
     assert not log.exists()
 
 
-def test_a_column_is_not_replaced_unless_the_mapping_says_so():
+def test_map_replaces_a_column_only_by_a_mapping():
     dataset = texts("a").add_column("word", ["old"])
     with pytest.raises(ColumnError, match=r"Split would replace column 'word'.*output_mappings="):
         run(Split(EchoLLM()), dataset)
@@ -141,43 +144,43 @@ def test_a_column_is_not_replaced_unless_the_mapping_says_so():
         ({"output_mappings": {"word": "generation_metadata"}}, "must name different columns"),
     ],
 )
-def test_an_output_mapping_that_can_not_be_is_an_error(mappings, message):
+def test_output_mapping_of_an_unknown_output_raises(mappings, message):
     with pytest.raises(ValueError, match=message):
         Split(EchoLLM(), **mappings)
 
 
-def test_an_input_mapping_of_what_is_not_read_is_an_error():
+def test_input_mapping_of_an_unread_input_raises():
     with pytest.raises(ColumnError, match=r"names \['txt'\]; it reads \['text'\]"):
         run(Split(EchoLLM(), input_mappings={"txt": "a"}), texts("a"))
 
 
 @pytest.mark.parametrize("options", [{"batched": True}, {"with_indices": True}, {}])
-def test_a_map_without_batches_or_indices_is_an_error_that_shows_the_call(options):
+def test_map_without_batches_or_indices_raises_with_the_call(options):
     with pytest.raises(TypeError, match=r"batched=True, with_indices=True"):
         texts("a").map(Split(EchoLLM()), **options)
 
 
-def test_an_llm_that_is_none_is_an_error():
+def test_technique_without_an_llm_raises():
     with pytest.raises(TypeError, match="Split needs an llm such as TransformersLLM"):
         Split("gpt2")
 
 
-def test_seeds_differ_between_batches_and_don_t_depend_on_the_batch_size():
+def test_seeds_depend_on_the_row_and_not_on_the_batch():
     dataset = texts(*"abcdef")
     one, two = (run(Split(EchoLLM()), dataset, batch_size=size) for size in (2, 3))
     assert one["generation_metadata"][:] == two["generation_metadata"][:]
     assert len({entries[0]["seed"] for entries in one["generation_metadata"]}) == 6
 
 
-def test_worker_processes_make_the_same_rows():
+def test_map_by_worker_processes_has_the_same_rows():
     dataset = texts("a b", "c", "d", "e")
     assert run(Split(EchoLLM()), dataset, num_proc=2)[:] == run(Split(EchoLLM()), dataset)[:]
 
 
-def test_features_are_known_before_anything_runs():
+def test_check_features_has_the_columns_of_a_map():
     technique = Split(EchoLLM(), output_mappings={"word": "w"})
-    known = technique.check_features(Features({"text": Value("large_string")}))
-    assert known == run(technique, texts("a")).features | {"text": Value("large_string")}
+    checked = technique.check_features(Features({"text": Value("large_string")}))
+    assert checked == run(technique, texts("a")).features | {"text": Value("large_string")}
     with pytest.raises(ColumnError, match="needs text in column 'text', which holds Value"):
         technique.check_features(Features({"text": Value("int64")}))
 
@@ -199,7 +202,7 @@ print(dataset.map(technique, batched=True, with_indices=True)["generation"][:])
 """
 
 
-def test_the_same_map_in_a_new_process_generates_nothing_and_any_change_generates_again(tmp_path):
+def test_map_in_a_new_process_reads_the_cache(tmp_path):
     file, log = tmp_path / "rows.jsonl", tmp_path / "log"
     file.write_text('{"instruction": "a"}\n{"instruction": "b"}\n')
 
@@ -236,3 +239,102 @@ def test_wire_with_unread_input_column_hints_once(columns, mappings, hinted, cap
     assert [r"template='{{ instruction }}\n\n{{ input }}'" in message for message in caplog.messages] == [
         True
     ] * hinted
+
+
+FEATURES = Features({"b": Value("string")})
+
+
+def lazy(**columns):
+    return LazyBatch(pa.table(columns), PythonFormatter())
+
+
+def test_batch_rows_have_the_techniques_names():
+    assert batch_rows({"x": [1, 2], "y": [3, 4]}, {"a": "x"}, 2) == [{"a": 1}, {"a": 2}]
+
+
+def taken_up(batch):
+    return {name: batch[name].to_pylist() for name in batch if not isinstance(batch[name], list)}
+
+
+def test_merge_columns_keeps_the_type_of_none():
+    batch = lazy(a=[1, 2])
+    assert merge_columns(batch, [0, 1], {"b": [None, None]}, FEATURES) == {}
+    assert batch["b"].type == pa.string()
+    assert taken_up(batch) == {"b": [None, None]}
+
+
+def test_merge_columns_repeats_other_columns():
+    batch = lazy(a=[1, 2])
+    merge_columns(batch, [0, 1, 1], {"b": ["x", "y", "z"]}, FEATURES)
+    assert taken_up(batch) == {"a": [1, 2, 2], "b": ["x", "y", "z"]}
+
+
+def test_merge_columns_of_a_stream_has_plain_lists():
+    assert merge_columns({"a": [1]}, [0], {"b": [None]}, FEATURES) == {"b": [None]}
+    assert merge_columns({"a": [1]}, [0, 0], {"b": ["x", "y"]}, FEATURES) == {"a": [1, 1], "b": ["x", "y"]}
+
+
+def test_map_of_a_batch_that_is_no_dict_raises():
+    with pytest.raises(TypeError, match=r"as a dict of lists, not DataFrame.*with_format\(None\)"):
+        checked_indices("X", pd.DataFrame(), [0])
+
+
+ROWS = Dataset.from_dict({"text": ["tea", "rye"], "stars": [4, 5]})
+STEP = TextGeneration(EchoLLM(), template="{{ text }}: {{ stars }} stars")
+CALL = {"batched": True, "with_indices": True, "load_from_cache_file": False}
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_map_over_arrays_reads_plain_values(form):
+    result = ROWS.with_format(form).map(STEP, **CALL).with_format(None)
+    assert result["generation"][:] == ["tea: 4 stars", "rye: 5 stars"]
+    twice = result.with_format(form).map(second(), **CALL).with_format(None)
+    assert [len(entries) for entries in twice["generation_metadata"]] == [2, 2]
+
+
+def second():
+    return TextGeneration(EchoLLM(), name="Second", template="{{ stars }}", output_mappings={"generation": "b"})
+
+
+@pytest.mark.parametrize("form", ["pandas", "arrow"])
+def test_map_over_a_format_says_to_take_it_off(form):
+    with pytest.raises(TypeError, match=r"with_format\(None\)"):
+        ROWS.with_format(form).map(STEP, **CALL)
+
+
+def test_map_over_a_formatted_stream_reads_plain_values():
+    stream = ROWS.to_iterable_dataset().with_format("numpy").map(STEP, batched=True, with_indices=True)
+    assert [str(row["generation"]) for row in stream] == ["tea: 4 stars", "rye: 5 stars"]
+
+
+def test_map_with_rank_has_the_same_rows():
+    assert ROWS.map(STEP, with_rank=True, **CALL)["generation"][:] == ["tea: 4 stars", "rye: 5 stars"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"input_columns": ["text"]}, "input_columns"),
+        ({"input_columns": "text"}, "input_columns"),
+        ({"input_columns": ["text", "stars"]}, "input_columns"),
+        ({"input_columns": ["text", "stars"], "with_rank": True}, "input_columns"),
+        ({"input_columns": ["text"], "with_indices": False}, "input_columns"),
+        ({"input_columns": ["text"], "batched": False}, "input_columns"),
+        ({"with_indices": False}, "with_indices=True"),
+        ({"with_indices": False, "with_rank": True}, "with_indices=True"),
+        ({"batched": False}, "batched=True"),
+        ({"batched": False, "with_indices": False}, "batched=True"),
+        ({"fn_kwargs": {"temperature": 1}}, "fn_kwargs"),
+    ],
+)
+def test_map_called_otherwise_names_the_argument(arguments, named):
+    with pytest.raises(TypeError, match=named):
+        ROWS.map(STEP, **{**CALL, **arguments})
+
+
+@pytest.mark.parametrize("arguments", [{}, {"batched": True}, {"batched": True, "with_indices": True}])
+def test_map_of_a_pipeline_says_to_run_it(arguments):
+    with pytest.raises(TypeError, match=r"pipeline\.run\(dataset\)"):
+        ROWS.map(Pipeline((STEP,)), **arguments)
+    with pytest.raises(TypeError, match=r"pipeline\.run\(dataset\)"):
+        Pipeline((STEP,))(ROWS)

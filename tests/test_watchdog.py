@@ -1,3 +1,5 @@
+"""Warnings while an llm completes nothing."""
+
 import logging
 import threading
 import time
@@ -29,7 +31,7 @@ def finish(llm, number, patience):
     return flows.finish(flows.start([flow() for _ in range(number)], [RowSeeds(0, "Step", n) for n in range(number)]))
 
 
-def test_silent_llm_is_named_with_its_step_and_rows(caplog):
+def test_watchdog_silent_llm_warns_with_step_and_rows(caplog):
     outcomes = finish(SlowLLM(), 2, patience=0.15)
     assert [outcome.rows for outcome in outcomes] == [[{"text": "Hi"}]] * 2
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -37,25 +39,25 @@ def test_silent_llm_is_named_with_its_step_and_rows(caplog):
     assert warnings[-1].startswith("Step: no completion from echo for 0 seconds; 1 rows wait.")
 
 
-def test_llm_that_completes_in_time_is_not_named(caplog):
+def test_watchdog_llm_in_time_warns_nothing(caplog):
     assert len(finish(SlowLLM(seconds_per_request=0.01), 8, patience=30)) == 8
     assert caplog.text == ""
 
 
-def test_warnings_come_each_time_the_silence_has_doubled(caplog):
+def test_watchdog_warns_each_time_the_silence_doubles(caplog):
     with Watchdog("Step", "echo", lambda: 1, patience=0.1):
         time.sleep(1.0)
     assert 2 <= caplog.text.count("no completion") <= 4  # after 0.1, 0.2, 0.4 and 0.8 seconds
 
 
-def test_watchdog_ends_with_what_it_watches():
+def test_watchdog_thread_ends_with_its_block():
     before = threading.active_count()
     with Watchdog("Step", "echo", lambda: 1, patience=60):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
 
 
-def test_rows_without_requests_start_no_watchdog():
+def test_watchdog_rows_without_requests_start_no_thread():
     def nothing():
         return {"text": ""}
         yield

@@ -338,7 +338,7 @@ def step_stats(dataset: Dataset) -> tuple[StepStats, ...]:
     tallies = [StepTally(step=name) for name in names]
     for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_SIZE) if names else ():
         for tally in tallies:
-            tally.see(table)
+            tally.update(table)
     return tuple(
         StepStats(
             name=name,

@@ -24,19 +24,19 @@ class Where(Filter):
     >>> dataset = Dataset.from_dict({"quality": ["good", "poor"], "reward": [-3.5, -12.0]})
     >>> Where("quality", among=("good", "excellent"))(dataset)["reward"][:]
     [-3.5]
-    >>> Where("reward", at_least=-10).split(dataset)[1][0]["rule"]
+    >>> Where("reward", minimum=-10).split(dataset)[1][0]["rule"]
     'below'
 
     Raises:
-        ValueError: If there are neither limits nor values, or both; or if at_least is above at_most.
+        ValueError: If there are neither limits nor values, or both; or if minimum is above maximum.
     """
 
     decides_on_none: ClassVar[bool] = True
 
     column: str = field(metadata={"help": "The column that is read."})
     _: KW_ONLY
-    at_least: float | None = field(default=None, metadata={"help": "Lowest number that is kept."})
-    at_most: float | None = field(default=None, metadata={"help": "Highest number that is kept."})
+    minimum: float | None = field(default=None, metadata={"help": "Lowest number that is kept."})
+    maximum: float | None = field(default=None, metadata={"help": "Highest number that is kept."})
     among: tuple[Any, ...] = field(default=(), metadata={"help": "Values that are kept."})
 
     def __post_init__(self) -> None:
@@ -44,14 +44,14 @@ class Where(Filter):
         super().__post_init__()
         if any(not isinstance(value, str | int | float | bool) for value in self.among):
             raise ValueError(f"Where.among must be texts, numbers or truth values, got {self.among!r}.")
-        limits = [limit for limit in (self.at_least, self.at_most) if limit is not None]
+        limits = [limit for limit in (self.minimum, self.maximum) if limit is not None]
         if bool(limits) == bool(self.among):
             raise ValueError(
-                "Where needs either limits (at_least, at_most) or values (among), got "
-                f"at_least={self.at_least}, at_most={self.at_most}, among={self.among}."
+                "Where needs either limits (minimum, maximum) or values (among), got "
+                f"minimum={self.minimum}, maximum={self.maximum}, among={self.among}."
             )
         if limits != sorted(limits):
-            raise ValueError(f"Where.at_least must be at most at_most={self.at_most}, got {self.at_least}.")
+            raise ValueError(f"Where.minimum must be at most maximum={self.maximum}, got {self.minimum}.")
 
     def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Compare each value with the limits, or with the values that are kept."""
@@ -69,8 +69,8 @@ class Where(Filter):
                 f"{self.name} compares numbers; column {self.column!r} has {value!r}, of type "
                 f"{type(value).__name__}. For values other than numbers, use among=(…)."
             )
-        if self.at_least is not None and value < self.at_least:
-            return Drop("below", str(value), str(self.at_least))
-        if self.at_most is not None and value > self.at_most:
-            return Drop("above", str(value), str(self.at_most))
+        if self.minimum is not None and value < self.minimum:
+            return Drop("below", str(value), str(self.minimum))
+        if self.maximum is not None and value > self.maximum:
+            return Drop("above", str(value), str(self.maximum))
         return None

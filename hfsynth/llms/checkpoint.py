@@ -22,7 +22,7 @@ from hfsynth.errors import GenerationError
 from hfsynth.llm import LLM, Origin
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 T = TypeVar("T")
 C = TypeVar("C", bound="CheckpointLLM[Any]")
@@ -364,16 +364,6 @@ def _gguf_origin(file: Path, commit: str) -> Origin:
     fields = GGUFReader(file).fields
     stated = {key: fields[name].contents() for key, name in _GGUF.items() if name in fields}
     return Origin.of_card(stated, commit)
-
-
-def process_device() -> "torch.device":
-    """Return the device that accelerate gives this process."""
-    import torch
-    from accelerate import PartialState
-
-    # on a CPU, accelerate takes each process to be alone unless cpu=True
-    device: torch.device = PartialState(cpu=not torch.accelerator.is_available()).device
-    return device
 
 
 def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:

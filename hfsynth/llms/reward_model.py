@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hfsynth.chat import ChatTemplate, PlainText, PromptTooLongError
+from hfsynth.distributed import process_device
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import Completion, Message, Request
-from hfsynth.llms.checkpoint import CheckpointLLM, loading_error, process_device
+from hfsynth.llms.checkpoint import CheckpointLLM, loading_error
 
 _UNLIMITED = 1_000_000  # a tokenizer without a limit has a number far above this
 Encoded = dict[str, list[int]]

@@ -1,14 +1,14 @@
 """Any causal language model of transformers, in this process, on the device that accelerate gives it."""
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.chat import ChatTemplate, ChatTokenizer
+from hfsynth.distributed import local_world_size, process_device
 from hfsynth.errors import GenerationError
 from hfsynth.llm import Completion, Request, Requests
-from hfsynth.llms.checkpoint import CheckpointLLM, loading_error, process_device, split_gguf_path
+from hfsynth.llms.checkpoint import CheckpointLLM, loading_error, split_gguf_path
 
 if TYPE_CHECKING:
     from hfsynth.engine.model import CausalLM
@@ -133,7 +133,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         from transformers import AutoModelForCausalLM
         from transformers.utils.quantization_config import GgufConfig
 
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        processes = local_world_size()
         if self.device_map and processes > 1:
             raise GenerationError(
                 f"device_map is {self.device_map!r}, and {processes} processes run on this node, each of which would "

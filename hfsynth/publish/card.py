@@ -16,20 +16,20 @@ from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.pipeline import Diagram
+from hfsynth.pipeline import Diagram, public_names
 from hfsynth.publish.card_data import (
     ConfigFacts,
     Metadata,
     SplitFacts,
     card_metadata,
     merge_metadata,
-    model_origin,
     model_steps,
     numbered_name,
+    step_origin,
 )
-from hfsynth.recipe import dump, known_names
+from hfsynth.recipe import dump
 from hfsynth.run_record import RunRecord, Source, StepRecord
-from hfsynth.runner.rounds import accepted_of
+from hfsynth.runner.rounds import format_acceptance
 from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
@@ -191,7 +191,9 @@ def _run_sentence(run: RunRecord) -> str:
     losses = [f"{counted(failed, 'row')} failed"] if failed else []
     losses += [f"{counted(dropped, 'row')} dropped"] if dropped else []
     if run.wanted:
-        losses.append(f"{number(run.wanted)} accepted rows requested, {accepted_of(run.accepted, run.source.rows)}")
+        losses.append(
+            f"{number(run.wanted)} accepted rows requested, {format_acceptance(run.accepted, run.source.rows)}"
+        )
     return "; ".join([text, *losses]) + "."
 
 
@@ -270,7 +272,7 @@ def _saved_token_lines(config: ConfigFacts) -> Iterator[str]:
 
 def _models(config: ConfigFacts) -> list[tuple[str, Origin]]:
     """List the models and their origins."""
-    return [(step.node.model, model_origin(config, step)) for step in model_steps(config)]
+    return [(step.node.model, step_origin(config, step)) for step in model_steps(config)]
 
 
 def _machine_lines(config: ConfigFacts) -> Iterator[str]:
@@ -327,7 +329,7 @@ def _name_in_split(name: str, split: SplitFacts, config: ConfigFacts) -> str:
 def _reproduction_snippet(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
     """Return the sentence, code and language that repeat a run: a command, or Python if it has the user's own code."""
     fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir ." if "/" in repo_id else ""
-    own = sorted({name for step in run.steps for name in _class_names(step.recipe)} - set(known_names(())))
+    own = sorted({name for step in run.steps for name in _class_names(step.recipe)} - set(public_names()))
     if not own:
         version = run.steps[-1].versions.get("hfsynth", "")
         install = f"pip install ./hfsynth  # a checkout of version {version}" if version else ""
@@ -337,7 +339,7 @@ def _reproduction_snippet(run: RunRecord, recipe: str, repo_id: str) -> tuple[st
     code = [
         *([f"# {fetch}"] if fetch else []),
         "from pathlib import Path\n\nfrom hfsynth import Pipeline",
-        "from hfsynth.recipe import read_source\n" if run.source.recipe else "",
+        "from hfsynth.pipeline import read_source\n" if run.source.recipe else "",
         f'recipe = Path("{recipe}").read_text()',
         f"pipeline = Pipeline.from_yaml(recipe, {', '.join(own)})",
         *(["rows = read_source(recipe)"] if run.source.recipe else []),

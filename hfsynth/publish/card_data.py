@@ -162,7 +162,7 @@ def model_steps(facts: ConfigFacts) -> Iterator[StepRecord]:
     yield from steps.values()
 
 
-def model_origin(facts: ConfigFacts, step: StepRecord) -> Origin:
+def step_origin(facts: ConfigFacts, step: StepRecord) -> Origin:
     """Return the origin of a step's model by its card on the Hub, else as the run recorded it."""
     return facts.origins.get(origin_key(step.node.model, step.origin.commit), step.origin)
 
@@ -260,7 +260,7 @@ def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | 
 
 def _all_origins(config: ConfigFacts) -> list[Origin]:
     """Return the origins of all models and sources; an empty one for rows that no step or run accounts for."""
-    found = [model_origin(config, step) for step in model_steps(config)]
+    found = [step_origin(config, step) for step in model_steps(config)]
     for source in (run.source for run in config.runs if run.reads_source):
         found.append(config.origins.get(origin_key(source.name, source.commit), Origin()))
     if any(split.untracked_rows for split in config.splits) or not config.runs:

@@ -31,7 +31,7 @@ def with_retries(action: str, call: Callable[[], T]) -> T:
     """Call the Hub until it answers; between attempts, back off exponentially or as long as the Hub asks for.
 
     Args:
-        action: What the call does, for messages: "reading user/name".
+        action: Name of the call in messages, such as "reading user/name".
         call: The call, which may be repeated.
 
     Raises:

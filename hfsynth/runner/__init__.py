@@ -1,1 +1,1 @@
-"""Run a pipeline."""
+"""Runs of a pipeline: rounds, steps, chunks, and the folders that keep them."""

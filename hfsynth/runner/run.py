@@ -1,4 +1,9 @@
-"""The rows of a run that came to nothing, and the file that tells of them: what failed, and what filters dropped."""
+"""Run a pipeline over a dataset, in any number of processes, and keep whatever was finished.
+
+A run goes through its input once, or round by round until enough rows are accepted. In each round every step reads the
+rows of the step before. A step's rows are kept in a folder that is named by a hash of all that the rows depend on, so
+the same command computes only what is missing.
+"""
 
 import errno
 import logging
@@ -11,328 +16,367 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, config
+from datasets import Dataset, Features, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
-from hfsynth.distributed import Crew, wait_until
+from hfsynth.config import Configuration
+from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ColumnError, RunError
 from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN, split_failures, step_failures
+from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
-from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
-from hfsynth.runner.rounds import Goal, RowSource, Spent, source_of
-from hfsynth.runner.step import DiskErrors, StepRun, reason_lines, run_whole
+from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
+from hfsynth.runner.step import DiskErrors, StepWorker, reason_lines, run_dataset_step
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Failures:
-    """The failures of a run so far, and the file that they go to."""
-
-    file: Path
-    crew: Crew
-    parts: list[Dataset]
-    complete: bool = False
-    """Whether all steps have told theirs."""
-    has_passing: bool = False
-    """Whether some failed for the time being."""
-
-    def add(self, failures: Dataset) -> int:
-        """Add a step's, and return how many they are."""
-        self.parts.append(failures)
-        return len(failures)
-
-    def work(self, run: StepRun) -> None:
-        """Run a step; where it can't be finished, add the rows that failed until then."""
-        try:
-            run.work()
-        except RunError:
-            self.parts.append(run.failures_so_far())
-            raise
-
-    def write(self) -> None:
-        """Write them, whole or not at all, once for all processes, and log the commonest reasons.
-
-        Where there are none, there is no file.
-        """
-        if not self.parts or not (self.crew.is_main or self.crew.on_its_own):
-            return
-        failures = concatenate_datasets(self.parts)
-        is_kept = self.complete or not self.file.exists()  # else an earlier run of the same had at least as many
-        with DiskErrors(self.file.parent), without_bars():
-            if len(failures) and is_kept:
-                writing = self.file.with_name(f".failures-{self.crew.member}")
-                failures.to_parquet(writing)
-                writing.replace(self.file)
-            elif is_kept:
-                self.file.unlink(missing_ok=True)
-        if len(failures):
-            self._log(failures)
-
-    def _log(self, failures: Dataset) -> None:
-        """Log how many rows failed for which reasons."""
-        reasons = Counter(zip(failures["step"], failures["reason"], strict=True))
-        lines = reason_lines({f"{step}: {reason}": rows for (step, reason), rows in reasons.items()})
-        if self.has_passing:
-            lines.append("rows that failed for the time being are tried again where the same command is run again")
-        listed = "".join(f"\n  {line}" for line in lines)
-        logger.warning("%d rows failed or were dropped; %s says which and why%s", len(failures), self.file, listed)
-
-
-_SHARED_WAIT = 60.0  # seconds in which a shared folder must show what another node wrote
-_LEFT_OVER = 3600.0  # seconds after which a run's own small files can only be a killed run's
+_SHARED_FOLDER_TIMEOUT = 60.0  # seconds in which a shared folder must show what another node wrote
+_ABANDONED_AFTER = 3600.0  # seconds after which a run's own small files can only be a killed run's
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a pipeline is run."""
+class RunResult:
+    """The outcome of a run, the same in all its processes.
 
-    run_dir: Path
-    chunk_size: int
-    """Rows that are computed, saved and lost together."""
-    quiet: bool = False
-    """Show no progress."""
+    >>> from datasets import Dataset
+    >>> from hfsynth import EchoLLM, Pipeline, TextGeneration, run
+    >>> rows = Dataset.from_dict({"instruction": ["Say hello.", None]})
+    >>> result = run(Pipeline((TextGeneration(EchoLLM()),)), rows, quiet=True)
+    >>> result.dataset["generation"][:]
+    ['Say hello.', None]
+    >>> result.failures[0]["row"], result.failures[0]["reason"]
+    (1, 'instruction is None')
+    >>> result.record.steps[0].completion_tokens
+    2
+    """
 
-    def __post_init__(self) -> None:
-        """Check the chunks' size."""
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size is {self.chunk_size}; it must be at least 1.")
+    dataset: Dataset
+    """The rows of the last step; with `num_rows`, only accepted ones."""
+    failures: Dataset
+    """One row for each row on which a step failed or that a filter dropped, with `step`, `row` (its index in the
+    step's input), `column`, `reason` and `raw`; of dropped rows also `rule`, `value` and `met`."""
+    record: RunRecord
+    """The input, and for each step its configuration, model, tokens, times, and counts of rows and failures."""
+
+
+def run(
+    pipeline: Pipeline,
+    dataset: Dataset | RowSource | None = None,
+    *,
+    num_rows: int | None = None,
+    max_rows: int | None = None,
+    max_tokens: int | None = None,
+    run_dir: str | Path | None = None,
+    chunk_size: int = 128,
+    quiet: bool = False,
+) -> RunResult:
+    """Run all steps of a pipeline over a dataset, computing only what no earlier run has finished.
+
+    Args:
+        pipeline: The steps.
+        dataset: The input; of a `DatasetDict`, one split. None for techniques that need no columns, with `num_rows`.
+        num_rows: Stop after this many accepted rows: no step failed on them and no filter dropped them. They are the
+            first accepted rows of a run over the whole input. Default: process the whole input.
+        max_rows: Rows of the input to try for `num_rows` at most. Default: all, or ten times `num_rows` without a
+            dataset.
+        max_tokens: Tokens to read and write for `num_rows`, in all steps; no round begins that is likely to exceed it.
+        run_dir: Where finished chunks are kept; all nodes must share it. Default: a folder in the cache of datasets.
+        chunk_size: Rows that are computed, saved and lost together; best several times the batch size.
+        quiet: Show no progress.
+
+    Returns:
+        The dataset, its failures and its record. If the input or a limit ends first, there are fewer than `num_rows`
+        rows, and a warning.
+
+    Raises:
+        ColumnError: If a step's columns don't fit; before any model is loaded, unless a function made the columns.
+        GenerationError: If an llm can't be loaded.
+        RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes. What was
+            finished is kept.
+        ValueError: If `chunk_size` or a limit is below 1, a limit is given without `num_rows`, or `num_rows` is
+            missing without a dataset.
+        ImportError, ValueError: If a filter lacks a package or a file.
+
+    >>> from datasets import Dataset
+    >>> from hfsynth import EchoLLM, TextGeneration, WellFormed, run
+    >>> rows = Dataset.from_dict({"instruction": ["Name a colour.", "", "Name a fruit."]})
+    >>> result = run(WellFormed() >> TextGeneration(EchoLLM()), rows, num_rows=1, quiet=True)
+    >>> result.dataset["generation"][:]
+    ['Name a colour.']
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
+    target = Target.from_options(num_rows, max_rows, max_tokens)
+    source = source_of(dataset, num_rows)
+    pipeline.check(source.rows(0, 0, ()).features)
+    options = _RunOptions(Path(run_dir) if run_dir is not None else default_run_dir(), chunk_size, quiet)
+    if target is None:
+        return _run_all(pipeline.steps, source.rows(0, source.num_rows or 0, ()), options)
+    return _run_until(pipeline.steps, source, target, options)
 
 
 def default_run_dir() -> Path:
-    """Return where runs are kept that were given no directory: in the cache of datasets."""
+    """Return where runs are kept by default: a folder in the cache of datasets."""
     return Path(config.HF_DATASETS_CACHE) / "hfsynth"
 
 
+@dataclass(frozen=True)
+class _RunOptions:
+    run_dir: Path
+    chunk_size: int
+    quiet: bool
+
+
+def _run_all(steps: Sequence[Step], dataset: Dataset, options: _RunOptions) -> RunResult:
+    """Run all steps over all rows of a dataset."""
+    with _started(steps, options, [content_key(dataset, options.chunk_size)]) as state:
+        result = state.run_round(dataset)
+    return state.result(result, dataset, RunRecord(Source.of(dataset), (), options.chunk_size))
+
+
+def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options: _RunOptions) -> RunResult:
+    """Run all steps over as much of the input as the target takes, round by round."""
+    usage, accepted, first = Usage(), list[Dataset](), source.rows(0, 0, ())
+    with _started(steps, options, [source.fingerprint, target]) as state:
+        while count := usage.next_round(target, source, options.chunk_size):
+            rows = source.rows(usage.tried, count, accepted)
+            first = first if usage.tried else rows
+            result = state.run_round(rows, stop_when_empty=True)
+            if len(result):
+                accepted.append(split_failures(result)[0] if METADATA_COLUMN in result.column_names else result)
+            usage = Usage(usage.tried + count, sum(map(len, accepted)), state.tokens)
+            logger.info(usage.summary(target))
+        if not accepted:  # no row, but the columns of one
+            accepted.append(state.run_round(source.rows(0, 0, ())))
+    if usage.accepted < target.num_rows:
+        logger.warning(usage.summary(target))
+    result = concatenate_datasets(accepted)
+    result = result.select(range(min(target.num_rows, len(result))))
+    description = source.describe() if isinstance(source, Configuration) else {}
+    read = replace(Source.of(first), rows=usage.tried, recipe=description)
+    record = RunRecord(read, (), options.chunk_size, "", target.num_rows, usage.accepted, target.limits)
+    return state.result(result, first, record)
+
+
+@contextmanager
+def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]) -> Iterator["_RunState"]:
+    """Begin a run, and write its failures however it ends.
+
+    Args:
+        steps: The steps.
+        options: The run's.
+        keys: What tells the input and target from any others: for the name of the failures file.
+    """
+    group = ProcessGroup.current()
+    _check_shared(options.run_dir, group)
+    states = [_StepState(step, step.fingerprint()) for step in steps]
+    run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size])
+    failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group)
+    try:
+        with Progress(group, len(steps), options.quiet) as progress:
+            yield _RunState(states, options, group, failures, progress)
+        failures.complete = True
+    except KeyboardInterrupt:
+        if group.is_main:
+            logger.warning("stopped; finished chunks are kept in %s, and the same command continues", options.run_dir)
+        raise
+    finally:
+        failures.write()
+
+
 @dataclass
-class _Stage:
-    """A step, and how far the run has come with it."""
+class _StepState:
+    """A step, and its results so far."""
 
     step: Step
-    key: str
-    """The step's hash as the run began: user code may change objects of its own while it runs."""
-    given: int = 0
-    """Rows that it was given so far."""
-    made: list[Dataset] = field(default_factory=list)
-    """What it made of them, round by round."""
+    fingerprint: str
+    """The step's fingerprint when the run began: a user's code may change its own objects while it runs."""
+    rows_in: int = 0
+    """Rows of its input in earlier rounds."""
+    results: list[Dataset] = field(default_factory=list)
+    """Its output, round by round."""
     record: StepRecord | None = None
+    """The records of its rounds, added up."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One process's part in a pipeline's run."""
+class _StepFiles:
+    """The folders of one step in one round, of this run and of earlier ones."""
 
-    steps: tuple[Step, ...]
-    options: RunOptions
+    folder: StepFolder
+    fingerprint: str
+    """The fingerprint of the dataset in `folder`."""
+    superseded: Sequence[StepFolder]
+    """Folders of earlier runs over the same input, in which some rows failed transiently; latest first."""
+    of_earlier_input: Sequence[StepFolder]
+    """Folders of earlier runs over the input as it was before some of its failed rows were tried again."""
 
-    def over(self, dataset: Dataset) -> Dataset:
-        """Run all steps over a dataset; every process returns the same rows.
+    def earlier_rows(self, technique: Technique) -> list[EarlierRows]:
+        """Return the rows of earlier runs that the technique may take over."""
+        earlier = [EarlierRows(folder, technique, same_input=True) for folder in self.superseded]
+        return earlier + [EarlierRows(folder, technique, same_input=False) for folder in self.of_earlier_input]
 
-        Raises:
-            ColumnError: If a step's columns don't fit what a function before it made.
-            GenerationError: If an llm can't be loaded.
-            RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes.
-        """
-        with self._part([content_key(dataset, self.options.chunk_size)]) as part:
-            made = part.round(dataset)
-        self._attach(part, made, dataset, RunRecord(Source.of(dataset), (), self.options.chunk_size))
-        return made
-
-    def until(self, source: RowSource, goal: Goal) -> Dataset:
-        """Run all steps over as much of the input as it takes, round by round, and return the accepted rows.
-
-        Raises:
-            ColumnError, GenerationError, RunError: As `over` does.
-        """
-        chunk_size, spent, accepted, first = self.options.chunk_size, Spent(), list[Dataset](), source.rows(0, 0, ())
-        with self._part([source.fingerprint, goal]) as part:
-            while count := spent.next_round(goal, source, chunk_size):
-                given = source.rows(spent.tried, count, accepted)
-                first = first if spent.tried else given
-                made = part.round(given, among_others=True)
-                if len(made):
-                    accepted.append(split_failures(made)[0] if METADATA_COLUMN in made.column_names else made)
-                spent = Spent(spent.tried + count, sum(map(len, accepted)), part.tokens)
-                logger.info(spent.told(goal))
-            if not accepted:  # there is no row, but there are columns
-                accepted.append(part.round(source.rows(0, 0, ())))
-        if spent.accepted < goal.num_rows:
-            logger.warning(spent.told(goal))
-        made = concatenate_datasets(accepted)
-        made = made.select(range(min(goal.num_rows, len(made))))
-        read = replace(Source.of(first), rows=spent.tried, recipe=describe_source(source))
-        self._attach(
-            part, made, first, RunRecord(read, (), chunk_size, "", goal.num_rows, spent.accepted, goal.limits)
-        )
-        return made
-
-    @contextmanager
-    def _part(self, keys: Sequence[object]) -> Iterator["_Part"]:
-        """Begin to run, and see that the failures are written however it ends."""
-        crew = Crew.here()
-        _check_shared(self.options.run_dir, crew)
-        stages = [_Stage(step, step.fingerprint()) for step in self.steps]
-        named = Hasher.hash([*keys, *(stage.key for stage in stages), self.options.chunk_size])
-        failures = Failures(self.options.run_dir / f"failures-{named}.parquet", crew, [])
-        try:
-            with Progress(crew, len(self.steps), self.options.quiet) as progress:
-                yield _Part(stages, self.options, failures, progress)
-            failures.complete = True
-        except KeyboardInterrupt:
-            if crew.is_main:
-                logger.warning(
-                    "stopped: %s keeps what was finished; the same command goes on where it is run again",
-                    self.options.run_dir,
-                )
-            raise
-        finally:
-            failures.write()
-
-    def _attach(self, part: "_Part", made: Dataset, before: Dataset, record: RunRecord) -> None:
-        """Write the run's record into what it made."""
-        steps = tuple(stage.record for stage in part.stages if stage.record is not None)
-        kept = str(part.failures.file) if part.failures.file.exists() else ""
-        if steps:
-            attach_record(made, before, replace(record, steps=steps, failures_file=kept))
-
-
-def run_pipeline(
-    pipeline: Pipeline,
-    dataset: Dataset | RowSource | None,
-    *,
-    num_rows: int | None,
-    max_rows: int | None,
-    max_tokens: int | None,
-    run_dir: str | Path | None,
-    chunk_size: int,
-    quiet: bool,
-) -> Dataset:
-    """Run a pipeline over a dataset, as `Pipeline.run` documents."""
-    goal = Goal.of(num_rows, max_rows, max_tokens)
-    source = source_of(dataset, num_rows)
-    pipeline.check(source.rows(0, 0, ()).features)
-    folder = Path(run_dir) if run_dir is not None else default_run_dir()
-    run = Run(pipeline.steps, RunOptions(folder, chunk_size, quiet))
-    if goal is not None:
-        return run.until(source, goal)
-    return run.over(source.rows(0, source.num_rows or 0, ()))
+    def cleanup(self) -> None:
+        """Remove the folders that the finished one replaces."""
+        for folder in (*self.superseded, *self.of_earlier_input):
+            folder.remove_superseded()
 
 
 @dataclass
-class _Part:
-    """One process's part in a run: its steps, round by round."""
+class _RunState:
+    """One process's part of a run."""
 
-    stages: list[_Stage]
-    options: RunOptions
-    failures: Failures
+    steps: list[_StepState]
+    options: _RunOptions
+    group: ProcessGroup
+    failures: "_Failures"
     progress: Progress
     rounds: int = 0
     _llm: LLM | None = None
-    _fingerprints_before: dict[str, list[str]] = field(default_factory=dict)
-    """Fingerprint of a dataset → those that earlier runs gave it, before rows that had failed were made again."""
+    """The llm in memory."""
+    _earlier_fingerprints: dict[str, list[str]] = field(default_factory=dict)
+    """Fingerprint of a step's rows → their fingerprints before rows with transient failures were tried again."""
 
     @property
     def tokens(self) -> int:
         """Tokens read and written so far."""
-        records = [stage.record for stage in self.stages if stage.record is not None]
+        records = [state.record for state in self.steps if state.record is not None]
         return sum(record.prompt_tokens + record.completion_tokens for record in records)
 
-    def round(self, dataset: Dataset, among_others: bool = False) -> Dataset:
+    def run_round(self, dataset: Dataset, stop_when_empty: bool = False) -> Dataset:
         """Take some rows through all steps.
 
         Args:
             dataset: The rows.
-            among_others: Whether there are other rounds, which have rows: then one is over as soon as it has none
-                left. A function of the user's may make no columns of no rows.
+            stop_when_empty: Skip the remaining steps once no row is left. Only if another round has rows: a function
+                of the user's may make no columns from no rows.
         """
         self.rounds += 1
-        for number, stage in enumerate(self.stages, 1):
-            if among_others and not len(dataset):
+        for number, state in enumerate(self.steps, 1):
+            if stop_when_empty and not len(dataset):
                 break
-            self.progress.begin(number, stage.step.name, len(dataset))
-            made, record = self._step(number, stage, dataset)
-            stage.record = record if stage.record is None else stage.record.plus(record)
-            stage.given += len(dataset)
-            stage.made.append(made)
-            dataset = made
+            self.progress.begin(number, state.step.name, len(dataset))
+            result, record = self._run_step(number, state, dataset)
+            state.record = record if state.record is None else state.record.plus(record)
+            state.rows_in += len(dataset)
+            state.results.append(result)
+            dataset = result
         return dataset
 
-    def _step(self, number: int, stage: _Stage, dataset: Dataset) -> tuple[Dataset, StepRecord]:
-        step, options, crew = stage.step, self.options, self.failures.crew
-        key, keys_before = self._keys(stage, dataset)
-        if not crew.agrees(f"round-{self.rounds}-step-{number}", key):
-            raise RunError(
-                f"process {crew.rank} has another input or pipeline at step {number}, {step.name}, than the "
-                "others; give all processes the same dataset (no random or process-dependent rows) and the same steps."
-            )
-        folder, superseded = self._folder(step, key, len(dataset)).newest()
-        of_other_input = [found for before in keys_before for found in self._existing(step, before, len(dataset))]
-        fingerprint = _fingerprint(key, folder.retries)
-        self._fingerprints_before[fingerprint] = [
-            *(_fingerprint(key, retry) for retry in reversed(range(folder.retries))),
-            *(_fingerprint(before, retry) for before in keys_before for retry in self._retries(step, before)),
-        ]
+    def result(self, dataset: Dataset, source: Dataset, record: RunRecord) -> RunResult:
+        """Return the run's result, and write its record into the dataset.
+
+        Args:
+            dataset: The rows.
+            source: The input, whose own records come before the run's.
+            record: The run's, without steps and failures file.
+        """
+        steps = tuple(state.record for state in self.steps if state.record is not None)
+        failures = self.failures.dataset()
+        record = replace(record, steps=steps, failures_file=str(self.failures.file) if len(failures) else "")
+        if steps:
+            attach_record(dataset, source, record)
+        return RunResult(dataset, failures, record)
+
+    def _run_step(self, number: int, state: _StepState, dataset: Dataset) -> tuple[Dataset, StepRecord]:
+        step = state.step
+        files = self._step_files(number, state, dataset)
+        found = files.folder.finished
         features = step.features_after(dataset.features, number)
-        if isinstance(step, Technique) and features is not None and not (superseded or of_other_input):
-            keys = chunk_keys(dataset, options.chunk_size, stage.given, stage.key)
-            folder = replace(folder, keys=keys)
-        found = folder.finished
-        if isinstance(step, Technique) and features is not None:
-            earlier = [EarlierRows(one, step, same_input=True) for one in superseded]
-            earlier += [EarlierRows(one, step, same_input=False) for one in of_other_input]
-            if not found:
-                self._take_over(step.llm)
-                run = StepRun(
-                    dataset, step, features, options.chunk_size, folder, crew, self.progress, stage.given, earlier
-                )
-                self.failures.work(run)
-            made = folder.load(features, fingerprint)
-            failed = self.failures.add(step_failures(made))
-            self.failures.has_passing |= folder.left_passing_failures
-        elif isinstance(step, DatasetStep):
-            if not found:
-                run_whole(step, dataset, folder, crew, (stage.made, stage.given))
-            made, failed, found = folder.load(features, fingerprint), 0, True
-            _check_types(step, stage.made, made)
-            self.failures.add(folder.dropped())
-        if crew.is_main:
-            self._tidy(folder, (*superseded, *of_other_input), (len(dataset), failed) if found else None)
-        return made, StepRecord.from_json(folder.facts())
+        if isinstance(step, DatasetStep):
+            result, failed = self._run_dataset_step(step, state, dataset, files), 0
+            found = True  # by the progress, which counts such a step's rows once it is finished
+        elif isinstance(step, Technique) and features is not None:
+            result, failed = self._run_technique(step, state, dataset, features, files)
+        else:
+            raise TypeError(f"{step.name} must be a Technique or a DatasetStep, got {type(step).__name__}.")
+        if self.group.is_main:
+            files.cleanup()
+            if found:
+                files.folder.cleanup()  # a process may have been killed between the last file and this
+                self.progress.add(len(dataset), failed=failed, found=True)
+        return result, StepRecord.from_json(files.folder.load_record())
 
-    def _tidy(self, folder: StepFolder, superseded: Sequence[StepFolder], found: tuple[int, int] | None) -> None:
-        """Remove what a finished step has no more use for; count its rows and failures where they were found."""
-        for before in superseded:
-            before.remove_superseded()
-        if found is not None:
-            folder.tidy()  # a process may have been killed between the last file and this
-            self.progress.add(found[0], failed=found[1], found=True)
+    def _run_technique(
+        self, technique: Technique, state: _StepState, dataset: Dataset, features: Features, files: _StepFiles
+    ) -> tuple[Dataset, int]:
+        """Run a technique; return its rows, and how many it failed on."""
+        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, state.fingerprint)
+        folder = replace(files.folder, keys=keys)
+        if not folder.finished:
+            self._swap_model(technique.llm)
+            worker = StepWorker(
+                dataset,
+                technique,
+                features,
+                self.options.chunk_size,
+                folder,
+                self.group,
+                self.progress,
+                state.rows_in,
+                files.earlier_rows(technique),
+            )
+            self.failures.run(worker)
+        result = folder.load(features, files.fingerprint)
+        self.failures.has_transient |= folder.left_transient_failures
+        return result, self.failures.add(step_failures(result))
 
-    def _keys(self, stage: _Stage, dataset: Dataset) -> tuple[str, list[str]]:
-        """Return what tells a step's rows from any others, and that of earlier runs of the same, the latest first."""
-        before = [fingerprint_of(made) for made in stage.made] if stage.step.reads_earlier_rows else []
-        rest = (stage.key, self.options.chunk_size, stage.given, before)
-        inputs = [self._input_key(dataset), *self._fingerprints_before.get(fingerprint_of(dataset), ())]
-        key, *keys_before = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
-        return key, keys_before
+    def _run_dataset_step(self, step: DatasetStep, state: _StepState, dataset: Dataset, files: _StepFiles) -> Dataset:
+        """Run a filter or function; return its rows."""
+        if not files.folder.finished:
+            run_dataset_step(step, dataset, files.folder, self.group, state.results, state.rows_in)
+        result = files.folder.load(None, files.fingerprint)
+        _check_types(step, state.results, result)
+        self.failures.add(files.folder.dropped())
+        return result
+
+    def _step_files(self, number: int, state: _StepState, dataset: Dataset) -> _StepFiles:
+        """Find the folders of a step.
+
+        Raises:
+            RunError: If another process has another input or step here.
+        """
+        step, num_rows = state.step, len(dataset)
+        key, earlier_keys = self._keys(state, dataset)
+        if not self.group.same_on_all_ranks(f"round-{self.rounds}-step-{number}", key):
+            raise RunError(
+                f"Process {self.group.rank} has another input or pipeline at step {number} ({step.name}) than "
+                "the other processes. Give all processes the same dataset (no random or process-dependent rows) and "
+                "the same steps."
+            )
+        folder, superseded = self._folder(step, key, num_rows).newest()
+        of_earlier_input = [folder for key in earlier_keys for folder in self._existing(step, key, num_rows)]
+        fingerprint = _fingerprint(key, folder.retries)
+        self._earlier_fingerprints[fingerprint] = [
+            *(_fingerprint(key, retry) for retry in reversed(range(folder.retries))),
+            *(_fingerprint(key, retry) for key in earlier_keys for retry in self._retries(step, key)),
+        ]
+        return _StepFiles(folder, fingerprint, superseded, of_earlier_input)
+
+    def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
+        """Return the key of a step's rows, and those that the same rows had in earlier runs, latest first."""
+        earlier_results = [fingerprint_of(result) for result in state.results] if state.step.reads_earlier_rows else []
+        rest = (state.fingerprint, self.options.chunk_size, state.rows_in, earlier_results)
+        inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
+        key, *earlier_keys = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
+        return key, earlier_keys
 
     def _input_key(self, dataset: Dataset) -> str:
-        """Return what tells rows from others: of a step's output its own key, else a hash of the content."""
+        """Return a step's output's own key; of any other dataset, a hash of its content."""
         fingerprint = fingerprint_of(dataset)
-        is_output = fingerprint in self._fingerprints_before
+        is_output = fingerprint in self._earlier_fingerprints
         return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
 
     def _folder(self, step: Step, key: str, num_rows: int) -> StepFolder:
         path = self.options.run_dir / f"{step.folder_name}-{key}"
-        return StepFolder(path, -(-num_rows // self.options.chunk_size), self.failures.crew.member)
+        return StepFolder(path, -(-num_rows // self.options.chunk_size), self.group.worker_id)
 
     def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
-        """Return the folders that there are of a step's rows by one key, the latest first."""
+        """Return the existing folders of a step's rows by one key, latest first."""
         newest, others = self._folder(step, key, num_rows).newest()
         return [newest, *others] if newest.path.exists() else others
 
@@ -341,60 +385,117 @@ class _Part:
         last = max((folder.retries for folder in self._existing(step, key, 0)), default=0)
         return list(reversed(range(last + 1)))
 
-    def _take_over(self, llm: LLM) -> None:
-        """Unload the llm of the technique before, if this is another: two are never in memory at once."""
+    def _swap_model(self, llm: LLM) -> None:
+        """Unload the llm of the technique before, if it is another: two are never in memory at once."""
         if self._llm is not None and self._llm != llm:
             self._llm.unload()
         self._llm = llm
 
 
 def _fingerprint(key: str, retries: int) -> str:
-    """Return the fingerprint of a step's rows, of which some were made again in so many later runs."""
+    """Return the fingerprint of a step's rows after this many runs that tried failed rows again."""
     return str(Hasher.hash((key, retries))) if retries else key
 
 
-def _check_types(step: Step, before: Sequence[Dataset], made: Dataset) -> None:
+def _check_types(step: Step, earlier: Sequence[Dataset], result: Dataset) -> None:
     """Check that a function makes the same columns in every round.
 
     Raises:
-        ColumnError: If it doesn't.
+        ColumnError: If a column's type differs.
     """
-    for earlier in before[:1]:
-        try:  # of datasets without rows the types would not be compared
-            concatenate_datasets([earlier.select(range(min(1, len(earlier)))), made.select(range(min(1, len(made))))])
+    for first in earlier[:1]:
+        try:  # with a row each: datasets doesn't compare the types of datasets without rows
+            concatenate_datasets([first.select(range(min(1, len(first)))), result.select(range(min(1, len(result))))])
         except ValueError as error:
             raise ColumnError(
-                f"{step.name} made columns of other types in an earlier round: {error}. Give them the same ones "
-                "in every round, with `features` in its map, or cast."
+                f"{step.name} made columns of other types in an earlier round: {error}. Set `features` in its "
+                "map, or cast, so that the types are the same in every round."
             ) from error
 
 
-def _check_shared(run_dir: Path, crew: Crew) -> None:
-    """Make the run directory and see that all nodes have the same one.
+def _check_shared(run_dir: Path, group: ProcessGroup) -> None:
+    """Create the run directory, and check that all nodes have the same one.
 
     Raises:
-        RunError: If it can't be made, or another node's process 0 doesn't write into it.
+        RunError: If it can't be created, or process 0 writes into another one.
     """
-    token = run_dir / f".run-{crew.token}"
+    token = run_dir / f".run-{group.run_id}"
     with DiskErrors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run_dir, os.W_OK):
             raise PermissionError(errno.EACCES, f"{run_dir} is read-only")
-        if crew.is_main:
-            _sweep(run_dir)
+        if group.is_main:
+            _remove_abandoned(run_dir)
             token.touch()
-    if not wait_until(token.exists, _SHARED_WAIT):
+    if not wait_until(token.exists, _SHARED_FOLDER_TIMEOUT):
         raise RunError(
-            f"{run_dir} on {socket.gethostname()} is not the folder that process 0 writes to; "
-            "give a run_dir that all nodes share."
+            f"The run directory {run_dir} on {socket.gethostname()} is not the one that process 0 writes to. "
+            "Set run_dir to a folder that all nodes share."
         )
-    if crew.add("seen-token", 1) >= crew.size:
+    if group.add("token-found", 1) >= group.world_size:
         token.unlink(missing_ok=True)
 
 
-def _sweep(run_dir: Path) -> None:
-    """Remove what killed runs left in the directory itself; what is younger may be another run's that is starting."""
+def _remove_abandoned(run_dir: Path) -> None:
+    """Remove small files that killed runs left in the directory; younger ones may be those of a run that starts."""
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
         with suppress(FileNotFoundError):  # another run was first
-            if time.time() - leftover.stat().st_mtime > _LEFT_OVER:
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
                 leftover.unlink()
+
+
+@dataclass
+class _Failures:
+    """The failures of a run so far, and the file for them."""
+
+    file: Path
+    group: ProcessGroup
+    parts: list[Dataset] = field(default_factory=list)
+    complete: bool = False
+    """Whether all steps have added theirs."""
+    has_transient: bool = False
+    """Whether some rows failed transiently, so that the next run tries them again."""
+
+    def add(self, failures: Dataset) -> int:
+        """Add a step's failures, and return their number."""
+        self.parts.append(failures)
+        return len(failures)
+
+    def run(self, worker: StepWorker) -> None:
+        """Run a step; if it can't be finished, add the rows that failed so far."""
+        try:
+            worker.run()
+        except RunError:
+            self.parts.append(worker.failures_so_far())
+            raise
+
+    def dataset(self) -> Dataset:
+        """Return all failures."""
+        return concatenate_datasets(self.parts) if self.parts else failures_dataset([])
+
+    def write(self) -> None:
+        """Write the file in one piece, once for all processes, and log the most frequent reasons.
+
+        Without failures, there is no file.
+        """
+        if not self.parts or not (self.group.is_main or not self.group.has_store):
+            return
+        failures = self.dataset()
+        replaces = self.complete or not self.file.exists()  # else an earlier run of the same had at least as many
+        with DiskErrors(self.file.parent), without_bars():
+            if len(failures) and replaces:
+                writing = self.file.with_name(f".failures-{self.group.worker_id}")
+                failures.to_parquet(writing)
+                writing.replace(self.file)
+            elif replaces:
+                self.file.unlink(missing_ok=True)
+        if len(failures):
+            self._log(failures)
+
+    def _log(self, failures: Dataset) -> None:
+        reasons = Counter(zip(failures["step"], failures["reason"], strict=True))
+        lines = reason_lines({f"{step}: {reason}": rows for (step, reason), rows in reasons.items()})
+        if self.has_transient:
+            lines.append("the same command tries rows again that failed because of a server, memory or a device")
+        listed = "".join(f"\n  {line}" for line in lines)
+        logger.warning("%d rows failed or were dropped; see %s%s", len(failures), self.file, listed)

@@ -1,4 +1,8 @@
-"""Why rows failed or were dropped, counted, as lines to show."""
+"""Run one step of a pipeline in this process, beside the processes that run the same step.
+
+A technique runs chunk by chunk: `StepWorker` takes chunks from a counter that all processes share, and saves each.
+A filter or function needs the dataset as a whole: `run_dataset_step` runs it once, on process 0.
+"""
 
 import errno
 import logging
@@ -18,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
-from hfsynth.distributed import Crew, wait_until
+from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
 from hfsynth.flow import Flows, Outcome, Running, Watcher
 from hfsynth.llm import Completion
@@ -30,51 +34,343 @@ from hfsynth.secrets import redact
 from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, Technique
 
-_LISTED = 5
-_LONGEST = 300  # characters of a reason: some quote what a model wrote
+logger = logging.getLogger(__name__)
+_DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR
+)  # fmt: skip
+_PATIENCE = 2.0  # times this process's slowest chunk that another process may take for its last one
+_DEFAULT_PATIENCE = 30.0  # seconds, if this process has finished no chunk to compare with
+_PROCESS_0_TIMEOUT = 24 * 3600.0  # seconds for a filter or function on process 0, for which the others wait
+_MAX_FAILED = 64  # rows that fail, while none is completed, before a run stops
+_MAX_CHUNKS_LISTED = 20  # failed chunks in an error message; all of them are in the failures
+_MAX_REASONS_LISTED = 5
+_MAX_REASON_LENGTH = 300  # characters: some reasons quote a completion
 
 
-def reason_lines(reasons: Mapping[str, int]) -> list[str]:
-    """Return a line for each of the commonest reasons, with its rows; those that differ in a number are one.
+@dataclass
+class StepWorker:
+    """One process's part of a technique's step.
 
-    >>> reason_lines({"cut off after 96 tokens": 2, "Connection refused": 3, "cut off after 90 tokens": 2})
-    ['4 rows: cut off after 96 tokens', '3 rows: Connection refused']
+    Args:
+        dataset: The step's input, or one round of it.
+        technique: The step.
+        features: The output's.
+        chunk_size: Rows of a chunk.
+        folder: The step's files.
+        group: The processes.
+        progress: Counts rows, tokens and failures.
+        first: Index of the dataset's first row in the step's input, if earlier rounds had some.
+        earlier: The rows of earlier runs that may be taken over, latest first.
     """
-    first: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for reason, rows in reasons.items():
-        pattern = re.sub(r"\d+", "#", reason)
-        first.setdefault(pattern, reason)
-        counts[pattern] += rows
-    lines = [f"{_rows(rows)}: {_one_line(first[pattern])}" for pattern, rows in counts.most_common(_LISTED)]
-    others = list(counts.most_common()[_LISTED:])
-    if others:
-        lines.append(f"{_rows(sum(rows for _, rows in others))}: {len(others):,} other reasons")
-    return lines
 
+    dataset: Dataset
+    technique: Technique
+    features: Features
+    chunk_size: int
+    folder: StepFolder
+    group: ProcessGroup
+    progress: Progress
+    first: int = 0
+    earlier: Sequence[EarlierRows] = ()
+    _slowest: float = field(default=0.0, init=False)
+    """Seconds of this process's slowest chunk."""
+    _chunks: "ChunksInFlight" = field(init=False)
+    _streak: "FailureStreak" = field(init=False)
+    _counted: set[int] = field(default_factory=set, init=False)
+    """Indices of rows that the progress has counted: of a chunk that raised, some are run a second time."""
+    _unsaved_failures: dict[int, str] = field(default_factory=dict, init=False)
+    """Index of a failed row in a chunk that is not saved → reason."""
 
-def _rows(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+    def __post_init__(self) -> None:
+        """Begin with no chunk in flight."""
+        self._streak = FailureStreak()
+        self._chunks = ChunksInFlight(
+            self.dataset,
+            self.technique,
+            self._rows,
+            self._claim,
+            self.first,
+            self._take_over_rows,
+            Watcher(self._count_completion, self._count_row),
+        )
 
+    def run(self) -> None:
+        """Process chunks until none is left, then merge them.
 
-def _one_line(reason: str) -> str:
-    line = " ".join(reason.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+        Raises:
+            GenerationError: If the llm can't be loaded.
+            RunError: If chunks failed twice, only failures came, or the run directory can't be written.
+        """
+        with DiskErrors(self.folder.path):
+            self.folder.prepare(clean=self.group.is_main)
+            if self.earlier and self.group.is_main:
+                self.folder.inherit_timings(self.earlier[0].folder)
+            missing = self.folder.missing()
+        if not all(map(self.folder.is_adoptable, missing)):
+            self.technique.llm.load()  # if it can't be loaded, every chunk would fail twice
+        with DiskErrors(self.folder.path):
+            self._process_chunks()
+            self._steal_chunks()
+            if not self.folder.finished and not self.folder.failures():
+                self._merge_chunks()
+        if not self.folder.finished:
+            raise RunError(self._chunks_failed_message(self.folder.failures()))
+
+    def failures_so_far(self) -> Dataset:
+        """Return the failures of an unfinished step: of saved chunks, and of chunks in flight."""
+        column = next(iter(self.technique.written_features))
+        failed_chunks = self.folder.failures()
+        reasons = {self.first + row: one.error for one in failed_chunks for row in range(one.first, one.last + 1)}
+        entries = [
+            {"step": self.technique.name, "row": row, "column": column, "error": reason, "raw": ""}
+            for row, reason in sorted({**self._unsaved_failures, **reasons}.items())
+        ]
+        saved = [step_failures(Dataset(table)) for table in self.folder.written_tables()]
+        return concatenate_datasets([*saved, failures_dataset(entries)])
+
+    def _process_chunks(self) -> None:
+        """Take the next chunk from the counter of all processes, until there is none."""
+        with closing(self._chunks):  # an error or interrupt would leave chunks in flight
+            while not self.folder.finished and (number := self._chunks.next()) is not None:
+                self._process(number, self._chunks.outcomes)
+
+    def _claim(self) -> int | None:
+        """Return the next chunk that is not there yet; None if there are no more."""
+        while not self.folder.finished:
+            number = self.group.next_index(self._counter("chunk"))
+            if number >= self.folder.num_chunks or self._lost_others:
+                return None
+            if not self.folder.chunk(number).exists() and not self.folder.adopt(number):
+                return number
+            self._count_finished_chunk(number)
+        return None
+
+    def _rows(self, number: int) -> range:
+        return range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
+
+    def _steal_chunks(self) -> None:
+        """Process the chunks of processes that died, are slow, or failed on them."""
+        began = time.monotonic()
+        offered: set[int] = set()
+        while missing := self.folder.missing():
+            if self.folder.finished:  # the chunks are removed once the step is finished
+                return
+            failed = [number for number in missing if number not in offered and self.folder.attempts(number)]
+            offered.update(failed)
+            retried = [number for number in failed if self.group.next_index(self._counter(f"retry-{number}")) == 0]
+            for number in retried or self._abandoned(missing, time.monotonic() - began):
+                self._process(number, self._chunks.run_isolated)
+                began = time.monotonic() if self._lost_others else began
+            if not retried:
+                time.sleep(0.05)
+
+    def _abandoned(self, missing: list[int], waited: float) -> list[int]:
+        """Return at most one missing chunk that no process is likely to be running.
+
+        While the store lives, every missing chunk belongs to a process, which gets time to finish. Without the store
+        no process knows of the others, so they begin at different places and skip chunks that are being written.
+        """
+        patience = _PATIENCE * self._slowest if self._slowest else _DEFAULT_PATIENCE
+        if self.group.world_size == 1 or waited >= patience:
+            candidates = missing
+        elif self._lost_others:
+            written = self.folder.being_written()
+            candidates = [number for number in missing if number not in written]
+        else:
+            candidates = []
+        return candidates[self.group.rank * len(candidates) // self.group.world_size :][:1]
+
+    def _merge_chunks(self) -> None:
+        """Merge the chunks on process 0, or on another one if that doesn't."""
+        if not self.group.is_main:
+            wait_until(
+                lambda: self.folder.finished or self._lost_others, _PATIENCE * self._slowest + _DEFAULT_PATIENCE
+            )
+        if not self.folder.finished:
+            tally = StepTally(self.technique.written_rejection_column)
+
+            def record(_: int) -> dict[str, Any]:
+                columns, seconds = self.dataset.column_names, self.folder.seconds()
+                return step_record(self.technique, columns, tally, seconds, self.group.world_size)
+
+            self.folder.merge_chunks(tally.update, record)
+
+    @property
+    def _lost_others(self) -> bool:
+        """Whether there are other processes, but no longer a store to share counters with them."""
+        return self.group.world_size > 1 and not self.group.has_store
+
+    def _counter(self, name: str) -> str:
+        return f"{self.folder.path.name}/{name}"
+
+    def _process(self, number: int, outcomes: Callable[[int], list[Outcome]]) -> None:
+        """Run and save a chunk, unless another process has saved it by now.
+
+        Args:
+            number: The chunk's.
+            outcomes: Returns the outcomes of its rows.
+        """
+        if self.folder.chunk(number).exists():
+            return
+        rows = self._rows(number)
+        began = time.monotonic()
+        with _ChunkErrors() as attempt:
+            self._save(number, rows, outcomes(number), began)
+        self._check_first_rows(saved=attempt.error is None)
+        if attempt.error is not None and not self.folder.finished:
+            self._note_raised(number, rows, attempt.error)
+        if self.folder.finished:  # another process ran this chunk too, and was first
+            self.folder.cleanup()
+
+    def _save(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
+        writing = self.folder.writing(f"{number:05d}")
+        with without_bars():
+            self.dataset.select(rows).map(
+                AttachOutcomes(self.technique, rows.start, self.first, outcomes),
+                batched=True,
+                with_indices=True,
+                features=self.features,
+                cache_file_name=str(writing / "chunk.arrow"),
+                new_fingerprint="chunk",
+            )
+        failed = _count_new_failures(writing / "chunk.arrow")
+        seconds = time.monotonic() - began
+        self._slowest = max(self._slowest, seconds)
+        self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last chunk ends the step
+        if any(outcome.is_passing for outcome in outcomes):
+            self.folder.note_transient_failures()
+        if not self.folder.commit_chunk(number, writing / "chunk.arrow"):
+            self.progress.add(-len(rows), failed=-failed)  # another process has counted them
+        for row in rows:
+            self._unsaved_failures.pop(self.first + row, None)
+        shutil.rmtree(writing, ignore_errors=True)
+
+    def _note_raised(self, number: int, rows: range, error: Exception) -> None:
+        """Note that a chunk raised.
+
+        Raises:
+            RunError: If too many rows failed in a row.
+        """
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
+        without_traceback = isinstance(cause, GenerationError | OSError)
+        text = str(cause) if without_traceback else "".join(traceback.format_exception(cause))
+        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, redact(text))
+        self.folder.note_failure(number, rows, cause)
+        self._streak.add_chunk(sum(self.first + row not in self._unsaved_failures for row in rows), cause)
+        self._check_streak()
+
+    def _count_finished_chunk(self, number: int) -> None:
+        try:
+            failed = _count_new_failures(self.folder.chunk(number))
+        except FileNotFoundError:
+            if not self.folder.finished:
+                raise
+        else:
+            self.progress.add(len(self._rows(number)), failed=failed, found=True)
+            self.group.add(self._counter("completed"), 1)  # the step has worked: `_check_first_rows` doesn't stop it
+
+    def _take_over_rows(self, rows: range) -> dict[int, Outcome]:
+        """Return the outcomes of rows in earlier runs, by index, and count them."""
+        found: dict[int, Outcome] = {}
+        if self.earlier:
+            inputs = read_inputs(self.technique, self.dataset, rows)
+            indices = range(self.first + rows.start, self.first + rows.stop)
+            for earlier in self.earlier:
+                found = {**earlier.outcomes(indices, inputs), **found}
+        uncounted = [index for index in found if index not in self._counted]
+        failed = sum(self._is_new_failure(index, found[index]) for index in uncounted)
+        self._counted.update(uncounted)
+        self.progress.add(len(uncounted), failed=failed, found=True)
+        if any(not outcome.error for outcome in found.values()):
+            self.group.add(self._counter("completed"), 1)
+        return found
+
+    def _count_completion(self, run: Running, completion: Completion) -> None:  # noqa: ARG002 - see Watcher
+        self.progress.add(0, tokens=completion.completion_tokens)
+
+    def _count_row(self, run: Running) -> None:
+        """Count a row that has ended.
+
+        Raises:
+            RunError: If too many rows in succession failed transiently.
+        """
+        index, outcome = run.seeds.row, run.outcome
+        if index not in self._counted:
+            self._counted.add(index)
+            self.progress.add(1, failed=self._is_new_failure(index, outcome))
+        self._unsaved_failures.pop(index, None)
+        if outcome.error:
+            self._unsaved_failures[index] = outcome.error
+        self._streak.add(outcome)
+        self._check_streak()
+
+    def _check_streak(self) -> None:
+        """Raise `RunError` if too many rows in succession failed transiently."""
+        if self._streak.transient >= _MAX_FAILED:
+            event = f"{self._streak.transient:,} rows of {self.technique.name} failed in succession"
+            raise RunError(self._stop_message(event, "tries these rows again and continues"))
+
+    def _check_first_rows(self, saved: bool) -> None:
+        """Raise `RunError` if all of the step's first rows failed; called after each chunk.
+
+        Args:
+            saved: Whether the chunk was saved; else its rows count later.
+        """
+        failed, completed = self._streak.take()
+        if not saved:
+            return
+        failed = self.group.add(self._counter("failed"), failed)
+        completed = self.group.add(self._counter("completed"), completed)
+        if failed >= _MAX_FAILED and not completed:
+            event = f"All of the first {failed:,} rows of {self.technique.name} failed"
+            raise RunError(self._stop_message(event, "continues with the remaining rows"))
+
+    def _stop_message(self, event: str, effect: str) -> str:
+        lines = "".join(f"\n  {line}" for line in reason_lines(self._streak.reasons))
+        return (
+            f"{event}, so the run has stopped:{lines}\n"
+            f"Finished chunks are kept in {self.folder.path}; the same command {effect}."
+        )
+
+    def _chunks_failed_message(self, failures: list[ChunkFailure]) -> str:
+        reasons: Counter[str] = Counter()
+        for failure in failures:
+            reasons[failure.error] += failure.last - failure.first + 1
+        lines = reason_lines(reasons) if len(failures) > 1 else []
+        lines += [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_MAX_CHUNKS_LISTED]]
+        if len(failures) > _MAX_CHUNKS_LISTED:
+            lines.append(f"and {len(failures) - _MAX_CHUNKS_LISTED} more chunks")
+        return (
+            f"{self.technique.name} failed on {len(failures)} of {self.folder.num_chunks} chunks, each tried twice. "
+            f"The other chunks are kept in {self.folder.path}; the same command tries only these:\n  "
+            + "\n  ".join(lines)
+        )
+
+    def _is_new_failure(self, index: int, outcome: Outcome) -> bool:
+        """Whether a row failed in this step, and in no earlier one."""
+        return bool(outcome.error) and index - self.first not in self._failed_before
+
+    @cached_property
+    def _failed_before(self) -> set[int]:
+        """Positions in the dataset of the rows on which an earlier step failed."""
+        return failed_rows(self.dataset)
 
 
 @dataclass
 class ChunksInFlight:
-    """What becomes of chunks' rows.
+    """The rows of chunks, completed by the technique's llm.
+
+    While an llm finishes the last rows of one chunk, rows of the next chunk fill the free places of its batch, if the
+    llm's outputs don't depend on the batch.
 
     Args:
         dataset: The step's input.
         technique: The step.
         rows: Number of a chunk → its rows.
-        claim: Gives the number of the next chunk that this process is to make, or None if there is none.
+        claim: Returns the number of the next chunk for this process, or None if there is none.
         first: Index of the dataset's first row in the step's input.
-        done_before: Rows of the dataset → what became of those that need not be made again, by their indices in the
-            step's input.
-        watcher: What is called as rows come along.
+        earlier_outcomes: Rows of the dataset → outcomes that earlier runs had, by the rows' indices.
+        watcher: Called as completions come and rows end.
     """
 
     dataset: Dataset
@@ -82,40 +378,43 @@ class ChunksInFlight:
     rows: Callable[[int], range]
     claim: Callable[[], int | None]
     first: int = 0
-    done_before: Callable[[range], Mapping[int, Outcome]] | None = None
+    earlier_outcomes: Callable[[range], Mapping[int, Outcome]] | None = None
     watcher: Watcher = field(default_factory=Watcher)
     _current: tuple[int, list[Running]] | None = field(default=None, init=False)
-    _begun: deque[tuple[int, list[Running]]] = field(default_factory=deque, init=False)
+    _started: deque[tuple[int, list[Running]]] = field(default_factory=deque, init=False)
     _claimed: deque[int] = field(default_factory=deque, init=False)
     _flows: Flows = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with nothing under way."""
+        """Begin with nothing in flight."""
         self._flows = self._new_flows()
 
     def next(self) -> int | None:
-        """Return the next chunk: one that is under way, or a new one."""
-        self._current = self._begun.popleft() if self._begun else None
+        """Return the next chunk: one that is in flight, or a new one."""
+        self._current = self._started.popleft() if self._started else None
         return self._current[0] if self._current else self._claim()
 
     def outcomes(self, number: int) -> list[Outcome]:
-        """Return what became of a chunk's rows.
+        """Return the outcomes of a chunk's rows.
 
-        Chunks that were under way beside one that raised are begun again when they are next.
+        If the chunk raises, other chunks in flight start anew when they are next.
 
         Raises:
-            RuntimeError: For an `OSError` of the technique's own, which says nothing of the run directory.
+            RuntimeError: For an `OSError` of the technique itself, which is not the run directory's.
         """
         try:
-            with _Reset(self):
-                if self._current and self._current[0] == number:
-                    return self._flows.finish(self._current[1])
-                return self._flows.finish(self._begin(number))
+            if self._current and self._current[0] == number:
+                return self._flows.finish(self._current[1])
+            return self._flows.finish(self._start(number))
         except OSError as error:
+            self.reset()
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            self.reset()
+            raise
 
-    def alone(self, number: int) -> list[Outcome]:
-        """Return what became of a chunk's rows, with no others beside them.
+    def run_isolated(self, number: int) -> list[Outcome]:
+        """Return the outcomes of a chunk's rows, completed without rows of other chunks.
 
         Raises:
             RuntimeError: As `outcomes` does.
@@ -126,70 +425,45 @@ class ChunksInFlight:
             return chunks.outcomes(number)
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the chunks in flight."""
         self._flows.close()
 
     def reset(self) -> None:
-        """Give up what is under way; what was claimed stays so."""
+        """Cancel the chunks in flight, and keep their numbers for `next`."""
         self._flows.close()
-        self._claimed.extend(number for number, _ in self._begun)
-        self._begun.clear()
+        self._claimed.extend(number for number, _ in self._started)
+        self._started.clear()
         self._current = None
         self._flows = self._new_flows()
 
     def _new_flows(self) -> Flows:
-        return Flows(self.technique.llm, self._begin_next, self.technique.raised_rows, self.watcher)
+        return Flows(self.technique.llm, self._start_next, self.technique.raised_rows, self.watcher)
 
     def _claim(self) -> int | None:
         return self._claimed.popleft() if self._claimed else self.claim()
 
-    def _begin(self, number: int) -> list[Running]:
+    def _start(self, number: int) -> list[Running]:
         rows = self.rows(number)
         read = self.technique.columns_read(self.dataset.features)
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
         indices = range(self.first + rows.start, self.first + rows.stop)
-        done_before = self.done_before(rows) if self.done_before is not None else {}
+        earlier = self.earlier_outcomes(rows) if self.earlier_outcomes is not None else {}
         flows = self.technique.flows(batch, indices)
-        begun = [done_before.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
-        return self._flows.start(begun, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
+        started = [earlier.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
+        return self._flows.start(started, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
 
-    def _begin_next(self) -> None:
-        """Let the next chunk's rows in, as the llm has room and nothing waits."""
+    def _start_next(self) -> None:
+        """Start the next chunk's rows, if the llm lets chunks overlap."""
         if not self.technique.llm.batch_invariant:
             return
         number = self._claim()
         if number is not None:
-            self._begun.append((number, self._begin(number)))
+            self._started.append((number, self._start(number)))
 
 
 @dataclass(frozen=True)
-class _Reset:
-    """Resets the chunks where something is raised inside the `with` block."""
-
-    chunks: ChunksInFlight
-
-    def __enter__(self) -> None:
-        """Begin to watch."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Reset, and let the error pass."""
-        if error is not None:
-            self.chunks.reset()
-
-
-logger = logging.getLogger(__name__)
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR)
-_PATIENCE = 2.0  # times this process's slowest chunk that another process's last one is waited for
-_UNKNOWN = 30.0  # seconds to wait where this process has made no chunk to compare with
-_LISTED = 20  # failed chunks that an error lists; all of them are in the failures
-_MAX_FAILED = 64  # rows that fail, and none is completed, before a run stops
-
-
-@dataclass(frozen=True)
-class LaidOut:
-    """What became of a chunk's rows, as the columns that `Dataset.map` asks for: the technique without its llm."""
+class AttachOutcomes:
+    """A function for `Dataset.map` that adds the columns of a chunk's outcomes: the technique without its llm."""
 
     technique: Technique
     start: int
@@ -199,367 +473,155 @@ class LaidOut:
     outcomes: Sequence[Outcome]
 
     def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
-        """Lay out a batch of the chunk."""
+        """Return the columns of a batch of the chunk."""
         rows = [self.first + self.start + index for index in indices]
         return self.technique.columns(batch, rows, [self.outcomes[index] for index in indices])
 
 
 @dataclass
 class FailureStreak:
-    """Failures one after the other, by which is decided whether a step is worth going on with.
+    """Failures in succession, by which a run decides to stop.
 
-    It isn't where so many rows one after the other failed for the time being (an endpoint is down), or where so many
-    of the step's first rows failed, whatever the llm wrote. What the llm was not asked for, or refused as too long
-    say, is the rows' own fault and doesn't count.
+    A run stops if many rows in succession failed transiently (a server is down), or if many of the step's first rows
+    failed, whatever the llm wrote. Rows whose requests were never sent, or were refused (as too long, say), are
+    faulty themselves and don't count.
     """
 
     reasons: Counter[str] = field(default_factory=Counter)
-    """Of the failures that count, since a row was completed."""
-    passing: int = 0
-    """Rows that failed for the time being since a row was completed."""
+    """Reasons of the failures that count, since the last completed row."""
+    transient: int = 0
+    """Rows that failed transiently, since the last completed row."""
     failed: int = 0
-    """Rows whose failure counts, since this was last asked for by `take`."""
+    """Failed rows that count, since the last `take`."""
     completed: int = 0
-    """Rows that were completed since then."""
+    """Completed rows since the last `take`."""
 
-    def see(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count a row."""
         if not outcome.error:
             self.completed += 1
-            self.passing = 0
+            self.transient = 0
             self.reasons.clear()
         elif outcome.finish_reason not in ("", "refused"):
             self.failed += 1
-            self.passing += outcome.is_passing
+            self.transient += outcome.is_passing
             self.reasons[outcome.error] += 1
 
-    def see_raised(self, rows: int, error: BaseException) -> None:
-        """Count a chunk that raised."""
-        self.passing += rows
+    def add_chunk(self, rows: int, error: BaseException) -> None:
+        """Count the rows of a chunk that raised."""
+        self.transient += rows
         self.reasons[f"{type(error).__name__}: {error}"] += rows
 
     def take(self) -> tuple[int, int]:
-        """Return the rows that failed and those that were completed, and count from 0 again."""
-        counted = self.failed, self.completed
+        """Return the numbers of failed and completed rows, and start both at 0."""
+        counts = self.failed, self.completed
         self.failed = self.completed = 0
-        return counted
+        return counts
 
 
-@dataclass
-class StepRun:
-    """One process's part in one step."""
+def run_dataset_step(
+    step: DatasetStep,
+    dataset: Dataset,
+    folder: StepFolder,
+    group: ProcessGroup,
+    earlier: Sequence[Dataset] = (),
+    first: int = 0,
+) -> None:
+    """Run a filter or function once, on process 0, and save its rows; on all remaining processes if process 0 died.
 
-    dataset: Dataset
-    """The step's input."""
-    technique: Technique
-    features: Features
-    """What the output has."""
-    chunk_size: int
-    folder: StepFolder
-    crew: Crew
-    progress: Progress
-    first: int = 0
-    """Index of the dataset's first row in the step's input, of which earlier rounds were given some."""
-    earlier: Sequence[EarlierRows] = ()
-    """What earlier runs made of the step's rows, the latest first."""
-    slowest: float = 0.0
-    """Seconds of this process's slowest chunk."""
-    _chunks: ChunksInFlight = field(init=False)
-    _streak: FailureStreak = field(default_factory=FailureStreak, init=False)
-    _counted: set[int] = field(default_factory=set, init=False)
-    """Rows that the progress counts already: of a chunk that raised, some are made again."""
-    _unsaved: dict[int, str] = field(default_factory=dict, init=False)
-    """Rows that failed in chunks that are not saved → why."""
+    Args:
+        step: The step.
+        dataset: The step's input, or one round of it.
+        folder: The step's files.
+        group: The processes.
+        earlier: The rows that a filter kept in earlier rounds.
+        first: Index of the dataset's first row in the step's input.
 
-    def __post_init__(self) -> None:
-        """Begin with no chunk under way."""
-        watcher = Watcher(self._answered, self._ended)
-        self._chunks = ChunksInFlight(
-            self.dataset, self.technique, self._rows, self._claim, self.first, self._found_earlier, watcher
-        )
-
-    def work(self) -> None:
-        """Take chunks until none is left, then see the step finished.
-
-        Raises:
-            GenerationError: If the llm can't be loaded.
-            RunError: If chunks failed twice, nothing but failures came, or the run directory can't be written.
-        """
-        with DiskErrors(self.folder.path):
-            self.folder.prepare(clean=self.crew.is_main)
-            if self.earlier and self.crew.is_main:
-                self.folder.inherit_timings(self.earlier[0].folder)
-            missing = self.folder.missing()
-        if not all(map(self.folder.is_adoptable, missing)):
-            self.technique.llm.load()  # else every chunk would fail on it, twice
-        with DiskErrors(self.folder.path):
-            self._take_turns()
-            self._help_others()
-            if not self.folder.finished and not self.folder.failures():
-                self._put_together()
-        if not self.folder.finished:
-            raise RunError(self._told(self.folder.failures()))
-
-    def failures_so_far(self) -> Dataset:
-        """Return the failures of a step that was not finished: of chunks that are saved, and of those under way."""
-        column = next(iter(self.technique.written_features))
-        given_up = self.folder.failures()
-        reasons = {self.first + row: one.error for one in given_up for row in range(one.first, one.last + 1)}
-        entries = [
-            {"step": self.technique.name, "row": row, "column": column, "error": reason, "raw": ""}
-            for row, reason in sorted({**self._unsaved, **reasons}.items())
-        ]
-        saved = [step_failures(Dataset(table)) for table in self.folder.written_tables()]
-        return concatenate_datasets([*saved, failures_dataset(entries)])
-
-    def _take_turns(self) -> None:
-        """Take the next chunk from the counter of all processes, until there is none."""
-        with closing(self._chunks):  # or what an error or interrupt leaves under way would stay so
-            while not self.folder.finished and (number := self._chunks.next()) is not None:
-                self._take(number, self._chunks.outcomes)
-
-    def _claim(self) -> int | None:
-        """Draw the next chunk that isn't there; None where there are no more."""
-        while not self.folder.finished:
-            number = self.crew.draw(self._counter("chunk"))
-            if number >= self.folder.num_chunks or self._lost_others:
-                return None
-            if not self.folder.chunk(number).exists() and not self.folder.adopt(number):
-                return number
-            self._count_found(number)
-        return None
-
-    def _rows(self, number: int) -> range:
-        return range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
-
-    def _help_others(self) -> None:
-        """Make the chunks that were taken by a process that died, is slow, or failed on them."""
-        began = time.monotonic()
-        offered: set[int] = set()
-        while missing := self.folder.missing():
-            if self.folder.finished:  # chunks are removed once the step is finished
-                return
-            failed = [number for number in missing if number not in offered and self.folder.attempts(number)]
-            offered.update(failed)
-            again = [number for number in failed if self.crew.draw(self._counter(f"again-{number}")) == 0]
-            for number in again or self._orphans(missing, time.monotonic() - began):
-                self._take(number, self._chunks.alone)
-                began = time.monotonic() if self._lost_others else began
-            if not again:
-                time.sleep(0.05)
-
-    def _orphans(self, missing: list[int], waited: float) -> list[int]:
-        """Choose a missing chunk that nobody is likely to be making, if there is one.
-
-        While the store lives, every missing chunk is somebody's, who is given time. Without it nobody knows, so the
-        processes begin at different places and leave each other what is being written.
-        """
-        patience = _PATIENCE * self.slowest if self.slowest else _UNKNOWN
-        if self.crew.size == 1 or waited >= patience:
-            candidates = missing
-        elif self._lost_others:
-            written = self.folder.being_written()
-            candidates = [number for number in missing if number not in written]
-        else:
-            candidates = []
-        return candidates[self.crew.rank * len(candidates) // self.crew.size :][:1]
-
-    def _put_together(self) -> None:
-        """Consolidate the chunks: process 0, or another one if that doesn't."""
-        if not self.crew.is_main:
-            wait_until(lambda: self.folder.finished or self._lost_others, _PATIENCE * self.slowest + _UNKNOWN)
-        if not self.folder.finished:
-            tally = StepTally(self.technique.written_rejection_column)
-
-            def facts(_: int) -> dict[str, Any]:
-                columns, seconds = self.dataset.column_names, self.folder.seconds()
-                return step_record(self.technique, columns, tally, seconds, self.crew.size)
-
-            self.folder.consolidate(tally.see, facts)
-
-    @property
-    def _lost_others(self) -> bool:
-        """Whether there are other processes, but no store to share numbers with them any more."""
-        return self.crew.size > 1 and self.crew.on_its_own
-
-    def _counter(self, what: str) -> str:
-        return f"{self.folder.path.name}/{what}"
-
-    def _take(self, number: int, outcomes: Callable[[int], list[Outcome]]) -> None:
-        """Make a chunk, unless it is there by now.
-
-        Args:
-            number: The chunk's.
-            outcomes: Says what becomes of its rows.
-        """
-        if self.folder.chunk(number).exists():
+    Raises:
+        TypeError: If a function doesn't return a dataset.
+        RunError: If process 0 doesn't finish the step.
+    """
+    if not group.is_main:
+        if not wait_until(lambda: folder.finished or not group.has_store, _PROCESS_0_TIMEOUT):
+            raise RunError(f"process 0 has not finished {step.name} in {_PROCESS_0_TIMEOUT:,.0f} seconds.")
+        if folder.finished:
             return
-        rows = self._rows(number)
-        began = time.monotonic()
-        with _Recorded() as attempt:
-            self._make(number, rows, outcomes(number), began)
-        self._check_first_rows(saved=attempt.error is None)
-        if attempt.error is not None and not self.folder.finished:
-            self._note_raised(number, rows, attempt.error)
-        if self.folder.finished:  # another process made this chunk too, and was first
-            self.folder.tidy()
+    cached, began = set(_cache_files(dataset)), time.monotonic()
+    with without_bars():
+        kept, dropped = step.split(dataset, earlier, first)
+    seconds = time.monotonic() - began
+    tally = StepTally(rows=len(dataset) - len(failed_rows(dataset)))
+    failed = len(failed_rows(kept))
 
-    def _note_raised(self, number: int, rows: range, error: Exception) -> None:
-        """Note that a chunk raised.
+    def record(rows_out: int) -> dict[str, Any]:
+        tally.rows_out = rows_out - failed
+        return step_record(step, dataset.column_names, tally, (seconds, seconds), group.world_size)
 
-        Raises:
-            RunError: If so many rows failed one after the other.
-        """
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
-        says_enough = isinstance(cause, GenerationError | OSError)
-        text = str(cause) if says_enough else "".join(traceback.format_exception(cause))
-        logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, redact(text))
-        self.folder.fail(number, rows, cause)
-        self._streak.see_raised(sum(self.first + row not in self._unsaved for row in rows), cause)
-        self._check_streak()
+    try:
+        with DiskErrors(folder.path):
+            folder.prepare(clean=group.is_main)
+            if dropped is not None:
+                folder.save_dropped(dropped)
+                tally.stopped.update({"": len(kept) - failed})
+                tally.stopped.update(dropped["rule"])
+            folder.finish(_tables(kept), record)
+    except FileNotFoundError:
+        if not folder.finished:  # else another process was first, and has removed the files of this one
+            raise
+    for cache in set(_cache_files(dataset)) - cached:  # a copy of the function's rows, which are saved now
+        cache.unlink(missing_ok=True)
 
-    def _count_found(self, number: int) -> None:
-        try:
-            failed = _fresh_failures(self.folder.chunk(number))
-        except FileNotFoundError:
-            if not self.folder.finished:
-                raise
-        else:
-            self.progress.add(len(self._rows(number)), failed=failed, found=True)
-            self.crew.add(self._counter("completed"), 1)  # an earlier run came so far, and its user goes on
 
-    def _found_earlier(self, rows: range) -> dict[int, Outcome]:
-        """Return what became of rows of the dataset in earlier runs, and count them."""
-        found: dict[int, Outcome] = {}
-        if self.earlier:
-            inputs = read_inputs(self.technique, self.dataset, rows)
-            indices = range(self.first + rows.start, self.first + rows.stop)
-            for earlier in self.earlier:
-                found = {**earlier.outcomes(indices, inputs), **found}
-        uncounted = [index for index in found if index not in self._counted]
-        failed = sum(self._is_fresh_failure(index, found[index]) for index in uncounted)
-        self._counted.update(uncounted)
-        self.progress.add(len(uncounted), failed=failed, found=True)
-        if any(not outcome.error for outcome in found.values()):
-            self.crew.add(self._counter("completed"), 1)
-        return found
+def _cache_files(dataset: Dataset) -> Iterator[Path]:
+    """List the files that datasets has cached beside a dataset's own."""
+    for folder in {Path(file["filename"]).parent for file in dataset.cache_files}:
+        yield from folder.glob("cache-*.arrow")
 
-    def _answered(self, run: Running, completion: Completion) -> None:  # noqa: ARG002 - as a watcher is called
-        self.progress.add(0, tokens=completion.completion_tokens)
 
-    def _ended(self, run: Running) -> None:
-        """Count a row that has ended.
+def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
+    """Yield a dataset's rows as Arrow tables with its features; an empty one for a dataset without rows."""
+    schema = dataset.features.arrow_schema
+    if not len(dataset):
+        yield schema.empty_table()
+    for table in dataset.with_format("arrow").iter(rows):
+        yield table.cast(schema)
 
-        Raises:
-            RunError: If so many rows one after the other failed for the time being.
-        """
-        index, outcome = run.seeds.row, run.outcome
-        if index not in self._counted:
-            self._counted.add(index)
-            self.progress.add(1, failed=self._is_fresh_failure(index, outcome))
-        self._unsaved.pop(index, None)
-        if outcome.error:
-            self._unsaved[index] = outcome.error
-        self._streak.see(outcome)
-        self._check_streak()
 
-    def _check_streak(self) -> None:
-        """Check that not all rows fail for the time being.
+@dataclass(frozen=True)
+class DiskErrors:
+    """Turns an error of a full or read-only disk into a `RunError` that names the directory.
 
-        Raises:
-            RunError: If so many did, one after the other.
-        """
-        if self._streak.passing >= _MAX_FAILED:
+    Raises:
+        RunError: For such an error inside the `with` block.
+    """
+
+    path: Path
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Replace an error of the disk."""
+        if error is not None and _is_disk_error(error):
             raise RunError(
-                self._stop_message(
-                    f"{self._streak.passing:,} rows of {self.technique.name} failed one after the other",
-                    "tries these rows again and goes on",
-                )
-            )
-
-    def _check_first_rows(self, saved: bool) -> None:
-        """Check, after a chunk, that not all of the step's rows fail.
-
-        Raises:
-            RunError: If they do.
-        """
-        failed, completed = self._streak.take()
-        if not saved:
-            return
-        failed = self.crew.add(self._counter("failed"), failed)
-        completed = self.crew.add(self._counter("completed"), completed)
-        if failed >= _MAX_FAILED and not completed:
-            raise RunError(
-                self._stop_message(
-                    f"all of the first {failed:,} rows of {self.technique.name} failed", "goes on with the others"
-                )
-            )
-
-    def _stop_message(self, event: str, rest: str) -> str:
-        lines = "".join(f"\n  {line}" for line in reason_lines(self._streak.reasons))
-        return (
-            f"{event}, so the run has stopped:{lines}\n"
-            f"What was finished is kept in {self.folder.path}; the same command, run again, {rest}."
-        )
-
-    def _is_fresh_failure(self, index: int, outcome: Outcome) -> bool:
-        """Whether a row failed in this step, and in none before it."""
-        return bool(outcome.error) and index - self.first not in self._failed_before
-
-    @cached_property
-    def _failed_before(self) -> set[int]:
-        """Places of the rows on which an earlier step failed."""
-        return failed_rows(self.dataset)
-
-    def _make(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
-        writing = self.folder.writing(f"{number:05d}")
-        with without_bars():
-            self.dataset.select(rows).map(
-                LaidOut(self.technique, rows.start, self.first, outcomes),
-                batched=True,
-                with_indices=True,
-                features=self.features,
-                cache_file_name=str(writing / "chunk.arrow"),
-                new_fingerprint="chunk",
-            )
-        failed = _fresh_failures(writing / "chunk.arrow")
-        seconds = time.monotonic() - began
-        self.slowest = max(self.slowest, seconds)
-        self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last one ends the step
-        if any(outcome.is_passing for outcome in outcomes):
-            self.folder.note_passing_failures()
-        if not self.folder.publish(number, writing / "chunk.arrow"):
-            self.progress.add(-len(rows), failed=-failed)  # another process has counted them
-        for row in rows:
-            self._unsaved.pop(self.first + row, None)
-        shutil.rmtree(writing, ignore_errors=True)
-
-    def _told(self, failures: list[ChunkFailure]) -> str:
-        reasons: Counter[str] = Counter()
-        for failure in failures:
-            reasons[failure.error] += failure.last - failure.first + 1
-        lines = reason_lines(reasons) if len(failures) > 1 else []
-        lines += [f"rows {f.first}-{f.last}: {f.error}" for f in failures[:_LISTED]]
-        more = [f"and {len(failures) - _LISTED} more chunks"] if len(failures) > _LISTED else []
-        return (
-            f"{self.technique.name} failed on {len(failures)} of {self.folder.num_chunks} chunks, each tried twice; "
-            f"the others are kept in {self.folder.path}, and the same command, run again, tries only these:\n  "
-            + "\n  ".join([*lines, *more])
-        )
+                f"The run directory can't be written: {error}. Free some space or set another run_dir. Finished "
+                f"chunks are kept in {self.path}; the same command continues."
+            ) from error
 
 
-class _Recorded:
-    """Keeps what a chunk raised, to be recorded.
+class _ChunkErrors:
+    """Keeps an exception of a chunk, so that the chunk is tried a second time.
 
-    What stops the process (an interrupt, an exit), what is wrong with the disk and what is wrong with the pipeline
-    itself (a chat template that can't serve it, a flow that isn't one) is not kept: it would be the same for every
-    chunk. Nor is that the run stops.
+    Errors that every chunk would have pass: interrupts and exits, errors of the disk, and mistakes in the pipeline (a
+    chat template that doesn't fit, a flow that is none). So does a stop of the run.
     """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    def __enter__(self) -> "_Recorded":
+    def __enter__(self) -> "_ChunkErrors":
         return self
 
     def __exit__(
@@ -571,122 +633,42 @@ class _Recorded:
         return self.error is not None
 
 
-@dataclass(frozen=True)
-class DiskErrors:
-    """Turns what a full or read-only disk raises into an error that says what would do.
-
-    Raises:
-        RunError: For such an error inside the `with` block.
-    """
-
-    path: Path
-
-    def __enter__(self) -> None:
-        """Begin to watch."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Raise another error for one of the disk."""
-        if error is not None and _is_disk_error(error):
-            raise disk_error(self.path, error) from error
-
-
-def disk_error(path: Path, error: BaseException) -> RunError:
-    """Say what would do where a run directory can't be written."""
-    return RunError(
-        f"the run directory can't be written: {error}. Make room or give another one; "
-        f"what was finished is kept in {path}, and the same command goes on from there."
-    )
-
-
 def _is_disk_error(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _DISK
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
-def _fresh_failures(file: Path) -> int:
+def reason_lines(reasons: Mapping[str, int]) -> list[str]:
+    """Return a line for each of the most frequent reasons, with its rows; reasons that differ in a number are one.
+
+    >>> reason_lines({"cut off after 96 tokens": 2, "Connection refused": 3, "cut off after 90 tokens": 2})
+    ['4 rows: cut off after 96 tokens', '3 rows: Connection refused']
+    """
+    examples: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason, rows in reasons.items():
+        pattern = re.sub(r"\d+", "#", reason)
+        examples.setdefault(pattern, reason)
+        counts[pattern] += rows
+    ranked = counts.most_common()
+    lines = [f"{_format_rows(rows)}: {_shorten(examples[pattern])}" for pattern, rows in ranked[:_MAX_REASONS_LISTED]]
+    others = ranked[_MAX_REASONS_LISTED:]
+    if others:
+        lines.append(f"{_format_rows(sum(rows for _, rows in others))}: {len(others):,} other reasons")
+    return lines
+
+
+def _format_rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
+def _shorten(reason: str) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]}…"
+
+
+def _count_new_failures(file: Path) -> int:
     """Return how many rows of its input a chunk's step failed on, and no step before it."""
     with pa.memory_map(str(file)) as source:
         column = pa.ipc.open_stream(source).read_all().column(METADATA_COLUMN)
     entries = {row[-1]["row"]: row for row in column.to_pylist()}
     return sum(bool(row[-1]["error"]) and not any(entry["error"] for entry in row[:-1]) for row in entries.values())
-
-
-_WAIT = 24 * 3600.0  # seconds that process 0 may take while the others wait
-
-
-def run_whole(
-    step: DatasetStep,
-    dataset: Dataset,
-    folder: StepFolder,
-    crew: Crew,
-    before: tuple[Sequence[Dataset], int],
-) -> None:
-    """Run a step once, on process 0, and keep what it made; if process 0 died, on all that are left.
-
-    Args:
-        step: The step.
-        dataset: What it reads.
-        folder: Its files.
-        crew: The processes.
-        before: What earlier rounds kept, and how many rows they were given: for a filter.
-
-    Raises:
-        TypeError: If a function doesn't return a dataset.
-        RunError: If process 0 doesn't finish it.
-    """
-    if not crew.is_main:
-        if not wait_until(lambda: folder.finished or crew.on_its_own, _WAIT):
-            raise RunError(f"process 0 has not finished {step.name} in {_WAIT:,.0f} seconds.")
-        if folder.finished:
-            return
-    cached, began = set(_caches(dataset)), time.monotonic()
-    with without_bars():
-        made, dropped = step.split(dataset, *before)
-    try:
-        _keep(step, dataset, (made, dropped), folder, (crew, time.monotonic() - began))
-    except FileNotFoundError:
-        if not folder.finished:  # else another process was first, and has removed what this one was writing
-            raise
-    for cache in set(_caches(dataset)) - cached:  # what datasets kept of the function, which is here now
-        cache.unlink(missing_ok=True)
-
-
-def _keep(
-    step: DatasetStep,
-    dataset: Dataset,
-    done: tuple[Dataset, Dataset | None],
-    folder: StepFolder,
-    by: tuple[Crew, float],
-) -> None:
-    """Write what a step made and dropped, and that it is finished; by which processes, and in how many seconds."""
-    (made, dropped), (crew, took) = done, by
-    failed = len(failed_rows(made))
-    tally = StepTally(rows=len(dataset) - len(failed_rows(dataset)))
-    with DiskErrors(folder.path):
-        folder.prepare(clean=crew.is_main)
-        if dropped is not None:
-            folder.keep_dropped(dropped)
-            tally.stopped.update({"": len(made) - failed})
-            tally.stopped.update(dropped["rule"])
-
-        def facts(rows_out: int) -> dict[str, Any]:
-            tally.rows_out = rows_out - failed
-            return step_record(step, dataset.column_names, tally, (took, took), crew.size)
-
-        folder.finish(_tables(made), facts)
-
-
-def _caches(dataset: Dataset) -> Iterator[Path]:
-    """List what datasets has cached beside a dataset's files."""
-    for folder in {Path(file["filename"]).parent for file in dataset.cache_files}:
-        yield from folder.glob("cache-*.arrow")
-
-
-def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
-    """Give a dataset's rows as Arrow tables that carry its features; one without rows, where it has none."""
-    schema = dataset.features.arrow_schema
-    if not len(dataset):
-        yield schema.empty_table()
-    for table in dataset.with_format("arrow").iter(rows):
-        yield table.cast(schema)

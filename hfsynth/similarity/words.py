@@ -1,10 +1,9 @@
-"""A text as words, in any script: to count them, and to compare texts that differ in style alone.
+"""Normalize texts and split them into words, in any script.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their signs counts as one: an
-ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words; of Korean, the
-syllables, since its spacing and endings vary. A polite ending or a particle of Japanese or Korean counts as one word
-there, or unlike requests would be near for their endings. `rouge_score`'s own words, which are for English, are here,
-too.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
+word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words, and in Korean
+syllables, since spacing and endings vary. A polite ending or a particle of Japanese or Korean is one word for ROUGE-L,
+so that different requests are not similar by their endings. The words of `rouge_score`, for English, are here too.
 """
 
 import re
@@ -15,7 +14,7 @@ from itertools import groupby
 from typing import Literal, get_args
 
 Tokenizer = Literal["unicode", "rouge_score"]
-"""What ROUGE-L compares: words of any script, or those of the package rouge_score."""
+"""The words that ROUGE-L compares: those of any script, or those of the package rouge_score."""
 SPACED_ENDS = ".!?؟۔।॥։።"
 """Marks that end a sentence where white space follows."""
 UNSPACED_ENDS = "。｡．！？។៕။"
@@ -42,10 +41,10 @@ _JAPANESE_PHRASES = (
     r"|こと|ように?"
 )
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
-_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # and after it, without being marks
+_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # those after it that are no marks
 _STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
-_TSHEG = "\u0f0b\u0f0c"  # what parts the syllables of Tibetan
-_EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # that make a word, on average
+_TSHEG = "\u0f0b\u0f0c"  # separate the syllables of Tibetan
+_EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # characters of a word, on average
 _INVISIBLE = re.compile(  # Unicode's default ignorable code points
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
@@ -55,9 +54,9 @@ _LATIN_WORD = re.compile(r"[a-z0-9]+")
 
 
 def normal_form(text: str) -> str:
-    r"""Return a text without what is only a difference in writing.
+    r"""Return a text without differences of width, ligatures, accent composition, case and white space.
 
-    That is width, ligatures, composed or separate accents, case, white space, and characters that can't be seen.
+    Invisible characters are removed.
 
     >>> normal_form("  Ｎame\n the ﬁrst\tKing \u200b")
     'name the first king'
@@ -69,7 +68,7 @@ def normal_form(text: str) -> str:
 
 
 def words_in(text: str) -> list[str]:
-    """Return the words of a text in any script, in their normal form, without punctuation.
+    """Return the words of a text in any script, in normal form, without punctuation.
 
     >>> words_in("Don't panic: it's 42_000 km!")
     ['don', 't', 'panic', 'it', 's', '42', '000', 'km']
@@ -81,12 +80,11 @@ def words_in(text: str) -> list[str]:
 
 
 def compared_words(text: str) -> list[str]:
-    """Return what ROUGE-L compares of a text in any script: as `words_in`, but Korean by syllable, and symbols too.
+    """Return the words of a text that ROUGE-L compares: those of `words_in`, but Korean syllables, and symbols too.
 
-    A polite ending or a particle of Japanese or Korean, as "ください" or "해 주세요", is one word without spaces.
-
-    A text without any of these is compared by its punctuation, and a blank one by its blankness: there is always a
-    word, so that equal texts have a ROUGE-L of 1.
+    A polite ending or a particle of Japanese or Korean, such as "ください" or "해 주세요", is one word. A text without
+    words and symbols is compared by its punctuation, and a blank text has one empty word; so equal texts always have
+    a ROUGE-L of 1.
 
     >>> compared_words("What's 2+2, naïvely?")
     ['what', 's', '2', '2', 'naïvely']
@@ -102,7 +100,7 @@ def compared_words(text: str) -> list[str]:
 
 
 def rouge_score_words(text: str) -> list[str]:
-    """Part a text into words as `rouge_score` does without a stemmer: runs of a-z and 0-9, in lower case.
+    """Return the words of `rouge_score` without a stemmer: runs of a-z and 0-9, in lower case.
 
     >>> rouge_score_words("What's 2+2, naïvely?")
     ['what', 's', '2', '2', 'na', 'vely']
@@ -117,21 +115,25 @@ TOKENIZERS: Mapping[Tokenizer, Callable[[str], list[str]]] = {
 
 
 def check_tokenizer(name: str, tokenizer: str) -> None:
-    """Check the value of a field that is a `Tokenizer`.
+    """Check that a field holds the name of a tokenizer.
+
+    Args:
+        name: The field, for the error message.
+        tokenizer: Its value.
 
     Raises:
-        ValueError: If it isn't one.
+        ValueError: If the tokenizer is unknown.
     """
     if tokenizer not in TOKENIZERS:
-        raise ValueError(f"{name} is {tokenizer!r}; it must be one of {list(get_args(Tokenizer))}.")
+        raise ValueError(f"{name} must be one of {list(get_args(Tokenizer))}, got {tokenizer!r}.")
 
 
 def word_bounds(words: Sequence[str]) -> tuple[int, int]:
-    """Return how many words a text has at least and at most, from what `words_in` found in it.
+    """Return the smallest and the largest number of words that a text may have, from the result of `words_in`.
 
-    A sign of a script without spaces may be a word; on average, two of Chinese or Japanese make one, and three of the
-    others. A Korean word has its particles and endings with it: two syllables may be a word. Of other scripts, both
-    numbers are that of the words.
+    In scripts without spaces, the largest number counts each character as a word; the smallest counts two characters
+    of Chinese or Japanese, the average, or three of the other scripts. In Korean, where particles and endings belong
+    to a word, the largest number counts two syllables as a word. In other scripts both numbers are the same.
 
     >>> word_bounds(words_in("Write a poem")), word_bounds(words_in("写一首诗")), word_bounds(words_in("시를 써 줘"))
     ((3, 3), (2, 4), (3, 3))
@@ -144,7 +146,7 @@ def word_bounds(words: Sequence[str]) -> tuple[int, int]:
 
 
 def signs_of_words(number: int, words: Sequence[str]) -> int:
-    """Return how long so many words are in a text, in words and signs as `words_in` found them.
+    """Return how many items of `words_in` make up a number of words in a text.
 
     >>> signs_of_words(4, words_in("Go on and on")), signs_of_words(4, words_in("我们继续走下去吧"))
     (4, 8)
@@ -153,9 +155,9 @@ def signs_of_words(number: int, words: Sequence[str]) -> int:
 
 
 def spaced_word_bounds(text: str) -> tuple[int, int]:
-    """Return how many words a text has at least and at most, counted by its spaces where its script has them.
+    """Return the bounds of `word_bounds`, with words separated by spaces where the script has them.
 
-    Of Tibetan the syllables are counted, which a mark parts.
+    Tibetan syllables, which a mark separates, count as words.
 
     >>> spaced_word_bounds("Don't go!"), spaced_word_bounds("用 Python 写一首诗")
     ((2, 2), (4, 6))
@@ -168,7 +170,7 @@ def spaced_word_bounds(text: str) -> tuple[int, int]:
 
 
 def has_no_spaces(word: str) -> bool:
-    """Return whether a word begins with a sign of a script that puts no space between words.
+    """Return whether a word begins with a character of a script without spaces between words.
 
     >>> [has_no_spaces(word) for word in ("a", "言", "한", "ไทย")]
     [False, True, False, True]
@@ -177,9 +179,10 @@ def has_no_spaces(word: str) -> bool:
 
 
 def find_word(word: str, text: str) -> str:
-    """Return a word, or several, as it first stands in a text, in upper or lower case; "" where it doesn't.
+    """Return the first occurrence of a word or phrase in a text, in upper or lower case; "" if there is none.
 
-    It is there as a whole word. In a script without spaces it may stand anywhere, and Korean words have endings.
+    Only complete words match. In a script without spaces a word matches anywhere; a Korean word matches with any
+    ending.
 
     >>> find_word("map", "Draw a MAP."), find_word("map", "Draw maps."), find_word("画", "请画一只猫")
     ('MAP', '', '画')
@@ -208,20 +211,20 @@ def _south() -> re.Pattern[str]:
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
-    """Find words: signs of scripts without spaces, each with its marks, and runs of letters and digits with theirs."""
+    """Match words: characters of scripts without spaces, and runs of letters and digits, each with its marks."""
     return re.compile("|".join(_words_by_script()))
 
 
 @cache
 def _compared_pattern() -> re.Pattern[str]:
-    """Find phrases of Korean and Japanese, Korean syllables, words and symbols."""
+    """Match phrases of Korean and Japanese, Korean syllables, words and symbols."""
     symbols = _class_of("So", "Sm", "Sc")
     words = (f"[{_SYLLABLES}]", *_words_by_script(_SYLLABLES), f"(?![\\x00-\\x7f])[{symbols}]")
     return re.compile("|".join((_KOREAN_PHRASES, _JAPANESE_PHRASES, *words)))
 
 
 def _words_by_script(other: str = "") -> Iterator[str]:
-    """Give the patterns of words; letters in `other` belong to none of them."""
+    """Yield the patterns of words, without the letters of `other`."""
     mark = f"[{_class_of('Mn', 'Mc', 'Me')}]"
     letter = rf"[^\W_{_EAST}{_SOUTH}{other}]"
     yield f"{letter}+(?:{mark}+{letter}*)*"
@@ -232,7 +235,7 @@ def _words_by_script(other: str = "") -> Iterator[str]:
 
 @cache
 def _class_of(*categories: str) -> str:
-    """Return the characters of some Unicode categories, as what stands in brackets in a pattern."""
+    """Return the characters of Unicode categories in the form of a character class, without its brackets."""
     points = [point for point in range(_PLANES) if unicodedata.category(chr(point)) in categories]
     runs = (list(run) for _, run in groupby(enumerate(points), key=lambda pair: pair[1] - pair[0]))
     return "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)

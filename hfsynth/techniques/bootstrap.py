@@ -1,13 +1,15 @@
-"""Self-Instruct by bootstrapping (arXiv 2212.10560): a few tasks written by people → many like them.
+"""Bootstrap instructions from seed tasks, as Self-Instruct (arXiv 2212.10560) does.
 
-Each prompt shows tasks of a pool, most of them people's, and the model goes on with the list. What it writes passes
-the paper's rules, and the novelty filter, and joins the pool that the next round's prompts are drawn from:
+A prompt lists 8 tasks, 6 seeds that people wrote and 2 generated ones, and the model continues the list up to task 15.
+New tasks pass the paper's rules and its novelty filter (ROUGE-L of at most 0.7), and then join the pool from which the
+prompts of later rounds are sampled. The paper grows 175 seeds to 52,000 instructions:
 
     pipeline = BootstrapInstructions(llm) >> InstructionRules() >> Novelty(texts=seeds)
-    dataset = pipeline.run(SeedPool(seeds=seeds), num_rows=50_000)
+    dataset = pipeline.run(SeedPool(seeds=seeds), num_rows=52_000)
 
-So it works in any language. The paper's own filters, which are for English, are
-`InstructionRules(rules=InstructionRules.all_rules)` and `Novelty(texts=seeds, tokenizer="rouge_score")`.
+hfsynth differs in three points: these filters work in any language, while the paper's own, for English, are
+`InstructionRules(rules=InstructionRules.all_rules)` and `Novelty(texts=seeds, tokenizer="rouge_score")`; the prompt is
+worded for chat models; and 64 prompts, not 8, make a round.
 """
 
 import random
@@ -17,11 +19,11 @@ from typing import ClassVar
 
 from datasets import Dataset, Features, List, Value
 
-from hfsynth.completion_text import parse_list
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row, derive_seed
 from hfsynth.llm import Request, SamplingParams
+from hfsynth.parsing.lists import parse_list
 from hfsynth.prompts import check_filled, check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
@@ -42,26 +44,28 @@ _EXAMPLES = Features({"examples": List(Value("string"))})
 
 @dataclass(frozen=True, kw_only=True)
 class SeedPool(Configuration):
-    """The prompts of a bootstrapping run: rows with `examples`, drawn from seed tasks and from those made so far.
+    """The input of a bootstrapping run: rows with `examples`, sampled from seed tasks and from generated tasks.
 
-    An input of `Pipeline.run(…, num_rows=…)`. What a round's rows show was accepted in the rounds before it.
+    Pass it to `Pipeline.run(…, num_rows=…)`. Generated examples are tasks that earlier rounds of the run accepted.
 
     >>> pool = SeedPool(seeds=tuple(f"Task {n}" for n in range(20)))
     >>> len(pool.rows(0, 3, [])[0]["examples"])
     8
 
     Raises:
-        ValueError: If there are fewer seeds than a prompt shows.
+        ValueError: If there are fewer seeds than examples in a prompt, or a number is out of range.
     """
 
-    seeds: tuple[str, ...] = field(metadata={"help": "Tasks that people wrote."})
-    num_seed_examples: int = field(default=6, metadata={"help": "Seeds in each prompt."})
+    seeds: tuple[str, ...] = field(metadata={"help": "Seed tasks, written by people."})
+    num_seed_examples: int = field(default=6, metadata={"help": "Seed tasks in each prompt."})
     num_generated_examples: int = field(
-        default=2, metadata={"help": "Tasks made so far in each prompt; seeds, as long as there are not as many."}
+        default=2, metadata={"help": "Generated tasks in each prompt; seeds, until so many were accepted."}
     )
-    round_size: int = field(default=64, metadata={"help": "Prompts of a round: what they bring is shown in the next."})
-    column: str = field(default="instruction", metadata={"help": "The column with the tasks that were accepted."})
-    seed: int = field(default=0, metadata={"help": "Start of every random draw."})
+    round_size: int = field(
+        default=64, metadata={"help": "Prompts of a round; their tasks can be examples from the next round on."}
+    )
+    column: str = field(default="instruction", metadata={"help": "The column of the accepted tasks."})
+    seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
 
     num_rows: ClassVar[int | None] = None
 
@@ -70,48 +74,50 @@ class SeedPool(Configuration):
         settle_fields(self)
         object.__setattr__(self, "seeds", tuple(" ".join(seed.split()) for seed in self.seeds))
         if len(self.seeds) < self.num_examples:
-            raise ValueError(f"SeedPool has {len(self.seeds)} seeds; a prompt shows {self.num_examples}.")
+            raise ValueError(
+                f"SeedPool.seeds must be at least {self.num_examples}, as many as a prompt has, got {len(self.seeds)}."
+            )
         for name, least in (("num_seed_examples", 1), ("num_generated_examples", 0), ("round_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"SeedPool.{name} is {getattr(self, name)}; it must be at least {least}.")
+                raise ValueError(f"SeedPool.{name} must be at least {least}, got {getattr(self, name)}.")
 
     @property
     def num_examples(self) -> int:
-        """Tasks in each prompt."""
+        """The number of tasks in each prompt."""
         return self.num_seed_examples + self.num_generated_examples
 
     @property
     def fingerprint(self) -> str:
-        """What tells this pool from any other: its fields."""
+        """The fields as JSON, by which a run recognizes its input."""
         return self.to_json()
 
     def rows(self, first: int, count: int, accepted: Sequence[Dataset]) -> Dataset:
-        """Return `count` rows with `examples`, from the one with index `first` on.
+        """Return rows with `examples`.
 
         Args:
-            first: How many rows there were before.
-            count: How many are wanted.
-            accepted: What became of them.
+            first: Index of the first row.
+            count: Number of rows.
+            accepted: The rows that earlier rounds accepted.
         """
         tasks = (" ".join(task.split()) for dataset in accepted for task in dataset[self.column])
-        made = list(dict.fromkeys(tasks))  # a later step may have made several rows of one
-        drawn = [self._drawn(index, made) for index in range(first, first + count)]
-        return Dataset.from_dict({"examples": drawn}, features=_EXAMPLES)
+        generated = list(dict.fromkeys(tasks))  # a later step may have turned one task into several rows
+        examples = [self._sample(index, generated) for index in range(first, first + count)]
+        return Dataset.from_dict({"examples": examples}, features=_EXAMPLES)
 
-    def _drawn(self, index: int, made: Sequence[str]) -> list[str]:
-        """Draw the tasks of one prompt, in the order in which they are shown."""
+    def _sample(self, index: int, generated: Sequence[str]) -> list[str]:
+        """Sample the tasks of one prompt, in random order."""
         rng = random.Random(derive_seed(self.seed, type(self).__name__, index, -1))
-        from_made = self.num_generated_examples if len(made) >= self.num_generated_examples else 0
-        tasks = rng.sample(self.seeds, self.num_examples - from_made) + rng.sample(made, from_made)
+        count = self.num_generated_examples if len(generated) >= self.num_generated_examples else 0
+        tasks = rng.sample(self.seeds, self.num_examples - count) + rng.sample(generated, count)
         rng.shuffle(tasks)
         return tasks
 
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapInstructions(Technique):
-    """Go on with a list of tasks: `examples` → `instruction`, one row for each task that the model adds.
+    """Continue a list of tasks: `examples` → `instruction`, one row for each task that the model adds.
 
-    A completion that was cut off is a failed row, as in the paper, and so is one without a task.
+    As in the paper, a completion that reaches max_new_tokens fails its row. So does one without a task.
 
     >>> from hfsynth import EchoLLM
     >>> list(BootstrapInstructions(EchoLLM()).output_features)
@@ -121,29 +127,31 @@ class BootstrapInstructions(Technique):
     citation: ClassVar[str] = CITATION
     version: ClassVar[int] = 2
 
-    num_tasks: int = field(default=16, metadata={"help": "The list ends before this number."})
+    num_tasks: int = field(default=16, metadata={"help": "The list ends before the task of this number."})
     prompt: str = field(default=PROMPT, metadata={"help": "Jinja2 text over examples and num_tasks."})
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.7, top_p=0.5, presence_penalty=2.0, max_new_tokens=1024),
-        metadata={"help": "How tasks are sampled; a completion also stops before number `num_tasks`."},
+        metadata={"help": "How tasks are sampled; a completion also stops before task `num_tasks`."},
     )
 
     def __post_init__(self) -> None:
         """Check the prompt."""
         super().__post_init__()
+        if self.num_tasks < 2:
+            raise ValueError(f"BootstrapInstructions.num_tasks is {self.num_tasks}; it must be at least 2.")
         check_prompt("BootstrapInstructions.prompt", self.prompt, ("examples", "num_tasks"))
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`examples`: the tasks that the list begins with."""
+        """Return `examples`: the tasks with which the list begins."""
         return {"examples": Input.ANYTHING}
 
     @property
     def output_features(self) -> Features:
-        """`instruction`."""
+        """`instruction`: a task."""
         return Features({"instruction": Value("string")})
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Ask once, and parse."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request the rest of the list, and parse it."""
         check_filled(row, ("examples",))
         prompt = render_prompt(self.prompt, {"examples": row["examples"], "num_tasks": self.num_tasks})
         stop = (*self.sampling.stop, f"\n{self.num_tasks}.", f"\n{self.num_tasks})")

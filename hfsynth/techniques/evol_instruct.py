@@ -1,14 +1,17 @@
-"""Which evolved instructions can't stand: the elimination rules of EvolInstruct (WizardLM, arXiv 2304.12244).
+"""Evolve instructions, as WizardLM (arXiv 2304.12244) does, and eliminate evolutions that fail.
 
-A round fails, and the row keeps its version from before, where by the paper's rules
+Each round draws one of six operations, five that make an instruction harder (depth) and one that asks for a new one
+(breadth), each with the same chance. Elimination keeps the version of the round before where, by the paper's rules,
 
-1. a judge finds that the evolved instruction asks for nothing else than the one before (`equal`),
-2. its answer says "sorry" and has less than 80 words (`sorry`): an apology in another language isn't found,
-3. its answer is nothing but punctuation and English stop words (`no_content`): a word of another language is content,
-   and so is an emoji,
-4. it has words of the operation's own prompt that the instruction didn't have (`leaked_prompt`);
+1. a judge finds that both versions ask for the same (`equal`);
+2. the answer contains "sorry" and has fewer than 80 words (`sorry`), which finds apologies in English;
+3. the answer consists of punctuation and English stop words (`no_content`);
+4. the evolved instruction copies words of the operation's own prompt (`leaked_prompt`);
 
-and where there is no use in asking: it is `empty`, was `cut_off`, or is `unchanged`.
+and in three obvious cases: the evolved instruction is `empty`, was `cut_off`, or is `unchanged`. Rules 1 to 3 cost
+requests, so they are off unless `eliminate=True`.
+
+hfsynth differs in two points: prompts are worded anew, and the judge's verdict is scored, not parsed.
 """
 
 import random
@@ -20,10 +23,10 @@ from typing import Any, ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.completion_text import unwrap
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Completion, Request, SamplingParams
+from hfsynth.parsing.wrappers import unwrap
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
 from hfsynth.technique import Input, Inputs, Technique
@@ -41,7 +44,7 @@ Second instruction:
 Answer with "Equal" or "Not equal" and nothing else.
 """
 EQUAL = ("Equal", "Not equal")
-"""What the judge may answer."""
+"""The judge's choices."""
 _LEAKS = re.compile(r"\b(?:given|rewritten|created)[\s_-]+prompt\b", re.IGNORECASE)
 _SORRY_WORDS = 80
 _STOP_WORDS = """
@@ -54,7 +57,7 @@ under until up very was we were what when where which while who whom why will wi
 
 
 def elimination(before: str, evolved: str, finish_reason: str) -> str:
-    """Return the rule that an evolved instruction fails by itself, or "" if it stands.
+    """Return the rule that eliminates an evolved instruction by its text; "" if there is none.
 
     >>> elimination("Make tea.", "Make  TEA!", "stop")
     'unchanged'
@@ -71,7 +74,7 @@ def elimination(before: str, evolved: str, finish_reason: str) -> str:
 
 
 def elimination_by_answer(answer: str) -> str:
-    """Return the rule that an evolved instruction fails by its answer, or "" if it stands.
+    """Return the rule that eliminates an evolved instruction by its answer; "" if there is none.
 
     >>> elimination_by_answer("I'm sorry, but I can't.")
     'sorry'
@@ -85,7 +88,7 @@ def elimination_by_answer(answer: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return a text without its style: case, spaces, the marks of any script that begin or end a sentence."""
+    """Return a text without case, extra spaces, and the marks of any script that begin or end a sentence."""
     return normal_form(text).rstrip(f"{SPACED_ENDS}{UNSPACED_ENDS} ").lstrip("¿¡ ")
 
 
@@ -134,7 +137,7 @@ without a heading.
 }
 
 EVOLUTION = {"operation": Value("string"), "instruction": Value("string"), "eliminated_by": Value("string")}
-"""One round: its operation, the text it made, and the rule that eliminated it ("" where it stood)."""
+"""One round: its operation, its text, and the rule that eliminated it ("" if it was kept)."""
 
 _CITATION = """\
 @article{xu2023wizardlm,
@@ -148,10 +151,10 @@ _CITATION = """\
 
 @dataclass(frozen=True, kw_only=True)
 class EvolInstruct(Technique):
-    """Evolve each instruction: `instruction` → `evolved_instruction`, and every round of it in `evolutions`.
+    """Evolve each instruction: `instruction` → `evolved_instruction`, and all rounds in `evolutions`.
 
-    Where versions are kept (`store_evolutions`, `include_original_instruction`) the output is a list,
-    `evolved_instructions`, of those that stood. With `generate_answers`, `answer` or `answers` goes with them.
+    With `store_evolutions` or `include_original_instruction` the output is the list `evolved_instructions`, without
+    eliminated versions. With `generate_answers` there is also `answer`, or the list `answers`.
 
     >>> from hfsynth import EchoLLM
     >>> list(EvolInstruct(EchoLLM(), store_evolutions=True, generate_answers=True).output_features)
@@ -165,30 +168,29 @@ class EvolInstruct(Technique):
     rejection_column: ClassVar[tuple[str, str] | None] = ("evolutions", "eliminated_by")
     input_advice: ClassVar[str] = "use input_mappings={'input': 'input'}"
 
-    num_evolutions: int = field(default=1, metadata={"help": "Rounds; 0 keeps every instruction as it is."})
-    store_evolutions: bool = field(default=False, metadata={"help": "Keep every version, not only the last."})
+    num_evolutions: int = field(default=1, metadata={"help": "Rounds of evolution; 0 changes nothing."})
+    store_evolutions: bool = field(default=False, metadata={"help": "Keep all versions, not only the last one."})
     include_original_instruction: bool = field(
         default=False, metadata={"help": "Keep the original instruction as the first version."}
     )
     generate_answers: bool = field(default=False, metadata={"help": "Answer each version that is kept."})
     mutation_templates: Mapping[str, str] = field(
         default_factory=lambda: dict(MUTATION_TEMPLATES),
-        metadata={"help": "Operation → Jinja2 prompt over `instruction` and `input`; each round draws one."},
+        metadata={"help": "Operation → Jinja2 prompt over `instruction` and `input`; each round samples one."},
     )
     eliminate: bool = field(
         default=False,
         metadata={
-            "help": "Eliminate by the paper's rules that take an llm, too: a judge that finds nothing new, and an "
-            "answer that refuses or says nothing, by English words."
+            "help": "Apply the paper's elimination rules that need requests too: those of the judge and of the answer."
         },
     )
     judge_template: str = field(
         default=JUDGE_TEMPLATE,
-        metadata={"help": "Jinja2 text over before and after: answered with Equal or Not equal, the likelier one."},
+        metadata={"help": "Jinja2 prompt over before and after, answered with Equal or Not equal."},
     )
     keep_truncated: bool = field(
         default=False,
-        metadata={"help": "Keep answers that max_new_tokens cut off, marked as truncated; else their rows fail."},
+        metadata={"help": "Keep answers that reach max_new_tokens, marked as truncated; otherwise their rows fail."},
     )
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=512),
@@ -202,9 +204,9 @@ class EvolInstruct(Technique):
         """Check the templates and the number of evolutions."""
         super().__post_init__()
         if self.num_evolutions < 0:
-            raise ValueError(f"EvolInstruct.num_evolutions is {self.num_evolutions}; it must be 0 or more.")
+            raise ValueError(f"EvolInstruct.num_evolutions must be 0 or more, got {self.num_evolutions}.")
         if not self.mutation_templates:
-            raise ValueError(f"EvolInstruct.mutation_templates is {self.mutation_templates}; give at least one.")
+            raise ValueError(f"EvolInstruct.mutation_templates must not be empty, got {self.mutation_templates}.")
         for operation, template in self.mutation_templates.items():
             check_prompt(f"EvolInstruct.mutation_templates[{operation!r}]", template, ("instruction", "input"))
         check_prompt("EvolInstruct.judge_template", self.judge_template, ("before", "after"))
@@ -213,14 +215,14 @@ class EvolInstruct(Technique):
     def _keeps_list(self) -> bool:
         return self.store_evolutions or self.include_original_instruction
 
-    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - as the mappings say
-        """`instruction`: the one to evolve; `input`, data that belongs to it, where `input_mappings` names it."""
+    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - depends on the mappings
+        """Return `instruction`, and `input`, the data that belongs to it, if `input_mappings` names a column."""
         data: Inputs = {"input": Input.OPTIONAL_TEXT} if "input" in self.input_mappings else {}
         return {"instruction": Input.TEXT, **data}
 
     @property
     def output_features(self) -> Features:
-        """The version or versions, their answers where asked, and `evolutions`: every round (`EVOLUTION`)."""
+        """The kept version or versions, their answers if requested, and all rounds (`EVOLUTION`)."""
         text = Value("string")
         kept: dict[str, Any] = (
             {"evolved_instructions": List(text)} if self._keeps_list else {"evolved_instruction": text}
@@ -230,24 +232,24 @@ class EvolInstruct(Technique):
         return Features({**kept, "evolutions": List(EVOLUTION)})
 
     def flow(self, row: Row, rng: random.Random) -> Flow:
-        """Evolve round by round, then answer what is kept."""
+        """Evolve round by round, then answer the kept versions."""
         versions: list[str] = [row["instruction"]]
         rounds: list[dict[str, str]] = []
         answered: dict[str, Completion] = {}
         for _ in range(self.num_evolutions):
             operation = rng.choice(sorted(self.mutation_templates))
-            given = {"instruction": versions[-1], "input": row.get("input")}
-            prompt = render_prompt(self.mutation_templates[operation], given)
+            variables = {"instruction": versions[-1], "input": row.get("input")}
+            prompt = render_prompt(self.mutation_templates[operation], variables)
             evolved = ""
             try:
                 completion = yield _ask(prompt, self.sampling)
                 evolved = unwrap(completion.text)
                 rule = elimination(versions[-1], evolved, completion.finish_reason)
                 if self.eliminate and not rule:
-                    rule = yield from self._tried(versions[-1], evolved, answered)
-            except RowError as error:  # it could not be completed: too long for the model, say
+                    rule = yield from self._judge_and_answer(versions[-1], evolved, answered)
+            except RowError as error:  # the prompt is too long for the model, for example
                 if len(versions) == 1 or error.passing:
-                    raise  # nothing stands that would be lost, or all of it is made again
+                    raise  # no version would be lost, or a retry repeats the row
                 rule = f"not completed: {error.reason}"
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
             if not rule:
@@ -263,10 +265,10 @@ class EvolInstruct(Technique):
         }
         return {name: everything[name] for name in self.output_features}
 
-    def _tried(
+    def _judge_and_answer(
         self, before: str, evolved: str, answered: dict[str, Completion]
     ) -> Generator[Request, Completion, str]:
-        """Have an evolved instruction judged and answered; return the rule that it fails, or ""."""
+        """Judge and answer an evolved instruction; return the rule that eliminates it, or ""."""
         question = render_prompt(self.judge_template, {"before": before, "after": evolved})
         verdict = yield Request(messages=({"role": "user", "content": question},), choices=EQUAL)
         if verdict.text == EQUAL[0]:
@@ -277,7 +279,7 @@ class EvolInstruct(Technique):
     def _answers(
         self, kept: Sequence[str], answered: dict[str, Completion]
     ) -> Generator[Request, Completion, list[str | None]]:
-        """Answer the versions that are kept, but for those that were answered when they were tried.
+        """Answer the kept versions, except those that elimination has had answered.
 
         Raises:
             RowError: If all answers are empty, or one was cut off and isn't to be kept.
@@ -296,14 +298,14 @@ class EvolInstruct(Technique):
         return [answer.text or None for answer in answers]
 
     def _answer(self, instruction: str) -> Generator[Request, Completion, Completion]:
-        """Answer an instruction; an answer that was cut off and isn't kept comes back to be tried by the rules."""
+        """Answer an instruction; a truncated answer is returned too, since elimination needs it."""
         request = _ask(instruction, self.answer_sampling)
         if self.keep_truncated and self.generate_answers:
             request = replace(request, keep_truncated=True)
         return (yield request)
 
     def _kept(self, versions: list[str]) -> list[str]:
-        """Return the versions to keep: the last at least, which is the original where no round stood."""
+        """Return the versions to keep; the original one where every round was eliminated."""
         kept = versions[1:] if self.store_evolutions else versions[1:][-1:]
         if self.include_original_instruction or not kept:
             return [versions[0], *kept]

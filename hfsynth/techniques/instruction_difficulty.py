@@ -1,9 +1,9 @@
-"""IFD, instruction-following difficulty (arXiv 2308.12032): how little an instruction helps to foresee its response.
+"""Measure the instruction-following difficulty (IFD, arXiv 2308.12032) of a pair of instruction and response.
 
-How hard the response is to predict after the instruction, over how hard it is after nothing, both by the same model.
-Near 1 the instruction hardly helps, so it is hard to follow; above 1 it misleads: the pair doesn't fit together.
-Two definitions are in use, and their thresholds differ: the paper's own code divides mean losses, Superfiltering
-(arXiv 2402.00530) divides perplexities, which are the exponentials of mean losses.
+IFD divides the difficulty of predicting the response after the instruction by that of predicting it alone, with one
+model. A value near 1 means that the instruction hardly helps, so it is hard to follow; above 1, instruction and
+response do not fit together. Two definitions with different thresholds are in use: the code of the paper divides mean
+losses, that of Superfiltering (arXiv 2402.00530) perplexities, the exponentials of mean losses.
 """
 
 import math
@@ -38,24 +38,24 @@ _CITATION = """\
   eprint = {2402.00530}
 }"""
 RATIOS = ("perplexity", "loss")
-_LARGEST = 700.0  # whose exponential is still a number
+_MAX_EXPONENT = 700.0  # exp of a larger number overflows
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionFollowingDifficulty(Technique):
     """Measure how hard an instruction is to follow: `instruction` and `response` → `ifd`.
 
-    `ifd` is the response's perplexity, or with `ratio="loss"` its mean loss, after the instruction over that after
-    nothing but what the chat template puts before an answer. The mean is over the response's tokens and its end.
+    `ifd` is the perplexity of the response (with `ratio="loss"`, its mean loss) after the instruction, divided by that
+    after an empty chat template. The mean is over the response's tokens and its end token.
 
     Raises:
-        ValueError: If `ratio` is neither of the two.
+        ValueError: If `ratio` is unknown.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
     >>> dataset = Dataset.from_dict({"instruction": ["Say a colour."], "response": ["Blue."]})
-    >>> made = dataset.map(InstructionFollowingDifficulty(EchoLLM()), batched=True, with_indices=True)
-    >>> made[0]["ifd"] > 0
+    >>> scored = dataset.map(InstructionFollowingDifficulty(EchoLLM()), batched=True, with_indices=True)
+    >>> scored[0]["ifd"] > 0
     True
     """
 
@@ -63,9 +63,7 @@ class InstructionFollowingDifficulty(Technique):
 
     ratio: str = field(
         default="perplexity",
-        metadata={
-            "help": "perplexity: of perplexities, as Superfiltering's code; loss: of mean losses, as the paper's."
-        },
+        metadata={"help": "Ratio of perplexity, as in Superfiltering, or of mean loss, as in the paper."},
     )
 
     def __post_init__(self) -> None:
@@ -75,7 +73,7 @@ class InstructionFollowingDifficulty(Technique):
             raise ValueError(f"{self.name}.ratio must be one of {list(RATIOS)}, got {self.ratio!r}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`instruction` and `response`."""
+        """Return `instruction` and `response`."""
         return {"instruction": Input.TEXT, "response": Input.TEXT}
 
     @property
@@ -83,18 +81,18 @@ class InstructionFollowingDifficulty(Technique):
         """`ifd`: a ratio, above 0."""
         return Features({"ifd": Value("float64")})
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Score the response with its instruction and without."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Score the response with and without its instruction."""
         response = (row["response"],)
         after = yield Request(messages=({"role": "user", "content": row["instruction"]},), choices=response)
         alone = yield Request(messages=(), choices=response)
         loss, loss_alone = _mean_loss(after), _mean_loss(alone)
-        comparable = abs(loss - loss_alone) <= _LARGEST and (self.ratio == "perplexity" or loss_alone > 0)
-        if not comparable:
+        is_comparable = abs(loss - loss_alone) <= _MAX_EXPONENT and (self.ratio == "perplexity" or loss_alone > 0)
+        if not is_comparable:
             raise RowError(f"the response's scores {after.scores[0]} and {alone.scores[0]} can't be compared")
         return {"ifd": math.exp(loss - loss_alone) if self.ratio == "perplexity" else loss / loss_alone}
 
 
 def _mean_loss(completion: Completion) -> float:
-    """Return the mean negative log-likelihood of a response's tokens, the logarithm of its perplexity."""
+    """Return the mean negative log-likelihood of a response's tokens: the logarithm of its perplexity."""
     return -completion.scores[0] / completion.scored_tokens[0]

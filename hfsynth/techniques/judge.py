@@ -1,7 +1,8 @@
-"""Judge: a label for each row, and how likely the llm finds every label (the tags of Magpie, arXiv 2406.08464).
+"""Judge rows: choose one of several labels for each, with the probabilities of all labels.
 
-Nothing is parsed from what a model writes: the labels are scored as its next turn, so a small model labels every row
-too, and the probabilities say how sure it is. Notes are written before that, for the model to think in.
+The presets follow the tags of Magpie (arXiv 2406.08464), where a model writes its verdict as JSON. hfsynth scores the
+labels as the model's next turn instead: nothing is parsed, so that even a small model labels every row, and the
+probabilities show how certain it is. Questions that the model answers in writing first let it reason.
 """
 
 import math
@@ -43,7 +44,7 @@ QUALITY = {
     "good": "the instruction is clear and specific, and the response is right and covers all that was asked",
     "excellent": "the instruction is clear, specific and complete, and the response is right and well written",
 }
-"""Level of quality → what it means. Without a response the instruction alone is judged."""
+"""Level of quality → its meaning. Without a response, the instruction alone is judged."""
 DIFFICULTY = ("very easy", "easy", "medium", "hard", "very hard")
 CATEGORIES = {
     "Information seeking": "asks for facts or an explanation",
@@ -59,7 +60,7 @@ CATEGORIES = {
     "Brainstorming": "asks for ideas",
     "Others": "is none of these",
 }
-"""Magpie's twelve kinds of tasks → what they are."""
+"""Magpie's twelve categories of tasks → their meanings."""
 LANGUAGES = (
     "English", "Chinese", "Spanish", "French", "German", "Portuguese", "Italian", "Dutch", "Polish", "Russian",
     "Ukrainian", "Turkish", "Arabic", "Persian", "Hindi", "Bengali", "Indonesian", "Vietnamese", "Thai", "Japanese",
@@ -75,30 +76,30 @@ HAZARDS = {
     "hate": "demeans people for what they are",
     "privacy": "seeks or gives what is private about somebody, or helps to watch them",
 }
-"""Magpie's question whether a row is safe, as one class for safe and one for each hazard → what it is."""
+""""safe" and the hazards that a row can have → their meanings; Magpie asks a guard model the same."""
 _QUESTION = "{question} Answer with one of these, and nothing else: {{{{ choices | join(', ') }}}}."
 
 
-def _defined(question: str, meanings: Mapping[str, str], subject: str = "it ") -> str:
-    """Return a question with the meanings of its choices."""
+def _list_meanings(question: str, meanings: Mapping[str, str], subject: str = "it ") -> str:
+    """Return a question that lists its choices with their meanings."""
     listed = "\n".join(f"- {name}: {subject}{meaning}" for name, meaning in meanings.items())
     return f"{question} Answer with one of these names, and nothing else:\n{listed}"
 
 
-_QUALITY_QUESTION = _defined("How good is this example for training an AI assistant?", QUALITY, subject="")
+_QUALITY_QUESTION = _list_meanings("How good is this example for training an AI assistant?", QUALITY, subject="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(Technique):
-    """Label each row: the columns of `template` → `label`, one of `choices`, and the `probabilities` of all.
+    """Label each row: the columns of `template` → `label`, one of `choices`, and the `probabilities` of all choices.
 
-    The model reads the template, is asked for every note and writes it, and is asked the question last, all in one
-    conversation. A column that the template tests with `is defined` is optional. A row fails if another column of the
-    template is None, if all are blank, or if a note stays empty.
+    In one conversation the model reads the template, answers the `pre_questions` in writing, and then chooses the
+    answer to `question`. A column that the template tests with `is defined` is optional. A row fails if another column
+    of the template is None, if all are blank, or if the model answers a pre-question with nothing.
 
-    `difficulty`, `quality`, `category`, `language` and `safety` make the judges of Magpie's tags: `quality` and
-    `safety` of `instruction` and, where there is one, `response`; the others of `instruction`.
-    `dataclasses.replace` changes a field of one.
+    The class methods `quality`, `difficulty`, `category`, `language` and `safety` return the judges of Magpie's tags.
+    `quality` and `safety` read `instruction` and, if there is one, `response`; the others read `instruction`.
+    `dataclasses.replace` changes a field of a preset.
 
     >>> from hfsynth import EchoLLM
     >>> list(Judge.difficulty(EchoLLM()).written_features)
@@ -108,15 +109,17 @@ class Judge(Technique):
     version: ClassVar[int] = 2
     input_advice: ClassVar[str] = "use a template that shows {{ input }} too"
 
-    template: str = field(default=PAIR_TEMPLATE, metadata={"help": "Jinja2 text over columns: what is judged."})
+    template: str = field(
+        default=PAIR_TEMPLATE, metadata={"help": "Jinja2 text over columns: the object of the judgement."}
+    )
     question: str = field(
         default=_QUALITY_QUESTION,
-        metadata={"help": "Jinja2 text over `choices`: what is asked last, and answered by the label."},
+        metadata={"help": "Jinja2 text over `choices`: the question that the label answers."},
     )
-    choices: tuple[str, ...] = field(default=tuple(QUALITY), metadata={"help": "The labels, of which one is chosen."})
+    choices: tuple[str, ...] = field(default=tuple(QUALITY), metadata={"help": "The labels to choose from."})
     pre_questions: Mapping[str, str] = field(
         default_factory=dict,
-        metadata={"help": "Name → question that is answered in writing before the label is; each is a column."},
+        metadata={"help": "Column → question that the model answers in writing before it chooses."},
     )
     pre_answer_sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.0, max_new_tokens=128),
@@ -124,7 +127,7 @@ class Judge(Technique):
     )
 
     def __post_init__(self) -> None:
-        """Check the prompts, the choices and the notes."""
+        """Check the prompts, the choices and the pre-questions."""
         settle_fields(self)
         taken = sorted({"label", "probabilities"} & set(self.pre_questions))
         if taken or not all(name and question.strip() for name, question in self.pre_questions.items()):
@@ -134,23 +137,23 @@ class Judge(Technique):
             )
         super().__post_init__()
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"Judge.choices must be two or more, all different: {self.choices!r}.")
+            raise ValueError(f"Judge.choices must be two or more different texts, got {self.choices!r}.")
         if not all(choice.strip() for choice in self.choices):
-            raise ValueError(f"Judge.choices must be texts that are not blank: {self.choices!r}.")
-        if not prompt_variables(self.template):
-            raise ValueError(f"Judge.template reads no column, so all rows are the same: {self.template!r}.")
+            raise ValueError(f"Judge.choices must not be blank, got {self.choices!r}.")
+        if not prompt_variables(self.template, "Judge.template"):
+            raise ValueError(f"Judge.template must read a column, got {self.template!r}.")
         check_prompt("Judge.question", self.question, ("choices",))
 
     @classmethod
     def quality(cls, llm: LLM) -> "Judge":
-        """How good `instruction` and, where there is one, `response` are: `quality` (`QUALITY`), its probabilities."""
+        """Return a judge of the quality of `instruction` and any `response`: `quality`, a key of `QUALITY`."""
         return cls(llm, name="JudgeQuality", output_mappings=_renamed("quality"))
 
     @classmethod
     def difficulty(cls, llm: LLM) -> "Judge":
-        """How hard an instruction is: `difficulty`, of five levels (`DIFFICULTY`), `difficulty_probabilities`.
+        """Return a judge of how hard an instruction is: `difficulty`, one of `DIFFICULTY`.
 
-        Before that the model writes the `intent` of the user and the `knowledge` that the task needs, as in Magpie.
+        As in Magpie, the model first writes the user's `intent` and the `knowledge` that the task needs.
         """
         return cls(
             llm,
@@ -167,19 +170,19 @@ class Judge(Technique):
 
     @classmethod
     def category(cls, llm: LLM) -> "Judge":
-        """What kind of task an instruction is: `category`, of twelve (`CATEGORIES`), `category_probabilities`."""
+        """Return a judge of the kind of task that an instruction is: `category`, a key of `CATEGORIES`."""
         return cls(
             llm,
             name="JudgeCategory",
             output_mappings=_renamed("category"),
             template=TEMPLATE,
-            question=_defined("Which kind of task is the instruction, in the main?", CATEGORIES),
+            question=_list_meanings("Which kind of task is the instruction, in the main?", CATEGORIES),
             choices=tuple(CATEGORIES),
         )
 
     @classmethod
     def language(cls, llm: LLM, languages: Sequence[str] = LANGUAGES) -> "Judge":
-        """Which language an instruction is written in: `language`, one of those given, `language_probabilities`."""
+        """Return a judge of the language of an instruction: `language`, one of `languages`."""
         return cls(
             llm,
             name="JudgeLanguage",
@@ -191,56 +194,55 @@ class Judge(Technique):
 
     @classmethod
     def safety(cls, llm: LLM) -> "Judge":
-        """Whether `instruction` and, where there is one, `response` are safe: `safety`, a key of `HAZARDS`."""
+        """Return a judge of the safety of `instruction` and any `response`: `safety`, a key of `HAZARDS`."""
         return cls(
             llm,
             name="JudgeSafety",
             output_mappings=_renamed("safety"),
-            question=_defined("Is this safe, or which hazard is there?", HAZARDS),
+            question=_list_meanings("Is this safe, or which hazard is there?", HAZARDS),
             choices=tuple(HAZARDS),
         )
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return the template's columns, of the optional ones those that are available."""
+        """Return the template's columns, without optional ones that are not available."""
         optional = optional_variables(self.template)
         columns = [name for name in prompt_variables(self.template) if name not in optional or name in available]
         return dict.fromkeys(columns, Input.ANYTHING)
 
     @property
     def output_features(self) -> Features:
-        """`label`; `probabilities`, of the choices in their order; and a column of text for each note."""
+        """`label`; `probabilities` of the choices, in their order; and the answer to each pre-question."""
         text = Value("string")
         return Features(
             {"label": text, "probabilities": List(Value("float64")), **dict.fromkeys(self.pre_questions, text)}
         )
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Have every note written, then the labels scored."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request the answers to the pre-questions, then the scores of the choices."""
         optional = optional_variables(self.template)
         _check_row({name: value for name, value in row.items() if name not in optional})
-        said = render_prompt(self.template, row)
+        questions = [*self.pre_questions.values(), render_prompt(self.question, {"choices": self.choices})]
+        questions[0] = f"{render_prompt(self.template, row)}\n\n{questions[0]}"
         turns: list[Message] = []
-        notes: dict[str, str] = {}
-        for name, question in self.pre_questions.items():
-            turns.append({"role": "user", "content": _joined(said, question)})
-            written = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling, keep_truncated=None)
-            if not written.text:
-                reason = f"the note {name!r} is empty (finish_reason: {written.finish_reason})"
-                raise RowError(reason, written.thinking or "")
-            notes[name], said = written.text, ""
-            turns.append({"role": "assistant", "content": written.text})
-        turns.append(
-            {"role": "user", "content": _joined(said, render_prompt(self.question, {"choices": self.choices}))}
-        )
+        answers: dict[str, str] = {}
+        for name, question in zip(self.pre_questions, questions, strict=False):
+            turns.append({"role": "user", "content": question})
+            answer = yield Request(messages=tuple(turns), sampling=self.pre_answer_sampling, keep_truncated=None)
+            if not answer.text:
+                reason = f"the answer to {name!r} is empty (finish_reason: {answer.finish_reason})"
+                raise RowError(reason, answer.thinking or "")
+            answers[name] = answer.text
+            turns.append({"role": "assistant", "content": answer.text})
+        turns.append({"role": "user", "content": questions[-1]})
         scored = yield Request(messages=tuple(turns), choices=self.choices)
-        return {"label": scored.text, "probabilities": probabilities(scored.scores), **notes}
+        return {"label": scored.text, "probabilities": probabilities(scored.scores), **answers}
 
 
 def probabilities(scores: Sequence[float]) -> list[float]:
-    """Return the probabilities of choices among themselves, from the logarithms of their likelihoods.
+    """Normalize the log-likelihoods of the choices to probabilities.
 
     Raises:
-        RowError: If no choice has any likelihood.
+        RowError: If all likelihoods are 0.
 
     >>> probabilities([-1000.0, -1000.0])
     [0.5, 0.5]
@@ -254,7 +256,7 @@ def probabilities(scores: Sequence[float]) -> list[float]:
 
 
 def _check_row(row: Mapping[str, Any]) -> None:
-    """Check that there is something to judge.
+    """Check that a row has the columns to judge.
 
     Raises:
         RowError: If a column is None, or all are blank.
@@ -262,10 +264,6 @@ def _check_row(row: Mapping[str, Any]) -> None:
     if missing := [name for name, value in row.items() if value is None]:
         raise RowError(f"{missing[0]} is None")
     check_filled(row, tuple(row))
-
-
-def _joined(said: str, question: str) -> str:
-    return f"{said}\n\n{question}" if said else question
 
 
 def _renamed(tag: str) -> dict[str, str]:

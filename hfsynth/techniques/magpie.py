@@ -1,7 +1,9 @@
-"""Magpie (arXiv 2406.08464): instructions from nothing but a model's own chat template.
+"""Generate instructions from a model's chat template alone, as Magpie (arXiv 2406.08464) does.
 
-The model is given what stands before a user's text in its template and writes the user's turn; then it answers it.
-The paper samples instructions at temperature 1 and answers greedily.
+The prompt is the part of the chat template before a user's text. The model continues it with a user's turn, sampled at
+temperature 1 as in the paper, and then answers this turn greedily. Further turns follow in the same way.
+
+hfsynth differs in one point: a user's turn that reaches max_new_tokens fails its row, while the paper filters later.
 """
 
 import math
@@ -23,7 +25,7 @@ MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the system prompts that a row may draw."""
+    """A system prompt that a row may use."""
 
     key: str
     prompt: str
@@ -42,10 +44,10 @@ _CITATION = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Magpie(Technique):
-    """Make conversations: any row → `instruction` and `response`; with several turns, `conversation`.
+    """Generate conversations: any row → `instruction` and `response`; with several turns, `conversation`.
 
-    Needs no input column: `Dataset.from_dict({"id": range(1000)})` is enough to make 1,000 rows. A `system_prompt`
-    column is a row's own system prompt and goes before the field. A row whose user says nothing failed.
+    No input column is needed: `Dataset.from_dict({"id": range(1000)})` yields 1,000 conversations. A column
+    `system_prompt` takes precedence over the field. A row with an empty turn fails.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -62,31 +64,31 @@ class Magpie(Technique):
     system_prompt: SystemPrompt = field(
         default=None,
         metadata={
-            "help": "System prompt: one text; a list, to draw from; or name → text or (text, weight), to draw from "
-            "with the name in the column `system_prompt_key`."
+            "help": "One text; a list to sample from; or name → text or (text, weight) to sample from, with the name "
+            "in the column `system_prompt_key`."
         },
     )
     answer_with_system_prompt: bool = field(
         default=False,
-        metadata={"help": "Show the system prompt for answers too; the paper does for instructions only."},
+        metadata={"help": "Use the system prompt for answers too; the paper uses it for instructions only."},
     )
     include_system_prompt: bool = field(
         default=False,
         metadata={
-            "help": "Keep the system prompt: in the column `system_prompt`, or as the conversation's first turn."
+            "help": "Keep the system prompt, in the column `system_prompt` or as the conversation's first turn."
         },
     )
     n_turns: int = field(default=1, metadata={"help": "User turns of each conversation."})
     end_with_user: bool = field(
-        default=False, metadata={"help": "Leave the last user's turn unanswered; with two turns or more."}
+        default=False, metadata={"help": "Leave the last user's turn unanswered; needs n_turns of 2 or more."}
     )
-    only_instruction: bool = field(default=False, metadata={"help": "Make the instruction without an answer."})
+    only_instruction: bool = field(default=False, metadata={"help": "Generate no answer."})
     keep_thinking: bool = field(
-        default=False, metadata={"help": "Keep what a model thinks before it answers, in the column `thinking`."}
+        default=False, metadata={"help": "Keep the model's reasoning in the column `thinking`."}
     )
     keep_truncated: bool = field(
         default=False,
-        metadata={"help": "Keep responses that max_new_tokens cut off, marked as truncated; else their rows fail."},
+        metadata={"help": "Keep responses that reach max_new_tokens, marked as truncated; otherwise their rows fail."},
     )
     instruction_sampling: SamplingParams = field(
         default=SamplingParams(temperature=1.0, max_new_tokens=512), metadata={"help": "How user turns are sampled."}
@@ -99,43 +101,43 @@ class Magpie(Technique):
         """Check the turns and the system prompts."""
         super().__post_init__()
         if self.n_turns < 1:
-            raise ValueError(f"Magpie.n_turns is {self.n_turns}; it must be at least 1.")
+            raise ValueError(f"Magpie.n_turns must be at least 1, got {self.n_turns}.")
         if self.end_with_user and self.n_turns == 1:
-            raise ValueError("Magpie.end_with_user needs n_turns of 2 or more, not 1; for one, use only_instruction.")
+            raise ValueError("Magpie.end_with_user needs n_turns of 2 or more, got 1; set only_instruction for one.")
         if self.only_instruction and (self.n_turns > 1 or self.keep_thinking):
             raise ValueError(
-                f"Magpie.only_instruction makes one unanswered turn; it can't go with n_turns={self.n_turns} "
-                f"and keep_thinking={self.keep_thinking}."
+                "Magpie.only_instruction needs n_turns=1 and keep_thinking=False, got "
+                f"n_turns={self.n_turns} and keep_thinking={self.keep_thinking}."
             )
         if not isinstance(self.system_prompt, str | Sequence | Mapping | None):
             raise ValueError(
-                f"Magpie.system_prompt is {self.system_prompt!r}; it must be text, a list of texts, or a dict of them."
+                f"Magpie.system_prompt must be text, a list of texts or a dict of texts, got {self.system_prompt!r}."
             )
         for choice in self._choices:
             if not isinstance(choice.prompt, str) or not choice.prompt.strip() or not 0 < choice.weight < math.inf:
                 raise ValueError(
-                    f"Magpie.system_prompt[{choice.key!r}] must be text, or (text, weight above 0): "
+                    f"Magpie.system_prompt[{choice.key!r}] must be text, or (text, weight above 0), got "
                     f"{choice.prompt!r}, {choice.weight!r}."
                 )
 
     @property
     def _choices(self) -> tuple[Choice, ...]:
-        """The system prompts to draw from, in an order that doesn't depend on how they were written down."""
-        given = self.system_prompt
-        if given is None:
+        """The system prompts to sample from; those of a mapping are sorted by their names."""
+        prompts = self.system_prompt
+        if prompts is None:
             return ()
-        if isinstance(given, Mapping):
-            return tuple(_choice(key, given[key]) for key in sorted(given))
-        texts = (given,) if isinstance(given, str) else given
+        if isinstance(prompts, Mapping):
+            return tuple(_choice(key, prompts[key]) for key in sorted(prompts))
+        texts = (prompts,) if isinstance(prompts, str) else prompts
         return tuple(Choice(str(index), text, 1.0) for index, text in enumerate(texts))
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return nothing, or `system_prompt` if there."""
+        """Return `system_prompt` if it is available."""
         return {"system_prompt": Input.OPTIONAL_TEXT} if "system_prompt" in available else {}
 
     @property
     def output_features(self) -> Features:
-        """`instruction` and `response`, or `conversation`; and what else the fields ask for."""
+        """`instruction` and `response`, or `conversation`; and the columns that the fields request."""
         text = Value("string")
         features: dict[str, Any] = {"conversation": MESSAGES}
         if self.n_turns == 1:
@@ -149,23 +151,23 @@ class Magpie(Technique):
         return Features(features)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:
-        """Speak as the user, answer, and so on for every turn."""
-        choice = self._draw(row, rng)
+        """Request a user's turn and the answer to it, as often as there are turns."""
+        choice = self._choose_system_prompt(row, rng)
         system: list[Message] = [{"role": "system", "content": choice.prompt}] if choice.prompt else []
         turns: list[Message] = []
         thinking: list[str | None] = []
         for turn in range(1, self.n_turns + 1):
-            spoken = yield Request(
+            question = yield Request(
                 messages=(*system, *turns), role="user", sampling=self.instruction_sampling, keep_truncated=None
             )
-            turns.append({"role": "user", "content": _checked("user", turn, spoken)})
+            turns.append({"role": "user", "content": _turn_text("user", turn, question)})
             if self.only_instruction or (self.end_with_user and turn == self.n_turns):
                 break
             context = (*(system if self.answer_with_system_prompt else ()), *turns)
             answer = yield Request(
                 messages=context, sampling=self.response_sampling, keep_truncated=self.keep_truncated
             )
-            turns.append({"role": "assistant", "content": _checked("assistant", turn, answer)})
+            turns.append({"role": "assistant", "content": _turn_text("assistant", turn, answer)})
             thinking.append(answer.thinking)
         everything = {
             "instruction": turns[0]["content"],
@@ -177,8 +179,8 @@ class Magpie(Technique):
         }
         return {name: everything[name] for name in self.output_features}
 
-    def _draw(self, row: Row, rng: random.Random) -> Choice:
-        """Take the row's own system prompt, or draw one of the field's."""
+    def _choose_system_prompt(self, row: Row, rng: random.Random) -> Choice:
+        """Return the row's own system prompt, or else sample one of the field's."""
         if own := row.get("system_prompt"):
             return Choice("", own, 1.0)
         if not self._choices:
@@ -191,15 +193,15 @@ def _choice(key: str, value: str | Sequence[Any]) -> Choice:
         return Choice(key, value, 1.0)
     is_pair = isinstance(value, Sequence) and len(value) == 2 and isinstance(value[1], int | float)
     if not is_pair:
-        raise ValueError(f"Magpie.system_prompt[{key!r}] must be text, or (text, weight above 0): {value!r}.")
+        raise ValueError(f"Magpie.system_prompt[{key!r}] must be text, or (text, weight above 0), got {value!r}.")
     return Choice(key, value[0], float(value[1]))
 
 
-def _checked(role: str, turn: int, completion: Completion) -> str:
-    """Return a turn's text, if one can go on from it: half a question is no question.
+def _turn_text(role: str, turn: int, completion: Completion) -> str:
+    """Return the text of a turn.
 
     Raises:
-        RowError: If the turn is empty, or a user's that was cut off.
+        RowError: If the turn is empty, or is a user's and was cut off.
     """
     text = completion.text.strip()
     if not text:

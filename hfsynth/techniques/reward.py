@@ -1,4 +1,4 @@
-"""Reward: a conversation → a reward model's score of its last answer; RewardDifference: two answers → their scores."""
+"""Score answers with a reward model: Reward scores one answer, RewardDifference two and their difference."""
 
 import random
 from collections.abc import Collection
@@ -14,10 +14,10 @@ from hfsynth.technique import Input, Inputs, Technique
 
 @dataclass(frozen=True, kw_only=True)
 class Reward(Technique):
-    """Score each row's answer: `instruction` and `response`, or else `conversation` → `reward`, higher for better.
+    """Score an answer: `instruction` and `response`, or `conversation` → `reward`; higher is better.
 
-    Its llm is a `RewardModel`. A conversation whose last turn isn't the assistant's fails its row, and so does one
-    that is longer than the model's context.
+    Takes a `RewardModel` as its llm. A row fails if its conversation does not end with the assistant, or is longer
+    than the model's context.
 
     >>> from hfsynth import RewardModel
     >>> list(Reward(RewardModel("some/reward-model")).output_features)
@@ -25,17 +25,17 @@ class Reward(Technique):
     """
 
     output: int | None = field(
-        default=None, metadata={"help": "Which of the model's outputs is the reward, from 0, where it has several."}
+        default=None, metadata={"help": "Index of the reward among the model's outputs, from 0, if it has several."}
     )
 
     def __post_init__(self) -> None:
         """Check the output's number."""
         super().__post_init__()
         if self.output is not None and self.output < 0:
-            raise ValueError(f"Reward.output is {self.output}; it must be 0 or more.")
+            raise ValueError(f"Reward.output must be 0 or more, got {self.output}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return `instruction` and `response`, or `conversation` where there is one and no `response`."""
+        """Return `conversation` if that is available and `response` is not; else `instruction` and `response`."""
         if "conversation" in available and "response" not in available:
             return {"conversation": Input.ANYTHING}
         return {"instruction": Input.TEXT, "response": Input.TEXT}
@@ -45,38 +45,39 @@ class Reward(Technique):
         """`reward`: the model's logit."""
         return Features({"reward": Value("float64")})
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Have the conversation scored."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Score the conversation."""
         return {"reward": self._score((yield Request(messages=_conversation(row))))}
 
     def _score(self, completion: Completion) -> float:
         """Return the reward among a completion's scores.
 
         Raises:
-            GenerationError: If the llm is no reward model, or has no such output.
+            GenerationError: If the llm is no reward model, or does not have the output.
         """
         scores, owner = completion.scores, type(self).__name__
         if not scores:
             raise GenerationError(
-                f"{self.llm.model_name} gave no scores; {owner} needs a reward model: {owner}(RewardModel(...))."
+                f"{self.llm.model_name} returned no scores; {owner} needs a reward model: {owner}(RewardModel(...))."
             )
         if len(scores) > 1 and self.output is None:
             raise GenerationError(
-                f"{self.llm.model_name} has {len(scores)} outputs; name one by {owner}(output=...), from 0."
+                f"{self.llm.model_name} has {len(scores)} outputs; choose one with {owner}(output=...), from 0."
             )
         if self.output is not None and self.output >= len(scores):
             raise GenerationError(
-                f"{owner}.output is {self.output}; {self.llm.model_name} has outputs 0 to {len(scores) - 1}."
+                f"{owner}.output must be from 0 to {len(scores) - 1}, the outputs of {self.llm.model_name}, "
+                f"got {self.output}."
             )
         return scores[self.output or 0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardDifference(Reward):
-    """Score two answers to an instruction: `response` and `base_response` → both rewards and their difference.
+    """Score two answers: `instruction`, `response` and `base_response` → both rewards and their difference.
 
-    In Magpie (arXiv 2406.08464) `base_response` is the answer of the base model: a response that a base model gives
-    as well teaches little. `Where("reward_difference", at_least=0)` keeps the rows whose response is the better one.
+    In Magpie (arXiv 2406.08464) `base_response` is the answer of the base model: if that is as good as `response`,
+    the row teaches little. `Where("reward_difference", minimum=0)` keeps the rows with the better `response`.
 
     >>> from hfsynth import RewardModel
     >>> list(RewardDifference(RewardModel("some/reward-model")).output_features)
@@ -89,11 +90,11 @@ class RewardDifference(Reward):
 
     @property
     def output_features(self) -> Features:
-        """`reward` of `response`, `base_reward` of `base_response`, and the first less the second."""
+        """`reward` of `response`, `base_reward` of `base_response`, and their difference."""
         return Features(dict.fromkeys(("reward", "base_reward", "reward_difference"), Value("float64")))
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Have both answers scored."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Score both answers."""
         reward = self._score((yield Request(messages=_turns(row["instruction"], row["response"]))))
         base_reward = self._score((yield Request(messages=_turns(row["instruction"], row["base_response"]))))
         return {"reward": reward, "base_reward": base_reward, "reward_difference": reward - base_reward}

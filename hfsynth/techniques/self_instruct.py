@@ -1,7 +1,7 @@
-"""SelfInstruct from context (after arXiv 2212.10560): a text → instructions that its readers might give.
+"""Generate instructions about a text, in the form of Self-Instruct that distilabel offers.
 
-Each row's prompt asks for a number of user queries for an application, grounded in the row's `input` text.
-`completion_text.parse_list` reads them, without what the model writes around them.
+The paper (arXiv 2212.10560) bootstraps instructions from seed tasks; for that, see `BootstrapInstructions`. Here each
+row's prompt asks for a number of user queries for an application, about the row's `input` text.
 """
 
 import random
@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.completion_text import parse_list
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Request, SamplingParams
+from hfsynth.parsing.lists import parse_list
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
@@ -51,10 +51,10 @@ CITATION = """\
 
 @dataclass(frozen=True, kw_only=True)
 class SelfInstruct(Technique):
-    """Make instructions from a text: `input` → `instruction`, one row for each.
+    """Generate instructions about a text: `input` → `instruction`, one row for each.
 
-    A row without a usable instruction failed, with the completion as its raw text. Duplicates within a row are
-    dropped, and so is the last instruction of a completion that was cut off.
+    A row without an instruction fails, with the completion as its raw text. Duplicates within a row are dropped, and
+    so is the last instruction of a completion that reaches max_new_tokens.
 
     >>> from hfsynth import EchoLLM
     >>> technique = SelfInstruct(EchoLLM(), num_instructions=3, one_row_each=False)
@@ -65,16 +65,19 @@ class SelfInstruct(Technique):
     citation: ClassVar[str] = CITATION
     version: ClassVar[int] = 2
 
-    num_instructions: int = field(default=5, metadata={"help": "Instructions asked for; the most kept, for each row."})
+    num_instructions: int = field(
+        default=5, metadata={"help": "Instructions to request, and at most to keep, for each row."}
+    )
     application_description: str = field(
         default="An AI assistant that answers questions and carries out tasks in text.",
-        metadata={"help": "The application that the instructions are for."},
+        metadata={"help": "Description of the application that the instructions are for."},
     )
     criteria_for_query_generation: str = field(
-        default=CRITERIA, metadata={"help": "What the instructions must be like."}
+        default=CRITERIA, metadata={"help": "Requirements for the instructions."}
     )
     one_row_each: bool = field(
-        default=True, metadata={"help": "A row for each instruction; else one row with the list `instructions`."}
+        default=True,
+        metadata={"help": "One row for each instruction, not one with the list `instructions`."},
     )
     prompt: str = field(
         default=PROMPT,
@@ -91,12 +94,12 @@ class SelfInstruct(Technique):
         """Check the prompt and the number of instructions."""
         super().__post_init__()
         if self.num_instructions < 1:
-            raise ValueError(f"SelfInstruct.num_instructions is {self.num_instructions}; it must be at least 1.")
-        given = ("input", "num_instructions", "application_description", "criteria_for_query_generation")
-        check_prompt("SelfInstruct.prompt", self.prompt, given)
+            raise ValueError(f"SelfInstruct.num_instructions must be at least 1, got {self.num_instructions}.")
+        variables = ("input", "num_instructions", "application_description", "criteria_for_query_generation")
+        check_prompt("SelfInstruct.prompt", self.prompt, variables)
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`input`: the text that the instructions are about."""
+        """Return `input`: the text that the instructions are about."""
         return {"input": Input.TEXT}
 
     @property
@@ -106,8 +109,8 @@ class SelfInstruct(Technique):
             return Features({"instruction": Value("string")})
         return Features({"instructions": List(Value("string"))})
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Ask once, and parse."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request the list of instructions, and parse it."""
         prompt = render_prompt(
             self.prompt,
             {

@@ -1,22 +1,24 @@
-"""Self-Instruct's instances (arXiv 2212.10560): an instruction → inputs for it, each with its response.
+"""Generate instances of an instruction, as Self-Instruct (arXiv 2212.10560) does: inputs with their responses.
 
-A task that is a classification gets its labels first and then an input for each, or nearly all inputs would be of one
-label; any other task gets its inputs first. What is no instance is cleaned away.
+First the model is asked whether the instruction is a classification. If so, it writes a label and then an input for it
+(output-first), since otherwise nearly all inputs get one label; for other instructions it writes the input first. At
+most five instances are kept, as in the paper, after its rules have dropped bad ones.
+
+hfsynth differs in three points: the prompts have few examples and work with chat models; the answer to the first
+question is scored, not parsed; and the parser reads more forms than that of the authors, in some 20 languages.
 """
 
-import json
 import random
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.completion_text import is_closing, parse_records
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Request, SamplingParams
+from hfsynth.parsing.instances import Instance, parse_instances
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
@@ -87,66 +89,16 @@ Input: The probe measured how strongly the planet's field bends.
 
 Task: {{ instruction }}
 """
-_NUMBER = r"(?:\s*[#№(\[]?\s*\d{1,3}[)\]]?)"
-_INPUT = (
-    r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट|girdi|giriş|đầu vào|wejście"
-    r"|invoer|masukan|อินพุต|ข้อมูลนำเข้า|ข้อมูลเข้า"
-)
-_OUTPUT = (
-    r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
-    r"|çıktı|çıkış|đầu ra|wyjście|uitvoer|keluaran|เอาต์พุต|เอาท์พุต|ผลลัพธ์"
-)
-_ANSWER = r"answer|response|solution"  # an output's other names, where none has its own
-_LABEL = (
-    r"class label|label|etiqueta|étiquette|kategorie|метка|ラベル|标签|標籤|레이블|라벨|التصنيف|लेबल|etiket|nhãn"
-    r"|etykieta|ป้ายกำกับ|ฉลาก"
-)
-_HEADING = (
-    r"example|ejemplo|exemplo|exemple|beispiel|esempio|пример|例子|示例|例|예시|예제|예|مثال|उदाहरण|örnek|ví dụ"
-    r"|przykład|voorbeeld|contoh|ตัวอย่าง(?:ที่)?"
-)
-_LINE_START = r"^[ \t>*#_•–-]*(?:\d{1,3}[.)][ \t]+)?[*_]*"
-_PART_END = rf"{_NUMBER}?[ \t*_]*[:：][ \t*_]*"
-_EXAMPLE = re.compile(
-    rf"{_LINE_START}(?:{_HEADING})(?:{_NUMBER}[ \t*_]*[.:：)]*|[ \t]+[A-Z](?=[.:：)])[.:：)]+|[ \t*_]*[:：])[ \t*_]*",
-    re.IGNORECASE | re.MULTILINE,
-)
-_PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
-_INLINE_PART = re.compile(r"(?<=\s)(?:(?:[-=]>|→)[ \t]*)?(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
-_OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
-_FENCE = re.compile(
-    r"(?P<mark>```+|~~~+)[ \t]*(?P<language>[\w+-]*)[ \t]*\n(?P<content>.*?)(?:^[ \t>]*(?P=mark)[ \t]*$|\Z)",
-    re.DOTALL | re.MULTILINE,
-)
-_TEXT_LANGUAGES = {"", "text", "txt", "plaintext", "markdown", "md", "yaml", "yml"}
-_OTHER_KEYS = re.compile(
-    r"id|nr|no\.?|n[º°]|\W*|number|index|(?:example|instance)\W*\w*|explanation|reason(?:ing)?", re.IGNORECASE
-)
-_RULES = re.compile(r"(?:(?:\A|\n)[ \t]*(?:[-*_=][ \t]*){3,}\s*)+\Z")
-_NO_INPUT = {
-    "", "none", "n/a", "na", "null", "empty", "no input", "noinput", "no input needed", "no input required",
-    "not applicable",
-}  # fmt: skip
-
-
 DROPPED = {"input": Value("string"), "response": Value("string"), "rule": Value("string")}
-"""One instance that was cleaned away, and by which rule."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """An input for a task, "" where it needs none, and the response."""
-
-    input: str
-    response: str
+"""A dropped instance and the rule that dropped it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfInstructInstances(Technique):
-    """Make instances of a task: `instruction` → `input`, `response` and `is_classification`, one row for each.
+    """Generate instances of a task: `instruction` → `input`, `response`, `is_classification`; one row for each.
 
-    A row that comes to no instance failed, and so did one whose inputs have two responses, as in the paper. What was
-    cleaned away is in `dropped_instances`, by its rule (`clean_instances`).
+    A row without a good instance fails. So does, as in the paper, a row in which one input has two responses. Dropped
+    instances are in `dropped_instances`, with the rule of `clean_instances` that dropped them.
 
     >>> from hfsynth import EchoLLM
     >>> list(SelfInstructInstances(EchoLLM()).output_features)
@@ -157,16 +109,16 @@ class SelfInstructInstances(Technique):
     citation: ClassVar[str] = CITATION
     rejection_column: ClassVar[tuple[str, str] | None] = ("dropped_instances", "rule")
 
-    num_instances: int = field(default=5, metadata={"help": "The most instances of an instruction."})
+    num_instances: int = field(default=5, metadata={"help": "Largest number of instances of an instruction."})
     classification_prompt: str = field(
         default=CLASSIFICATION_PROMPT,
-        metadata={"help": "Jinja2 text over instruction: answered with Yes or No, whichever is likelier."},
+        metadata={"help": "Jinja2 prompt over instruction, answered with Yes or No."},
     )
     input_first_prompt: str = field(
-        default=INPUT_FIRST, metadata={"help": "Jinja2 text over instruction and num_instances, for other tasks."}
+        default=INPUT_FIRST, metadata={"help": "Jinja2 prompt over instruction and num_instances, for other tasks."}
     )
     output_first_prompt: str = field(
-        default=OUTPUT_FIRST, metadata={"help": "Jinja2 text over these, for classifications."}
+        default=OUTPUT_FIRST, metadata={"help": "Jinja2 prompt over the same, for classifications."}
     )
     input_first_sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.0, presence_penalty=1.5, max_new_tokens=350, stop=("\nTask:",)),
@@ -181,31 +133,31 @@ class SelfInstructInstances(Technique):
         """Check the prompts and the number of instances."""
         super().__post_init__()
         if self.num_instances < 1:
-            raise ValueError(f"{self.name}.num_instances is {self.num_instances}; it must be at least 1.")
+            raise ValueError(f"SelfInstructInstances.num_instances must be at least 1, got {self.num_instances}.")
         check_prompt("SelfInstructInstances.classification_prompt", self.classification_prompt, ("instruction",))
         for name in ("input_first_prompt", "output_first_prompt"):
             check_prompt(f"SelfInstructInstances.{name}", getattr(self, name), ("instruction", "num_instances"))
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """`instruction`: the task."""
+        """Return `instruction`: the task."""
         return {"instruction": Input.TEXT}
 
     @property
     def output_features(self) -> Features:
-        """`input`, "" where the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
+        """`input`, "" if the task needs none; `response`; `is_classification`; `dropped_instances` (`DROPPED`)."""
         text = Value("string")
-        made = {"input": text, "response": text, "is_classification": Value("bool")}
-        return Features({**made, "dropped_instances": List(DROPPED)})
+        return Features(
+            {"input": text, "response": text, "is_classification": Value("bool"), "dropped_instances": List(DROPPED)}
+        )
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Ask whether it is a classification, then for instances, and clean them."""
-        given = {"instruction": row["instruction"], "num_instances": self.num_instances}
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request whether the task is a classification, then its instances, and drop the bad ones."""
         question = render_prompt(self.classification_prompt, {"instruction": row["instruction"]})
         answer = yield Request(messages=({"role": "user", "content": question},), choices=("Yes", "No"))
         is_classification = answer.text == "Yes"
         template = self.output_first_prompt if is_classification else self.input_first_prompt
         sampling = self.output_first_sampling if is_classification else self.input_first_sampling
-        prompt = render_prompt(template, given)
+        prompt = render_prompt(template, {"instruction": row["instruction"], "num_instances": self.num_instances})
         completion = yield Request(
             messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None
         )
@@ -216,224 +168,34 @@ class SelfInstructInstances(Technique):
             raise RowError(
                 f"the completion has no instance{f' that stands: {rules}' if rules else ''}", completion.text
             )
-        away = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
+        rejected = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
         return [
             {
                 "input": one.input,
                 "response": one.response,
                 "is_classification": is_classification,
-                "dropped_instances": away,
+                "dropped_instances": rejected,
             }
             for one in kept
         ]
 
 
-def parse_instances(text: str) -> list[Instance]:
-    r"""Read the instances of a completion, as the parser of Self-Instruct's authors does, and where it reads less.
-
-    An instance begins at a heading ("Example 1") or, without headings, where an input follows a response. What stands
-    before "Output:" is the input, under whatever name. Of a classification the line after "Label:" is the response,
-    and the rest the input. A text without any of these words has no instance.
-
-    >>> parse_instances("Example 1: Input: 2 + 2\nOutput: 4\nExample 2\nInput: 1 + 1\nOutput: 2")
-    [Instance(input='2 + 2', response='4'), Instance(input='1 + 1', response='2')]
-    >>> parse_instances("Label: Positive\nReview: Lovely!\nLabel: Negative\nReview: Dull.")
-    [Instance(input='Review: Lovely!', response='Positive'), Instance(input='Review: Dull.', response='Negative')]
-    """
-    if records := parse_records(text, _has_response):
-        return [_instance_of(record) for record in records]
-    text = _without_closing(_unfenced(text))
-    headings = _headings(text)
-    ends = [*(heading.start() for heading in headings[1:]), len(text)]
-    chunks = [
-        _unfenced(_without_rules(text[heading.end() : end])) for heading, end in zip(headings, ends, strict=False)
-    ]
-    if headings and _response_marks(text[: headings[0].start()]):
-        chunks.insert(0, text[: headings[0].start()].strip())
-    if headings:
-        return [one for chunk in chunks if chunk for one in _read_parts(chunk) or [Instance("", chunk)]]
-    return _read_parts(text)
-
-
-def _unfenced(text: str) -> str:
-    """Return what is within the one fence of a text, where all names of parts are; else the text."""
-    fences = list(_FENCE.finditer(text))
-    if len(fences) != 1 or fences[0]["language"].casefold() not in _TEXT_LANGUAGES:
-        return text.strip()
-    around = f"{text[: fences[0].start()]}\n{text[fences[0].end() :]}"
-    content = fences[0]["content"]
-    return content.strip() if _PART.search(content) and not _PART.search(around) else text.strip()
-
-
-def _without_closing(text: str) -> str:
-    """Return a text without the rules at its end, and without the paragraphs in which the model closes its answer.
-
-    After a response of several paragraphs they stay: a letter ends like them.
-    """
-    paragraphs = _without_rules(text).split("\n\n")
-    end = len(paragraphs)
-    while end > 1 and "\n" not in paragraphs[end - 1] and is_closing(paragraphs[end - 1]):
-        end -= 1
-    before = _without_rules("\n\n".join(paragraphs[:end]))
-    last = before.rpartition("\n\n")[2]
-    is_sure = _PART.search(last) or last.endswith(("```", "~~~")) or len(before.split("\n\n")) < end
-    return before if is_sure else "\n\n".join(paragraphs)
-
-
-def _without_rules(text: str) -> str:
-    """Return a text without the horizontal rules at its end, as they stand between examples."""
-    return _RULES.sub("", text).strip()
-
-
-def _outside_fences(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """Return the matches of a pattern that are not in a fenced block."""
-    fences = [fence.span() for fence in _FENCE.finditer(text)]
-    return [mark for mark in pattern.finditer(text) if not any(start < mark.end() <= end for start, end in fences)]
-
-
-def _headings(text: str) -> list[re.Match[str]]:
-    """Return the headings of examples: the numbered ones or, without any, those that parts of an example follow."""
-    found = _outside_fences(_EXAMPLE, text)
-    numbered = [heading for heading in found if any(character.isdigit() for character in heading[0])]
-    if numbered:
-        return numbered
-    return [heading for heading in found if not heading.start() or _PART.match(text[heading.end() :].lstrip("\n"))]
-
-
-def _read_parts(text: str) -> list[Instance]:
-    """Read the instances of a text by the names of their parts; none where no part is named."""
-    marks = _marks(text)
-    ends = [*(start for _, start, _ in marks[1:]), len(text)]
-    parts = [(name, _without_rules(text[begin:end])) for (name, _, begin), end in zip(marks, ends, strict=False)]
-    if not parts:
-        return []
-    if parts[0][0] == "label":
-        return list(_label_first(parts))
-    before = text[: marks[0][1]].strip()
-    if parts[0][0] == "output" and before and before[-1] not in ":：":
-        parts = list(_under_own_name(before, parts))  # the input has a name of its own
-    if parts[0][0] == "output" and parts[-1][0] == "input":
-        return list(_label_first(parts))
-    return list(_input_first(parts))
-
-
-def _marks(text: str) -> list[tuple[str, int, int]]:
-    """Find the names of parts: (part, where the name starts, where the part's text starts).
-
-    The names begin lines. Where a part has none that does, "Input:" and "Output:" inside a line count too. Of several
-    inputs in a row the first one counts: together they are one instance's input.
-    """
-    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_PART, text)]
-    if any(name in ("output", "label") for name, *_ in found):
-        found = [mark for mark in found if mark[0] != "answer"]
-    wanted = {"input"} if any(name == "label" for name, *_ in found[:1]) else set()
-    wanted |= {"output", "label"} if not any(name != "input" for name, *_ in found) else set()
-    inline = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_INLINE_PART, text)]
-    present = {name for name, *_ in found}
-    found += [mark for mark in inline if mark[0] in wanted - present]
-    marks: list[tuple[str, int, int]] = []
-    for name, start, begin in sorted(found, key=lambda mark: mark[1]):
-        if not (marks and marks[-1][0] == name == "input"):
-            marks.append(("output" if name == "answer" else name, start, begin))
-    return marks
-
-
-def _response_marks(text: str) -> bool:
-    return any(_part_name(mark) != "input" for mark in _outside_fences(_PART, text))
-
-
-def _part_name(mark: re.Match[str]) -> str:
-    """Return which part a name stands for: "input", "output", "label", or "answer", an output's other names."""
-    name = mark[1].casefold()
-    for part, names in (("input", _INPUT), ("output", _OUTPUT), ("label", _LABEL)):
-        if re.fullmatch(names, name, re.IGNORECASE):
-            return part
-    return "answer"
-
-
-def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Put the inputs that have another name ("Sentence: …") among the parts, their name kept."""
-    yield "input", before
-    name = _OTHER_NAME.match(before)
-    mark = re.compile(rf"^{re.escape(name[0])}", re.MULTILINE) if name else None
-    for part, value in parts:
-        following = mark.search(value) if mark and part == "output" else None
-        yield part, value[: following.start()].strip() if following else value
-        if following:
-            yield "input", value[following.start() :]
-
-
-def _label_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
-    """Pair each response with what comes after it."""
-    for place, (part, value) in enumerate(parts):
-        if part == "input":
-            continue
-        if place + 1 < len(parts) and parts[place + 1][0] == "input":
-            yield Instance(_plain_input(parts[place + 1][1]), value.rstrip(" \t,;|-–—*_"))
-        elif part == "label":
-            label, _, rest = value.partition("\n")
-            yield Instance(_plain_input(rest.strip()), label.strip().rstrip("*_").strip())
-        else:
-            yield Instance("", value)
-
-
-def _input_first(parts: list[tuple[str, str]]) -> Iterator[Instance]:
-    """Pair each response with the input before it; of several responses to one input the first one counts."""
-    given, answered = None, False
-    for part, value in parts:
-        if part == "input":
-            if given is not None and not answered:
-                yield Instance(given, "")
-            given, answered = _plain_input(value), False
-        elif given is None or not answered:
-            yield Instance(given or "", value)
-            answered = given is not None
-    if given is not None and not answered:
-        yield Instance(given, "")
-
-
-def _has_response(record: Mapping[str, Any]) -> bool:
-    return any(_key_part(key) == "response" for key in record)
-
-
-def _instance_of(record: Mapping[str, Any]) -> Instance:
-    """Read an instance from an object; where no key names the input, its other keys do, and stay with their values."""
-    parts = {
-        _key_part(key): _as_text(value) for key, value in reversed(list(record.items()))
-    }  # of two, the first counts
-    named = [
-        f"{key}: {_as_text(value)}"
-        for key, value in record.items()
-        if value and not _key_part(key) and not _OTHER_KEYS.fullmatch(key)
-    ]
-    return Instance(_plain_input(parts.get("input", "\n".join(named))), parts["response"])
-
-
-def _as_text(value: Any) -> str:
-    """Return a value of JSON as a text: "" for null, a string as it is, another value as JSON."""
-    if value is None:
-        return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _key_part(key: str) -> str:
-    mark = _PART.match(f"{key}:")
-    return "" if mark is None else "input" if _part_name(mark) == "input" else "response"
-
-
-def _plain_input(text: str) -> str:
-    """Return an input; "" for a text that says that there is none."""
-    return "" if text.strip(" .()[]<>*_-–—").casefold() in _NO_INPUT else text
-
-
 def clean_instances(
-    found: Sequence[Instance], most: int, cut_off: bool = False
+    found: Sequence[Instance], limit: int, cut_off: bool = False
 ) -> tuple[list[Instance], list[tuple[Instance, str]]]:
-    """Part instances into those that stand, and the others with the rule that each breaks.
+    """Divide instances into those to keep and those to drop, with the rule that drops each.
 
-    The rules: `cut_off`, the last of a completion that was; `empty`, there is no response; `copied`, the response is
-    the input once more; `colon`, a part ends in one; `repeated`, it was there before; `contradicted`, its input has
-    another response too, and then none of the task stands; `surplus`, there are enough.
+    The rules: `cut_off`, the last instance of a truncated completion; `empty`, without a response; `copied`, the
+    response equals the input; `colon`, the input or the response ends in a colon; `repeated`, an instance is there
+    twice; `contradicted`, one input has two responses, which drops all instances; `surplus`, beyond the limit.
+
+    Args:
+        found: The instances of one task.
+        limit: The largest number to keep.
+        cut_off: Whether the completion was truncated.
+
+    Returns:
+        The kept instances, and the dropped ones with their rules.
 
     >>> kept, dropped = clean_instances([Instance("a", "b"), Instance("a", "a"), Instance("c", "")], 5)
     >>> kept, [rule for _, rule in dropped]
@@ -447,13 +209,13 @@ def clean_instances(
     if len(set(inputs)) < len(inputs):
         broken = [rule or "contradicted" for rule in broken]
         standing = []
-    kept = standing[:most]
+    kept = standing[:limit]
     dropped = [(one, rule) for one, rule in zip(found, broken, strict=True) if rule]
-    return kept, [*dropped, *((one, "surplus") for one in standing[most:])]
+    return kept, [*dropped, *((one, "surplus") for one in standing[limit:])]
 
 
 def _broken(one: Instance, before: Sequence[Instance]) -> str:
-    """Return the rule that an instance breaks by itself, or "" if it stands."""
+    """Return the rule that drops an instance by itself; "" if there is none."""
     if not one.response:
         return "empty"
     if one.response == one.input:

@@ -1,4 +1,4 @@
-"""TextGeneration: a row's instruction, template or conversation → the model's answer."""
+"""Generate answers to instructions, prompts of a template, or conversations."""
 
 import json
 import random
@@ -19,9 +19,9 @@ from hfsynth.technique import Input, Inputs, Technique
 class TextGeneration(Technique):
     """Answer each row: `instruction` → `generation`.
 
-    Reads `instruction`; or the columns of `template`; or, where there is no `instruction`, a `messages` column: a
-    conversation to answer. A `system_prompt` column is a row's own system prompt and goes before the field.
-    An answer that is empty, or was cut off, is None, and if all of a row's are, the row failed.
+    Reads the columns of `template`; or else `instruction`; or, if there is none, the conversation in `messages`. A
+    column `system_prompt` takes precedence over the field. A row fails if an answer reaches `max_new_tokens`, unless
+    `keep_truncated` is set, or if all of its answers are empty.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -34,19 +34,19 @@ class TextGeneration(Technique):
     input_advice: ClassVar[str] = r"use template='{{ instruction }}\n\n{{ input }}'"
 
     template: str | None = field(
-        default=None, metadata={"help": "Jinja2 text over columns that makes the prompt, instead of `instruction`."}
+        default=None, metadata={"help": "Jinja2 prompt over columns, instead of `instruction`."}
     )
-    system_prompt: str | None = field(default=None, metadata={"help": "System prompt of every row without its own."})
-    num_generations: int = field(default=1, metadata={"help": "Answers to each row; each becomes a row of its own."})
+    system_prompt: str | None = field(default=None, metadata={"help": "System prompt of rows without their own."})
+    num_generations: int = field(default=1, metadata={"help": "Answers to each row; each becomes one row."})
     group_generations: bool = field(
-        default=False, metadata={"help": "Keep a row's answers together: `generation` is a list, one row stays one."}
+        default=False, metadata={"help": "Keep a row's answers in one row, as the list `generation`."}
     )
     keep_thinking: bool = field(
-        default=False, metadata={"help": "Keep what a model thinks before it answers, in the column `thinking`."}
+        default=False, metadata={"help": "Keep the model's reasoning in the column `thinking`."}
     )
     keep_truncated: bool = field(
         default=False,
-        metadata={"help": "Keep responses that max_new_tokens cut off, marked as truncated; else their rows fail."},
+        metadata={"help": "Keep responses that reach max_new_tokens, marked as truncated; otherwise their rows fail."},
     )
     sampling: SamplingParams = field(
         default=SamplingParams(temperature=0.7, max_new_tokens=1024), metadata={"help": "How answers are sampled."}
@@ -56,12 +56,12 @@ class TextGeneration(Technique):
         """Check the template and the number of generations."""
         super().__post_init__()
         if self.num_generations < 1:
-            raise ValueError(f"TextGeneration.num_generations is {self.num_generations}; it must be at least 1.")
-        if self.template is not None and not prompt_variables(self.template):
-            raise ValueError(f"TextGeneration.template reads no column, so all rows are the same: {self.template!r}.")
+            raise ValueError(f"TextGeneration.num_generations must be at least 1, got {self.num_generations}.")
+        if self.template is not None and not prompt_variables(self.template, "TextGeneration.template"):
+            raise ValueError(f"TextGeneration.template must read a column, got {self.template!r}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return the template's columns, or `instruction`, or else `messages`; and `system_prompt` if there."""
+        """Return the template's columns, `instruction` or `messages`; and `system_prompt` if it is available."""
         inputs: Inputs
         if self.template is not None:
             inputs = dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
@@ -75,12 +75,12 @@ class TextGeneration(Technique):
 
     @property
     def output_features(self) -> Features:
-        """`generation` (text, or a list of texts) and, where asked, `thinking`."""
+        """`generation`, and `thinking` if requested: texts, or lists of texts."""
         kind = List(Value("string")) if self.group_generations else Value("string")
         return Features({"generation": kind, **({"thinking": kind} if self.keep_thinking else {})})
 
-    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - nothing is drawn here
-        """Ask as often as there are generations to make."""
+    def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
+        """Request `num_generations` answers."""
         request = Request(messages=self._conversation(row), sampling=self.sampling, keep_truncated=self.keep_truncated)
         completions: list[Completion] = []
         texts: list[str] = []
@@ -102,16 +102,16 @@ class TextGeneration(Technique):
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"
             raise RowError(reason, completions[-1].thinking or "")
         rows = [{"generation": c.text or None, "thinking": c.thinking} for c in completions]
-        rows = [{name: made[name] for name in self.output_features} for made in rows]
+        rows = [{name: answer[name] for name in self.output_features} for answer in rows]
         if self.group_generations:
-            return {name: [made[name] for made in rows] for name in self.output_features}
+            return {name: [answer[name] for answer in rows] for name in self.output_features}
         return list(rows)
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         if self.template is None and "messages" in row:
-            messages = _to_answer(row["messages"])
+            messages = _unanswered_messages(row["messages"])
         else:
-            prompt = row["instruction"] if self.template is None else _filled(self.template, row)
+            prompt = row["instruction"] if self.template is None else _render_template(self.template, row)
             messages = ({"role": "user", "content": prompt},)
         system_prompt = row.get("system_prompt") or self.system_prompt
         if system_prompt and not any(message["role"] == "system" for message in messages):
@@ -119,11 +119,11 @@ class TextGeneration(Technique):
         return messages
 
 
-def _filled(template: str, row: Row) -> str:
+def _render_template(template: str, row: Row) -> str:
     """Render a row's prompt.
 
     Raises:
-        RowError: If all columns of the template are None or blank, or the prompt comes out blank.
+        RowError: If all columns of the template are None or blank, or the prompt is blank.
     """
     columns = prompt_variables(template)
     check_filled(row, columns)
@@ -133,13 +133,13 @@ def _filled(template: str, row: Row) -> str:
     return prompt
 
 
-def _to_answer(conversation: object) -> tuple[Message, ...]:
-    """Check a row's conversation.
+def _unanswered_messages(conversation: object) -> tuple[Message, ...]:
+    """Return the messages of a conversation that the model is to answer.
 
     Raises:
-        RowError: If it is not a list of messages that ends with somebody to answer.
+        RowError: If it is no list of messages, or ends with the assistant.
     """
     messages = checked_messages("messages", conversation)
     if messages[-1]["role"] == "assistant":
-        raise RowError("messages ends with an assistant's turn: there is nothing to answer")
+        raise RowError("messages ends with an assistant's turn; it must end with a turn to answer")
     return messages

@@ -1,10 +1,10 @@
-"""Rows as the page shows them: conversations, values, and the history of evolved instructions."""
+"""Rows as the viewer displays them: which columns are a conversation, alternative answers, an evolution, or tags."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, List, Value
 
@@ -13,231 +13,266 @@ from hfsynth.metadata import METADATA_COLUMN, step_names
 from hfsynth.run_record import StepRecord, records
 from hfsynth.techniques.evol_instruct import EVOLUTION
 
-PAIR = ("chosen", "rejected")
+PREFERENCE_COLUMNS = ("chosen", "rejected")
 """The columns of preference data: two answers to one prompt."""
 _ROLES = {"system_prompt": "system", **dict.fromkeys(INSTRUCTION_COLUMNS, "user"), "input": "user"}
-Said = tuple[tuple[str, str], ...]
-"""(role, column), in order; a conversation has roles of its own."""
+_MAX_TAG_VALUES = 40
+_MAX_TAG_LENGTH = 60  # characters
+_BATCH_SIZE = 1_000  # rows
+
+ChatColumns = tuple[tuple[str, str], ...]
+"""(role, column), in order; a column of conversations has the roles of its messages."""
+Turns = list[tuple[str, str]]
+"""(role, text)."""
 
 
-def said_in(dataset: Dataset) -> Said:
-    """Find what was said, up to the answer; that too, unless there are several (`several_in`)."""
-    readable = text_columns(dataset.features)
-    runs = records(dataset)
-    steps = [step for run in runs for step in run.steps]
-    answer, several = _answer(dataset), several_in(dataset)
-    if several == PAIR:
-        return _said("user", first_of(INSTRUCTION_COLUMNS, readable))
-    end = () if several else _said("assistant", answer)
-    if answering := maker_of(answer, steps):
-        return (*_told(answering, readable), *end)
-    given = {name for run in runs[:1] for name in run.source.columns if not maker_of(name, steps)}
-    if answer in given:  # it was there before the first step, and answers what was there too
-        readable = [name for name in readable if name in given]
-    chat = next((name for name in readable if is_chat(dataset.features[name])), "")
-    if chat not in ("", "prompt"):
-        return _said("user", chat)
-    asked = chat or first_of(INSTRUCTION_COLUMNS, readable)
-    is_source = answer not in given and _is_source(dataset, steps)
-    data = first_of(() if is_source else ("input",), readable)
-    return (*_said("user", asked), *_said("user", data), *end)
+class Version(NamedTuple):
+    """An instruction in the course of its evolution."""
+
+    operation: str
+    """The evolution's name; "" of the original instruction."""
+    text: str
+    rule: str
+    """The rule that eliminated the version; "" if it stands."""
+    answer: str
 
 
-def several_in(dataset: Dataset) -> tuple[str, ...]:
-    """Find columns with several answers: two of one each, or one with a list; none where one answer was given."""
-    readable = text_columns(dataset.features)
-    if set(PAIR) <= set(readable):
-        return PAIR
-    answer = _answer(dataset)
-    return (answer,) if answer and answer not in readable else ()
+class StepEntry(NamedTuple):
+    """An entry of `generation_metadata`, as the page displays it."""
 
-
-def _answer(dataset: Dataset) -> str:
-    lists = (name for name, kind in dataset.features.items() if kind == List(Value("string")))
-    listed = (name for name in lists if name not in VERSIONS)  # of which each answers a version of its own
-    return first_of(RESPONSE_COLUMNS, [*text_columns(dataset.features), *listed])
-
-
-def first_of(names: Iterable[str], columns: Iterable[str]) -> str:
-    """Return the first of some names that is a column's; "" where none is."""
-    there = set(columns)
-    return next((name for name in names if name in there), "")
-
-
-def maker_of(column: str, steps: Sequence[StepRecord]) -> StepRecord | None:
-    """Return the last technique that made a column; None where that isn't known."""
-    return next((step for step in reversed(steps) if column in (step.node.makes or ())), None)
-
-
-def _said(role: str, column: str) -> Said:
-    return ((role, column),) if column else ()
-
-
-def _told(step: StepRecord, readable: Sequence[str]) -> Said:
-    """Return what the model was told that answered: the instruction that the step made itself, or else what it read.
-
-    Of a template each column is a part, and is called by its name.
-    """
-    renamed = [step.recipe.get(mapping) or {} for mapping in ("input_mappings", "output_mappings")]
-    own = {name: name for name in readable}
-    own |= {column: name for mapping in renamed for name, column in mapping.items() if column in own}
-    told = [(_ROLES[own[name]], name) for name in step.node.makes or () if own.get(name) in _ROLES]
-    if not any(own[name] in INSTRUCTION_COLUMNS for _, name in told):
-        read = [name for name in step.node.reads if name in own]
-        parts = step.recipe.get("template") is not None
-        told = [*((name if parts else _ROLES.get(own[name], "user"), name) for name in read), *told]
-    return tuple(sorted(told, key=lambda one: one[0] != "system"))
-
-
-def _is_source(dataset: Dataset, steps: Sequence[StepRecord]) -> bool:
-    """Whether instructions were made from `input`: then it is what they are about, and nobody said it."""
-    makers = [step.node for step in steps if step.node.makes]
-    if makers:
-        return any("input" in node.reads and {*INSTRUCTION_COLUMNS} & {*(node.makes or ())} for node in makers)
-    return "SelfInstruct" in step_names(dataset)[0]  # all that rows tell which `map` made
-
-
-Version = tuple[str, str, str, str]
-"""The operation that made it, "" of the first; its text; the rule that it failed; its answer."""
+    step: str
+    model: str
+    seed: str  # a text, since JavaScript's numbers are exact up to 2^53 only
+    row: int
+    prompt_tokens: int
+    completion_tokens: int
+    end: str
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The columns in which EvolInstruct left a row's rounds; one that isn't there, or not known, is ""."""
+class Layout:
+    """How the columns of a dataset are displayed."""
 
-    start: str
-    """What was evolved."""
-    rounds: str
-    versions: str
-    """The list of those that stood."""
-    answers: str
-    """The list of their answers."""
+    chat: ChatColumns
+    """The columns of the conversation."""
+    answers: tuple[str, ...]
+    """Columns with alternative answers (`answer_columns`)."""
+    evolutions: "tuple[EvolutionColumns, ...]"
+    tags: Mapping[str, tuple[str, ...]]
+    """Columns with few values, to select rows by → the values, in their order."""
+    columns: tuple[str, ...]
+    """All other columns."""
 
     @classmethod
-    def all_of(cls, dataset: Dataset) -> "tuple[Chain, ...]":
-        """Find one for each EvolInstruct that left its rounds, under whatever names."""
+    def of(cls, dataset: Dataset) -> "Layout":
+        """Derive the layout from the records of runs, and from the names and types of columns."""
+        chat, answers, evolutions = chat_columns(dataset), answer_columns(dataset), EvolutionColumns.all_of(dataset)
+        used = {METADATA_COLUMN, *answers, *(name for _, name in chat), *(one.rounds for one in evolutions)}
+        rest = [name for name in dataset.features if name not in used]
+        starts = {one.start for one in evolutions}
+        tags = {name: values for name in rest if name not in starts and (values := _tag_values(dataset, name))}
+        return cls(chat, answers, evolutions, tags, tuple(name for name in rest if name not in tags))
+
+    def rows(self, dataset: Dataset) -> Iterator[dict[str, Any]]:
+        """Yield each row as the page displays it, as values for JSON.
+
+        Yields:
+            `row`, the index; `turns`, the conversation; `answers`, pairs of a heading and `Turns`; `evolution`, a list
+            of `Version`; `tags`, column → value; `columns`, column → text; `steps`, a list of `StepEntry`.
+        """
+        index = 0
+        for batch in dataset.with_format(None).iter(_BATCH_SIZE):
+            for values in zip(*batch.values(), strict=True):
+                yield {"row": index, **self._display(dict(zip(batch, values, strict=True)))}
+                index += 1
+
+    def _display(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        evolution = [version for columns in self.evolutions for version in columns.versions(row)]
+        answers = self._answers(row)
+        prompt = _shared_turns([turns for _, turns in answers])
+        turns = prompt or [turn for role, name in self.chat for turn in _turns(role, row[name])]
+        if turns == [("user", version.text) for version in evolution[:1]]:
+            turns = []  # the evolution begins with the same text
+        return {
+            "turns": turns,
+            "answers": [(heading, turns[len(prompt) :]) for heading, turns in answers],
+            "evolution": evolution,
+            "tags": {name: str(row[name]) for name in self.tags if row[name] is not None},
+            "columns": {name: _text(row[name]) for name in self.columns},
+            "steps": [_step_entry(entry) for entry in row.get(METADATA_COLUMN) or ()],
+        }
+
+    def _answers(self, row: Mapping[str, Any]) -> list[tuple[str, Turns]]:
+        """Return the alternative answers, each with a heading."""
+        if len(self.answers) == 1:
+            answers = enumerate(row[self.answers[0]] or (), 1)
+            return [(f"answer {number}", _turns("assistant", text)) for number, text in answers]
+        return [(name, _turns("assistant", row[name])) for name in self.answers]
+
+
+# --- columns of a conversation ---
+
+
+def chat_columns(dataset: Dataset) -> ChatColumns:
+    """Find the columns of a conversation; without the answer if there are alternatives (`answer_columns`)."""
+    readable = text_columns(dataset.features)
+    runs = records(dataset)
+    steps = [step for run in runs for step in run.steps]
+    answer, alternatives = _answer_column(dataset), answer_columns(dataset)
+    if alternatives == PREFERENCE_COLUMNS:
+        return _with_role("user", first_column(INSTRUCTION_COLUMNS, readable))
+    end = () if alternatives else _with_role("assistant", answer)
+    if step := producing_step(answer, steps):
+        return (*_prompt_columns(step, readable), *end)
+    source_columns = {name for run in runs[:1] for name in run.source.columns if not producing_step(name, steps)}
+    if answer in source_columns:  # an answer of the source belongs to an instruction of the source
+        readable = [name for name in readable if name in source_columns]
+    chat = next((name for name in readable if is_chat(dataset.features[name])), "")
+    if chat not in ("", "prompt"):
+        return _with_role("user", chat)
+    instruction = chat or first_column(INSTRUCTION_COLUMNS, readable)
+    is_source = answer not in source_columns and _is_instruction_source(dataset, steps)
+    context = first_column(() if is_source else ("input",), readable)
+    return (*_with_role("user", instruction), *_with_role("user", context), *end)
+
+
+def answer_columns(dataset: Dataset) -> tuple[str, ...]:
+    """Find columns with alternative answers: two of preference data, or one of lists; () where there is one answer."""
+    readable = text_columns(dataset.features)
+    if set(PREFERENCE_COLUMNS) <= set(readable):
+        return PREFERENCE_COLUMNS
+    answer = _answer_column(dataset)
+    return (answer,) if answer and answer not in readable else ()
+
+
+def producing_step(column: str, steps: Sequence[StepRecord]) -> StepRecord | None:
+    """Return the last technique that wrote a column; None where no record has one."""
+    return next((step for step in reversed(steps) if column in (step.node.makes or ())), None)
+
+
+def first_column(names: Iterable[str], columns: Iterable[str]) -> str:
+    """Return the first of some names that is a column; "" where none is."""
+    existing = set(columns)
+    return next((name for name in names if name in existing), "")
+
+
+def _with_role(role: str, column: str) -> ChatColumns:
+    return ((role, column),) if column else ()
+
+
+def _answer_column(dataset: Dataset) -> str:
+    lists = (name for name, kind in dataset.features.items() if kind == List(Value("string")))
+    alternatives = (name for name in lists if name not in VERSIONS)  # VERSIONS: one answer for each version
+    return first_column(RESPONSE_COLUMNS, [*text_columns(dataset.features), *alternatives])
+
+
+def _prompt_columns(step: StepRecord, readable: Sequence[str]) -> ChatColumns:
+    """Return the prompt of the step that answered: the instruction that it wrote itself, or else its inputs.
+
+    The columns of a template have their names for roles.
+    """
+    mappings = [step.recipe.get(mapping) or {} for mapping in ("input_mappings", "output_mappings")]
+    own_name = {name: name for name in readable}
+    own_name |= {column: name for mapping in mappings for name, column in mapping.items() if column in own_name}
+    prompt = [(_ROLES[own_name[name]], name) for name in step.node.makes or () if own_name.get(name) in _ROLES]
+    if not any(own_name[name] in INSTRUCTION_COLUMNS for _, name in prompt):
+        inputs = [name for name in step.node.reads if name in own_name]
+        has_template = step.recipe.get("template") is not None
+        roles = [name if has_template else _ROLES.get(own_name[name], "user") for name in inputs]
+        prompt = [*zip(roles, inputs, strict=True), *prompt]
+    return tuple(sorted(prompt, key=lambda pair: pair[0] != "system"))
+
+
+def _is_instruction_source(dataset: Dataset, steps: Sequence[StepRecord]) -> bool:
+    """Return whether instructions were generated from the column `input`, which is then no part of a conversation."""
+    techniques = [step.node for step in steps if step.node.makes]
+    if techniques:
+        return any("input" in node.reads and {*INSTRUCTION_COLUMNS} & {*(node.makes or ())} for node in techniques)
+    return "SelfInstruct" in step_names(dataset)[0]  # of `map` there is no record, only the metadata of rows
+
+
+# --- columns of an evolution ---
+
+
+@dataclass(frozen=True)
+class EvolutionColumns:
+    """The columns of one EvolInstruct; "" for a column that does not exist."""
+
+    start: str
+    """The instructions that were evolved."""
+    rounds: str
+    """Every round, those of eliminated versions included."""
+    kept: str
+    """Lists of the versions that were kept."""
+    answers: str
+    """Lists of their answers."""
+
+    @classmethod
+    def all_of(cls, dataset: Dataset) -> "tuple[EvolutionColumns, ...]":
+        """Find the columns of each EvolInstruct, whatever their names."""
         return tuple(cls._of(name, dataset) for name, kind in dataset.features.items() if _is_rounds(kind))
 
     @classmethod
-    def _of(cls, rounds: str, dataset: Dataset) -> "Chain":
-        step = maker_of(rounds, [step for run in records(dataset) for step in run.steps])
+    def _of(cls, rounds: str, dataset: Dataset) -> "EvolutionColumns":
+        step = producing_step(rounds, [step for run in records(dataset) for step in run.steps])
         recipe = step.recipe if step else {}
-        read, written = recipe.get("input_mappings") or {}, recipe.get("output_mappings") or {}
-        named = [name for name in INSTRUCTION_COLUMNS if not name.startswith("evolved_")]
-        starts = [read.get("instruction", "instruction")] if recipe else named
-        lists = [first_of([written.get(name, name)], dataset.features) for name in VERSIONS]
-        return cls(first_of(starts, dataset.features), rounds, *lists)
+        inputs, outputs = recipe.get("input_mappings") or {}, recipe.get("output_mappings") or {}
+        usual_names = [name for name in INSTRUCTION_COLUMNS if not name.startswith("evolved_")]
+        starts = [inputs.get("instruction", "instruction")] if recipe else usual_names
+        kept, answers = (first_column([outputs.get(name, name)], dataset.features) for name in VERSIONS)
+        return cls(first_column(starts, dataset.features), rounds, kept, answers)
 
-    def shown(self, row: Mapping[str, Any]) -> list[Version]:
-        """Return a row's versions, the original first, where it is still there; none where there were no rounds."""
-        rounds = row[self.rounds] or ()
-        kept = zip(row.get(self.versions) or (), row.get(self.answers) or (), strict=False)
-        answers = {version: answer or "" for version, answer in kept}
-        shown = [
-            (one["operation"], text, rule, "" if rule else answers.get(text, ""))
-            for one in rounds
+    def versions(self, row: Mapping[str, Any]) -> list[Version]:
+        """Return a row's versions, after the original instruction if the dataset still has it; [] without rounds."""
+        pairs = zip(row.get(self.kept) or (), row.get(self.answers) or (), strict=False)
+        answers = {text: answer or "" for text, answer in pairs}
+        versions = [
+            Version(one["operation"], text, rule, "" if rule else answers.get(text, ""))
+            for one in row[self.rounds] or ()
             for text, rule in [(one["instruction"] or "", one["eliminated_by"])]
         ]
-        stood = [text for _, text, rule, _ in shown if not rule]
         start = row.get(self.start)
-        # a step may have been told to write the last version where it read the first
-        if shown and isinstance(start, str) and start not in stood[-1:]:
-            return [("", start, "", answers.get(start, "")), *shown]
-        return shown
+        last_kept = [version.text for version in versions if not version.rule][-1:]
+        # a step may have written the last version over the original
+        if versions and isinstance(start, str) and start not in last_kept:
+            return [Version("", start, "", answers.get(start, "")), *versions]
+        return versions
 
 
 def _is_rounds(kind: Any) -> bool:
     return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) == set(EVOLUTION)
 
 
-_TAGS = 40  # most values of a column that rows can be chosen by
-_TAG_LENGTH = 60
-_ROWS_AT_ONCE = 1_000
-ShownRow = dict[str, Any]
-"""`row`, its index; `turns`, (role, text); `answers`, (what one of several is called, its turns); `chain`, see
-`chains.Version`; `tags`, column → value; `columns`, name → text; `steps`, (name, model, seed, row, tokens read, tokens
-written, how it ended)."""
-Turns = list[tuple[str, str]]
-"""(role, text)."""
+# --- values ---
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which columns of a dataset are shown in which way."""
-
-    said: Said
-    """What was said, in order."""
-    several: tuple[str, ...]
-    """Columns with several answers to it (`several_in`)."""
-    chains: tuple[Chain, ...]
-    tags: Mapping[str, tuple[str, ...]]
-    """Columns with few values, to choose rows by → the values, in their order."""
-    columns: tuple[str, ...]
-    """All other columns."""
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> "Layout":
-        """Find them by what the runs recorded, and by their names and types."""
-        said, several, chains = said_in(dataset), several_in(dataset), Chain.all_of(dataset)
-        taken = {METADATA_COLUMN, *several, *(name for _, name in said), *(chain.rounds for chain in chains)}
-        left = [name for name in dataset.features if name not in taken]
-        starts = {chain.start for chain in chains}
-        tags = {name: values for name in left if name not in starts and (values := _tag_values(dataset, name))}
-        return cls(said, several, chains, tags, tuple(name for name in left if name not in tags))
-
-    def rows(self, dataset: Dataset) -> Iterator[ShownRow]:
-        """Give every row as it is shown."""
-        index = 0
-        for batch in dataset.with_format(None).iter(_ROWS_AT_ONCE):
-            for values in zip(*batch.values(), strict=True):
-                yield {"row": index, **self._shown(dict(zip(batch, values, strict=True)))}
-                index += 1
-
-    def _shown(self, row: Mapping[str, Any]) -> ShownRow:
-        chain = [version for chain in self.chains for version in chain.shown(row)]
-        answers = self._answers(row)
-        shared = _shared([turns for _, turns in answers])
-        turns = shared or [turn for role, name in self.said for turn in _turns(role, row[name])]
-        alone = [("user", version) for _, version, *_ in chain[:1]]  # no more than the chain begins with
-        return {
-            "turns": [] if turns == alone else turns,
-            "answers": [(name, turns[len(shared) :]) for name, turns in answers],
-            "chain": chain,
-            "tags": {name: str(row[name]) for name in self.tags if row[name] is not None},
-            "columns": {name: _text(row[name]) for name in self.columns},
-            "steps": [_step(entry) for entry in row.get(METADATA_COLUMN) or ()],
-        }
-
-    def _answers(self, row: Mapping[str, Any]) -> list[tuple[str, Turns]]:
-        """Return several answers, with what each is called."""
-        if len(self.several) == 1:
-            listed = enumerate(row[self.several[0]] or (), 1)
-            return [(f"answer {number}", _turns("assistant", text)) for number, text in listed]
-        return [(name, _turns("assistant", row[name])) for name in self.several]
+def _turns(role: str, value: Any) -> Turns:
+    """Return a text as one turn, or the turns of a conversation."""
+    if isinstance(value, list):
+        return [(str(turn["role"]), _text(turn["content"])) for turn in value]
+    return [(role, _text(value))] if value else []
 
 
-def _turns(role: str, said: Any) -> Turns:
-    """Return a text as a turn, or the turns of a conversation."""
-    if isinstance(said, list):
-        return [(str(turn["role"]), _text(turn["content"])) for turn in said]
-    return [(role, _text(said))] if said else []
+def _shared_turns(answers: Sequence[Turns]) -> Turns:
+    """Return the turns with which all conversations begin, without their last ones: the prompt.
 
-
-def _shared(answers: Sequence[Turns]) -> Turns:
-    """Return what conversations have in common before their last turns: the prompt.
-
-    >>> _shared([[("user", "Hi"), ("assistant", "Hello")], [("user", "Hi"), ("assistant", "No")]])
+    >>> _shared_turns([[("user", "Hi"), ("assistant", "Hello")], [("user", "Hi"), ("assistant", "No")]])
     [('user', 'Hi')]
     """
-    together = zip(*(turns[:-1] for turns in answers), strict=False)
-    return [first for first, *others in takewhile(lambda turns: len(set(turns)) == 1, together)]
+    places = zip(*(turns[:-1] for turns in answers), strict=False)
+    return [first for first, *_ in takewhile(lambda turns: len(set(turns)) == 1, places)]
 
 
-def _step(entry: Mapping[str, Any]) -> tuple[str, str, str, int, int, int, str]:
-    """Return how a step made a row; a seed may be greater than any whole number that a browser knows."""
-    tokens = (entry["prompt_tokens"], entry["completion_tokens"])
-    end = "cut off" if entry["truncated"] else entry["finish_reason"]
-    return (entry["step"], entry["model"], str(entry["seed"]), entry["row"], *tokens, end)
+def _step_entry(entry: Mapping[str, Any]) -> StepEntry:
+    return StepEntry(
+        step=entry["step"],
+        model=entry["model"],
+        seed=str(entry["seed"]),
+        row=entry["row"],
+        prompt_tokens=entry["prompt_tokens"],
+        completion_tokens=entry["completion_tokens"],
+        end="truncated" if entry["truncated"] else entry["finish_reason"],
+    )
 
 
 def _text(value: Any) -> str:
@@ -247,11 +282,12 @@ def _text(value: Any) -> str:
 
 
 def _tag_values(dataset: Dataset, name: str) -> tuple[str, ...]:
-    """Return the values of a column that rows can be chosen by, in their order; none of another column."""
+    """Return the values of a column with few short ones, in their order; () of any other column."""
     kind = dataset.features[name]
     if not isinstance(kind, Value) or not kind.dtype.startswith(("string", "large_string", "bool", "int", "uint")):
         return ()
     values = [value for value in dataset.unique(name) if value not in (None, "")]
-    few = 1 < len(values) <= min(_TAGS, max(2, len(dataset) // 2))
-    told = tuple(map(str, sorted(values))) if few else ()
-    return told if all(len(value) <= _TAG_LENGTH for value in told) else ()
+    if not 1 < len(values) <= min(_MAX_TAG_VALUES, max(2, len(dataset) // 2)):
+        return ()
+    tags = tuple(map(str, sorted(values)))
+    return tags if all(len(tag) <= _MAX_TAG_LENGTH for tag in tags) else ()

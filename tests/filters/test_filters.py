@@ -23,7 +23,7 @@ def filters(tmp_path):
         Decontaminate(benchmarks=(str(tmp_path / "quiz.txt"),)),
         WellFormed(),
         InstructionRules(),
-        Where("id", at_most=40),
+        Where("id", maximum=40),
     ]
 
 

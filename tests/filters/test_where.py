@@ -15,13 +15,13 @@ def drops(where, values):
 
 
 def test_where_keeps_numbers_within_limits_inclusive():
-    where = Where("reward", at_least=-10, at_most=1)
+    where = Where("reward", minimum=-10, maximum=1)
     assert drops(where, [-10, 1.0, -10.5, 1.5]) == [None, None, ("below", "-10.5", "-10"), ("above", "1.5", "1")]
 
 
 def test_where_one_limit_suffices():
-    assert drops(Where("ifd", at_most=1), [-1e9, 2]) == [None, ("above", "2", "1")]
-    assert drops(Where("ifd", at_least=0), [1e9]) == [None]
+    assert drops(Where("ifd", maximum=1), [-1e9, 2]) == [None, ("above", "2", "1")]
+    assert drops(Where("ifd", minimum=0), [1e9]) == [None]
 
 
 def test_where_among_keeps_listed_values():
@@ -29,24 +29,24 @@ def test_where_among_keeps_listed_values():
     assert drops(where, ["good", "poor"]) == [None, ("not_among", "poor", "good, excellent")]
 
 
-@pytest.mark.parametrize("where", [Where("x", at_least=0), Where("x", among=(0.0,))])
+@pytest.mark.parametrize("where", [Where("x", minimum=0), Where("x", among=(0.0,))])
 def test_where_nan_is_dropped_by_not_a_number(where):
     assert drops(where, [NAN, 0.0]) == [("not_a_number", "nan", ""), None]
 
 
 def test_where_split_keeps_all_columns():
     dataset = Dataset.from_dict({"reward": [1.0, None, NAN, -20.0], "id": [0, 1, 2, 3]})
-    stay, dropped = Where("reward", at_least=-10).split(dataset)
+    stay, dropped = Where("reward", minimum=-10).split(dataset)
     assert (stay["id"][:], dropped["rule"][:]) == ([0], ["missing", "not_a_number", "below"])
 
 
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ({}, "at_least=None, at_most=None, among="),
-        ({"at_least": 1, "among": (1,)}, "at_least=1.*among="),
-        ({"at_least": 2, "at_most": 1}, r"at_most=1\b.*\b2\b"),
-        ({"at_most": NAN}, r"Where\.at_most.*nan"),
+        ({}, "minimum=None, maximum=None, among="),
+        ({"minimum": 1, "among": (1,)}, "minimum=1.*among="),
+        ({"minimum": 2, "maximum": 1}, r"maximum=1\b.*\b2\b"),
+        ({"maximum": NAN}, r"Where\.maximum.*nan"),
         ({"among": ({"a": 1},)}, r"Where\.among.*'a': 1"),
     ],
 )
@@ -57,7 +57,7 @@ def test_where_invalid_condition_is_an_error(condition, message):
 
 def test_where_text_with_limits_is_an_error():
     with pytest.raises(ColumnError, match=r"'quality'.*'good'.*among"):
-        drops(Where("quality", at_least=1), ["good"])
+        drops(Where("quality", minimum=1), ["good"])
 
 
 def test_where_equal_fields_have_one_hash():

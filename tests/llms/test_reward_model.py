@@ -129,15 +129,15 @@ def test_reward_of_several_outputs_needs_output():
     row = {"instruction": "a", "response": "b"}
     three = Completion(text="", finish_reason="stop", scores=(1.0, 2.0, 3.0))
     assert drive(Reward(EchoLLM(), output=2).flow(row, RNG), three)[1] == [{"reward": 3.0}]
-    for fields, message in (({}, "has 3 outputs; name one"), ({"output": 3}, "output is 3; echo has outputs 0 to 2")):
+    for fields, message in (({}, "has 3 outputs"), ({"output": 3}, "output .*0 to 2.*echo.*3")):
         with pytest.raises(GenerationError, match=message):
             drive(Reward(EchoLLM(), **fields).flow(row, RNG), three)
-    with pytest.raises(ValueError, match="output is -1"):
+    with pytest.raises(ValueError, match=r"output .*-1"):
         Reward(EchoLLM(), output=-1)
 
 
 def test_an_llm_that_is_no_reward_model_is_an_error():
-    with pytest.raises(GenerationError, match=r"echo gave no scores; Reward needs a reward model"):
+    with pytest.raises(GenerationError, match=r"echo .*Reward\(RewardModel"):
         Dataset.from_dict(ROWS).map(Reward(EchoLLM()), batched=True, with_indices=True)
 
 

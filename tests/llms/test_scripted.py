@@ -58,7 +58,11 @@ def test_scripted_replies_of_wrong_type_raise(replies):
         ScriptedLLM(replies)
 
 
-@pytest.mark.parametrize("replies", [("one", "two"), loudly, (Completion(text="x", finish_reason="stop"),)], ids=str)
+@pytest.mark.parametrize(
+    "replies",
+    [("one", "two"), loudly, (Completion(text="x", finish_reason="stop"),)],
+    ids=["texts", "function", "completions"],
+)
 def test_scripted_pickled_is_equal_and_hashes_alike(replies):
     llm = ScriptedLLM(replies)
     before = Hasher.hash(TextGeneration(llm))

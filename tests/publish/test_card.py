@@ -21,7 +21,6 @@ from hfsynth.llm import Origin
 from hfsynth.publish.card import reproduction_snippets, write_card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts
 from hfsynth.publish.files import write_config, write_facts
-from hfsynth.recipe import describe_source
 from hfsynth.run_record import RunRecord, Source, StepRecord, records
 from hfsynth.step import Node
 from tests.helpers import OnlyOnce, ScriptedLLM
@@ -136,7 +135,7 @@ def test_write_card_has_no_empty_section(facts, tmp_path):
                 assert not following.startswith(("#", "<!-- hfsynth: end")) or line == "# x", line
 
 
-def test_write_card_keeps_what_the_user_wrote(facts):
+def test_write_card_keeps_users_text_and_header(facts):
     one, two = facts(["a"], "one"), facts(["b", "c"], "two")
     metadata, text = parts(write_card("user/x", "", [], [one]))
     metadata |= {"license": "mit", "pretty_name": "Mine", "tags": [*metadata["tags"], "chess"]}
@@ -393,7 +392,7 @@ def test_card_cites_the_papers_of_the_techniques(saved):
 
 def test_card_of_own_function_is_reproduced_in_python(saved):
     assert 'recipe = Path("default/hfsynth.yaml").read_text()' in saved[0]
-    assert "pipeline = Pipeline.from_yaml(recipe, ScriptedLLM, not_too_short)" in saved[0]
+    assert "pipeline = Pipeline.from_yaml(recipe, not_too_short)" in saved[0]
 
 
 NO_INPUT = Dataset.from_dict({"id": [0, 1, 2]})
@@ -449,7 +448,7 @@ def test_reproduction_names_columns_of_rows_in_memory():
 
 def test_reproduction_of_configured_input_needs_no_flag():
     record = run_record(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
-    source = Source(4, ("examples",), recipe=describe_source(SeedPool(seeds=("a",) * 8)))
+    source = Source(4, ("examples",), recipe=SeedPool(seeds=("a",) * 8).describe())
     command = snippet(RunRecord(source, record.steps, 2, "", 5, 5))[1].splitlines()[-1]
     assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --output-dir reproduced"
 

@@ -40,7 +40,7 @@ def failing(*errors):
 @pytest.mark.parametrize(
     "error", [answer(409), answer(412), answer(429), answer(503), httpx2.ConnectError("no")], ids=str
 )
-def test_with_retries_transient_error_calls_again(error, pauses):
+def test_with_retries_transient_error_is_retried(error, pauses):
     assert with_retries("asking", failing(error, error)) == "done"
     assert len(pauses) == 2
 

@@ -1,0 +1,1 @@
+"""Parse completions: lists, records, single texts."""

@@ -1,0 +1,236 @@
+"""Chunks of a step on disk, hashes of rows, and chunks that a run takes over from another."""
+
+import os
+import socket
+import subprocess
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
+
+from hfsynth import Pipeline, TextGeneration
+from hfsynth.runner.chunks import StepFolder, chunk_keys, content_key, fingerprint_of
+from tests.helpers import ScriptedLLM
+
+FEATURES = Features({"n": Value("int64"), "text": Value("string")})
+
+
+def rows(*numbers):
+    return Dataset.from_dict({"n": list(numbers), "text": [str(n) for n in numbers]}, features=FEATURES)
+
+
+def folder(tmp_path, worker_id="aaaaaaaa-0-host-1", num_chunks=3):
+    created = StepFolder(tmp_path / "Step-key", num_chunks, worker_id)
+    created.prepare(clean=True)
+    return created
+
+
+def write(step, number, *numbers):
+    writing = step.writing(f"{number:05d}")
+    rows(*numbers).map(lambda row: row, cache_file_name=str(writing / "c.arrow"), features=FEATURES)
+    step.commit_chunk(number, writing / "c.arrow")
+
+
+def merge(step):
+    step.merge_chunks(lambda table: table, lambda rows_out: {"rows_out": rows_out})
+
+
+def test_merge_chunks_writes_one_file_in_order(tmp_path):
+    step = folder(tmp_path)
+    for number, numbers in ((2, (4, 5)), (0, (0, 1)), (1, (2, 3))):
+        write(step, number, *numbers)
+    assert step.missing() == []
+    merge(step)
+    assert step.finished
+    assert sorted(path.name for path in step.path.iterdir()) == ["rows-00000-of-00001.arrow", "step.json"]
+    loaded = step.load(FEATURES, "print")
+    assert loaded["n"][:] == [0, 1, 2, 3, 4, 5]
+    assert (loaded.features, fingerprint_of(loaded)) == (FEATURES, "print")
+    assert step.load_record()["rows_out"] == 6
+
+
+def test_merge_chunks_large_step_writes_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfsynth.runner.chunks._BYTES_PER_FILE", 10)
+    step = folder(tmp_path)
+    for number in range(3):
+        write(step, number, number)
+    merge(step)
+    assert len(list(step.path.glob("rows-*-of-00003.arrow"))) == 3
+    assert step.load(FEATURES, "")["n"][:] == [0, 1, 2]
+
+
+def test_merge_chunks_small_chunks_writes_large_batches(tmp_path):
+    step = folder(tmp_path, num_chunks=50)
+    for number in range(50):
+        write(step, number, *range(number * 50, number * 50 + 50))
+    merge(step)
+    with pa.memory_map(str(step.path / "rows-00000-of-00001.arrow")) as source:
+        assert [batch.num_rows for batch in pa.ipc.open_stream(source)] == [1000, 1000, 500]
+
+
+def test_prepare_removes_files_of_dead_processes(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f"bbbbbbbb-0-{socket.gethostname()}-{dead.pid}", "bbbbbbbb-0-elsewhere-2"]
+    gone, old = (folder(tmp_path, name).writing("00000") for name in names)
+    os.utime(old, (0, 0))
+    own = folder(tmp_path).writing("00001")
+    folder(tmp_path)
+    assert not gone.exists()
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+
+
+def test_merge_chunks_keeps_files_of_running_processes(tmp_path):
+    alive = folder(tmp_path, f"bbbbbbbb-0-{socket.gethostname()}-{os.getppid()}").writing("rows")
+    elsewhere = folder(tmp_path, "cccccccc-0-elsewhere-2").writing("00001")
+    step = folder(tmp_path, num_chunks=1)
+    write(step, 0, 7)
+    merge(step)
+    assert step.finished
+    assert alive.exists()
+    assert elsewhere.exists()
+
+
+def test_missing_chunk_failed_twice_waits_for_next_run(tmp_path):
+    step = folder(tmp_path)
+    for attempts in (1, 2):
+        step.note_failure(1, range(2, 4), ValueError("odd"))
+        assert step.attempts(1) == attempts
+    assert step.missing() == [0, 2]
+    assert [(f.first, f.last, f.error) for f in step.failures()] == [(2, 3, "ValueError: odd")]
+    assert folder(tmp_path, "bbbbbbbb-0-host-2").missing() == [0, 1, 2]
+
+
+def test_merge_chunks_finished_step_changes_nothing(tmp_path):
+    step = folder(tmp_path, num_chunks=1)
+    write(step, 0, 7)
+    merge(step)
+    merge(step)
+    assert step.load(FEATURES, "")["n"][:] == [7]
+
+
+def test_merge_chunks_missing_chunk_raises(tmp_path):
+    step = folder(tmp_path)
+    write(step, 0, 7)
+    with pytest.raises(FileNotFoundError):
+        merge(step)
+    assert not step.finished
+
+
+def test_seconds_adds_chunks_and_counts_overlap_once(tmp_path, monkeypatch):
+    step = folder(tmp_path)
+    assert step.seconds() == (0.0, 0.0)
+    for number, seconds, ended in ((0, 10, 110), (1, 10, 115), (2, 5, 200), (2, 5, 205)):
+        monkeypatch.setattr("time.time", lambda ended=ended: ended)
+        step.note_timing(number, 2, seconds)
+    assert step.seconds() == (25.0, 20.0)
+
+
+def test_seconds_includes_timings_of_an_earlier_run(tmp_path, monkeypatch):
+    earlier, step = folder(tmp_path), folder(tmp_path / "retry")
+    for one, ended in ((earlier, 110), (step, 200)):
+        monkeypatch.setattr("time.time", lambda ended=ended: ended)
+        if one is step:
+            step.inherit_timings(earlier)
+            step.inherit_timings(earlier)
+        one.note_timing(0, 2, 10)
+    assert step.seconds() == (20.0, 20.0)
+
+
+def test_newest_transient_failures_starts_a_new_folder(tmp_path):
+    first = folder(tmp_path)
+    assert first.newest() == (first, [])
+    first.note_transient_failures()
+    assert first.newest() == (first, [])  # this run's own
+    later = folder(tmp_path, "bbbbbbbb-0-host-2")
+    newest, earlier = later.newest()
+    assert (newest.path.name, newest.retries, earlier) == ("Step-key-retry-1", 1, [later])
+    newest.prepare(clean=False)
+    assert later.newest() == (newest, [later])
+    newest.note_transient_failures()
+    assert folder(tmp_path, "cccccccc-0-host-3").newest()[0].path.name == "Step-key-retry-2"
+
+
+ROWS = Dataset.from_dict(
+    {"text": ["a", None, "ccc", "d", "", "f"], "flag": [True, None, False, True, True, None], "n": [1, 2, 3, 4, 5, 6]}
+)
+
+
+def test_content_key_equal_rows_same_wherever_stored(tmp_path):
+    ROWS.to_json(str(tmp_path / "a.jsonl"))
+    ROWS.save_to_disk(str(tmp_path / "disk"))
+    loaded = load_dataset("json", data_files=str(tmp_path / "a.jsonl"), split="train")
+    others = [
+        loaded,
+        load_from_disk(str(tmp_path / "disk")),
+        concatenate_datasets([ROWS.select([0, 1]), ROWS.select(range(2, 6))]),
+        concatenate_datasets([ROWS, ROWS]).select([6, 7, 8, 9, 10, 11]),
+    ]
+    assert {content_key(other) for other in others} == {content_key(ROWS)}
+
+
+def test_content_key_other_rows_columns_or_order_differs():
+    others = [
+        ROWS,
+        ROWS.select(range(5)),
+        ROWS.select([1, 0, 2, 3, 4, 5]),
+        ROWS.rename_column("n", "m"),
+        ROWS.map(lambda row: {"n": row["n"] + (row["n"] == 6)}),
+        ROWS.select([]),
+    ]
+    assert len({content_key(other) for other in others}) == 6
+
+
+def test_chunk_keys_depend_on_rows_index_and_step():
+    keys = chunk_keys(ROWS, 2, 0, "s")
+    assert chunk_keys(ROWS.select(range(2, 6)), 2, 2, "s") == keys[1:]
+    assert chunk_keys(ROWS, 2, 2, "s")[0] not in keys
+    assert not set(chunk_keys(ROWS, 2, 0, "t")) & set(keys)
+
+
+def num_requests(log):
+    return len(log.read_text().splitlines())
+
+
+def test_run_appended_rows_generates_only_them(tmp_path):
+    log = tmp_path / "log"
+    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(12)]})
+    step.run(rows.select(range(8)), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    extended = step.run(rows, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    assert num_requests(log) == 12
+    other = step.run(rows, run_dir=tmp_path / "other", chunk_size=4, quiet=True)
+    assert extended.to_list() == other.to_list()
+
+
+def test_run_changed_chunk_generates_only_it(tmp_path):
+    log = tmp_path / "log"
+    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(8)]})
+    changed = Dataset.from_dict({"instruction": [*(f"say {n}" for n in range(4)), *["other"] * 4]})
+    step.run(rows, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    step.run(changed, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    assert num_requests(log) == 12
+
+
+def test_run_larger_num_rows_generates_only_the_rest(tmp_path):
+    log = tmp_path / "log"
+    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(40)]})
+    few = step.run(rows, num_rows=8, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    many = step.run(rows, num_rows=12, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    assert many.select(range(8)).to_list() == few.to_list()
+    assert num_requests(log) == 12
+
+
+def test_run_step_name_with_path_stays_in_run_dir(tmp_path):
+    step = TextGeneration(ScriptedLLM(), name="../../x")
+    Pipeline((step,)).run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "a" / "run", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
+
+
+def test_fingerprint_of_dataset_is_its_fingerprint():
+    rows = Dataset.from_dict({"a": [1, 2]})
+    assert fingerprint_of(Dataset(rows.data, fingerprint="print")) == "print"
+    assert fingerprint_of(rows.map(lambda row: row, new_fingerprint="other")) == "other"

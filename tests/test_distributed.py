@@ -1,0 +1,81 @@
+"""Rank, world size, and counters that the processes of a launch share."""
+
+import pytest
+import torch.distributed
+from torch.distributed import HashStore, TCPStore
+
+from hfsynth import distributed
+from hfsynth.distributed import ProcessGroup, is_main_process, wait_until
+
+
+def test_group_single_process_counts_for_itself():
+    group = ProcessGroup.current()
+    assert (group.rank, group.world_size, group.is_main, group.has_store) == (0, 1, True, False)
+    assert [group.next_index("chunk") for _ in range(3)] == [0, 1, 2]
+    assert group.read("chunk") == 3
+    assert group.same_on_all_ranks("step", "anything")
+
+
+def test_next_index_two_processes_each_number_once():
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    groups = [ProcessGroup(rank, 2, TCPStore("127.0.0.1", store.port, is_master=False), "t") for rank in (0, 1)]
+    numbers = [group.next_index("chunk") for _ in range(5) for group in groups]
+    assert sorted(numbers) == list(range(10))
+    assert groups[0].same_on_all_ranks("step", "a")
+    assert not groups[1].same_on_all_ranks("step", "b")
+
+
+def test_next_index_lost_store_counts_for_itself():
+    class LostStore:
+        def add(self, counter, amount):
+            raise RuntimeError("Connection reset by peer")
+
+    group = ProcessGroup(1, 2, LostStore(), "t")
+    assert group.next_index("chunk") == 0
+    assert not group.has_store
+    assert group.next_index("chunk") == 1
+
+
+def test_default_store_is_that_of_the_torch_group():
+    """torch has no public function for this store: a release that renames the private one fails here."""
+    store = HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        num_keys = store.num_keys()
+        distributed._default_store().set("key", "value")
+        assert store.num_keys() == num_keys + 1
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_worker_id_differs_and_begins_with_the_run():
+    one, two = ProcessGroup(0, 2, None, "a" * 32), ProcessGroup(1, 2, None, "a" * 32)
+    assert one.worker_id != two.worker_id
+    assert one.worker_id.split("-")[0] == two.worker_id.split("-")[0] == "a" * 8
+
+
+@pytest.mark.parametrize(("rank", "main"), [("0", True), ("3", False)])
+def test_is_main_process_only_rank_0(monkeypatch, rank, main):
+    monkeypatch.setenv("RANK", rank)
+    assert is_main_process() is main
+
+
+def test_launch_variables_give_rank_and_sizes(monkeypatch):
+    sizes = (distributed.rank(), distributed.world_size(), distributed.local_world_size())
+    assert sizes == (0, 1, 1)
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    sizes = (distributed.rank(), distributed.world_size(), distributed.local_world_size())
+    assert sizes == (5, 8, 4)
+
+
+def test_process_device_without_accelerator_is_cpu():
+    if torch.accelerator.is_available():
+        pytest.skip("there is an accelerator")
+    assert distributed.process_device() == torch.device("cpu")
+
+
+def test_wait_until_ends_as_soon_as_the_condition_holds():
+    answers = iter([False, False, True])
+    assert wait_until(lambda: next(answers), seconds=5, pause=0)
+    assert not wait_until(lambda: False, seconds=0)
