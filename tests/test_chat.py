@@ -125,9 +125,7 @@ def test_before_answer_of_real_templates_is_the_prompt(name, history):
     for text in ("Rayleigh scattering.", "x", "Привет 👋"):
         assert chat.conversation([*asked, assistant(text)]).startswith(before + text)
     if not before.startswith(reads.rstrip()):  # it opens thinking, which an answer has none of or closes
-        opened = next(
-            marks.generation_prompt for marks in THINKING if reads.rstrip().endswith(marks.generation_prompt)
-        )
+        opened = next(marks.opening for marks in THINKING if reads.rstrip().endswith(marks.opening))
         assert before.startswith(reads.rstrip().removesuffix(opened))
         assert before.partition(opened)[0].startswith(reads.rpartition(opened)[0].rstrip())
 

@@ -71,7 +71,8 @@ def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_p
 def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tmp_path):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
     done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
-    assert "--config-name is 'a.b'" in done.stderr
+    assert "--config-name" in done.stderr
+    assert "'a.b'" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -88,7 +89,8 @@ def test_a_dataset_whose_record_another_version_wrote_is_shown_without_it(tmp_pa
     (tmp_path / "made/tea/hfsynth.json").write_text("[]")
     look([str(tmp_path / "made"), "--config", "tea", "--output", str(tmp_path / "page.html")])
     said = capsys.readouterr().out
-    assert "without what its runs recorded: a hfsynth.json there can't be read by this version" in said
+    assert "without what its runs recorded: " in said
+    assert "hfsynth.json" in said
     assert "1 rows in" in said
 
 

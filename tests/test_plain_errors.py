@@ -51,11 +51,12 @@ def test_a_fault_in_the_code_keeps_its_error(fault):
 def test_a_value_out_of_range_names_its_flag(cls, flags, flag, capsys):
     status, text = ending(lambda: build(cls, Namespace(**flags), EchoLLM()), capsys)
     assert status == 1
-    assert text.startswith(f"error: {flag} is ")
+    assert text.startswith(f"error: {flag} ")
 
 
 def test_a_name_of_no_configuration_names_its_flag(capsys):
     run = RunArguments(num_rows=1, config_name="a.b")
     status, text = ending(lambda: make(Pipeline((Magpie(EchoLLM()),)), run, "magpie"), capsys)
     assert status == 1
-    assert text.startswith("error: --config-name is 'a.b'")
+    assert text.startswith("error: --config-name ")
+    assert "'a.b'" in text
