@@ -1,12 +1,12 @@
-"""Requests as token ids and token ids as completions, by a model's own chat template and tokenizer, without torch.
+"""Convert requests to token ids and token ids to completions, by a model's chat template and tokenizer, without torch.
 
     ChatTokenizer   Request → TokenizedRequest or TokenizedChoices; Generated → Completion
-    ChatTemplate    conversation → text that the model reads before an answer, a user's turn, or a scored answer
+    ChatTemplate    conversation → prompt for generating an answer or a user's turn, or for scoring an answer
     PlainText       text → token ids, in which row text never becomes a special token
 
 Before an answer, the text is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
 2406.08464) the conversation is rendered with a placeholder as the next user's text, and cut where the placeholder
-begins. So no table of models is needed, and turn k reads exactly the template's rendering of the turns before it.
+begins. No list of models is needed, and the prompt of turn k equals the template's rendering of the turns before it.
 """
 
 import re

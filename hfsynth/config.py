@@ -1,8 +1,7 @@
 """`Configuration`, the frozen dataclass that techniques, filters and llms are: its codec, hash and field checks.
 
-One codec writes a configuration as plain values and builds it again. Pickles (and the hashes that `datasets` takes of
-them) refer to classes and secrets by their places in lists that travel with the JSON; recipes and records refer to
-them by their names.
+One codec writes a configuration as plain values and builds it again. In recipes and records, classes and secrets are
+named. In a pickle, from which `datasets` takes its hash, the JSON holds an index for each, and the pickle the lists.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """A filter: a step that keeps some rows, and records for every other one the rule, the measured value and the match.
 
-It stands before the steps that answer, so that nothing is generated for a row that is dropped anyway.
+A filter belongs before the steps that generate answers, so that no answer is generated for a dropped row.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What the code of a user's class or function is, as text for a hash: an edit changes it, a comment doesn't.
+"""Describe the code of a user's class or function as text to be hashed: an edit changes the text, a comment doesn't.
 
-Importable classes and functions are pickled by their names, so a cache would serve what an older version of them
-made. The text has the bytecode of functions and methods, and of what they use of their own modules: other functions
-and classes, base classes, closures, and the values of globals. hfsynth, the standard library and installed packages
-are named and not read.
+Pickle stores only the name of an importable class or function, so without this text a cache would return the results
+of older code. The text has the bytecode of functions and methods, and of what they use of their own modules: other
+functions and classes, base classes, closures, and the values of globals. hfsynth, the standard library and installed
+packages are named and not read.
 """
 
 import dataclasses

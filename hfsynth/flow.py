@@ -1,4 +1,4 @@
-"""A row's flow: a generator that yields requests and receives completions, and what runs many of them at once.
+"""A row's flow: a generator that yields requests and receives completions, and `Flows`, which runs many at once.
 
     def flow(self, row, rng):
         completion = yield Request(messages=...)

@@ -1,4 +1,4 @@
-"""What a language model is asked and returns: LLM, Request, Completion, SamplingParams, and checked conversations."""
+"""Requests to a language model and its completions: LLM, Request, Completion, SamplingParams, conversations."""
 
 import math
 import re

@@ -1,7 +1,7 @@
 """Render prompts with Jinja2, in a sandbox that also limits time and size.
 
-The sandbox of Jinja2 keeps a template from Python's internals and from changing its variables, but not from computing
-`'a' * 10**9` or nesting loops. Here every loop, call, filter, operator and output spends part of a budget, and an
+Jinja2's sandbox blocks access to Python's internals and changes of variables, but doesn't limit time or memory, as of
+`'a' * 10**9` or nested loops. Here every loop, call, filter, operator and output spends part of a budget, and an
 operation with a large result is refused before it runs.
 """
 

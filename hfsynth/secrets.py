@@ -1,9 +1,9 @@
 """Keys, tokens and passwords among the fields of an llm or a step: which values are secret, and texts without them.
 
-A secret is used and reaches worker processes; recipes, records, cards, caches, reprs, errors and logs have `***` in
-its place. A field says so itself, with `field(metadata={"secret": True})`; objects such as pydantic's `SecretStr`,
-values with the form of a token, and texts in fields or keys with names such as `api_key` and `authorization` count
-too.
+The real value stays in memory and is sent to worker processes; recipes, records, cards, caches, reprs, errors and logs
+have `***` in its place. A field is secret if it is declared with `field(metadata={"secret": True})`; objects such as
+pydantic's `SecretStr`, values with the form of a token, and texts in fields or keys with names such as `api_key` and
+`authorization` count too.
 """
 
 import dataclasses

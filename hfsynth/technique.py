@@ -1,6 +1,6 @@
-"""A batch of `Dataset.map` as rows, and rows as a batch again.
+"""`Technique`, the base class of all techniques: called on a batch of `Dataset.map`, it runs one flow for each row.
 
-`Dataset.map` hands over a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
+`Dataset.map` passes a `LazyBatch` backed by an Arrow table, `IterableDataset.map` a plain dict of lists.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""How models mark what they think before they answer: found by rendering a thought with the chat template itself."""
+"""Find the markers around a model's thinking, by rendering a sample thought with the chat template itself."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Whether a model can be run by the decode loop, found by a short trial.
 
-Many models need more of their attention than reading a sequence's earlier tokens (states that are carried along,
-capped scores, sinks). Rather than listing them, a short text is read both ways and the logits are compared.
+Many models do more in their attention than attend to earlier tokens: they carry states, cap scores or use sinks. A
+short text is therefore read by the model's own attention and by the decode loop's, and the logits are compared.
 """
 
 from itertools import accumulate

@@ -1,14 +1,15 @@
 """A decode loop with continuous batching: no slot is idle while a request waits.
 
-1. admit    a free slot takes the next request at once, whichever tokens the others are at (on a GPU: an eighth of the
-            slots together)
+1. admit    a free slot takes the next request without waiting for other sequences (on a GPU, once an eighth of the
+            slots are free)
 2. prefill  the prompts of new sequences are read, many in one forward; tokens that any slot has already are copied
 3. decode   otherwise the last token of every sequence is read, in one forward
 4. sample   each sequence gets its next token by its own parameters and its own random numbers
 5. free     a sequence that has ended is returned, and its slot is free
 
-A sequence is no more than its tokens, of which the first `num_cached` are in its slot. So it can be taken out and put
-back at any time: its tokens are read again, as a prompt. Where memory runs out, some wait (`scheduler.py`).
+A sequence's only state is its tokens, of which the first `num_cached` are in its slot. A sequence can therefore leave
+its slot and return later: its tokens are then read again, as a prompt. When memory runs out, some sequences leave
+their slots and wait (`scheduler.py`).
 """
 
 from collections import abc

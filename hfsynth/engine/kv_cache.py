@@ -1,7 +1,7 @@
 """The KV cache: keys and values of the sequences under way, one slot each, and the memory that they take.
 
-All slots are as long as the longest sequence needs, and most sequences are far shorter. So nothing is copied beyond a
-sequence's own tokens, and a CPU takes memory for a position only when it is written.
+All slots are as long as the longest sequence needs, and most sequences are far shorter. Copies cover only the tokens
+in use, and a CPU takes memory for a position only when it is written.
 """
 
 import gc

@@ -3,11 +3,12 @@
     tokens      prompt   first choice   second choice
     place       0 … 9    10 … 12        13 … 14          index in the request's slot
     position    0 … 9    10 … 12        10 … 11          position in the text, which the model and its windows count
-    owner       0 … 0    1 … 1          2 … 2            a token attends to earlier places of the prompt and its owner
+    owner       0 … 0    1 … 1          2 … 2            0 the prompt, 1, 2 … the choices
 
-Several requests go into one forward, each in a slot of its own, so that none is read with another's. A choice's score
-is the sum of its tokens' log-probabilities and the logarithm of the probability that its turn then ends: so "good"
-doesn't count as the beginning of "good enough".
+A token attends to earlier tokens of the prompt and of its own choice. Several requests go into one forward, each in a
+slot of its own, so no request attends to another's tokens. A choice's score is the sum of its tokens'
+log-probabilities and the logarithm of the probability that its turn then ends; without the latter, "good" would also
+score as the beginning of "good enough".
 
 A model whose attention can't be replaced reads prompt and choice together, a padded row for each choice.
 """

@@ -1,7 +1,6 @@
 """Decontaminate: drop rows that share an n-gram with a benchmark.
 
-GPT-3 (arXiv 2005.14165, appendix C) compares 13-grams, and shorter ones, of at least 8 words, for benchmarks of short
-texts.
+GPT-3 (arXiv 2005.14165, appendix C) compares n-grams of 13 words, and of 8 to 12 words for benchmarks of short texts.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
 """Where: keep rows by a label or a number, such as one that an earlier step has added.
 
-Magpie (arXiv 2406.08464) so keeps instructions of good or excellent quality, and responses with a reward of at least
--10.
+Magpie (arXiv 2406.08464), for example, keeps instructions of good or excellent quality, and responses with a reward of
+at least -10.
 """
 
 import math

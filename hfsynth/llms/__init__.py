@@ -1,1 +1,1 @@
-"""What completes requests: one file an llm. They know nothing of techniques."""
+"""Language models, one module each. No module here uses techniques."""

@@ -1,7 +1,7 @@
 """The phrases that chat models put around what they were asked for, in some 25 languages, as regular expressions.
 
-`completion_text.py` reads completions by them: nouns that label an item ("Question 1:"), phrases that announce a list
-or a text ("Sure! Here are …:"), and phrases that close one ("Let me know …").
+The other modules of `hfsynth.parsing` look for them: nouns that label an item ("Question 1:"), phrases that announce a
+list or a text ("Sure! Here are …:"), and phrases that close one ("Let me know …").
 """
 
 import re

@@ -6,7 +6,7 @@ A step has a folder, named by a hash of all that its rows depend on:
     chunk-00003-of-00128.failed  why a chunk raised
     chunks.json                  the keys of all chunks, by which other runs recognise equal chunks
     timings.jsonl                a line for each chunk that was run
-    passing-RUN                  the run left rows with transient failures, which the next run tries again
+    passing-RUN                  run RUN left rows with transient failures, which the next run retries
     dropped.parquet              the rows that a filter dropped
     rows-00000-of-00002.arrow    all rows, once the step is finished
     step.json                    the step's record, written last: the step is finished
@@ -14,8 +14,8 @@ A step has a folder, named by a hash of all that its rows depend on:
 
 A file gets its name only once it is on disk, so a process may be killed at any moment.
 
-Rows are compared by hashes of their content. The fingerprint of datasets contains the path and time of a file, so it
-changes when a file is touched or copied.
+Rows are compared by hashes of their content, not by the fingerprint of `datasets`, which changes when a file is
+touched or copied.
 """
 
 import json

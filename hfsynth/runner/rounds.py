@@ -1,8 +1,8 @@
 """Input and stopping rule of a run that goes round by round until enough rows are accepted.
 
 Each round takes some rows of the input through all steps, and a filter compares them with the rows that it kept in
-earlier rounds. A row's index counts on from round to round. So the accepted rows are the first accepted ones of a run
-over the whole input, whatever the sizes of the rounds.
+earlier rounds. Row indices continue from one round to the next. The sizes of the rounds don't change the result: it is
+the first `num_rows` rows that a run over the entire input would accept.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Run a pipeline over a dataset, in any number of processes, and keep whatever was finished.
 
 A run goes through its input once, or round by round until enough rows are accepted. In each round every step reads the
-rows of the step before. A step's rows are kept in a folder that is named by a hash of all that the rows depend on, so
-the same command computes only what is missing.
+rows of the step before. A step's rows are kept in a folder that is named by a hash of the step and its input. The same
+command finds the folder and computes only the missing rows.
 """
 
 import errno

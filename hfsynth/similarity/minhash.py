@@ -1,7 +1,7 @@
 """Match near-duplicates by the Jaccard similarity of their character shingles, found through MinHash (Broder, 1997).
 
-MinHash and locality-sensitive hashing only propose candidates; the similarity of each is then computed exactly. So
-every match is correct, and of pairs exactly at the threshold about one in a hundred is missed.
+MinHash and locality-sensitive hashing only propose candidates; the similarity of each is then computed exactly. There
+are no false matches, and about 1% of the pairs exactly at the threshold are missed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,9 +1,9 @@
 """Compare texts by ROUGE-L with a pool of texts, as the novelty filter of Self-Instruct (arXiv 2212.10560) does.
 
 Self-Instruct keeps an instruction only if its ROUGE-L F-measure with every other one is at most 0.7. Every decision
-and every score equals that of comparing all pairs with `rouge_score`. Two shortcuts that lose nothing save time: an
-index of each text's rarest words rules out the texts with too few words in common (prefix filtering, Chaudhuri et al.,
-2006), and rapidfuzz computes the longest common subsequences in C.
+and every score equals that of comparing all pairs with `rouge_score`. Two optimizations save time without changing a
+result: an index of each text's rarest words rules out the texts with too few words in common (prefix filtering,
+Chaudhuri et al., 2006), and rapidfuzz computes the longest common subsequences in C.
 """
 
 import math

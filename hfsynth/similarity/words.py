@@ -1,9 +1,9 @@
 """Normalize texts and split them into words, in any script.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
-word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words, and in Korean
-syllables, since spacing and endings vary. A polite ending or a particle of Japanese or Korean is one word for ROUGE-L,
-so that different requests are not similar by their endings. The words of `rouge_score`, for English, are here too.
+word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
+compares syllables, because spacing and endings vary. A polite ending or a particle of Japanese or Korean counts as one
+word, so that shared endings alone don't make requests similar. The words of `rouge_score`, for English, are here too.
 """
 
 import re

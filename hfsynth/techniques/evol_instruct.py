@@ -4,7 +4,7 @@ Each round draws one of six operations, five that make an instruction harder (de
 (breadth), each with the same chance. Elimination keeps the version of the round before where, by the paper's rules,
 
 1. a judge finds that both versions ask for the same (`equal`);
-2. the answer contains "sorry" and has fewer than 80 words (`sorry`), which finds apologies in English;
+2. the answer contains "sorry" and has fewer than 80 words (`sorry`); this finds apologies in English only;
 3. the answer consists of punctuation and English stop words (`no_content`);
 4. the evolved instruction copies words of the operation's own prompt (`leaked_prompt`);
 

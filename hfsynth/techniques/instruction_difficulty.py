@@ -1,9 +1,9 @@
 """Measure the instruction-following difficulty (IFD, arXiv 2308.12032) of a pair of instruction and response.
 
-IFD divides the difficulty of predicting the response after the instruction by that of predicting it alone, with one
-model. A value near 1 means that the instruction hardly helps, so it is hard to follow; above 1, instruction and
-response do not fit together. Two definitions with different thresholds are in use: the code of the paper divides mean
-losses, that of Superfiltering (arXiv 2402.00530) perplexities, the exponentials of mean losses.
+IFD is the difficulty of the response given the instruction, divided by the difficulty of the response without it, both
+for one model. A value near 1 means that the instruction hardly helps, so it is hard to follow; above 1, instruction
+and response do not fit together. Two definitions with different thresholds are in use: the code of the paper divides
+mean losses, that of Superfiltering (arXiv 2402.00530) perplexities, the exponentials of mean losses.
 """
 
 import math

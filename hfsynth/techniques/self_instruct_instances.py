@@ -1,8 +1,8 @@
 """Generate instances of an instruction, as Self-Instruct (arXiv 2212.10560) does: inputs with their responses.
 
 First the model is asked whether the instruction is a classification. If so, it writes a label and then an input for it
-(output-first), since otherwise nearly all inputs get one label; for other instructions it writes the input first. At
-most five instances are kept, as in the paper, after its rules have dropped bad ones.
+(output-first), because nearly all inputs would get one label otherwise. For other instructions it writes the input
+first. At most five instances are kept, as in the paper, after its rules have dropped bad ones.
 
 hfsynth differs in three points: the prompts have few examples and work with chat models; the answer to the first
 question is scored, not parsed; and the parser reads more forms than that of the authors, in some 20 languages.
