@@ -1,6 +1,6 @@
-"""Run a recipe again, or look at a dataset.
+"""Run a recipe, or write a page that shows a dataset.
 
-    hfsynth run hfsynth.yaml --dataset user/name --output-dir again
+    hfsynth run hfsynth.yaml --dataset user/name --output-dir reproduced
     hfsynth view user/name --output page.html
 
 `python -m hfsynth` is the same.
@@ -17,7 +17,7 @@ from typing import Any
 from datasets.exceptions import DatasetsError
 
 from hfsynth.analysis.report import report
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors, say
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, print_main, run_and_save
 from hfsynth.data import load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.pipeline import Pipeline, read_source
@@ -29,14 +29,14 @@ from hfsynth.viewer.page import view
 
 @plain_errors()
 def main() -> None:
-    """Do what the command line says."""
-    commands = {"run": remake, "view": look}
-    told = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    told.add_argument("command", choices=commands, help="What to do; each has a --help of its own.")
-    commands[told.parse_args(sys.argv[1:2]).command](sys.argv[2:])
+    """Run the command that is named on the command line."""
+    commands = {"run": run_command, "view": view_command}
+    commands_parser = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    commands_parser.add_argument("command", choices=commands, help="The command; each has its own --help.")
+    commands[commands_parser.parse_args(sys.argv[1:2]).command](sys.argv[2:])
 
 
-def look(flags: Sequence[str]) -> None:
+def view_command(flags: Sequence[str]) -> None:
     """Write the page of a dataset."""
     command = ArgumentParser(prog="hfsynth view", description="Write one page of HTML that shows a dataset.")
     command.add_argument(
@@ -59,19 +59,19 @@ def look(flags: Sequence[str]) -> None:
         for run in load_runs(arguments.dataset, config, arguments.split, arguments.revision):
             attach_record(dataset, dataset, run)
     except ValueError as error:
-        say(f"without what its runs recorded: {error}")
+        print_main(f"without what its runs recorded: {error}")
     try:
         measured = report(dataset, embeddings=arguments.embeddings).html()
     except ColumnError as error:
         measured = ""
-        say(f"without a report: {error}")
+        print_main(f"without a report: {error}")
     page = view(dataset, arguments.output, title=title, failures=failures, report=measured)
-    say(f"{len(dataset):,} rows in {page}")
+    print_main(f"{len(dataset):,} rows in {page}")
 
 
-def remake(flags: Sequence[str]) -> None:
-    """Read the command line and the recipe, run it, save what comes out, and push it where asked."""
-    command = parser(__doc__, RunArguments)
+def run_command(flags: Sequence[str]) -> None:
+    """Run a recipe, save the result, and push it if asked."""
+    command = build_parser(__doc__, RunArguments)
     command.prog = "hfsynth run"
     command.add_argument("recipe", type=Path, help="The hfsynth.yaml of a dataset.")
     command.add_argument("--model", help="Name or folder to use for the recipe's models; one in a folder needs it.")
@@ -81,19 +81,19 @@ def remake(flags: Sequence[str]) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="Module, here or installed, with classes and functions of one's own that the recipe names; repeatable.",
+        help="Module, here or installed, with your own classes and functions that the recipe names; repeatable.",
     )
     arguments = command.parse_args(flags)
     try:
         text = arguments.recipe.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{arguments.recipe} is not text in UTF-8, as a recipe is.") from error
+        raise ValueError(f"{arguments.recipe} is not UTF-8 text, as a recipe must be.") from error
     _, chunk_size = read_recipe(text)
     if arguments.chunk_size is None:
         arguments.chunk_size = chunk_size
     own = [definition for name in arguments.modules for definition in _definitions(name)]
     pipeline = Pipeline.from_yaml(text, *own, model=arguments.model)
-    make(pipeline, build(RunArguments, arguments), "default", read_source(text))
+    run_and_save(pipeline, from_args(RunArguments, arguments), "default", read_source(text))
 
 
 def _definitions(name: str) -> list[Any]:

@@ -57,23 +57,21 @@ class RunArguments:
     )
     num_rows: int | None = field(
         default=None,
-        metadata={
-            "help": "Accepted rows to make: as much of the input is taken as that needs. Default: whatever becomes of "
-            "all of it."
-        },
+        metadata={"help": "Stop after this many accepted rows. Default: process the entire input."},
     )
     max_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens to spend on --num-rows: no round is begun that is likely to pass it."}
+        default=None,
+        metadata={"help": "Budget of tokens for --num-rows: no round starts that is likely to exceed it."},
     )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(
-        default=None, metadata={"help": "Folder that keeps finished chunks; default: in the cache of datasets."}
+        default=None, metadata={"help": "Folder for finished chunks; default: in the cache of datasets."}
     )
     chunk_size: int = field(
         default=128,
         metadata={
-            "help": "Rows that are computed, saved and, where a process is killed, lost together. One chunk is done "
-            "before the next begins: make it several times the batch size, or places stay empty at its end."
+            "help": "Rows that are computed and saved together. Each chunk ends before the next begins, so use "
+            "several times the batch size."
         },
     )
     push_to_hub: str | None = field(
@@ -84,11 +82,13 @@ class RunArguments:
     )
     private: bool | None = field(
         default=None,
-        metadata={"help": "Whether a dataset that is made on the Hub is private; default: the namespace's."},
+        metadata={"help": "Whether to create a private dataset on the Hub; default: the namespace's setting."},
     )
     preview: bool = field(
         default=False,
-        metadata={"help": "Only show the first rows, as the models read and write them, and what all would take."},
+        metadata={
+            "help": "Only show the first rows as the models read and write them, and estimate the cost of all rows."
+        },
     )
     config_name: str | None = field(
         default=None, metadata={"help": "Configuration to write the result as; default: the technique's name."}
@@ -121,7 +121,7 @@ class RunArguments:
 
 @contextmanager
 def plain_errors(*classes: type) -> Iterator[None]:
-    """End the command with one sentence where the user can mend what went wrong; other errors keep their traceback.
+    """End the command with one sentence for an error that the user can fix; other errors keep their traceback.
 
     It decorates a script's `main`. Exit statuses: 1 after an error, 130 after Ctrl-C.
 
@@ -182,30 +182,30 @@ def _as_json(text: str) -> str:
     return text.replace("'", '"')
 
 
-def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
-    """Run a pipeline as the arguments say, save what comes out, and push it where asked.
+def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
+    """Run a pipeline by the arguments, save the result, and push it if `push_to_hub` is set.
 
     Args:
         pipeline: The pipeline.
         run: The arguments.
-        config_name: What the result is called where the arguments don't say.
-        source: The input, where it isn't the arguments'.
+        config_name: The result's configuration, unless the arguments name one.
+        source: The input, instead of that of the arguments.
     """
     name = run.config_name or config_name
     check_config_name(name)
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
-    given = source or run.rows()
+    input_rows = source or run.rows()
     max_rows = run.max_rows if run.num_rows else None  # else the input has no more
     if run.preview:
-        shown = pipeline.preview(
-            given, num_rows=run.num_rows, max_rows=max_rows, max_tokens=run.max_tokens, chunk_size=run.chunk_size
+        preview = pipeline.preview(
+            input_rows, num_rows=run.num_rows, max_rows=max_rows, max_tokens=run.max_tokens, chunk_size=run.chunk_size
         )
         if is_main_process():
-            Console().print(shown)
+            Console().print(preview)
         return
     dataset = pipeline.run(
-        given,
+        input_rows,
         num_rows=run.num_rows,
         max_rows=max_rows,
         max_tokens=run.max_tokens,
@@ -214,41 +214,41 @@ def make(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSou
     )
     save(dataset, run.output_dir, config_name=name)
     rows = split_failures(dataset)[0] if METADATA_COLUMN in dataset.column_names else dataset
-    say(f"{len(rows)} rows in {run.output_dir}, {_lost(dataset)}")
+    print_main(f"{len(rows)} rows in {run.output_dir}, {_lost(dataset)}")
     if run.push_to_hub:
         url = pipeline.push_to_hub(dataset, run.push_to_hub, config_name=name, private=run.private)
-        say(f"pushed: {url}")
+        print_main(f"pushed: {url}")
 
 
 def _lost(dataset: Dataset) -> str:
-    """Say how many rows of a run came to nothing, and how many were tried where a number was asked for."""
-    told = records(dataset)[-1]
-    failed = sum(sum(step.failures.values()) for step in told.steps)
-    dropped = sum(step.dropped for step in told.steps)
-    truncated = sum(step.truncated for step in told.steps)
+    """Return how many rows of a run failed or were dropped, and how many were tried for `num_rows`."""
+    record = records(dataset)[-1]
+    failed = sum(sum(step.failures.values()) for step in record.steps)
+    dropped = sum(step.dropped for step in record.steps)
+    truncated = sum(step.truncated for step in record.steps)
     text = f"{failed} failed" + (f", {dropped} dropped" if dropped else "")
     text += f", {truncated} with a text that was cut off" if truncated else ""
-    return f"{text}; {format_acceptance(told.accepted, told.source.rows)}" if told.wanted else text
+    return f"{text}; {format_acceptance(record.accepted, record.source.rows)}" if record.wanted else text
 
 
-def say(text: str) -> None:
+def print_main(text: str) -> None:
     """Print a line, once for all processes."""
     if is_main_process():
         print(text)  # noqa: T201 - a script's own output
 
 
-def parser(description: str | None, *classes: type) -> ArgumentParser:
-    """Make a parser with a flag for each field of some dataclasses, each class a group of its own."""
-    made = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+def build_parser(description: str | None, *classes: type) -> ArgumentParser:
+    """Return a parser with a flag for each field of some dataclasses, grouped by class."""
+    flags = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     for cls in classes:
-        group = made.add_argument_group(cls.__name__, (cls.__doc__ or "").splitlines()[0])
+        group = flags.add_argument_group(cls.__name__, (cls.__doc__ or "").splitlines()[0])
         for name, kind, declared in _flags(cls):
             _add_flag(group, name, kind, declared)
-    return made
+    return flags
 
 
-def build(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
-    """Make an object of a dataclass from parsed flags; a flag that wasn't given leaves the field's default.
+def from_args(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
+    """Return a dataclass built from parsed flags; a flag that is not set leaves the field's default.
 
     Args:
         cls: The dataclass, one of those the parser was made for.
@@ -261,11 +261,13 @@ def build(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
     values: dict[str, Any] = {} if llm is None else {"llm": llm}
     for declared in dataclasses.fields(cls):  # type: ignore[arg-type]
         if isinstance(declared.default, SamplingParams):
-            given = _given(arguments, [f.name for f in dataclasses.fields(SamplingParams)], _prefix(declared.name))
+            values_of_flags = _set_flags(
+                arguments, [f.name for f in dataclasses.fields(SamplingParams)], _prefix(declared.name)
+            )
             with _named_by_flags(SamplingParams, _prefix(declared.name)):
-                values[declared.name] = dataclasses.replace(declared.default, **given)
+                values[declared.name] = dataclasses.replace(declared.default, **values_of_flags)
         else:
-            values |= _given(arguments, [declared.name], "")
+            values |= _set_flags(arguments, [declared.name], "")
     with _named_by_flags(cls):
         return cls(**values)
 
@@ -286,7 +288,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _given(arguments: Namespace, names: list[str], prefix: str) -> dict[str, Any]:
+def _set_flags(arguments: Namespace, names: list[str], prefix: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(arguments, prefix + name, None)) is not None}
 
 
@@ -311,8 +313,8 @@ def _flags(cls: type, prefix: str = "") -> "list[tuple[str, Any, dataclasses.Fie
 
 
 def _with_default(declared: "dataclasses.Field[Any]", default: Any) -> "dataclasses.Field[Any]":
-    made: dataclasses.Field[Any] = dataclasses.field(default=default, metadata=declared.metadata)
-    return made
+    copy: dataclasses.Field[Any] = dataclasses.field(default=default, metadata=declared.metadata)
+    return copy
 
 
 def _add_flag(group: Any, name: str, kind: Any, declared: "dataclasses.Field[Any]") -> None:

@@ -8,7 +8,7 @@ The input has a column `instruction`, with at least eight seeds; --max-rows limi
 from dataclasses import dataclass, field, replace
 
 from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ class FilterArguments:
 @plain_errors(TransformersLLM, BootstrapInstructions)
 def main() -> None:
     """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments).parse_args()
-    run = build(RunArguments, arguments)
-    given = replace(run, max_rows=None).rows()
-    if run.num_rows is None or given is None:
-        raise ValueError("a pool grows from --dataset, the seeds, up to --num-rows instructions; say both.")
-    seeds = tuple(given["instruction"])
-    made = build(BootstrapInstructions, arguments, build(TransformersLLM, arguments))
-    make(made >> build(FilterArguments, arguments).filters(seeds), run, "bootstrap", SeedPool(seeds=seeds))
+    arguments = build_parser(
+        __doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments
+    ).parse_args()
+    run = from_args(RunArguments, arguments)
+    seed_rows = replace(run, max_rows=None).rows()
+    if run.num_rows is None or seed_rows is None:
+        raise ValueError("bootstrapping needs the seeds (--dataset) and the number of instructions (--num-rows).")
+    seeds = tuple(seed_rows["instruction"])
+    generate = from_args(BootstrapInstructions, arguments, from_args(TransformersLLM, arguments))
+    run_and_save(
+        generate >> from_args(FilterArguments, arguments).filters(seeds), run, "bootstrap", SeedPool(seeds=seeds)
+    )
 
 
 if __name__ == "__main__":

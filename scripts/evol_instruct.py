@@ -6,15 +6,17 @@ The input has a column `instruction`; the output adds `evolved_instruction` and 
 """
 
 from hfsynth import EvolInstruct, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 
 @plain_errors(TransformersLLM, EvolInstruct)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, EvolInstruct).parse_args()
-    llm = build(TransformersLLM, arguments)
-    make(Pipeline((build(EvolInstruct, arguments, llm),)), build(RunArguments, arguments), "evol_instruct")
+    arguments = build_parser(__doc__, RunArguments, TransformersLLM, EvolInstruct).parse_args()
+    llm = from_args(TransformersLLM, arguments)
+    run_and_save(
+        Pipeline((from_args(EvolInstruct, arguments, llm),)), from_args(RunArguments, arguments), "evol_instruct"
+    )
 
 
 if __name__ == "__main__":

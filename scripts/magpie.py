@@ -6,15 +6,15 @@ No input is needed; with one (--dataset), its columns are kept, and a `system_pr
 """
 
 from hfsynth import Magpie, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 
 @plain_errors(TransformersLLM, Magpie)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, Magpie).parse_args()
-    llm = build(TransformersLLM, arguments)
-    make(Pipeline((build(Magpie, arguments, llm),)), build(RunArguments, arguments), "magpie")
+    arguments = build_parser(__doc__, RunArguments, TransformersLLM, Magpie).parse_args()
+    llm = from_args(TransformersLLM, arguments)
+    run_and_save(Pipeline((from_args(Magpie, arguments, llm),)), from_args(RunArguments, arguments), "magpie")
 
 
 if __name__ == "__main__":

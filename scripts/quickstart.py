@@ -23,7 +23,7 @@ from hfsynth import (
     save,
     split_failures,
 )
-from hfsynth.cli import plain_errors, say
+from hfsynth.cli import plain_errors, print_main
 
 INSTRUCTIONS = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 RESPONSES = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=512)
@@ -63,29 +63,29 @@ def main() -> None:
         (magpie, empty, "magpie", ("instruction", "response")),
     ):
         run_dir = arguments.output_dir.with_name(f"{arguments.output_dir.name}-run")
-        made = pipeline.run(rows, run_dir=run_dir, chunk_size=12, push_target=arguments.push_to_hub)
-        save(made, arguments.output_dir, config_name=name)
-        show(made, name, columns)
+        dataset = pipeline.run(rows, run_dir=run_dir, chunk_size=12, push_target=arguments.push_to_hub)
+        save(dataset, arguments.output_dir, config_name=name)
+        show(dataset, name, columns)
         if arguments.push_to_hub:
-            say(f"pushed: {pipeline.push_to_hub(made, arguments.push_to_hub, config_name=name)}")
+            print_main(f"pushed: {pipeline.push_to_hub(dataset, arguments.push_to_hub, config_name=name)}")
     for name in ("self_instruct", "magpie"):
-        say(f'load_dataset("{arguments.output_dir}", "{name}")')
+        print_main(f'load_dataset("{arguments.output_dir}", "{name}")')
 
 
-def show(made: Dataset, name: str, columns: tuple[str, str]) -> None:
+def show(dataset: Dataset, name: str, columns: tuple[str, str]) -> None:
     """Show a few rows and what failed."""
-    rows, failures = split_failures(made)
-    say(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
-    say(f"{columns[0]:<58}| {columns[1]}")
+    rows, failures = split_failures(dataset)
+    print_main(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
+    print_main(f"{columns[0]:<58}| {columns[1]}")
     for row in rows.select(range(min(4, len(rows)))):
         left, right = (textwrap.wrap(row[column], 56, max_lines=3, placeholder=" …") for column in columns)
-        say("-" * 58 + "+" + "-" * 58)
+        print_main("-" * 58 + "+" + "-" * 58)
         for line in range(max(len(left), len(right))):
-            say(f"{''.join(left[line : line + 1]):<58}| {''.join(right[line : line + 1])}")
+            print_main(f"{''.join(left[line : line + 1]):<58}| {''.join(right[line : line + 1])}")
     if len(failures):
-        say("\nfailed")
+        print_main("\nfailed")
     for failure in failures.select(range(min(4, len(failures)))):
-        say(f"  {failure['step']}, row {failure['row']}: {failure['reason']}: {failure['raw'][:60]!r}")
+        print_main(f"  {failure['step']}, row {failure['row']}: {failure['reason']}: {failure['raw'][:60]!r}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ The input has a column `input`; the output has a row with an `instruction` for e
 """
 
 from hfsynth import Pipeline, SelfInstruct, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 
 @plain_errors(TransformersLLM, SelfInstruct)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, SelfInstruct).parse_args()
-    llm = build(TransformersLLM, arguments)
-    make(Pipeline((build(SelfInstruct, arguments, llm),)), build(RunArguments, arguments), "self_instruct")
+    arguments = build_parser(__doc__, RunArguments, TransformersLLM, SelfInstruct).parse_args()
+    llm = from_args(TransformersLLM, arguments)
+    run_and_save(
+        Pipeline((from_args(SelfInstruct, arguments, llm),)), from_args(RunArguments, arguments), "self_instruct"
+    )
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ The input has a column `instruction`, or `messages`, or the columns of --templat
 """
 
 from hfsynth import Pipeline, TextGeneration, TransformersLLM
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 
 @plain_errors(TransformersLLM, TextGeneration)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()
-    llm = build(TransformersLLM, arguments)
-    make(Pipeline((build(TextGeneration, arguments, llm),)), build(RunArguments, arguments), "text_generation")
+    arguments = build_parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()
+    llm = from_args(TransformersLLM, arguments)
+    run_and_save(
+        Pipeline((from_args(TextGeneration, arguments, llm),)), from_args(RunArguments, arguments), "text_generation"
+    )
 
 
 if __name__ == "__main__":

@@ -73,10 +73,10 @@ class OnlyOnce(Filter):
     stateful = True
 
     def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
-        seen = set(kept)
+        previous = set(kept)
         for value in values:
-            yield Drop("repeated", "1", value) if value in seen else None
-            seen.add(value)
+            yield Drop("repeated", "1", value) if value in previous else None
+            previous.add(value)
 
 
 def say(text: str, finish_reason: str = "stop", thinking: str | None = None) -> Completion:

@@ -36,39 +36,39 @@ def cells(script, monkeypatch):
     def table(**ways):
         for run in (run for runs in ways.values() for run in runs):
             run["tokens_per_second"] = sum(run["rows"]) / run["seconds"]
-        made = benchmark.markdown(ways, benchmark.parsed())
-        head, _, *rows = [line.strip("| ").split(" | ") for line in made.splitlines() if line.startswith("|")]
+        results = benchmark.markdown(ways, benchmark.parsed())
+        head, _, *rows = [line.strip("| ").split(" | ") for line in results.splitlines() if line.startswith("|")]
         return [dict(zip(head, row, strict=True)) for row in rows]
 
     return table
 
 
-def test_the_table_tells_the_median_round_and_between_what_they_lie(cells):
+def test_table_has_median_and_range(cells):
     runs = [{"seconds": seconds, "rows": [40, 60], "cpu_seconds": 2 * seconds} for seconds in (1.0, 5.0, 2.0)]
     (row,) = cells(engine=runs)
     assert row["tokens/s"] == "50 (20–100)"
     assert row["tokens per processor-second"] == "25"
 
 
-def test_the_table_tells_what_share_of_the_roofline_a_way_reaches(cells):
+def test_table_has_share_of_roofline(cells):
     roofline = {"tokens_per_second": 200.0, "products": 250.0, "reading": 300.0, "bytes_per_second": 2e10}
-    told = {"occupancy": 0.9, "shares": dict.fromkeys(("forward", "attention", "sampling"), 0.2)}
-    told |= {"prompt_tokens_computed": 5, "prompt_tokens_copied": 6, "roofline": roofline}
-    own, other = cells(own=[{"seconds": 2.0, "rows": [30, 70], **told}], other=[{"seconds": 2.0, "rows": [30, 70]}])
+    process = {"occupancy": 0.9, "shares": dict.fromkeys(("forward", "attention", "sampling"), 0.2)}
+    process |= {"prompt_tokens_computed": 5, "prompt_tokens_copied": 6, "roofline": roofline}
+    own, other = cells(own=[{"seconds": 2.0, "rows": [30, 70], **process}], other=[{"seconds": 2.0, "rows": [30, 70]}])
     assert (own["of the roofline"], other["of the roofline"]) == ("25%", "")
     assert "roofline: 200 tokens/s (matrix products alone 250; memory alone 300, at 20.0 GB/s)" in own["notes"]
 
 
-def test_an_engine_need_not_tell_more_than_seconds_and_rows(cells):
+def test_table_of_engine_with_seconds_and_rows_only(cells):
     (row,) = cells(engine=[{"seconds": 2.0, "rows": [3, 5]}])
     assert row["tokens/s"] == "4 (4–4)"
     assert row["tokens per processor-second"] == ""
 
 
-def test_a_model_or_random_weights_have_to_be_given():
-    told = benchmark("--dtype", "float32")
-    assert told.returncode == 2
-    assert "give --model or --random-weights" in told.stderr
+def test_model_or_random_weights_are_required():
+    process = benchmark("--dtype", "float32")
+    assert process.returncode == 2
+    assert "give --model or --random-weights" in process.stderr
 
 
 def test_any_architecture_can_be_measured_without_weights(tmp_path):
@@ -77,11 +77,11 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
     )
     flags = ["--random-weights", tmp_path, "--num-requests", 10, "--max-new-tokens", 60, "--slots", 4, "--repeats", 1]
     ways = ["generate, batch 32", "continuous batching", "hfsynth"]
-    told = benchmark(*flags, "--output-dir", tmp_path / "out", "--ways", *ways)
-    assert told.returncode == 0, told.stderr
-    made = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
-    assert list(made) == ways, told.stderr
-    static, continuous, own = (made[way][0] for way in ways)
+    process = benchmark(*flags, "--output-dir", tmp_path / "out", "--ways", *ways)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
+    assert list(results) == ways, process.stderr
+    static, continuous, own = (results[way][0] for way in ways)
     wanted = sorted(own["rows"])
     assert wanted[0] < wanted[-1] == 60
     assert sorted(static["rows"]) == sorted(continuous["rows"]) == wanted  # what no request asked for is no work
@@ -89,29 +89,29 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
     assert 0 < own["shares"]["forward"] + own["shares"]["sampling"] < 1
     limit = own["roofline"]
     assert 0 < limit["tokens_per_second"] <= min(limit["products"], limit["reading"])
-    assert told.stdout.strip() == (tmp_path / "out" / "benchmark.md").read_text().strip()
+    assert process.stdout.strip() == (tmp_path / "out" / "benchmark.md").read_text().strip()
 
 
-def test_another_engine_is_measured_in_every_round(tmp_path):
+def test_engine_is_measured_in_every_round(tmp_path):
     engine = f"""echo={sys.executable} -c 'print("{{\\"seconds\\": 2.0, \\"rows\\": [3, 5]}}")'"""
     flags = ["--random-weights", tmp_path, "--num-requests", 10, "--repeats", 2, "--output-dir", tmp_path, "--ways"]
-    told = benchmark(*flags, "--engine", engine)
-    assert told.returncode == 0, told.stderr
-    made = json.loads((tmp_path / "benchmark.json").read_text())["results"]
-    assert [run["tokens_per_second"] for run in made["echo"]] == [4.0, 4.0]
+    process = benchmark(*flags, "--engine", engine)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert [run["tokens_per_second"] for run in results["echo"]] == [4.0, 4.0]
 
 
 @pytest.mark.model
-def test_the_whole_run_and_continuous_batching_are_measured_on_a_real_model(tmp_path, smollm_folder):
+def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_folder):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1]
     ways = ["hfsynth, whole run", "continuous batching", "row by row"]
-    told = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)
-    assert told.returncode == 0, told.stderr
-    made = json.loads((tmp_path / "benchmark.json").read_text())["results"]
-    assert set(made) == set(ways), told.stderr
+    process = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert set(results) == set(ways), process.stderr
 
 
-def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(script, monkeypatch):
+def test_timed_waits_for_the_device(script, monkeypatch):
     ways = script("ways")
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
     monkeypatch.setattr(ways.decoding, "forward", lambda: None)
@@ -124,19 +124,21 @@ def test_what_a_device_does_after_a_call_has_returned_is_counted_as_the_calls(sc
 
 
 def test_the_peak_of_a_gpu_is_its_own_memorys_since_the_warm_up(script, monkeypatch):
-    told = []
+    process = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: told.append("reset"))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if told == ["run", "reset", "run"] else 0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: process.append("reset"))
+    monkeypatch.setattr(
+        torch.cuda, "max_memory_allocated", lambda device: 7 if process == ["run", "reset", "run"] else 0
+    )
 
     def run(work):
-        told.append("run")
+        process.append("run")
         return [1]
 
     assert script("ways").timed({"device": "cuda"}, run, [([1], 1)])["peak_bytes"] == 7
 
 
-def test_what_is_slow_the_first_time_is_not_measured(script):
+def test_timed_excludes_the_first_call(script):
     calls = []
 
     def run(work):
@@ -145,9 +147,9 @@ def test_what_is_slow_the_first_time_is_not_measured(script):
         return [limit for _, limit in work]
 
     work = [([row, 1], 9) for row in range(20)]
-    made = script("ways").timed({"device": "cpu"}, run, work)
-    assert made["rows"] == [9] * 20
-    assert made["seconds"] < 0.5
+    results = script("ways").timed({"device": "cpu"}, run, work)
+    assert results["rows"] == [9] * 20
+    assert results["seconds"] < 0.5
     assert not set(map(str, calls[0])) & set(map(str, work))  # what it has read already would be no work
 
 

@@ -18,14 +18,14 @@ from hfsynth import (
     TextGeneration,
     TransformersLLM,
 )
-from hfsynth.cli import RunArguments, build, make, parser, plain_errors
+from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
 
 TECHNIQUES = [TextGeneration, SelfInstruct, EvolInstruct, Magpie, Judge, InstructionFollowingDifficulty, Reward]
 
 
 def parse(cls, *flags):
-    return build(
-        cls, parser(None, cls).parse_args(flags), None if cls in (TransformersLLM, RunArguments) else EchoLLM()
+    return from_args(
+        cls, build_parser(None, cls).parse_args(flags), None if cls in (TransformersLLM, RunArguments) else EchoLLM()
     )
 
 
@@ -42,29 +42,29 @@ def test_every_field_has_a_help_text():
 
 
 def test_flags_become_fields_of_their_types():
-    made = parse(
+    dataset = parse(
         Magpie, "--n-turns", "2", "--end-with-user", "--no-keep-thinking", "--response-temperature", "0.5",
         "--instruction-stop", "a", "b", "--system-prompt", '{"x": ["X", 2], "y": "Y"}', "--seed", "3",
     )  # fmt: skip
-    assert (made.n_turns, made.end_with_user, made.keep_thinking, made.seed) == (2, True, False, 3)
-    assert made.response_sampling == SamplingParams(temperature=0.5, max_new_tokens=1024)
-    assert made.instruction_sampling.stop == ("a", "b")
-    assert made.system_prompt == {"x": ["X", 2], "y": "Y"}
+    assert (dataset.n_turns, dataset.end_with_user, dataset.keep_thinking, dataset.seed) == (2, True, False, 3)
+    assert dataset.response_sampling == SamplingParams(temperature=0.5, max_new_tokens=1024)
+    assert dataset.instruction_sampling.stop == ("a", "b")
+    assert dataset.system_prompt == {"x": ["X", 2], "y": "Y"}
     for text in ("Plain text.", "[INST] be nice"):
         assert parse(Magpie, "--system-prompt", text).system_prompt == text
 
 
 def test_the_main_sampling_has_flags_without_a_prefix():
-    made = parse(EvolInstruct, "--temperature", "0.2", "--answer-temperature", "0.4")
-    assert (made.sampling.temperature, made.answer_sampling.temperature) == (0.2, 0.4)
+    dataset = parse(EvolInstruct, "--temperature", "0.2", "--answer-temperature", "0.4")
+    assert (dataset.sampling.temperature, dataset.answer_sampling.temperature) == (0.2, 0.4)
 
 
 def test_a_model_is_required_and_its_options_are_read(capsys):
     with pytest.raises(SystemExit):
         parse(TransformersLLM)
     assert "--model" in capsys.readouterr().err
-    made = parse(TransformersLLM, "--model", "m", "--chat-template-kwargs", '{"enable_thinking": false}')
-    assert made == TransformersLLM("m", chat_template_kwargs={"enable_thinking": False})
+    dataset = parse(TransformersLLM, "--model", "m", "--chat-template-kwargs", '{"enable_thinking": false}')
+    assert dataset == TransformersLLM("m", chat_template_kwargs={"enable_thinking": False})
 
 
 def test_rows_are_read_from_files_folders_and_from_nothing(tmp_path):
@@ -77,7 +77,7 @@ def test_rows_are_read_from_files_folders_and_from_nothing(tmp_path):
     assert parse(RunArguments, "--max-rows", "4").rows()["id"][:] == [0, 1, 2, 3]
 
 
-def test_no_input_or_a_strange_file_is_an_error_that_says_what_would_do(tmp_path):
+def test_rows_without_input_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="give --dataset, or --num-rows"):
         parse(RunArguments).rows()
     (tmp_path / "rows.xml").touch()
@@ -87,23 +87,23 @@ def test_no_input_or_a_strange_file_is_an_error_that_says_what_would_do(tmp_path
 
 def test_a_preview_shows_rows_and_leaves_nothing_behind(tmp_path, capsys):
     arguments = parse(RunArguments, "--preview", "--max-rows", "9", "--output-dir", str(tmp_path / "out"))
-    make(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
+    run_and_save(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
     assert "Question 0" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
-def test_a_preview_tells_what_the_number_of_rows_asked_for_takes(capsys):
+def test_preview_estimates_num_rows(capsys):
     arguments = parse(RunArguments, "--preview", "--num-rows", "1000", "--max-rows", "1100", "--chunk-size", "100")
-    make(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
-    told = capsys.readouterr().out
-    assert "1,000 accepted rows" in told
-    assert "about 1,000 (1,000 to 1,100)" in told
+    run_and_save(Pipeline((Magpie(EchoLLM(), only_instruction=True),)), arguments, "magpie")
+    output = capsys.readouterr().out
+    assert "1,000 accepted rows" in output
+    assert "about 1,000 (1,000 to 1,100)" in output
 
 
 def test_of_several_processes_only_the_first_previews(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(EchoLLM, "complete", None)
-    make(Pipeline((Magpie(EchoLLM()),)), parse(RunArguments, "--preview", "--num-rows", "9"), "magpie")
+    run_and_save(Pipeline((Magpie(EchoLLM()),)), parse(RunArguments, "--preview", "--num-rows", "9"), "magpie")
     assert capsys.readouterr().out == ""
 
 

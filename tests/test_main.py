@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, load_dataset
 
 from hfsynth import BootstrapInstructions, EchoLLM, Magpie, Pipeline, SamplingParams, SeedPool, TextGeneration, save
-from hfsynth.__main__ import look
+from hfsynth.__main__ import view_command
 from hfsynth.analysis import report as measuring
 
 
@@ -17,7 +17,7 @@ def run(*flags, cwd=None, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
-def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
+def test_run_recipe_of_saved_dataset_equals_it(tmp_path, hub):
     pipeline = Magpie(EchoLLM(), system_prompt={"a": "A.", "b": ("B.", 3)}, seed=4) >> TextGeneration(
         EchoLLM(), sampling=SamplingParams(stop=("x",))
     )
@@ -27,16 +27,16 @@ def test_a_saved_dataset_is_made_again_from_its_recipe(tmp_path, hub):
     flags = ["--max-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
-    first, again = (
+    first, reproduced = (
         load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
         for name in ("made", "again")
     )
-    assert again == first
+    assert reproduced == first
     assert hub.dataset("user/again").private
     assert "pushed: " in done.stdout
 
 
-def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
+def test_run_recipe_of_bootstrapping_uses_its_seeds(tmp_path):
     pool = SeedPool(seeds=tuple(f"Say {n}." for n in range(9)), round_size=2)
     pipeline = Pipeline((BootstrapInstructions(EchoLLM()),))
     save(pipeline.run(pool, num_rows=20, run_dir=tmp_path / "run", quiet=True), tmp_path / "made")
@@ -46,29 +46,29 @@ def test_a_bootstrapping_run_is_made_again_with_its_seeds(tmp_path):
     flags = ["--num-rows", 20, "--output-dir", tmp_path / "again", "--run-dir", tmp_path / "run-again"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
     assert done.returncode == 0, done.stderr
-    first, again = (
+    first, reproduced = (
         load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / f"c-{name}")).to_list()
         for name in ("made", "again")
     )
-    assert again == first
+    assert reproduced == first
     assert len(first) == 20
 
 
-def test_what_is_no_recipe_is_told_and_nothing_is_run(tmp_path):
+def test_run_invalid_recipe_is_an_error(tmp_path):
     (tmp_path / "r.yaml").write_text("a: 1")
     done = run("run", tmp_path / "r.yaml", "--max-rows", 1)
     assert done.returncode == 1
     assert "a recipe has 'steps'" in done.stderr
 
 
-def test_a_target_that_can_not_be_pushed_to_is_told_before_anything_is_run(tmp_path, hub):
+def test_run_refused_push_target_runs_nothing(tmp_path, hub):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
     done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
     assert done.returncode == 1
     assert "can only read" in done.stderr
 
 
-def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tmp_path):
+def test_run_invalid_config_name_runs_nothing(tmp_path):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
     done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
     assert "--config-name" in done.stderr
@@ -76,22 +76,22 @@ def test_a_name_that_no_configuration_can_have_is_told_before_anything_is_run(tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dataset_is_shown_with_a_map_by_meaning_where_a_model_is_named(tmp_path, monkeypatch):
+def test_view_embeddings_names_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "embed", lambda texts, model, revision: np.eye(3, dtype=np.float32)[: len(texts)])
     (tmp_path / "rows.csv").write_text("instruction\nMake tea.\nSing a song.\nGo home.\n")
-    look([str(tmp_path / "rows.csv"), "--embeddings", "some/model", "--output", str(tmp_path / "page.html")])
+    view_command([str(tmp_path / "rows.csv"), "--embeddings", "some/model", "--output", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
     assert "some/model" in page
 
 
-def test_a_dataset_whose_record_another_version_wrote_is_shown_without_it(tmp_path, capsys):
+def test_view_unreadable_record_is_left_out(tmp_path, capsys):
     save(Dataset.from_dict({"instruction": ["Make tea."]}), tmp_path / "made", config_name="tea")
     (tmp_path / "made/tea/hfsynth.json").write_text("[]")
-    look([str(tmp_path / "made"), "--config", "tea", "--output", str(tmp_path / "page.html")])
-    said = capsys.readouterr().out
-    assert "without what its runs recorded: " in said
-    assert "hfsynth.json" in said
-    assert "1 rows in" in said
+    view_command([str(tmp_path / "made"), "--config", "tea", "--output", str(tmp_path / "page.html")])
+    output = capsys.readouterr().out
+    assert "without what its runs recorded: " in output
+    assert "hfsynth.json" in output
+    assert "1 rows in" in output
 
 
 def test_a_step_of_an_imported_module_is_run(tmp_path):

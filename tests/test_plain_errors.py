@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
-from hfsynth.cli import RunArguments, build, make, plain_errors
+from hfsynth.cli import RunArguments, from_args, plain_errors, run_and_save
 from hfsynth.errors import ColumnError, GenerationError, PushError, RunError
 
 
@@ -49,14 +49,14 @@ def test_a_fault_in_the_code_keeps_its_error(fault):
     ],
 )
 def test_a_value_out_of_range_names_its_flag(cls, flags, flag, capsys):
-    status, text = ending(lambda: build(cls, Namespace(**flags), EchoLLM()), capsys)
+    status, text = ending(lambda: from_args(cls, Namespace(**flags), EchoLLM()), capsys)
     assert status == 1
     assert text.startswith(f"error: {flag} ")
 
 
 def test_a_name_of_no_configuration_names_its_flag(capsys):
     run = RunArguments(num_rows=1, config_name="a.b")
-    status, text = ending(lambda: make(Pipeline((Magpie(EchoLLM()),)), run, "magpie"), capsys)
+    status, text = ending(lambda: run_and_save(Pipeline((Magpie(EchoLLM()),)), run, "magpie"), capsys)
     assert status == 1
     assert text.startswith("error: --config-name ")
     assert "'a.b'" in text

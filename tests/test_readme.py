@@ -25,12 +25,12 @@ def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, 
     names["llm"].unload()
 
 
-def test_what_the_readme_shows_has_the_form_that_the_quickstart_prints():
-    shown = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
-    assert re.findall(r"^(\w+): \d+ rows, \d+ failed$", shown, re.MULTILINE) == ["self_instruct", "magpie"]
-    assert re.findall(r"^(\w+) +\| (\w+)$", shown, re.MULTILINE) == [
+def test_example_has_form_of_quickstart_output():
+    example = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
+    assert re.findall(r"^(\w+): \d+ rows, \d+ failed$", example, re.MULTILINE) == ["self_instruct", "magpie"]
+    assert re.findall(r"^(\w+) +\| (\w+)$", example, re.MULTILINE) == [
         ("evolved_instruction", "response"),
         ("instruction", "response"),
     ]
-    failed = re.findall(r"^  (\w+), row \d+: ", shown, re.MULTILINE)
+    failed = re.findall(r"^  (\w+), row \d+: ", example, re.MULTILINE)
     assert set(failed) <= {"SelfInstruct", "EvolInstruct", "TextGeneration", "Magpie"}

@@ -26,45 +26,45 @@ def script(name, *flags, cwd=None, **environment):
 
 
 @pytest.mark.parametrize("name", [*TECHNIQUES, "quickstart"])
-def test_help_tells_every_flag(name):
-    told = script(name, "--help")
-    assert told.returncode == 0, told.stderr
-    assert "--model" in told.stdout
-    assert "--push-to-hub" in told.stdout
+def test_help_lists_every_flag(name):
+    process = script(name, "--help")
+    assert process.returncode == 0, process.stderr
+    assert "--model" in process.stdout
+    assert "--push-to-hub" in process.stdout
     if name != "quickstart":
-        assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= set(told.stdout.split())
+        assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= set(process.stdout.split())
 
 
-def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path):
-    told = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
-    assert told.returncode == 1
-    assert "error: --n-turns " in told.stderr
+def test_wrong_value_loads_no_model(tmp_path):
+    process = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
+    assert process.returncode == 1
+    assert "error: --n-turns " in process.stderr
 
 
-def test_bootstrapping_without_seeds_or_a_number_of_rows_is_told_before_a_model_is_loaded(tmp_path):
-    told = script("bootstrap", "--model", "/nowhere", "--num-rows", 2, cwd=tmp_path)
-    assert "a pool grows from --dataset, the seeds, up to --num-rows instructions; say both" in told.stderr
+def test_bootstrap_without_seeds_loads_no_model(tmp_path):
+    process = script("bootstrap", "--model", "/nowhere", "--num-rows", 2, cwd=tmp_path)
+    assert "--num-rows" in process.stderr
 
 
 @pytest.mark.model
-def test_magpie_runs_from_nothing_and_is_pushed(tmp_path, smollm_folder, hub):
+def test_magpie_without_input_is_pushed(tmp_path, smollm_folder, hub):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]
     flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--keep-truncated"]
     flags += ["--output-dir", tmp_path / "made"]
     flags += ["--push-to-hub", "user/nothing", "--config-name", "magpie"]
-    told = script("magpie", *flags, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
-    assert told.returncode == 0, told.stderr
-    assert "pushed: " in told.stdout
+    process = script("magpie", *flags, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
+    assert process.returncode == 0, process.stderr
+    assert "pushed: " in process.stdout
     pushed = load_dataset("user/nothing", "magpie", split="train", cache_dir=str(tmp_path / "hub-cache"))
     rows = load_dataset(str(tmp_path / "made"), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
     assert pushed.to_list() == rows.to_list()
-    assert "4 rows in" in told.stdout
+    assert "4 rows in" in process.stdout
     assert len(rows) == 4
     assert {"id", "instruction", "response", "generation_metadata"} == set(rows.column_names)
 
 
 @pytest.mark.model
-def test_the_quickstart_makes_both_configurations_and_nothing_when_run_again(tmp_path, smollm_folder):
+def test_quickstart_second_run_generates_nothing(tmp_path, smollm_folder):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--num-rows", 2, "--output-dir", tmp_path / "quickstart"]
     first = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
     assert first.returncode == 0, first.stderr
@@ -72,7 +72,7 @@ def test_the_quickstart_makes_both_configurations_and_nothing_when_run_again(tmp
     for name in ("self_instruct", "magpie"):
         rows = load_dataset(str(tmp_path / "quickstart"), name, split="train", cache_dir=str(tmp_path / "cache"))
         assert f"{name}: {len(rows)} rows" in first.stdout
-    again = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
-    assert again.stdout == first.stdout
+    second = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
+    assert second.stdout == first.stdout
     assert "Loading weights" in first.stderr
-    assert "Loading weights" not in again.stderr
+    assert "Loading weights" not in second.stderr

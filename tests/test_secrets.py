@@ -221,7 +221,7 @@ def test_masked_keeps_an_ordinary_value(name, text):
         ("--api-key=abc", "--api-key=***"),
     ],
 )
-def test_masked_text_keeps_what_is_not_secret(text, rest):
+def test_masked_text_keeps_text_that_is_not_secret(text, rest):
     assert masked(text) == rest
 
 

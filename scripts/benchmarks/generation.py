@@ -74,8 +74,8 @@ def main() -> None:
     print(table)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     (arguments.output_dir / "benchmark.md").write_text(table)
-    told = {"job": {**job, "prompts": len(job["prompts"])}, "results": results}
-    (arguments.output_dir / "benchmark.json").write_text(json.dumps(told, indent=1))
+    report_data = {"job": {**job, "prompts": len(job["prompts"])}, "results": results}
+    (arguments.output_dir / "benchmark.json").write_text(json.dumps(report_data, indent=1))
 
 
 def parsed() -> argparse.Namespace:
@@ -141,19 +141,19 @@ def jobs(arguments: argparse.Namespace) -> tuple[Result, Result]:
 def instruction(line: Result) -> str:
     """Return the instruction of a line, with the input of its first instance, if it has one."""
     text = line.get("instruction") or line["input"]
-    given = line.get("instances", [{}])[0].get("input", "")
-    return f"{text}\n{given}".strip()
+    instance_input = line.get("instances", [{}])[0].get("input", "")
+    return f"{text}\n{instance_input}".strip()
 
 
 def measure(name: str, command: list[str], results: dict[str, list[Result]]) -> None:
-    """Run a way once and add what it says to the results; what fails is told, and left out."""
+    """Run a way once and add its figures to the results; a way that fails is printed and left out."""
     print(f"{name} …", file=sys.stderr, flush=True)
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "TQDM_DISABLE": "1"}
-    made = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
-    if made.returncode:
-        print(f"{name} failed: {made.stderr[-600:]}", file=sys.stderr, flush=True)
+    finished = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
+    if finished.returncode:
+        print(f"{name} failed: {finished.stderr[-600:]}", file=sys.stderr, flush=True)
         return
-    result = json.loads(made.stdout.strip().splitlines()[-1])
+    result = json.loads(finished.stdout.strip().splitlines()[-1])
     result["tokens_per_second"] = sum(result["rows"]) / result["seconds"]
     results.setdefault(name, []).append(result)
     print(f"  {result['tokens_per_second']:.0f} tokens/s", file=sys.stderr, flush=True)
@@ -163,9 +163,9 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
     """Lay out the results as Markdown."""
     base = results.get("generate, batch 32")
     beside = statistics.median(run["tokens_per_second"] for run in base) if base else None
-    what = arguments.random_weights or arguments.gguf_file or arguments.model
+    model = arguments.random_weights or arguments.gguf_file or arguments.model
     lines = [
-        f"{Path(what).name}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads: "
+        f"{Path(model).name}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads: "
         f"{arguments.num_requests} prompts, at most {arguments.max_new_tokens} new tokens, "
         f"temperature {arguments.temperature}, {arguments.repeats} rounds",
         "",
@@ -177,8 +177,8 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
         speed, last = statistics.median(speeds), runs[-1]
         times = f"{speed / beside:.2f}" if beside else ""
         spread = f"{speed:.0f} ({min(speeds):.0f}–{max(speeds):.0f})"
-        told = [sum(run["rows"]) / run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
-        processor = f"{statistics.median(told):.0f}" if told else ""
+        rates = [sum(run["rows"]) / run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
+        processor = f"{statistics.median(rates):.0f}" if rates else ""
         memory = f"{last['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in last else ""
         limits = [run["tokens_per_second"] / run["roofline"]["tokens_per_second"] for run in runs if "roofline" in run]
         share = f"{statistics.median(limits):.0%}" if limits else ""
@@ -187,24 +187,24 @@ def markdown(results: dict[str, list[Result]], arguments: argparse.Namespace) ->
 
 
 def notes(run: Result) -> str:
-    """Tell what a way knows of itself."""
-    told = [f"{len(run['rows'])} rows, {sum(run['rows'])} tokens"]
+    """Return a way's own figures as text."""
+    parts = [f"{len(run['rows'])} rows, {sum(run['rows'])} tokens"]
     if "occupancy" in run:
         spent = run["shares"]
         attention, sampling = spent["attention"], spent["sampling"]
         products = spent["forward"] - attention
-        told.append(f"{run['occupancy']:.0%} of slots in use")
-        told.append(
+        parts.append(f"{run['occupancy']:.0%} of slots in use")
+        parts.append(
             f"time: {products:.0%} forward without attention, {attention:.0%} attention, {sampling:.0%} sampling, "
             f"{1 - spent['forward'] - sampling:.0%} else"
         )
-        told.append(f"prompt tokens: {run['prompt_tokens_computed']} computed, {run['prompt_tokens_copied']} copied")
+        parts.append(f"prompt tokens: {run['prompt_tokens_computed']} computed, {run['prompt_tokens_copied']} copied")
         limit = run["roofline"]
-        told.append(
+        parts.append(
             f"roofline: {limit['tokens_per_second']:.0f} tokens/s (matrix products alone {limit['products']:.0f}; "
             f"memory alone {limit['reading']:.0f}, at {limit['bytes_per_second'] / 1e9:.1f} GB/s)"
         )
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":

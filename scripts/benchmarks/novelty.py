@@ -17,7 +17,7 @@ from pathlib import Path
 from hfsynth.similarity.rouge import NoveltyPool
 
 PAIRS = 300  # that the reference is timed on
-MOST_DROPPED = 1_000  # one after the other, before there is nothing new to be made of the words
+MAX_DROPPED = 1_000  # one after the other, before the words are taken to be used up
 
 
 def main() -> None:
@@ -31,14 +31,14 @@ def main() -> None:
     pair = seconds_per_pair(texts)
     print("| pool | texts filtered | novelty filter, s | texts/s | all pairs with rouge_score, s (worked out) | × |")
     print("|---|---|---|---|---|---|")
-    for size, made, seconds, pairs in growing(texts, sorted(arguments.sizes)):
+    for size, kept, seconds, pairs in growing(texts, sorted(arguments.sizes)):
         reference = pairs * pair
-        times = f"{made / seconds:,.0f} | {reference:,.0f} | {reference / seconds:,.0f}"
-        print(f"| {size:,} | {made:,} | {seconds:.1f} | {times} |", flush=True)
+        times = f"{kept / seconds:,.0f} | {reference:,.0f} | {reference / seconds:,.0f}"
+        print(f"| {size:,} | {kept:,} | {seconds:.1f} | {times} |", flush=True)
 
 
 def multiplied(texts: list[str]) -> Iterator[str]:
-    """Make texts without end: each one of those given, with half of its words replaced by some drawn from all."""
+    """Yield texts without end: each of the texts with half of its words replaced by words of all texts."""
     draw = random.Random(0)
     words = [word for text in texts for word in text.split()]
     while True:
@@ -51,19 +51,19 @@ def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, floa
     Raises:
         ValueError: If the words are too few for a pool of the largest size.
     """
-    pool, pairs, made, dropped, seconds = NoveltyPool(tokenizer="rouge_score"), 0, 0, 0, 0.0
+    pool, pairs, kept, dropped, seconds = NoveltyPool(tokenizer="rouge_score"), 0, 0, 0, 0.0
     for text in multiplied(texts):
         began = time.perf_counter()
         is_new = pool.match(text) is None
-        pairs, made, dropped = pairs + len(pool), made + 1, 0 if is_new else dropped + 1
+        pairs, kept, dropped = pairs + len(pool), kept + 1, 0 if is_new else dropped + 1
         if is_new:
             pool.add(text)
         seconds += time.perf_counter() - began
         if is_new and len(pool) in sizes:
-            yield len(pool), made, seconds, pairs
+            yield len(pool), kept, seconds, pairs
         if len(pool) == sizes[-1]:
             return
-        if dropped == MOST_DROPPED:
+        if dropped == MAX_DROPPED:
             raise ValueError(f"the pool stays at {len(pool)} texts: there are too few words for one of {sizes[-1]}.")
 
 

@@ -52,10 +52,10 @@ def measured(texts: list[str], size: int) -> str:
             instructions, gen_kwargs={"texts": tuple(texts), "size": size}, cache_dir=folder
         )
         began, used = time.perf_counter(), time.process_time()
-        told = report(dataset)
+        figures = report(dataset)
         took, cores = time.perf_counter() - began, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return f"| {size:,} | {told.neighbours.rows:,} | {took:.1f} | {cores:.1f} | {peak:,.0f} |"
+    return f"| {size:,} | {figures.neighbours.rows:,} | {took:.1f} | {cores:.1f} | {peak:,.0f} |"
 
 
 if __name__ == "__main__":
