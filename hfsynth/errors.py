@@ -46,15 +46,15 @@ class RowError(HfsynthError):
     Args:
         reason: What went wrong, for the record.
         raw: The completion that could not be used, if there is one.
-        passing: Whether the row may succeed at another time (an endpoint is down, memory is taken): the same run,
+        transient: Whether the row may succeed at another time (an endpoint is down, memory is taken): the same run,
             started again, tries such a row again.
     """
 
-    def __init__(self, reason: str, raw: str = "", *, passing: bool = False) -> None:
+    def __init__(self, reason: str, raw: str = "", *, transient: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.raw = raw
-        self.passing = passing
+        self.transient = transient
 
 
 class TruncatedError(RowError):

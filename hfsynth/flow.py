@@ -1,4 +1,4 @@
-"""A row's flow: a generator that yields requests and receives completions, and `Flows`, which runs many at once.
+"""A row's flow: a generator that yields requests and receives completions, and `FlowDriver`, which runs many at once.
 
     def flow(self, row, rng):
         completion = yield Request(messages=...)
@@ -70,15 +70,15 @@ class Outcome:
     """Whether a text of it was cut off and is kept."""
 
     @property
-    def is_passing(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the row failed for the time being: an endpoint was down, or memory ran out."""
-        return is_passing(self.error, self.finish_reason)
+        return is_transient(self.error, self.finish_reason)
 
 
-def is_passing(error: str, finish_reason: str) -> bool:
+def is_transient(error: str, finish_reason: str) -> bool:
     """Whether a row that failed may be completed at another time, by what its metadata entry says.
 
-    >>> is_passing("Connection refused", "error"), is_passing("the completion has no task", "stop")
+    >>> is_transient("Connection refused", "error"), is_transient("the completion has no task", "stop")
     (True, False)
     """
     return bool(error) and finish_reason == "error"
@@ -154,14 +154,14 @@ class RaisedRows:
 class Watcher:
     """What is called as flows come along: by a progress bar, say."""
 
-    answered: Callable[["Running", Completion], None] | None = None
+    answered: Callable[["RowState", Completion], None] | None = None
     """Called with each completion."""
-    ended: Callable[["Running"], None] | None = None
+    ended: Callable[["RowState"], None] | None = None
     """Called with each flow that has ended, whether it failed or not."""
 
 
-class Flows:
-    """Flows under way, of one batch of rows or of several, that keep an llm supplied.
+class FlowDriver:
+    """FlowDriver under way, of one batch of rows or of several, that keep an llm supplied.
 
     Args:
         llm: What completes their requests.
@@ -187,13 +187,13 @@ class Flows:
         self._raised = raised or RaisedRows()
         self._watcher = watcher or Watcher()
         self._requests = Requests(self._start_more if more else None)
-        self._asked: dict[Running, Request] = {}
+        self._asked: dict[RowState, Request] = {}
         self._stream: Iterator[tuple[Hashable, Completion]] = iter(())
         self._logged: set[tuple[type, ...]] = set()
 
     def start(
         self, flows: Sequence["Flow | Outcome"], seeds: Sequence["RowSeeds"], owner: str = ""
-    ) -> list["Running"]:
+    ) -> list["RowState"]:
         """Start a batch of flows, one a row, up to their first requests.
 
         Args:
@@ -201,13 +201,13 @@ class Flows:
             seeds: One a row.
             owner: The technique's class, for error messages.
         """
-        batch = [Running(flow, row, owner) for flow, row in zip(flows, seeds, strict=True)]
+        batch = [RowState(flow, row, owner) for flow, row in zip(flows, seeds, strict=True)]
         for run in batch:
             if not run.finished:
                 self._ask(run, run.start(), first=False)
         return batch
 
-    def finish(self, batch: Sequence["Running"]) -> list[Outcome]:
+    def finish(self, batch: Sequence["RowState"]) -> list[Outcome]:
         """Run a batch to its end; others go on as far as they come meanwhile.
 
         A row whose flow raises fails, and so does one for whose request the llm raises, when it is asked for that one
@@ -267,7 +267,7 @@ class Flows:
         for part in (taken[:middle], taken[middle:]):
             self._retry(part)
 
-    def _retry(self, runs: Sequence["Running"]) -> None:
+    def _retry(self, runs: Sequence["RowState"]) -> None:
         """Ask for some requests by themselves, and for halves of those where that raises; a single one fails."""
         if not runs:
             return
@@ -288,7 +288,7 @@ class Flows:
             self._halve(list(left), attempt.error or stopped)
             return
 
-    def _halve(self, runs: Sequence["Running"], error: Exception) -> None:
+    def _halve(self, runs: Sequence["RowState"], error: Exception) -> None:
         if len(runs) == 1:
             del self._asked[runs[0]]
             runs[0].fail(error)
@@ -300,7 +300,7 @@ class Flows:
 
     def _answer(self, run: Hashable, completion: Completion) -> None:
         """Give a flow its completion."""
-        if not isinstance(run, Running) or run not in self._asked:
+        if not isinstance(run, RowState) or run not in self._asked:
             raise GenerationError(f"{self._llm.model_name} completed {run!r}, which nobody asked for.")
         if not isinstance(completion, Completion):
             raise GenerationError(
@@ -313,14 +313,14 @@ class Flows:
             self._watcher.answered(run, completion)
         self._ask(run, run.resume(completion), first=True)  # a row that is under way before one that is not
 
-    def _ask(self, run: "Running", request: Request | None, first: bool) -> None:
+    def _ask(self, run: "RowState", request: Request | None, first: bool) -> None:
         if request is None:
             self._end(run)
         else:
             self._asked[run] = request
             self._requests.put(run, request, first)
 
-    def _end(self, run: "Running") -> None:
+    def _end(self, run: "RowState") -> None:
         """Note what became of a row."""
         if run.raised is not None:
             self._log(run.raised, "row %d of %s failed", run.seeds.row, run.seeds.step)
@@ -368,9 +368,9 @@ def run_flows(
         watcher: What is called as they come along.
 
     Raises:
-        Exception: As `Flows.finish` does.
+        Exception: As `FlowDriver.finish` does.
     """
-    with closing(Flows(llm, raised=raised, watcher=watcher)) as running:
+    with closing(FlowDriver(llm, raised=raised, watcher=watcher)) as running:
         return running.finish(running.start(flows, seeds, owner))
 
 
@@ -384,12 +384,16 @@ class RowSeeds:
     content: str = ""
     """What else tells the row from others; "" where its index does."""
 
-    def turn(self, turn: int) -> int:
-        """Return the seed of the row's request number `turn`; -1 is for the row's own draws."""
-        return derive_seed(self.seed, self.step, self.row, turn, self.content)
+    def row_seed(self) -> int:
+        """Return the seed of the row's own draws, which its flow gets as `rng`."""
+        return derive_seed(self.seed, self.step, self.row, -1, self.content)
+
+    def request_seed(self, number: int) -> int:
+        """Return the seed of one of the row's requests, counted from 0."""
+        return derive_seed(self.seed, self.step, self.row, number, self.content)
 
 
-class Running:
+class RowState:
     """One flow under way, and its outcome so far.
 
     Args:
@@ -453,7 +457,7 @@ class Running:
             return None
         self._turn += 1
         self._request = request
-        return replace(request, seed=self.seeds.turn(self._turn - 1))
+        return replace(request, seed=self.seeds.request_seed(self._turn - 1))
 
     def _step(self, completion: Completion | None) -> Request | None:
         """Resume the flow once."""
@@ -465,9 +469,9 @@ class Running:
             else:
                 self.outcome.finish_reason = completion.finish_reason
                 if completion.error or completion.finish_reason in ("error", "refused"):
-                    passing = completion.finish_reason != "refused"
+                    transient = completion.finish_reason != "refused"
                     reason = completion.error or "the llm says no reason"
-                    request = flow.throw(RowError(reason, completion.text, passing=passing))
+                    request = flow.throw(RowError(reason, completion.text, transient=transient))
                 elif error := self._truncation(completion):
                     request = flow.throw(error)
                 else:
@@ -475,7 +479,7 @@ class Running:
         except StopIteration as end:
             self._finish(end.value)
         except RowError as error:
-            if error.passing:
+            if error.transient:
                 self.outcome.finish_reason = "error"
             self._fail(error.reason, error.raw)
         else:

@@ -527,7 +527,7 @@ class Technique(Configuration, Step):
         wiring = self.wire(batch)
         self._check_types(batch, wiring)
         rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices))]
-        rngs = [random.Random(seeds.turn(-1)) for seeds in self.row_seeds(indices, batch)]
+        rngs = [random.Random(seeds.row_seed()) for seeds in self.row_seeds(indices, batch)]
         features = self.output_features
         return [self._guarded(row, rng, features) for row, rng in zip(rows, rngs, strict=True)]
 
@@ -634,7 +634,7 @@ class Technique(Configuration, Step):
             "step": self.name,
             "row": row.row,
             "model": self.model_name,
-            "seed": row.turn(0),
+            "seed": row.request_seed(0),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "finish_reason": outcome.finish_reason,

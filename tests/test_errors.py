@@ -27,5 +27,5 @@ def test_error_is_caught_as_a_python_error(error, base):
 
 
 def test_row_error_keeps_the_completion():
-    error = errors.RowError("why", "raw", passing=True)
-    assert (error.reason, error.raw, error.passing, str(error)) == ("why", "raw", True, "why")
+    error = errors.RowError("why", "raw", transient=True)
+    assert (error.reason, error.raw, error.transient, str(error)) == ("why", "raw", True, "why")

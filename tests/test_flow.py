@@ -19,7 +19,7 @@ from hfsynth import (
     split_failures,
 )
 from hfsynth.errors import ColumnError, FlowError
-from hfsynth.flow import Flows, RowSeeds, derive_seed, run_flows
+from hfsynth.flow import FlowDriver, RowSeeds, derive_seed, run_flows
 from hfsynth.run_record import records
 from hfsynth.technique import Input
 from tests.helpers import ScriptedLLM
@@ -117,7 +117,7 @@ def test_finish_leaves_other_batches_under_way():
             yield ask(f"{turns} {turn}")
         return {"turns": turns}
 
-    flows = Flows(ScriptedLLM())
+    flows = FlowDriver(ScriptedLLM())
     first = flows.start([flow(1), flow(2)], seeds(2))
     second = flows.start([flow(5)], seeds(1))
     assert [outcome.rows for outcome in flows.finish(first)] == [[{"turns": 1}], [{"turns": 2}]]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from hfsynth import EchoLLM, Request
-from hfsynth.flow import Flows, RowSeeds
+from hfsynth.flow import FlowDriver, RowSeeds
 from hfsynth.watchdog import Watchdog
 
 
@@ -27,7 +27,7 @@ def flow():
 
 
 def finish(llm, number, patience):
-    flows = Flows(llm, patience=patience)
+    flows = FlowDriver(llm, patience=patience)
     return flows.finish(flows.start([flow() for _ in range(number)], [RowSeeds(0, "Step", n) for n in range(number)]))
 
 
@@ -62,7 +62,7 @@ def test_watchdog_rows_without_requests_start_no_thread():
         return {"text": ""}
         yield
 
-    flows, before = Flows(EchoLLM()), threading.active_count()
+    flows, before = FlowDriver(EchoLLM()), threading.active_count()
     (outcome,) = flows.finish(flows.start([nothing()], [RowSeeds(0, "Step", 0)]))
     assert outcome.rows == [{"text": ""}]
     assert threading.active_count() == before

@@ -6,7 +6,7 @@ A step has a folder, named by a hash of all that its rows depend on:
     chunk-00003-of-00128.failed  why a chunk raised
     chunks.json                  the keys of all chunks, by which other runs recognise equal chunks
     timings.jsonl                a line for each chunk that was run
-    passing-RUN                  run RUN left rows with transient failures, which the next run retries
+    transient-RUN                run RUN left rows with transient failures, which the next run retries
     dropped.parquet              the rows that a filter dropped
     rows-00000-of-00002.arrow    all rows, once the step is finished
     step.json                    the step's record, written last: the step is finished
@@ -37,7 +37,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from numpy.typing import NDArray
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-from hfsynth.flow import Outcome, is_passing, storable
+from hfsynth.flow import Outcome, is_transient, storable
 from hfsynth.metadata import FAILURE_FEATURES, METADATA_COLUMN, failures_dataset
 from hfsynth.secrets import redact
 from hfsynth.technique import Technique
@@ -102,12 +102,12 @@ class StepFolder:
 
     def note_transient_failures(self) -> None:
         """Note that this run leaves rows with transient failures here."""
-        (self.path / f"passing-{self._token}").touch()
+        (self.path / f"transient-{self._token}").touch()
 
     @property
     def left_transient_failures(self) -> bool:
         """Whether this run has left rows with transient failures here."""
-        return (self.path / f"passing-{self._token}").exists()
+        return (self.path / f"transient-{self._token}").exists()
 
     def written_tables(self) -> list[pa.Table]:
         """Return the finished rows, memory-mapped: all rows of a finished step, else those of finished chunks."""
@@ -320,7 +320,7 @@ class StepFolder:
     def _has_transient_failures(self) -> bool:
         """Whether another run has left rows with transient failures here."""
         names = os.listdir(self.path) if self.path.exists() else []
-        return any(name.startswith("passing-") and name != f"passing-{self._token}" for name in names)
+        return any(name.startswith("transient-") and name != f"transient-{self._token}" for name in names)
 
     def _retry(self, number: int) -> "StepFolder":
         path = self.path.with_name(f"{self.path.name}-retry-{number}")
@@ -390,7 +390,7 @@ class EarlierRows:
 
     def _outcome(self, rows: Sequence[Mapping[str, Any]], read: Mapping[str, Any]) -> Outcome | None:
         entry = rows[0][METADATA_COLUMN][-1]
-        if is_passing(entry["error"], entry["finish_reason"]):
+        if is_transient(entry["error"], entry["finish_reason"]):
             return None
         if not self.same_input and any(rows[0][column] != value for column, value in read.items()):
             return None
@@ -530,7 +530,7 @@ def _earlier_chunks(path: Path, keys: Sequence[str]) -> dict[str, tuple[Path, in
             except (FileNotFoundError, NotADirectoryError):
                 continue
             keys_listed = [key for key, _ in listed.get("chunks", ())] if name == "step.json" else listed
-            checks_rows = any(sibling.glob("passing-*"))
+            checks_rows = any(sibling.glob("transient-*"))
             for number, key in enumerate(keys_listed):
                 exists = name == "step.json" or _chunk_file(sibling, number)
                 if key not in wanted or key in found or not exists:
@@ -546,7 +546,7 @@ def _is_final(folder: Path, number: int) -> bool:
         column = _read_chunk(folder, number).column(METADATA_COLUMN)
     except (FileNotFoundError, KeyError):  # its folder is being merged, or was removed
         return False
-    return not any(is_passing(row[-1]["error"], row[-1]["finish_reason"]) for row in column.to_pylist())
+    return not any(is_transient(row[-1]["error"], row[-1]["finish_reason"]) for row in column.to_pylist())
 
 
 def _chunk_file(folder: Path, number: int) -> Path | None:

@@ -24,7 +24,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
-from hfsynth.flow import Flows, Outcome, Running, Watcher
+from hfsynth.flow import FlowDriver, Outcome, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
@@ -237,7 +237,7 @@ class StepWorker:
         seconds = time.monotonic() - began
         self._slowest = max(self._slowest, seconds)
         self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last chunk ends the step
-        if any(outcome.is_passing for outcome in outcomes):
+        if any(outcome.is_transient for outcome in outcomes):
             self.folder.note_transient_failures()
         if not self.folder.commit_chunk(number, writing / "chunk.arrow"):
             self.progress.add(-len(rows), failed=-failed)  # another process has counted them
@@ -285,10 +285,10 @@ class StepWorker:
             self.group.add(self._counter("completed"), 1)
         return found
 
-    def _count_completion(self, run: Running, completion: Completion) -> None:  # noqa: ARG002 - see Watcher
+    def _count_completion(self, run: RowState, completion: Completion) -> None:  # noqa: ARG002 - see Watcher
         self.progress.add(0, tokens=completion.completion_tokens)
 
-    def _count_row(self, run: Running) -> None:
+    def _count_row(self, run: RowState) -> None:
         """Count a row that has ended.
 
         Raises:
@@ -380,10 +380,10 @@ class ChunksInFlight:
     first: int = 0
     earlier_outcomes: Callable[[range], Mapping[int, Outcome]] | None = None
     watcher: Watcher = field(default_factory=Watcher)
-    _current: tuple[int, list[Running]] | None = field(default=None, init=False)
-    _started: deque[tuple[int, list[Running]]] = field(default_factory=deque, init=False)
+    _current: tuple[int, list[RowState]] | None = field(default=None, init=False)
+    _started: deque[tuple[int, list[RowState]]] = field(default_factory=deque, init=False)
     _claimed: deque[int] = field(default_factory=deque, init=False)
-    _flows: Flows = field(init=False)
+    _flows: FlowDriver = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with nothing in flight."""
@@ -436,13 +436,13 @@ class ChunksInFlight:
         self._current = None
         self._flows = self._new_flows()
 
-    def _new_flows(self) -> Flows:
-        return Flows(self.technique.llm, self._start_next, self.technique.raised_rows, self.watcher)
+    def _new_flows(self) -> FlowDriver:
+        return FlowDriver(self.technique.llm, self._start_next, self.technique.raised_rows, self.watcher)
 
     def _claim(self) -> int | None:
         return self._claimed.popleft() if self._claimed else self.claim()
 
-    def _start(self, number: int) -> list[Running]:
+    def _start(self, number: int) -> list[RowState]:
         rows = self.rows(number)
         read = self.technique.columns_read(self.dataset.features)
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
@@ -504,7 +504,7 @@ class FailureStreak:
             self.reasons.clear()
         elif outcome.finish_reason not in ("", "refused"):
             self.failed += 1
-            self.transient += outcome.is_passing
+            self.transient += outcome.is_transient
             self.reasons[outcome.error] += 1
 
     def add_chunk(self, rows: int, error: BaseException) -> None:

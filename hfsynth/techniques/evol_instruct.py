@@ -248,7 +248,7 @@ class EvolInstruct(Technique):
                 if self.eliminate and not rule:
                     rule = yield from self._judge_and_answer(versions[-1], evolved, answered)
             except RowError as error:  # the prompt is too long for the model, for example
-                if len(versions) == 1 or error.passing:
+                if len(versions) == 1 or error.transient:
                     raise  # no version would be lost, or a retry repeats the row
                 rule = f"not completed: {error.reason}"
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
