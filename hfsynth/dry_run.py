@@ -28,7 +28,7 @@ from hfsynth.metadata import failed_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
 from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
-from hfsynth.runner.step import AttachOutcomes
+from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 from hfsynth.text import duration

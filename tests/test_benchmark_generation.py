@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.attention import install_attention
 from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 

@@ -20,7 +20,7 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from hfsynth.data import is_chat
-from hfsynth.similarity.repetition import find_repeated_line, find_repeated_words
+from hfsynth.similarity.ngrams import find_repeated_line, find_repeated_words
 from hfsynth.similarity.words import normal_form, words_in
 
 if TYPE_CHECKING:

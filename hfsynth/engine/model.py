@@ -18,7 +18,7 @@ from hfsynth.chat import (
     TokenizedChoices,
     TokenizedRequest,
 )
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.attention import install_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.kv_cache import free_memory
 from hfsynth.engine.scoring import FORWARD_TOKENS, score

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfsynth.filter import Found, RuleFilter
-from hfsynth.similarity.repetition import (
+from hfsynth.similarity.ngrams import (
     LINE_TIMES,
     LINE_WORDS,
     NGRAM_SHARE,

@@ -29,7 +29,7 @@ from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
 from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
-from hfsynth.runner.step import DiskErrors, StepWorker, reason_lines, run_dataset_step
+from hfsynth.runner.step_worker import DiskErrors, StepWorker, reason_lines, run_dataset_step
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 

@@ -24,8 +24,7 @@ from transformers.utils.quantization_config import GgufConfig
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.chat import TokenizedRequest
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine.attention import DecodeBatch, PrefillBatch
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.attention import DecodeBatch, PrefillBatch, install_attention
 from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler

@@ -16,7 +16,7 @@ from hfsynth import GenerationError
 from hfsynth.chat import Generated
 from hfsynth.engine import decode_loop as decoding
 from hfsynth.engine import scheduler
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.attention import install_attention
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import NON_FINITE_LOGITS, uniforms

@@ -7,7 +7,7 @@ from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Q
 
 from hfsynth import GenerationError
 from hfsynth.engine import scoring
-from hfsynth.engine.compatibility import install_attention
+from hfsynth.engine.attention import install_attention
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.scoring import ChoiceBatch, TokenizedChoices, score
 from tests.tiny import prompt, tiny

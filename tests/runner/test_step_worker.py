@@ -9,7 +9,7 @@ from datasets import Dataset, Features, List, Value
 from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunError, TextGeneration
 from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
-from hfsynth.runner.step import ChunksInFlight, run_dataset_step
+from hfsynth.runner.step_worker import ChunksInFlight, run_dataset_step
 from hfsynth.step import as_step
 from tests.helpers import OnlyOnce, ScriptedLLM
 
