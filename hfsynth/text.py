@@ -2,16 +2,17 @@
 
 import re
 
-# characters with a meaning in Markdown, HTML and mathematics; a colon where it is part of a link or an emoji
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!~&$@]|:(?=//|[\w+-]+:))")
+# characters with a meaning in Markdown, HTML and mathematics: an underscore outside of words, a colon where it is part
+# of a link or an emoji
+_MARKUP = re.compile(r"([\\`*\[\]<>#|!~&$@]|(?<![^\W_])_|_(?!_*[^\W_])|:(?=//|[\w+-]+:))")
 _MAX_ERROR = 300  # characters
 
 
 def plain(text: str) -> str:
     r"""Escape text so that Markdown and HTML show it as it is, on one line.
 
-    >>> print(plain("<b> | a_b"))
-    \<b\> \| a\_b
+    >>> print(plain("<b> | a_b _c_"))
+    \<b\> \| a_b \_c\_
     """
     return _MARKUP.sub(r"\\\1", " ".join(str(text).split()))
 

@@ -270,7 +270,7 @@ def test_card_counts_rows_and_failures_of_a_split(saved):
     ever = sum(sum(new_failures(stages[stage], place).values()) for place, stage in enumerate((1, 2, 4)))
     assert number(split["Rows"]) == len(rows) == completed(stages[-1])
     assert number(split["Failed or dropped"]) == ever > 0, "those that the function dropped, too"
-    assert f"\n{len(rows)} rows. Generated with SelfInstruct → EvolInstruct → not\\_too\\_short → " in card
+    assert f"\n{len(rows)} rows. Generated with SelfInstruct → EvolInstruct → not_too_short → " in card
     assert f"from 40 rows in memory; {ever} rows failed; " in card
 
 
