@@ -428,8 +428,9 @@ def _diversity_notes(near: NearestNeighbours, embedded: EmbeddingNeighbours | No
         f"A random sample of {near.rows:,} of the {near.among:,} instructions" if is_sample else "Each instruction"
     )
     yield (
-        f"{compared} was compared with all others: by ROUGE-L on the words of any script (Chinese, Japanese and Thai "
-        "by character, Korean by syllable), and by shingles of five characters (MinHash)."
+        f"{compared} was compared with all others: by ROUGE-L on words, and by shingles of five characters (MinHash). "
+        "In Chinese, Japanese, Thai, Lao, Khmer and Burmese each character counts as a word, in Korean each syllable; "
+        "the most frequent polite endings and particles of Japanese and Korean count as one word each."
     )
     if is_sample:
         margin = 100 * _NORMAL_95 * 0.5 / sqrt(near.rows)

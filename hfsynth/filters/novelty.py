@@ -13,11 +13,11 @@ from hfsynth.similarity.words import Tokenizer, check_tokenizer
 class Novelty(TextFilter):
     """Keep a text if its ROUGE-L F-measure with every earlier text that was kept, and with `texts`, is low enough.
 
-    ROUGE-L compares words of any script: in Chinese, Japanese and Thai each character, in Korean each syllable (a
-    polite ending or particle of Japanese or Korean is one word), and in a text without words its symbols or
-    punctuation. The paper's own decisions come from `tokenizer="rouge_score"`, the words of that package without a
-    stemmer. They are runs of a-z and 0-9, so it suits only English: in another script, texts that share a number or a
-    name look the same, and others look new.
+    ROUGE-L compares words of any script: in Chinese, Japanese, Thai, Lao, Khmer and Burmese each character, in Korean
+    each syllable, and in a text without words its symbols or punctuation. The most frequent polite endings and
+    particles of Japanese and Korean count as one word each. The paper's own decisions come from
+    `tokenizer="rouge_score"`, the words of that package without a stemmer. They are runs of a-z and 0-9, so it suits
+    only English: in another script, texts that share a number or a name look the same, and others look new.
 
     Rule: `near_another`, with the F-measure and the nearest text.
 

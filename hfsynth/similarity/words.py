@@ -2,8 +2,9 @@
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
 word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
-compares syllables, because spacing and endings vary. A polite ending or a particle of Japanese or Korean counts as one
-word, so that shared endings alone don't make requests similar. The words of `rouge_score`, for English, are here too.
+compares syllables, because spacing and endings vary. The most frequent polite endings and particles of Japanese and
+Korean count as one word each, so that shared endings alone don't make requests similar. The words of `rouge_score`,
+for English, are here too.
 """
 
 import re
@@ -82,9 +83,9 @@ def words_in(text: str) -> list[str]:
 def compared_words(text: str) -> list[str]:
     """Return the words of a text that ROUGE-L compares: those of `words_in`, but Korean syllables, and symbols too.
 
-    A polite ending or a particle of Japanese or Korean, such as "ください" or "해 주세요", is one word. A text without
-    words and symbols is compared by its punctuation, and a blank text has one empty word; so equal texts always have
-    a ROUGE-L of 1.
+    The most frequent polite endings and particles of Japanese and Korean, such as "ください" or "해 주세요", are one
+    word each. A text without words and symbols is compared by its punctuation, and a blank text has one empty word; so
+    equal texts always have a ROUGE-L of 1.
 
     >>> compared_words("What's 2+2, naïvely?")
     ['what', 's', '2', '2', 'naïvely']
