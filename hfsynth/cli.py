@@ -131,7 +131,7 @@ def plain_errors(*classes: type) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from what is finished.\n")
+        sys.stderr.write("stopped; run the same command again to continue from the rows that are finished.\n")
         sys.exit(130)
     except (RuntimeError, ValueError, TypeError, ImportError, OSError) as error:
         if not _is_for_the_user(error):
