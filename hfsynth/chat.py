@@ -1,6 +1,6 @@
 """Convert requests to token ids and token ids to completions, by a model's chat template and tokenizer, without torch.
 
-    ChatTokenizer   Request → TokenizedRequest or TokenizedChoices; Generated → Completion
+    ChatTokenizer   Request → RenderedRequest or RenderedChoices; Generated → Completion
     ChatTemplate    conversation → prompt for generating an answer or a user's turn, or for scoring an answer
     PlainText       text → token ids, in which row text never becomes a special token
 
@@ -96,6 +96,24 @@ class TokenizedChoices:
         return [*self.prompt_ids, *chain.from_iterable(self.choices)]
 
 
+@dataclass(frozen=True, eq=False)
+class RenderedRequest:
+    """A request for a text, with the prompt that a model reads for it as text and as token ids."""
+
+    request: Request
+    prompt: str
+    tokens: TokenizedRequest
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedChoices:
+    """A request with choices, with the prompt that a model reads before each of them as text and as token ids."""
+
+    request: Request
+    prompt: str
+    tokens: TokenizedChoices
+
+
 @dataclass(frozen=True)
 class Generated:
     """The tokens that an engine generated for a request, the one that ended it included, and why it ended."""
@@ -109,6 +127,10 @@ class Generated:
 @dataclass
 class ChatTokenizer:
     """Turns requests into token ids, and generated token ids into completions. Every engine uses this one.
+
+        rendered = chat.render(request)            # a Completion, where the request is refused
+        generated = engine.generate(rendered.tokens)
+        completion = chat.completion(rendered, generated)
 
     Args:
         tokenizer: Of transformers, fast or slow.
@@ -147,6 +169,19 @@ class ChatTokenizer:
         if request.choices and request.role == "assistant":
             return self.template.before_answer(request.messages)
         return self.template.prompt(request.messages, request.role)
+
+    def render(self, request: Request) -> RenderedRequest | RenderedChoices | Completion:
+        """Return a request as text and token ids, or the completion of one that is refused.
+
+        A request is refused where the chat template can't render it, or its prompt leaves no room in the context.
+        """
+        try:
+            prompt = self.prompt(request)
+            if request.choices:
+                return RenderedChoices(request, prompt, self.tokenize_choices(request, prompt))
+            return RenderedRequest(request, prompt, self.tokenize(request, prompt))
+        except (ChatTemplateError, PromptTooLongError) as error:
+            return Completion(text="", finish_reason="refused", error=str(error))
 
     def tokenize(self, request: Request, prompt: str) -> TokenizedRequest:
         """Return a request as token ids.
@@ -195,43 +230,52 @@ class ChatTokenizer:
             )
         return TokenizedChoices(ids, choices, self._turn_ends(request)[0])
 
-    def completion(
-        self, request: Request, prompt: str, tokenized: TokenizedRequest, generated: Generated
-    ) -> Completion:
+    def completion(self, rendered: RenderedRequest, generated: Generated) -> Completion:
         """Return generated tokens as a completion, without end tokens, stop texts, thinking and special tokens.
 
         Args:
-            request: The request.
-            prompt: Its rendered text.
-            tokenized: The request as token ids.
+            rendered: The request.
             generated: The tokens that an engine generated for it.
         """
         ids = generated.token_ids
-        is_ended = bool(ids) and ids[-1] in tokenized.end_tokens
+        is_ended = bool(ids) and ids[-1] in rendered.tokens.end_tokens
         text = self.decode(ids[:-1] if is_ended else ids)
-        if cuts := [text.index(stop) for stop in tokenized.stop if stop in text]:
-            text = text[: min(cuts)]
-        thinking = None
-        if request.role == "assistant":
-            thinking, text = split_thinking(prompt, text, self.template.thinking)
-        return Completion(
-            text=self._without_special(text),
-            finish_reason=generated.finish_reason,
-            prompt_tokens=len(tokenized.prompt_ids),
+        return replace(
+            self.completion_of_text(rendered, text, generated.finish_reason),
             completion_tokens=len(ids),
-            thinking=thinking and self._without_special(thinking),
             written=self.decode(ids),
             error=generated.error,
         )
 
-    def scored(self, request: Request, tokenized: TokenizedChoices, scores: tuple[float, ...]) -> Completion:
-        """Return the scores of a request's choices as a completion, whose text is the likeliest choice."""
+    def completion_of_text(self, rendered: RenderedRequest, text: str, finish_reason: FinishReason) -> Completion:
+        """Return a generated text as a completion, without stop texts, thinking and special tokens.
+
+        Args:
+            rendered: The request.
+            text: What an engine generated for it, special tokens included, without the end token.
+            finish_reason: Why it ended.
+        """
+        if cuts := [text.index(stop) for stop in rendered.tokens.stop if stop in text]:
+            text = text[: min(cuts)]
+        thinking = None
+        if rendered.request.role == "assistant":
+            thinking, text = split_thinking(rendered.prompt, text, self.template.thinking)
         return Completion(
-            text=request.choices[scores.index(max(scores))],
+            text=self._without_special(text),
+            finish_reason=finish_reason,
+            prompt_tokens=len(rendered.tokens.prompt_ids),
+            thinking=thinking and self._without_special(thinking),
+        )
+
+    def scored(self, rendered: RenderedChoices, scores: tuple[float, ...]) -> Completion:
+        """Return the scores of a request's choices as a completion, whose text is the likeliest choice."""
+        tokens = rendered.tokens
+        return Completion(
+            text=rendered.request.choices[scores.index(max(scores))],
             finish_reason="stop",
-            prompt_tokens=len(tokenized.token_ids),
+            prompt_tokens=len(tokens.token_ids),
             scores=scores,
-            scored_tokens=tuple(len(choice) + bool(tokenized.end_tokens) for choice in tokenized.choices),
+            scored_tokens=tuple(len(choice) + bool(tokens.end_tokens) for choice in tokens.choices),
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:

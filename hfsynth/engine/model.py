@@ -14,7 +14,8 @@ from hfsynth.chat import (
     ChatTokenizer,
     Generated,
     NextRequest,
-    PromptTooLongError,
+    RenderedChoices,
+    RenderedRequest,
     TokenizedChoices,
     TokenizedRequest,
 )
@@ -23,7 +24,6 @@ from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.kv_cache import free_memory
 from hfsynth.engine.scoring import FORWARD_TOKENS, score
 from hfsynth.engine.static_batches import StaticBatches
-from hfsynth.errors import ChatTemplateError
 from hfsynth.llm import Completion, Request, Requests
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ class CausalLM:
         queue = RequestQueue(self.chat, requests, self._score)
         while True:
             for tokenized, generated in self._engine_of(batch_size).run(queue.next):
-                key, request, prompt = queue.pending.pop(tokenized)
-                yield key, self.chat.completion(request, prompt, tokenized, generated)
+                key, rendered = queue.pending.pop(tokenized)
+                yield key, self.chat.completion(rendered, generated)
                 yield from queue.drain()  # at once: a chunk waits for its last row
             if not queue.ready:
                 return
@@ -109,11 +109,11 @@ class RequestQueue:
     chat: ChatTokenizer
     requests: Requests
     score: Callable[[Sequence[TokenizedChoices]], list[tuple[float, ...]]]
-    pending: dict[TokenizedRequest, tuple[Hashable, Request, str]] = field(default_factory=dict)
-    """Tokenized request → the request's key, the request and its prompt."""
+    pending: dict[TokenizedRequest, tuple[Hashable, RenderedRequest]] = field(default_factory=dict)
+    """Tokenized request → the request's key, and the request."""
     ready: deque[tuple[Hashable, Completion]] = field(default_factory=deque)
     """Completions of refused and scored requests, with their keys."""
-    _gathered: list[tuple[Hashable, Request, TokenizedChoices]] = field(default_factory=list)
+    _gathered: list[tuple[Hashable, RenderedChoices]] = field(default_factory=list)
 
     def drain(self) -> Iterator[tuple[Hashable, Completion]]:
         """Remove and return the completions that are ready."""
@@ -135,30 +135,28 @@ class RequestQueue:
 
     def _tokenize(self, key: Hashable, request: Request) -> TokenizedRequest | None:
         """Return a request as token ids, or None if it is refused or has choices."""
-        try:
-            prompt = self.chat.prompt(request)
-            if request.choices:
-                self._gather(key, request, self.chat.tokenize_choices(request, prompt))
-            else:
-                tokenized = self.chat.tokenize(request, prompt)
-                self.pending[tokenized] = key, request, prompt
-                return tokenized
-        except (ChatTemplateError, PromptTooLongError) as error:
-            self.ready.append((key, Completion(text="", finish_reason="refused", error=str(error))))
+        rendered = self.chat.render(request)
+        if isinstance(rendered, RenderedRequest):
+            self.pending[rendered.tokens] = key, rendered
+            return rendered.tokens
+        if isinstance(rendered, RenderedChoices):
+            self._gather(key, rendered)
+        else:
+            self.ready.append((key, rendered))
         return None
 
-    def _gather(self, key: Hashable, request: Request, choices: TokenizedChoices) -> None:
+    def _gather(self, key: Hashable, rendered: RenderedChoices) -> None:
         """Add a request to the next forward, or to one after it where that is full."""
-        gathered_tokens = sum(len(one.token_ids) for _, _, one in self._gathered)
-        if gathered_tokens + len(choices.token_ids) > FORWARD_TOKENS:
+        gathered_tokens = sum(len(one.tokens.token_ids) for _, one in self._gathered)
+        if gathered_tokens + len(rendered.tokens.token_ids) > FORWARD_TOKENS:
             self._score_gathered()
-        self._gathered.append((key, request, choices))
+        self._gathered.append((key, rendered))
 
     def _score_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
-        scores = self.score([choices for _, _, choices in gathered]) if gathered else []
-        for (key, request, choices), own in zip(gathered, scores, strict=True):
-            self.ready.append((key, self.chat.scored(request, choices, own)))
+        scores = self.score([rendered.tokens for _, rendered in gathered]) if gathered else []
+        for (key, rendered), own in zip(gathered, scores, strict=True):
+            self.ready.append((key, self.chat.scored(rendered, own)))
 
 
 class PackedLinear(nn.Module):

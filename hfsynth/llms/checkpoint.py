@@ -8,21 +8,19 @@ import os
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 from huggingface_hub import RepoCard, try_to_load_from_cache
 
+from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import GenerationError
 from hfsynth.llm import LLM, Origin
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 C = TypeVar("C", bound="CheckpointLLM[Any]")
@@ -364,6 +362,61 @@ def _gguf_origin(file: Path, commit: str) -> Origin:
     fields = GGUFReader(file).fields
     stated = {key: fields[name].contents() for key, name in _GGUF.items() if name in fields}
     return Origin.of_card(stated, commit)
+
+
+def load_chat_tokenizer(model: str, *, name: str, variables: Mapping[str, Any], **source: Any) -> ChatTokenizer:
+    """Load what turns requests into token ids and token ids into completions, without the model's weights.
+
+    Args:
+        model: Name on the Hub, or folder. One that has a tokenizer alone sets no context, and its answers end with
+            the tokenizer's end token.
+        name: The model, for error messages.
+        variables: The chat template's variables besides the messages.
+        source: Arguments of `from_pretrained` that name the files: revision, gguf_file, trust_remote_code.
+
+    Raises:
+        GenerationError: If there is no tokenizer, or it has no chat template.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, **source)
+    except (OSError, ValueError, ImportError) as error:
+        raise loading_error(model, source.get("revision"), error) from error
+    try:
+        config = AutoConfig.from_pretrained(model, **source)
+    except (OSError, ValueError) as error:
+        logger.info("%s has no configuration; its context and end tokens are the tokenizer's: %s", name, error)
+        return chat_tokenizer(name, tokenizer, variables, None, None)
+    try:
+        defaults = GenerationConfig.from_pretrained(model, revision=source.get("revision", "main"))
+    except OSError:  # as transformers itself: a model without this file is generated from by its configuration
+        defaults = GenerationConfig.from_model_config(config)
+    return chat_tokenizer(name, tokenizer, variables, config, defaults)
+
+
+def chat_tokenizer(
+    name: str, tokenizer: Any, variables: Mapping[str, Any], config: Any, generation_config: Any
+) -> ChatTokenizer:
+    """Return the renderer and reader of a checkpoint.
+
+    Args:
+        name: The model, for error messages.
+        tokenizer: One of transformers.
+        variables: The chat template's variables besides the messages.
+        config: The model's configuration, which has the context; None where there is none.
+        generation_config: Its defaults for generation, which have the end tokens; None where there are none.
+
+    Raises:
+        GenerationError: If the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise GenerationError(f"the tokenizer of {name!r} has no chat template; use an instruct model.")
+    ends = getattr(generation_config, "eos_token_id", None)
+    end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    template = ChatTemplate.of_tokenizer(name, tokenizer, variables)
+    return ChatTokenizer(tokenizer, template, frozenset(end_tokens), context)
 
 
 def loading_error(name: str, revision: str | None, error: Exception) -> GenerationError:

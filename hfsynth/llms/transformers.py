@@ -4,11 +4,10 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.distributed import local_world_size, process_device
 from hfsynth.errors import GenerationError
 from hfsynth.llm import Completion, Request, Requests
-from hfsynth.llms.checkpoint import CheckpointLLM, loading_error, split_gguf_path
+from hfsynth.llms.checkpoint import CheckpointLLM, chat_tokenizer, loading_error, split_gguf_path
 
 if TYPE_CHECKING:
     from hfsynth.engine.model import CausalLM
@@ -120,13 +119,10 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
             model = self._load_weights()
         except (OSError, ValueError, ImportError) as error:
             raise loading_error(self.model, self.revision, error) from error
-        if tokenizer.chat_template is None:
-            raise GenerationError(f"the tokenizer of {self.model!r} has no chat template; use an instruct model.")
-        ends = model.generation_config.eos_token_id
-        end_tokens = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
-        template = ChatTemplate.of_tokenizer(self.model_name, tokenizer, self.chat_template_kwargs)
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return CausalLM(model, ChatTokenizer(tokenizer, template, frozenset(end_tokens), context))
+        chat = chat_tokenizer(
+            self.model_name, tokenizer, self.chat_template_kwargs, model.config, model.generation_config
+        )
+        return CausalLM(model, chat)
 
     def _load_weights(self) -> Any:
         """Load the weights onto this process's device, or all devices that they are to be spread over."""

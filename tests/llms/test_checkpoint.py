@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from hfsynth import GenerationError, RewardModel, TransformersLLM
+from hfsynth import GenerationError, Request, RewardModel, SamplingParams, TransformersLLM
 from hfsynth.config import restore
 from hfsynth.llm import Origin
 from hfsynth.llms import checkpoint
-from hfsynth.llms.checkpoint import check_files, files_state, model_origin, split_gguf_path
+from hfsynth.llms.checkpoint import check_files, files_state, load_chat_tokenizer, model_origin, split_gguf_path
 from tests.conftest import GGUF
 from tests.hub_server import Repository, Stored
 
@@ -380,3 +380,37 @@ def test_a_gguf_file_is_read_once(smollm_folder, monkeypatch):
     origin = model_origin(smollm_folder, None, GGUF)
     monkeypatch.setattr(gguf, "GGUFReader", None)
     assert model_origin(smollm_folder, None, GGUF) == origin
+
+
+GREETING = Request(messages=({"role": "user", "content": "Hi!"},), sampling=SamplingParams(max_new_tokens=9999))
+
+
+def test_load_chat_tokenizer_equals_the_loaded_models(plain):
+    """Engines that load no weights read the same tokens, and end at the same ones, as one that does."""
+    (plain / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 17]}))
+    chat = load_chat_tokenizer(str(plain), name="small", variables={})
+    rendered = chat.render(GREETING)
+    with TransformersLLM(str(plain)) as llm:
+        expected = llm.loaded_model().chat.render(GREETING)
+    assert (rendered.prompt, rendered.tokens.prompt_ids) == (expected.prompt, expected.tokens.prompt_ids)
+    assert rendered.tokens.end_tokens == expected.tokens.end_tokens == {2, 17}
+    assert rendered.tokens.max_new_tokens == expected.tokens.max_new_tokens == 2048 - len(rendered.tokens.prompt_ids)
+
+
+def test_load_chat_tokenizer_without_a_model(plain):
+    """Of a folder with a tokenizer alone, the tokenizer says what ends an answer, and nothing limits its length."""
+    for name in ("config.json", "generation_config.json"):
+        (plain / name).unlink()
+    tokens = load_chat_tokenizer(str(plain), name="small", variables={}).render(GREETING).tokens
+    assert (tokens.end_tokens, tokens.max_new_tokens) == ({2}, 9999)
+
+
+def test_load_chat_tokenizer_of_a_gguf_has_its_context(smollm_folder):
+    chat = load_chat_tokenizer(smollm_folder, name="small", variables={}, gguf_file=GGUF)
+    assert (chat.end_tokens, chat.context) == ({2}, 8192)
+
+
+def test_load_chat_tokenizer_without_a_template_raises(plain):
+    (plain / "chat_template.jinja").unlink()
+    with pytest.raises(GenerationError, match="'small' has no chat template; use an instruct model"):
+        load_chat_tokenizer(str(plain), name="small", variables={})

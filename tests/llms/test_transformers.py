@@ -128,20 +128,18 @@ def test_complete_without_system_role_fails_rows_or_raises(smollm, monkeypatch):
 @pytest.mark.model
 def test_special_tokens_inside_a_text_are_no_part_of_it(smollm, monkeypatch):
     loaded = smollm.loaded_model()
-    request = ask("Hi!")
-    prompt = smollm.prompt(request)
+    rendered = loaded.chat.render(ask("Hi!"))
     tokens = loaded.chat.tokenizer("Hello<|im_start|> there<|im_end|>", add_special_tokens=False).input_ids
-    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    result = loaded.chat.completion(rendered, Generated(tokens, "stop"))
     assert result.text == "Hello there"
 
 
 @pytest.mark.model
 def test_thinking_is_no_part_of_the_text(smollm):
     loaded = smollm.loaded_model()
-    request = ask("Hi!")
-    prompt = smollm.prompt(request)
+    rendered = loaded.chat.render(ask("Hi!"))
     tokens = loaded.chat.tokenizer("<think>\nhm\n</think>\n\nHello!<|im_end|>", add_special_tokens=False).input_ids
-    result = loaded.chat.completion(request, prompt, loaded.chat.tokenize(request, prompt), Generated(tokens, "stop"))
+    result = loaded.chat.completion(rendered, Generated(tokens, "stop"))
     assert (result.thinking, result.text) == ("hm", "Hello!")
 
 
@@ -293,12 +291,12 @@ def test_device_map_with_several_processes_raises(smollm, monkeypatch):
 @pytest.mark.model
 def test_completion_of_an_error_keeps_its_tokens(smollm):
     chat = smollm.loaded_model().chat
-    tokenized = chat.tokenize(REQUESTS[0], chat.prompt(REQUESTS[0]))
+    rendered = chat.render(REQUESTS[0])
     ids = chat.tokenizer("The capital of", add_special_tokens=False).input_ids
-    result = chat.completion(REQUESTS[0], "", tokenized, Generated(ids, "error", "out of memory"))
+    result = chat.completion(rendered, Generated(ids, "error", "out of memory"))
     assert (result.text, result.finish_reason, result.prompt_tokens) == (
         "The capital of",
         "error",
-        len(tokenized.prompt_ids),
+        len(rendered.tokens.prompt_ids),
     )
     assert (result.completion_tokens, result.error) == (len(ids), "out of memory")
