@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hfsynth.errors import PushError as PushError
     from hfsynth.errors import RowError as RowError
     from hfsynth.errors import RunError as RunError
+    from hfsynth.errors import ServerError as ServerError
     from hfsynth.filter import Drop as Drop
     from hfsynth.filter import Filter as Filter
     from hfsynth.filters.decontaminate import Decontaminate as Decontaminate
@@ -93,6 +94,7 @@ _HOMES = {
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
     "SelfInstructInstances": "techniques.self_instruct_instances",
+    "ServerError": "errors",
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
@@ -140,6 +142,7 @@ __all__ = [
     "SeedPool",
     "SelfInstruct",
     "SelfInstructInstances",
+    "ServerError",
     "Technique",
     "TextGeneration",
     "TransformersLLM",

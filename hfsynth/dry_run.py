@@ -213,6 +213,7 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
     indices = range(len(dataset))
     features = technique.features_after(dataset.features, number)
     technique.llm.load()
+    technique.check_ready()
     columns = technique.columns_read(dataset.features)
     batch = dataset.select_columns(columns)[:] if columns else {}
     traces = [_TracedFlow(technique) for _ in indices]

@@ -6,6 +6,7 @@ HfsynthError
 ├── FlowError           (TypeError)     a technique's flow yields or returns a wrong value
 ├── RunError            (RuntimeError)  a run can't be finished; finished chunks are kept
 ├── GenerationError     (RuntimeError)  an llm can't go on
+│   └── ServerError                     a server refuses every request, or stays unreachable
 ├── PushError           (RuntimeError)  the Hub doesn't take a dataset
 └── RowError                            a row fails; caught by the technique and recorded
     └── TruncatedError                  a text that the row needs was cut off
@@ -30,6 +31,13 @@ class FlowError(HfsynthError, TypeError):
 
 class GenerationError(HfsynthError, RuntimeError):
     """An llm can't go on, for any row: its model can't be loaded, or it returned too few completions."""
+
+
+class ServerError(GenerationError):
+    """A server can't be used now: it refuses the key or the model, or doesn't answer however often it is asked.
+
+    Every other request would fail too, so that a run ends at once, with its finished chunks kept.
+    """
 
 
 class RunError(HfsynthError, RuntimeError):

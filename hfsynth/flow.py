@@ -23,6 +23,7 @@ from hfsynth.errors import (
     GenerationError,
     RowError,
     RunError,
+    ServerError,
     TruncatedError,
 )
 from hfsynth.llm import LLM, MESSAGE_ROLES, Completion, Request, Requests, Role, SamplingParams
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
 _MAX_RAISED = 8  # rows that may raise before any row of a technique was completed
-_FATAL = (ColumnError, FlowError, RunError, NameError, ImportError)  # would be the same for every row
+_FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # would be the same for every row
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
 _MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row

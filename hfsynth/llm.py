@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from hfsynth.config import as_texts, settle_fields
 from hfsynth.errors import GenerationError, RowError
@@ -16,6 +16,12 @@ Role = Literal["assistant", "user"]
 MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
 """Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
+Need = Literal["user turn", "choices", "schema"]
+"""What a technique may need of an llm besides answers to chats: a turn written as the user, choices scored, an answer
+kept to a JSON schema."""
+SameRows = Literal["row", "chunk", "none"]
+"""Which rows are equal when a run is repeated on the same device, dtype and package versions: each one, whatever runs
+beside it; those of a chunk that is completed by itself; or none."""
 
 
 class Message(TypedDict):
@@ -199,15 +205,27 @@ class LLM(ABC):
     'HI'
     """
 
-    batch_invariant: ClassVar[bool] = False
-    """Whether a completion doesn't depend on other requests, to the bit. Then a run lets the rows of its next chunks
-    in while earlier chunks are still being completed; otherwise rows would depend on how many processes share the
-    chunks. True only where `stream` also takes no more requests than it has room for."""
-
     @property
     @abstractmethod
     def model_name(self) -> str:
         """The model, as it is named in records and cards."""
+
+    @property
+    def same_rows(self) -> SameRows:
+        """What the llm promises of a repeated run, for the record and the card.
+
+        Unless it is "chunk", a run lets the rows of its next chunks in while earlier chunks are still being completed;
+        under "chunk", rows would then depend on how many processes share the chunks. "row" and "none" are for an llm
+        whose `stream` takes no more requests than it has room for.
+        """
+        return "chunk"
+
+    def lacks(self, need: Need) -> str:
+        """Return why the llm can't do what a technique needs, and what would do; "" if it can.
+
+        A run asks before its first row, without loading, and again before each step, once the llm is loaded.
+        """
+        return f"{self.model_name} can't keep its answers to a JSON schema" if need == "schema" else ""
 
     @abstractmethod
     def complete(self, requests: Sequence[Request]) -> list[Completion]:

@@ -62,6 +62,8 @@ class StepRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
     """The model's origin, as far as the machine of the run had its card or file."""
+    same_rows: str | None = None
+    """What the llm promises of a repeated run (`LLM.same_rows`)."""
     finished: str = ""
     """Date in UTC, in ISO format."""
     citation: str = ""
@@ -194,6 +196,7 @@ def step_record(
         machine=machine(),
         versions=versions(),
         origin=step.origin(),
+        same_rows=step.same_rows,
         finished=datetime.now(timezone.utc).date().isoformat(),
         citation=step.citation,
     )
@@ -287,7 +290,13 @@ def _step_record_from_rows(dataset: Dataset, name: str, step: Step | None) -> St
         return StepRecord(name, {}, Node(name, _model(dataset, name), (), ()), **_counts(tally))
     inputs = [column for column in dataset.column_names if column not in step.written_features]
     return StepRecord(
-        name, step.describe(), step.node(inputs), **_counts(tally), origin=step.origin(), citation=step.citation
+        name,
+        step.describe(),
+        step.node(inputs),
+        **_counts(tally),
+        origin=step.origin(),
+        same_rows=step.same_rows,
+        citation=step.citation,
     )
 
 

@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 from hfsynth.config import Description
 from hfsynth.errors import ColumnError
 from hfsynth.fingerprint import code_state
-from hfsynth.llm import Origin
+from hfsynth.llm import Origin, SameRows
 from hfsynth.secrets import redact
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ class Step(ABC):
         return ""
 
     @property
+    def same_rows(self) -> SameRows | None:
+        """What the step's llm promises of a repeated run; None for a step without an llm."""
+        return None
+
+    @property
     def written_features(self) -> Features:
         """The columns that the step adds, as far as its class says, without `generation_metadata`."""
         return Features()
@@ -130,6 +135,7 @@ class Step(ABC):
         """Check for the packages and files that the step needs, before a run generates anything.
 
         Raises:
+            GenerationError: If an llm lacks what a technique needs.
             ImportError, ValueError: If a package or a file is missing.
         """
 

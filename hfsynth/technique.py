@@ -22,9 +22,9 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.errors import ColumnError, FlowError, RowError
+from hfsynth.errors import ColumnError, FlowError, GenerationError, RowError
 from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
-from hfsynth.llm import LLM, Origin
+from hfsynth.llm import LLM, Need, Origin, SameRows
 from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
 from hfsynth.secrets import redact
@@ -248,6 +248,12 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 
 
 logger = logging.getLogger(__name__)
+_NEEDS: dict[Need, str] = {
+    "user turn": "turns that are written as the user",
+    "choices": "choices that are scored",
+    "schema": "answers that keep to a JSON schema",
+}
+"""Need → how an error message names it."""
 
 
 class Input(Enum):
@@ -370,6 +376,21 @@ class Technique(Configuration, Step):
             where no row is completed at all, it is raised.
         """
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What the technique's requests need of an llm besides answers to chats."""
+        return ()
+
+    def check_ready(self) -> None:
+        """Check that the llm has all that the technique needs, as far as the llm knows by now.
+
+        Raises:
+            GenerationError: If it lacks something, with what would do.
+        """
+        for need in self.needs:
+            if fault := self.llm.lacks(need):
+                raise GenerationError(f"{self.name} needs {_NEEDS[need]}: {redact(fault)}.")
+
     def renamed(self, name: str) -> "Technique":
         """Return the technique with another name."""
         return replace(self, name=name)
@@ -378,6 +399,11 @@ class Technique(Configuration, Step):
     def model_name(self) -> str:
         """The name of the llm's model."""
         return redact(self.llm.model_name)
+
+    @property
+    def same_rows(self) -> SameRows:
+        """What the llm promises of a repeated run."""
+        return self.llm.same_rows
 
     def origin(self) -> Origin:
         """Return where the llm's model comes from, without loading it."""
@@ -481,7 +507,7 @@ class Technique(Configuration, Step):
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
             FlowError: If the technique's flow yields or returns what it must not, or raises for every row.
-            GenerationError: If the llm can't go on.
+            GenerationError: If the llm can't go on, or lacks what the technique needs.
             TypeError: If `map` was called without `batched=True` or `with_indices=True`, or with `input_columns` or
                 `fn_kwargs`.
         """
@@ -492,6 +518,9 @@ class Technique(Configuration, Step):
             )
         indices = checked_indices(owner, batch, indices, rank)
         flows = self.flows(batch, indices)
+        if self.needs:
+            self.llm.load()
+            self.check_ready()
         with BatchProgress(self.name, len(flows)) as progress:
             watcher = Watcher(
                 lambda _, completion: progress.add_tokens(completion.completion_tokens),

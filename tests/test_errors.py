@@ -17,6 +17,7 @@ def test_error_has_the_root(error):
         (errors.ChatTemplateError, ValueError),
         (errors.FlowError, TypeError),
         (errors.GenerationError, RuntimeError),
+        (errors.ServerError, errors.GenerationError),
         (errors.RunError, RuntimeError),
         (errors.PushError, RuntimeError),
     ],

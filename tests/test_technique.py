@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,20 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
-from hfsynth import ColumnError, EchoLLM, Pipeline, Request, RowError, Technique, TextGeneration
+from hfsynth import (
+    ColumnError,
+    EchoLLM,
+    EvolInstruct,
+    GenerationError,
+    InstructionFollowingDifficulty,
+    Judge,
+    Magpie,
+    Pipeline,
+    Request,
+    RowError,
+    Technique,
+    TextGeneration,
+)
 from hfsynth.metadata import METADATA_ENTRY
 from hfsynth.technique import Input, batch_rows, checked_indices, merge_columns
 from tests.helpers import ScriptedLLM
@@ -338,3 +351,37 @@ def test_map_of_a_pipeline_says_to_run_it(arguments):
         ROWS.map(Pipeline((STEP,)), **arguments)
     with pytest.raises(TypeError, match=r"pipeline\.run\(dataset\)"):
         Pipeline((STEP,))(ROWS)
+
+
+@dataclass(frozen=True)
+class ChatLLM(ScriptedLLM):
+    """Answers chats, and neither scores choices nor writes a user's turn."""
+
+    def lacks(self, need):
+        return f"it has no {need}"
+
+
+@pytest.mark.parametrize(
+    ("technique", "need"),
+    [
+        (lambda llm: Magpie(llm), "user turn"),
+        (lambda llm: Judge.difficulty(llm), "choices"),
+        (lambda llm: InstructionFollowingDifficulty(llm), "choices"),
+        (lambda llm: EvolInstruct(llm, eliminate=True), "choices"),
+    ],
+)
+def test_run_refuses_an_llm_that_lacks_a_need_before_any_row(technique, need, tmp_path):
+    """The last step of a pipeline too is refused before its first step has cost anything."""
+    log = tmp_path / "log"
+    llm = ChatLLM(log=str(log))
+    rows = Dataset.from_dict({"prompt": ["a"], "instruction": ["a"], "response": ["b"]})
+    first = TextGeneration(llm, input_mappings={"instruction": "prompt"})
+    last = technique(llm)
+    renamed = {name: f"new_{name}" for name in last.output_features}
+    last = replace(last, output_mappings=renamed)
+    with pytest.raises(GenerationError, match=need):
+        (first >> last).run(rows, run_dir=tmp_path / "run", quiet=True)
+    with pytest.raises(GenerationError, match=need):
+        run(last, rows)
+    assert not log.exists()
+    assert run(EvolInstruct(llm), rows)["evolved_instruction"][:] == ["ok"], "without a judge, chats are enough"

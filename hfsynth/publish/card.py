@@ -361,14 +361,30 @@ def _class_names(recipe: Any) -> Iterator[str]:
 
 
 def _input_sentence(run: RunRecord) -> str:
+    promise = _promise_sentence(run)
     if "/" in run.source.name or run.source.recipe or not run.reads_source:
-        return "The same device, dtype and package versions generate the same rows."
+        return promise
     columns = ", ".join(f"`{column}`" for column in run.source.columns if re.fullmatch(r"\w+", column))
-    return f"The input was {_format_source(run.source)} with the columns {columns}; this dataset does not contain it."
+    source = f"The input was {_format_source(run.source)} with the columns {columns}"
+    return f"{source}; this dataset does not contain it. {promise}"
+
+
+def _promise_sentence(run: RunRecord) -> str:
+    """Return what equals in a repeated run, as the llms of its steps promise."""
+    if sampled := [step.name for step in run.steps if step.same_rows == "none"]:
+        names = ", ".join(map(plain, sampled))
+        return f"A repeated run generates other rows, since servers sampled the completions of {names}."
+    equal = "device, dtype, chunk size" if _depends_on_chunks(run) else "device, dtype"
+    return f"The same {equal} and package versions generate the same rows."
+
+
+def _depends_on_chunks(run: RunRecord) -> bool:
+    """Whether rows depend on the chunk that they were completed in."""
+    return any(step.same_rows == "chunk" for step in run.steps)
 
 
 def _command_flags(run: RunRecord) -> list[str]:
-    """Return the command's flags: input, number of rows, and the model if the recipe names only its folder."""
+    """Return the command's flags: input, number of rows, the model if the recipe names only its folder, chunk size."""
     source, flags = run.source, list[str]()
     if "/" in source.name:
         flags += ["--dataset", source.name, "--config", source.config_name, "--split", source.split]
@@ -380,7 +396,7 @@ def _command_flags(run: RunRecord) -> list[str]:
     llms = [step.recipe.get("llm") or {} for step in run.steps]
     if any("model" in llm and "/" not in str(llm["model"]) for llm in llms):
         flags += ["--model", "FOLDER"]
-    return flags
+    return flags + (["--chunk-size", str(run.chunk_size)] if _depends_on_chunks(run) else [])
 
 
 def _size_flags(run: RunRecord) -> list[str]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import ProcessGroup, wait_until
-from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError
+from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
 from hfsynth.flow import FlowDriver, Outcome, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
@@ -98,8 +98,9 @@ class StepWorker:
         """Process chunks until none is left, then merge them.
 
         Raises:
-            GenerationError: If the llm can't be loaded.
-            RunError: If chunks failed twice, only failures came, or the run directory can't be written.
+            GenerationError: If the llm can't be loaded, or lacks what the technique needs.
+            RunError: If chunks failed twice, only failures came, a server can't be used any more, or the run directory
+                can't be written.
         """
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.group.is_main)
@@ -108,9 +109,15 @@ class StepWorker:
             missing = self.folder.missing()
         if not all(map(self.folder.is_adoptable, missing)):
             self.technique.llm.load()  # if it can't be loaded, every chunk would fail twice
+            self.technique.check_ready()
         with DiskErrors(self.folder.path):
-            self._process_chunks()
-            self._steal_chunks()
+            try:
+                self._process_chunks()
+                self._steal_chunks()
+            except ServerError as error:
+                raise RunError(
+                    f"{error}\nFinished chunks are kept in {self.folder.path}; the same command continues."
+                ) from error
             if not self.folder.finished and not self.folder.failures():
                 self._merge_chunks()
         if not self.folder.finished:
@@ -453,8 +460,8 @@ class ChunksInFlight:
         return self._flows.start(started, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
 
     def _start_next(self) -> None:
-        """Start the next chunk's rows, if the llm lets chunks overlap."""
-        if not self.technique.llm.batch_invariant:
+        """Start the next chunk's rows, unless the llm's rows depend on the chunk that they are completed in."""
+        if self.technique.same_rows == "chunk":
             return
         number = self._claim()
         if number is not None:
@@ -627,7 +634,7 @@ class _ChunkErrors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError)
+        fatal = isinstance(error, ChatTemplateError | ColumnError | FlowError | RunError | ServerError)
         if isinstance(error, Exception) and not fatal and not _is_disk_error(error):
             self.error = error
         return self.error is not None

@@ -25,7 +25,7 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Request, SamplingParams
+from hfsynth.llm import Completion, Need, Request, SamplingParams
 from hfsynth.parsing.wrappers import unwrap
 from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
@@ -230,6 +230,11 @@ class EvolInstruct(Technique):
         if self.generate_answers:
             kept |= {"answers": List(text)} if self._keeps_list else {"answer": text}
         return Features({**kept, "evolutions": List(EVOLUTION)})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Scores of the judge's verdicts, if there is a judge."""
+        return ("choices",) if self.eliminate else ()
 
     def flow(self, row: Row, rng: random.Random) -> Flow:
         """Evolve round by round, then answer the kept versions."""

@@ -16,7 +16,7 @@ from datasets import Features, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Request
+from hfsynth.llm import Completion, Need, Request
 from hfsynth.technique import Input, Inputs, Technique
 
 _CITATION = """\
@@ -80,6 +80,11 @@ class InstructionFollowingDifficulty(Technique):
     def output_features(self) -> Features:
         """`ifd`: a ratio, above 0."""
         return Features({"ifd": Value("float64")})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Scores of the response."""
+        return ("choices",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Score the response with and without its instruction."""

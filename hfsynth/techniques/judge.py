@@ -17,7 +17,7 @@ from datasets import Features, List, Value
 from hfsynth.config import as_texts, settle_fields
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import LLM, Message, Request, SamplingParams
+from hfsynth.llm import LLM, Message, Need, Request, SamplingParams
 from hfsynth.prompts import check_filled, check_prompt, optional_variables, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
@@ -217,6 +217,11 @@ class Judge(Technique):
         return Features(
             {"label": text, "probabilities": List(Value("float64")), **dict.fromkeys(self.pre_questions, text)}
         )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Scores of the labels."""
+        return ("choices",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request the answers to the pre-questions, then the scores of the choices."""

@@ -16,7 +16,7 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Message, Request, SamplingParams
+from hfsynth.llm import Completion, Message, Need, Request, SamplingParams
 from hfsynth.technique import Input, Inputs, Technique
 
 SystemPrompt = str | Sequence[str] | Mapping[str, str | Sequence[Any]] | None
@@ -149,6 +149,11 @@ class Magpie(Technique):
         if isinstance(self.system_prompt, Mapping):
             features["system_prompt_key"] = text
         return Features(features)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """User turns."""
+        return ("user turn",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:
         """Request a user's turn and the answer to it, as often as there are turns."""

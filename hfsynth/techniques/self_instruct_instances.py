@@ -19,7 +19,7 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Request, SamplingParams
+from hfsynth.llm import Need, Request, SamplingParams
 from hfsynth.parsing.lines import is_closing
 from hfsynth.parsing.lists import parse_records
 from hfsynth.prompts import check_prompt, render_prompt
@@ -160,6 +160,11 @@ class SelfInstructInstances(Technique):
         return Features(
             {"input": text, "response": text, "is_classification": Value("bool"), "dropped_instances": List(DROPPED)}
         )
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Scores of the answers Yes and No."""
+        return ("choices",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request whether the task is a classification, then its instances, and drop the bad ones."""

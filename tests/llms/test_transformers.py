@@ -183,9 +183,9 @@ def test_the_layers_of_a_model_are_packed_for_the_loop_alone(smollm, monkeypatch
         assert not packed(other)
 
 
-def test_batch_invariant_loads_no_model(tmp_path):
+def test_same_rows_loads_no_model(tmp_path):
     """Kernels round a row otherwise beside other rows: rows would depend on how many processes share the chunks."""
-    assert TransformersLLM(str(tmp_path / "missing")).batch_invariant is False
+    assert TransformersLLM(str(tmp_path / "missing")).same_rows == "chunk"
 
 
 @pytest.mark.model

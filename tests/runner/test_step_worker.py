@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunError, TextGeneration
+from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunError, ServerError, TextGeneration
 from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.step_worker import ChunksInFlight, run_dataset_step
@@ -38,6 +38,15 @@ class Dead(ScriptedLLM):
         raise ConnectionError("nobody listens")
 
 
+class Unreachable(ScriptedLLM):
+    """A server that is gone after its first chunk."""
+
+    def complete(self, requests):
+        if any("say 2" in request.messages[-1]["content"] for request in requests):
+            raise ServerError("no answer in 5 minutes")
+        return super().complete(requests)
+
+
 def run(llm, rows, tmp_path, **options):
     options = {"chunk_size": 2, "quiet": True, **options}
     return Pipeline((TextGeneration(llm),)).run(rows, run_dir=tmp_path / "run", **options)
@@ -56,6 +65,15 @@ def test_run_llm_always_raises_stops_and_names_the_reason(tmp_path):
     with pytest.raises(RunError, match="100 rows: ConnectionError: nobody listens") as caught:
         run(Dead(), dataset(300), tmp_path, chunk_size=100)
     assert str(tmp_path / "run") in str(caught.value)
+
+
+def test_run_server_error_stops_at_once_and_keeps_chunks(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(RunError, match="no answer in 5 minutes") as caught:
+        run(Unreachable(log=str(log)), dataset(), tmp_path)
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert lines(log) == 2, "no row is tried in halves, and no chunk twice"
+    assert len(list((tmp_path / "run").glob("*/chunk-*.arrow"))) == 1
 
 
 def test_run_llm_raises_on_each_of_few_rows_records_them(tmp_path):
@@ -149,7 +167,7 @@ def text(request):
 class SlottedLLM(EchoLLM):
     """Takes as many requests as it has slots, and completes the one with the shortest text first."""
 
-    batch_invariant: ClassVar[bool] = True
+    same_rows: ClassVar[str] = "row"
     slots: int = 4
     bad: str = ""
 
