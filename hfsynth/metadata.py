@@ -136,8 +136,10 @@ class StepTally:
     """Counts of a step's rows, from its entries in the tables of its result.
 
     A row of the input that became several has an entry in each of them, and is counted once. Right after the step,
-    these entries are neighbors. In a dataset that was changed since, they have the same seed, and the sum of their
-    shares, rounded up, is the number of rows. Rows on which an earlier step failed are not counted.
+    these entries are neighbors. In a dataset that was changed since, they have the same seed and numbers of tokens,
+    and the sum of their shares, rounded up, is the number of rows. The counts of such a dataset are minimums: removed
+    rows are not counted, and two rows with equal seeds and tokens count as one if their shares add up to at most 1.
+    Rows on which an earlier step failed are not counted.
     """
 
     rules: tuple[str, str] | None = None
@@ -160,7 +162,8 @@ class StepTally:
     stopped: Counter[str] = field(default_factory=Counter)
     """Rule → rounds that it eliminated; "" → rounds that were kept."""
     _last_row: int = -1
-    _shares: dict[int, float] = field(default_factory=dict)
+    _shares: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    """Seed, prompt tokens and completion tokens → sum of shares so far."""
 
     def update(self, table: pa.Table) -> pa.Table:
         """Count the rows of a table, and return the table."""
@@ -200,11 +203,13 @@ class StepTally:
             first: NDArray[np.bool_] = np.diff(rows, prepend=self._last_row) != 0
             self._last_row = int(rows[-1]) if len(rows) else self._last_row
             return first
-        seeds, shares = entries.field("seed").to_pylist(), entries.field("share").to_pylist()
-        first = np.zeros(len(seeds), np.bool_)
-        for place, (seed, share) in enumerate(zip(seeds, shares, strict=True)):
-            before = self._shares.get(seed, 0.0)
-            self._shares[seed] = before + share
+        *keys, shares = (
+            entries.field(name).to_pylist() for name in ("seed", "prompt_tokens", "completion_tokens", "share")
+        )
+        first = np.zeros(len(shares), np.bool_)
+        for place, (key, share) in enumerate(zip(zip(*keys, strict=True), shares, strict=True)):
+            before = self._shares.get(key, 0.0)
+            self._shares[key] = before + share
             first[place] = _rows_of_shares(before + share) > _rows_of_shares(before)
         return first
 

@@ -127,6 +127,7 @@ class RunRecord:
     source: Source
     steps: tuple[StepRecord, ...]
     chunk_size: int
+    """Rows of a chunk; 0 for `Dataset.map`."""
     failures_file: str = ""
     """The run's file of failures: for `publish`, and not published itself."""
     wanted: int = 0
@@ -143,6 +144,11 @@ class RunRecord:
         """
         later = [step for step in self.steps[place + 1 :] if step.rows_in]
         return round(self.steps[place].dropped * sum(step.completion_tokens / step.rows_in for step in later))
+
+    @property
+    def is_from_rows(self) -> bool:
+        """Whether the numbers were counted in the rows of a dataset, and so are minimums (`record_from_rows`)."""
+        return not self.chunk_size
 
     @property
     def reads_source(self) -> bool:
@@ -205,6 +211,8 @@ def step_record(
 
 def record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
     """Return a record by the rows themselves, of a dataset that `Dataset.map` generated.
+
+    The numbers are minimums, since rows may have been removed.
 
     Args:
         dataset: The rows, with `generation_metadata`.

@@ -2,6 +2,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
+from hfsynth.llms.scripted import ScriptedLLM as WordCountingLLM
 from hfsynth.metadata import StepTally, step_names
 from tests.helpers import ScriptedLLM
 
@@ -87,6 +88,26 @@ def test_tally_of_rows_that_became_several_counts_them_once():
     assert counted(answered.shuffle(seed=1), "TextGeneration") == (4, 12, 24)
     assert counted(answered.select(range(1, 12)), "SelfInstruct")[0] == 2
     assert counted(concatenate_datasets([answered, answered]), "SelfInstruct")[0] == 4
+
+
+def halves_without_siblings(llm, texts):
+    """Two halves of equal indices whose rows became two each, of which a filter has left the first."""
+    technique = SelfInstruct(llm)
+    halves = [Dataset.from_dict({"input": half}) for half in (texts[:4], texts[4:])]
+    asked = concatenate_datasets([half.map(technique, batched=True, with_indices=True) for half in halves])
+    return asked.select(range(0, len(asked), 2))
+
+
+def test_tally_of_halves_without_siblings_uses_tokens():
+    """By seeds and shares alone they would be 4 rows, but the prompts differ in length."""
+    llm = WordCountingLLM(lambda request: "1. What?\n2. Who?")
+    texts = [" ".join(["word"] * n) for n in range(1, 9)]
+    assert counted(halves_without_siblings(llm, texts), "SelfInstruct")[:2] == (8, 8)
+
+
+def test_tally_of_rows_with_equal_entries_is_a_minimum():
+    llm = ScriptedLLM(("1. What?\n2. Who?",))
+    assert counted(halves_without_siblings(llm, list("abcdefgh")), "SelfInstruct") == (4, 8, 8)
 
 
 def test_tally_of_a_later_step_leaves_failed_rows_out():

@@ -591,7 +591,11 @@ def _steps_section(steps: tuple[StepStats, ...]) -> Section:
         Table(("finish reason of a row's last completion", "rows"), tuple(finish_reasons)),
         Table(("reason of failure", "rows"), tuple(failures)),
     )
-    return Section("Generation", ("From the metadata of the rows of this dataset.",), tables)
+    return Section(
+        "Generation",
+        ("From the metadata of the rows of this dataset. Rows that were removed are not counted.",),
+        tables,
+    )
 
 
 def _labels_section(labels: tuple[Labels, ...]) -> Section:

@@ -127,7 +127,7 @@ def reproduction_snippets(config: ConfigFacts, repo_id: str) -> list[tuple[str, 
     return [
         _reproduction_snippet(run, f"{config.config_name}/{numbered_name('hfsynth.yaml', place)}", repo_id)
         for place, run in enumerate(config.runs, 1)
-        if all(step.recipe for step in run.steps) and run.chunk_size
+        if all(step.recipe for step in run.steps) and not run.is_from_rows
     ]
 
 
@@ -145,6 +145,7 @@ def _render(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         diagrams=_diagrams,
         numbered_steps=_numbered_steps,
         funnel_images=_funnel_images,
+        count_lines=_count_lines,
         outcome_lines=_outcome_lines,
         saved_token_lines=_saved_token_lines,
         models=_models,
@@ -173,7 +174,7 @@ def _summary(config: ConfigFacts) -> str:
         sentences.append(f"{counted(untracked, 'row')} did not come from these steps.")
     run = config.runs[-1]
     expected = min(run.wanted, run.accepted) if run.wanted else run.steps[-1].rows_out
-    if len(config.runs) == 1 and config.rows != expected:
+    if len(config.runs) == 1 and not run.is_from_rows and config.rows != expected:
         sentences.append(f"The run returned {counted(expected, 'row')}; rows were added or removed afterwards.")
     if truncated := sum(step.truncated for step in config.steps):
         sentences.append(f"Truncated texts: {counted(truncated, 'row')}.")
@@ -183,7 +184,9 @@ def _summary(config: ConfigFacts) -> str:
 def _run_sentence(run: RunRecord) -> str:
     """Return how a run generated rows, and how many it lost."""
     verb = "Generated" if any(step.node.makes is not None for step in run.steps) else "Selected"
-    text = f"{verb} with {' → '.join(plain(step.name) for step in run.steps)} from {_format_source(run.source)}"
+    minimum = "at least " if run.is_from_rows else ""
+    names = " → ".join(plain(step.name) for step in run.steps)
+    text = f"{verb} with {names} from {minimum}{_format_source(run.source)}"
     failed, dropped = (
         sum(sum(step.failures.values()) for step in run.steps),
         sum(step.dropped for step in run.steps),
@@ -259,6 +262,14 @@ def _format_reasons(counts: Mapping[str, int]) -> str:
     if rest := sum(count for _, count in ordered[_MAX_REASONS:]):
         listed.append(f"{counted(len(ordered) - _MAX_REASONS, 'other reason')}: {number(rest)}")
     return f" ({'; '.join(listed)})"
+
+
+def _count_lines(config: ConfigFacts) -> Iterator[str]:
+    """Yield which steps' numbers are minimums."""
+    for run in config.runs:
+        if run.is_from_rows:
+            names = ", ".join(step.name for step in run.steps)
+            yield f"{names}: counted in the rows of this dataset; rows that were removed earlier are not counted"
 
 
 def _saved_token_lines(config: ConfigFacts) -> Iterator[str]:

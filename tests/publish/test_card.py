@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from rouge_score.rouge_scorer import RougeScorer
 
 from hfsynth import EchoLLM, EvolInstruct, Magpie, Pipeline, SeedPool, SelfInstruct, TextGeneration, save
@@ -324,6 +324,20 @@ def test_card_counts_failures_rules_and_finish_reasons(saved):
     assert line("not_too_short: ") == (
         f"not_too_short: {completed(stages[3])} of {completed(stages[2])} rows kept; {dropped} rows dropped"
     )
+
+
+def test_card_of_mapped_rows_states_minimums(tmp_path):
+    """Two halves of `Dataset.map` have equal seeds, and a filter has removed one of each row's two instructions."""
+    asks = SelfInstruct(ScriptedLLM(("What is a?\nWhat is b?",)), num_instructions=2)
+    halves = [Dataset.from_dict({"input": list(texts)}) for texts in ("abcd", "efgh")]
+    rows = concatenate_datasets([half.map(asks, batched=True, with_indices=True) for half in halves])
+    save(rows.select(range(0, 16, 2)), tmp_path, steps=(asks,))
+    card = (tmp_path / "README.md").read_text()
+    assert "\n8 rows. Generated with SelfInstruct from at least 4 rows in memory. " in card
+    assert (
+        "- SelfInstruct: counted in the rows of this dataset; rows that were removed earlier are not counted\n" in card
+    )
+    assert "The run returned" not in card
 
 
 def test_card_counts_drops_saved_tokens_and_accepted_rows(tmp_path):
