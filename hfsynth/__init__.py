@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from hfsynth.publish.hub import push_to_hub as push_to_hub
     from hfsynth.runner.run import RunResult as RunResult
     from hfsynth.runner.run import run as run
+    from hfsynth.samplers import CategorySampler as CategorySampler
+    from hfsynth.samplers import PersonaSampler as PersonaSampler
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BootstrapInstructions": "techniques.bootstrap",
+    "CategorySampler": "samplers",
     "ChatTemplateError": "errors",
     "ColumnError": "errors",
     "Comparison": "analysis.report",
@@ -79,6 +82,7 @@ _HOMES = {
     "Magpie": "techniques.magpie",
     "Message": "llm",
     "Novelty": "filters.novelty",
+    "PersonaSampler": "samplers",
     "Pipeline": "pipeline",
     "PushError": "errors",
     "Report": "analysis.report",
@@ -109,6 +113,7 @@ _HOMES = {
 __all__ = [
     "LLM",
     "BootstrapInstructions",
+    "CategorySampler",
     "ChatTemplateError",
     "ColumnError",
     "Comparison",
@@ -127,6 +132,7 @@ __all__ = [
     "Magpie",
     "Message",
     "Novelty",
+    "PersonaSampler",
     "Pipeline",
     "PushError",
     "Report",

@@ -163,7 +163,7 @@ class _RecipeEncoder(_Encoder):
         return value if is_empty else {SECRET_KEY: place, "text": text}
 
     def leaf(self, value: Any, name: str) -> Any:
-        exists = {"model": os.path.isdir, "benchmarks": os.path.exists}.get(name)
+        exists = {"model": os.path.isdir, "benchmarks": os.path.exists, "personas": os.path.exists}.get(name)
         if exists is not None and isinstance(value, str) and exists(value):
             return os.path.basename(os.path.abspath(value))
         return value

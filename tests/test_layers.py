@@ -12,7 +12,7 @@ LAYERS = [
     ["analysis"],
     ["runner"],
     ["pipeline", "recipe"],
-    ["techniques", "filters"],
+    ["techniques", "filters", "samplers"],
     ["technique", "filter", "run_record"],
     ["llms"],
     ["engine"],
