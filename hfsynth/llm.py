@@ -273,6 +273,13 @@ class LLM(ABC):
         """
         return ""
 
+    def check_ready(self) -> None:  # noqa: B027 - an llm without files has nothing to check
+        """Check for the files that `load` needs, without loading or downloading them; here, nothing.
+
+        Raises:
+            GenerationError: If a file is missing.
+        """
+
     def load(self: L) -> L:
         """Load everything that `complete` needs, if it isn't loaded yet; here, nothing.
 

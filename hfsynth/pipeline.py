@@ -370,6 +370,7 @@ class Pipeline:
 
         Raises:
             ColumnError: If a step's columns don't fit.
+            GenerationError: If an llm lacks a file.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
         self.features(features)

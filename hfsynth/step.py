@@ -135,7 +135,7 @@ class Step(ABC):
         """Check for the packages and files that the step needs, before a run generates anything.
 
         Raises:
-            GenerationError: If an llm lacks what a technique needs.
+            GenerationError: If an llm lacks a file, or what a technique needs.
             ImportError, ValueError: If a package or a file is missing.
         """
 

@@ -382,11 +382,12 @@ class Technique(Configuration, Step):
         return ()
 
     def check_ready(self) -> None:
-        """Check that the llm has all that the technique needs, as far as the llm knows by now.
+        """Check that the llm has its files, and all that the technique needs, as far as the llm knows by now.
 
         Raises:
-            GenerationError: If it lacks something, with what would do.
+            GenerationError: If a file is missing, or the llm lacks something, with what would do.
         """
+        self.llm.check_ready()
         for need in self.needs:
             if fault := self.llm.lacks(need):
                 raise GenerationError(f"{self.name} needs {_NEEDS[need]}: {redact(fault)}.")

@@ -1,7 +1,18 @@
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, SelfInstruct, TextGeneration, TransformersLLM
+from hfsynth import (
+    ColumnError,
+    Deduplicate,
+    EchoLLM,
+    EvolInstruct,
+    GenerationError,
+    Magpie,
+    Pipeline,
+    SelfInstruct,
+    TextGeneration,
+    TransformersLLM,
+)
 from hfsynth.pipeline import Arrow, Diagram
 from hfsynth.step import Node
 from tests.helpers import ScriptedLLM
@@ -62,6 +73,22 @@ def test_run_checks_columns_before_a_model_is_loaded():
         ColumnError, match=r"step 2, EvolInstruct needs column 'instruction'; the dataset has .*'instructions'"
     ):
         pipeline.run(Dataset.from_dict({"input": ["Tea."]}))
+
+
+@pytest.mark.parametrize("method", ["run", "preview"])
+def test_missing_model_ends_before_any_progress(capsys, tmp_path, method):
+    """The second step's model is missing: the first step generates nothing."""
+    second = {"input_mappings": {"instruction": "generation"}, "output_mappings": {"generation": "second"}}
+    pipeline = TextGeneration(LLM) >> TextGeneration(TransformersLLM(str(tmp_path), gguf_file="a.gguf"), **second)
+    with pytest.raises(GenerationError, match=r"'a\.gguf'"):
+        getattr(pipeline, method)(Dataset.from_dict({"instruction": ["Tea."]}))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_missing_embedding_model_ends_before_a_run(tmp_path):
+    pipeline = TextGeneration(LLM) >> Deduplicate("embeddings", column="generation", model=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=str(tmp_path / "none")):
+        pipeline.check(Features({"instruction": Value("string")}))
 
 
 def test_features_of_a_replaced_column_raise():

@@ -46,6 +46,15 @@ def test_bootstrap_without_seeds_loads_no_model(tmp_path):
     assert "--num-rows" in process.stderr
 
 
+@pytest.mark.parametrize("name", ["magpie", "quickstart"])
+def test_missing_gguf_file_is_one_line(tmp_path, name):
+    process = script(name, "--model", tmp_path, "--gguf-file", "a.gguf", "--num-rows", 2, cwd=tmp_path)
+    assert process.returncode == 1
+    assert "'a.gguf'" in process.stderr
+    assert "rows/s" not in process.stderr
+    assert process.stdout == ""
+
+
 @pytest.mark.model
 def test_magpie_without_input_is_pushed(tmp_path, smollm_folder, hub):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]

@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
+from hfsynth.data import find_path
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.similarity.embeddings import check_installed, embed, match_near
 from hfsynth.similarity.exact import Match, match_equal
@@ -83,13 +84,15 @@ class Deduplicate(TextFilter):
                 raise ValueError(f"Deduplicate.{name} must be at least {least}, got {getattr(self, name)}.")
 
     def check_ready(self) -> None:
-        """Check that the package for embeddings is installed, if they are compared.
+        """Check for the package and the model's folder, if embeddings are compared.
 
         Raises:
             ImportError: If the package is missing.
+            ValueError: If the model has the form of a path, and nothing is there.
         """
         if self.by == "embeddings":
             check_installed()
+            find_path(self.model)
 
     def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
         """Match each text with the texts that were kept."""

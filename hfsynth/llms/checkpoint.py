@@ -79,6 +79,14 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
         """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
         return files_state(self.model, self.revision, self.gguf_file)
 
+    def check_ready(self) -> None:
+        """Check that a model's folder and its GGUF file exist; a name on the Hub is not looked up.
+
+        Raises:
+            GenerationError: If one is missing, or the folder holds no model.
+        """
+        check_files(self.model, self.gguf_file)
+
     def load(self: C) -> C:
         """Load the model and its tokenizer, unless an equal llm has in this process.
 
@@ -100,7 +108,7 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
             logger.warning("the files of %s have changed; loading them again", self.model_name)
             self.unload()
         if key not in LOADED_MODELS:
-            check_files(self.model, self.gguf_file)
+            self.check_ready()
             LOADED_MODELS[key] = state, self._load()
         model: T = LOADED_MODELS[key][1]
         return model

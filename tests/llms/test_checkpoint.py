@@ -185,8 +185,9 @@ def test_gguf_path_equals_folder_and_file(tmp_path):
 def test_mistyped_folder_is_an_error_without_a_search(model, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for llm in (TransformersLLM(model), RewardModel(model)):
-        with pytest.raises(GenerationError, match="can't be loaded: there is no such folder"):
-            llm.load()
+        for action in (llm.check_ready, llm.load):
+            with pytest.raises(GenerationError, match="can't be loaded: there is no such folder"):
+                action()
     assert hub.log == []
 
 
