@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 from datasets import disable_progress_bars, enable_progress_bars
@@ -18,14 +19,27 @@ _SECONDS_PER_LINE = 10.0
 _BAR_DELAY = 2.0  # seconds; a batch that takes less has no bar
 
 
-class Progress:
-    """Counts rows, tokens and failures of all processes of a run, and prints them on process 0.
+@dataclass
+class _StepProgress:
+    """The progress of one step, over all rounds of a run."""
 
-    A terminal or notebook shows a bar; elsewhere a line goes to standard error every ten seconds.
+    label: str
+    total: int = 0
+    """Rows of its input in the rounds so far."""
+    seconds: float = 0.0
+    """Time spent on it before `began`."""
+    began: float = 0.0
+
+
+class Progress:
+    """Counts rows, tokens and failures of each step in all processes of a run, and prints them on process 0.
+
+    A terminal or notebook shows a bar for the current step; elsewhere a line goes to standard error every ten seconds.
+    At the end there is a line for each step.
 
     Args:
         group: The processes.
-        num_steps: Steps of the run; later steps are expected to have as many rows as the current one.
+        num_steps: Steps of the run.
         quiet: Print nothing.
     """
 
@@ -35,10 +49,10 @@ class Progress:
         self._is_visible = group.is_main and not quiet
         self._prints_lines = not sys.stderr.isatty() and "ipykernel" not in sys.modules
         is_hidden = not self._is_visible or self._prints_lines
-        self._bar = tqdm(total=0, unit="row", disable=is_hidden, dynamic_ncols=True)
-        self._label = ""
-        self._rows_before = 0
-        self._began = self._last_line = time.monotonic()
+        self._bar = tqdm(total=0, unit="row", disable=is_hidden, dynamic_ncols=True, leave=False)
+        self._steps: dict[int, _StepProgress] = {}
+        self._number = 0  # of the current step
+        self._last_line = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -51,21 +65,30 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Print the last state."""
+        """Print a line for each step; after an error, without steps that have finished no row."""
         self._stop.set()
         if self._is_visible:
             self._thread.join()
-            self._print(last=True)
+        self._end_step()
         self._bar.close()
+        if self._is_visible:
+            for number in self._steps:
+                if error is None or self._count(number, "rows"):
+                    self._print_line(number)
 
     def begin(self, number: int, name: str, num_rows: int) -> None:
-        """Begin step `number` (from 1), which has `num_rows` rows."""
-        self._label = f"step {number}/{self._num_steps}, {name}"
-        self._bar.total = self._rows_before + num_rows * (self._num_steps - number + 1)
-        self._rows_before += num_rows
+        """Begin step `number` (from 1) with `num_rows` rows; in a later round, with so many more."""
+        self._end_step()
+        step = self._steps.setdefault(number, _StepProgress(f"step {number}/{self._num_steps}, {name}"))
+        step.total += num_rows
+        step.began = time.monotonic()
+        if not self._bar.disable:
+            self._bar.reset(step.total)
+            self._bar.start_t -= step.seconds
+        self._number = number
 
     def add(self, rows: int, tokens: int = 0, failed: int = 0, found: bool = False) -> None:
-        """Count finished rows.
+        """Count finished rows of the current step.
 
         Args:
             rows: The number of rows.
@@ -76,32 +99,58 @@ class Progress:
         amounts = {"rows": rows, "tokens": 0 if found else tokens, "failed": failed, "found": rows if found else 0}
         for counter, amount in amounts.items():
             if amount:
-                self._group.add(f"progress/{counter}", amount)
+                self._group.add(f"progress/{self._number}/{counter}", amount)
+
+    def _end_step(self) -> None:
+        if step := self._steps.get(self._number):
+            step.seconds += time.monotonic() - step.began
+            self._number = 0
+
+    def _count(self, number: int, counter: str) -> int:
+        return self._group.read(f"progress/{number}/{counter}")
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
-            self._print(last=False)
+            number = self._number
+            if not number:
+                continue
+            if not self._prints_lines:
+                self._refresh_bar(number)
+            elif time.monotonic() - self._last_line >= _SECONDS_PER_LINE:
+                self._last_line = time.monotonic()
+                self._print_line(number)
 
-    def _print(self, last: bool) -> None:
-        rows, tokens, failed, found = (
-            self._group.read(f"progress/{counter}") for counter in ("rows", "tokens", "failed", "found")
-        )
-        rows = min(rows, self._bar.total)  # a chunk that two processes ran was counted twice
-        seconds = max(time.monotonic() - self._began, 1e-3)
-        totals = f"{tokens / seconds:,.0f} tokens/s, {failed} failed"
-        if not self._prints_lines:
-            self._bar.set_description(self._label, refresh=False)
-            self._bar.set_postfix_str(totals, refresh=False)
-            self._bar.initial = found  # excluded from the speed
-            self._bar.n = rows
-            self._bar.refresh()
-        elif last or time.monotonic() - self._last_line >= _SECONDS_PER_LINE:
-            self._last_line = time.monotonic()
-            rate = (rows - found) / seconds
-            left = f"{(self._bar.total - rows) / rate:,.0f} s left" if rate else "time left unknown"
-            left = "done" if rows == self._bar.total else left
-            line = f"{self._label}: {rows:,}/{self._bar.total:,} rows, {rate:,.1f} rows/s, {totals}, {left}"
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one line that a run prints
+    def _refresh_bar(self, number: int) -> None:
+        step = self._steps[number]
+        self._bar.set_description(step.label, refresh=False)
+        self._bar.set_postfix_str(self._totals(number), refresh=False)
+        self._bar.initial = self._count(number, "found")  # excluded from the speed
+        self._bar.n = min(self._count(number, "rows"), step.total)
+        self._bar.refresh()
+
+    def _print_line(self, number: int) -> None:
+        step = self._steps[number]
+        rows = min(self._count(number, "rows"), step.total)  # a chunk that two processes ran was counted twice
+        rate = (rows - self._count(number, "found")) / self._seconds(number)
+        if rows == step.total:
+            left = "done"
+        elif number != self._number:
+            left = "not finished"
+        else:
+            left = f"{(step.total - rows) / rate:,.0f} s left" if rate > 0 else "time left unknown"
+        line = f"{step.label}: {rows:,}/{step.total:,} rows, {rate:,.1f} rows/s, {self._totals(number)}, {left}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the lines that a run prints
+
+    def _totals(self, number: int) -> str:
+        """Return the speed in tokens, and the number of failed rows if there are any."""
+        failed = self._count(number, "failed")
+        speed = f"{self._count(number, 'tokens') / self._seconds(number):,.0f} tokens/s"
+        return f"{speed}, {failed:,} failed" if failed else speed
+
+    def _seconds(self, number: int) -> float:
+        step = self._steps[number]
+        current = time.monotonic() - step.began if number == self._number else 0.0
+        return max(step.seconds + current, 1e-3)
 
 
 class BatchProgress:

@@ -5,22 +5,20 @@ import time
 import pytest
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 
-from hfsynth import EchoLLM, TextGeneration
+from hfsynth import Deduplicate, EchoLLM, TextGeneration
 from hfsynth.distributed import ProcessGroup
 from hfsynth.progress import Progress
 
 
-def test_progress_without_terminal_prints_a_line(capsys):
+def test_progress_line_has_rows_speed_and_failures(capsys):
     with Progress(ProcessGroup(), 2, quiet=False) as progress:
-        progress.begin(1, "Magpie", 10)
+        progress.begin(1, "Magpie", 12)
         progress.add(rows=4, tokens=100, failed=1, found=False)
         progress.add(rows=6, tokens=70, failed=0, found=True)
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("step 1/2, Magpie: 10/20 rows, ")
-    assert ", 1 failed, " in line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("step 1/2, Magpie: 10/12 rows, ")
     assert "rows/s" in line
-    assert "tokens/s" in line
-    assert "s left" in line
+    assert "tokens/s, 1 failed, not finished" in line
 
 
 def test_progress_found_rows_do_not_count_for_speed(capsys):
@@ -31,13 +29,32 @@ def test_progress_found_rows_do_not_count_for_speed(capsys):
     assert "6/6 rows, 0.0 rows/s, 0 tokens/s" in line
 
 
-def test_progress_later_step_adds_to_earlier_rows(capsys):
+def test_progress_of_rounds_adds_up_for_each_step(capsys):
+    with Progress(ProcessGroup(), 2, quiet=False) as progress:
+        for rows in (5, 8):
+            progress.begin(1, "a", rows)
+            progress.add(rows, failed=1)
+            progress.begin(2, "b", rows - 1)
+            progress.add(rows - 1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/2, a: 13/13 rows, ")
+    assert first.endswith(", 2 failed, done")
+    assert second.startswith("step 2/2, b: 11/11 rows, ")
+    assert "failed" not in second
+
+
+def fill_disk_in_second_step():
     with Progress(ProcessGroup(), 2, quiet=False) as progress:
         progress.begin(1, "a", 5)
-        progress.add(5, 0, 0, found=False)
-        progress.begin(2, "b", 8)
-        progress.add(8, 0, 0, found=False)
-    assert "step 2/2, b: 13/13 rows" in capsys.readouterr().err
+        progress.add(5)
+        progress.begin(2, "b", 5)
+        raise OSError("full")
+
+
+def test_progress_after_an_error_omits_untouched_steps(capsys):
+    with pytest.raises(OSError, match="full"):
+        fill_disk_in_second_step()
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["step 1/2, a"]
 
 
 @pytest.mark.parametrize(("rank", "quiet"), [(0, True), (1, False)])
@@ -71,8 +88,22 @@ def test_run_failed_row_counts_once_over_all_steps(capsys, tmp_path):
     for _ in range(2):  # made, then found
         chain(EchoLLM()).run(rows, run_dir=tmp_path / "run")
         output = capsys.readouterr().err
-        assert "9/9 rows" in output
-        assert "1 failed, done" in output
+        lines = [line for line in output.splitlines() if line.startswith("step ")]
+        assert [line.split(" rows")[0] for line in lines] == [
+            "step 1/3, TextGeneration: 3/3", "step 2/3, B: 3/3", "step 3/3, C: 3/3"
+        ]  # fmt: skip
+        assert [line.endswith(", 1 failed, done") for line in lines] == [True, False, False]
+
+
+def test_run_progress_of_dropped_rows_is_the_steps_own(capsys, tmp_path):
+    """Two of four texts are dropped, so the last step has two rows; the run's rows are its own."""
+    rows = Dataset.from_dict({"instruction": ["a", "a", "b", "b"]})
+    answer = TextGeneration(EchoLLM(), output_mappings={"generation": "answer"}, name="Answer")
+    (Deduplicate() >> answer).run(rows, run_dir=tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert lines[0].startswith("step 1/2, Deduplicate: 4/4 rows, ")
+    assert lines[1].startswith("step 2/2, Answer: 2/2 rows, ")
+    assert all(line.endswith(", done") for line in lines)
 
 
 def test_run_progress_moves_within_a_chunk(capsys, tmp_path, monkeypatch):
