@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
+    from hfsynth.verification.verdict import Verification as Verification
+    from hfsynth.verification.verdict import verify as verify
 
 __version__ = "0.1.0"
 
@@ -102,6 +104,7 @@ _HOMES = {
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
+    "Verification": "verification.verdict",
     "WellFormed": "filters.wellformed",
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
@@ -109,6 +112,7 @@ _HOMES = {
     "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
+    "verify": "verification.verdict",
 }
 __all__ = [
     "LLM",
@@ -152,6 +156,7 @@ __all__ = [
     "Technique",
     "TextGeneration",
     "TransformersLLM",
+    "Verification",
     "WellFormed",
     "Where",
     "push_to_hub",
@@ -159,6 +164,7 @@ __all__ = [
     "run",
     "save",
     "split_failures",
+    "verify",
 ]
 
 

@@ -1,7 +1,8 @@
-"""Run a recipe, or write a page that shows a dataset.
+"""Run a recipe, write a page that shows a dataset, or verify a published dataset.
 
     hfsynth run hfsynth.yaml --dataset user/name --output-dir reproduced
     hfsynth view user/name --output page.html
+    hfsynth verify user/name --rows 20
 
 `python -m hfsynth` is the same.
 """
@@ -24,13 +25,14 @@ from hfsynth.pipeline import Pipeline, read_source
 from hfsynth.publish.files import load_failures, load_runs
 from hfsynth.recipe import read_recipe
 from hfsynth.run_record import attach_record
+from hfsynth.verification.verdict import STATUS_RECORD_DIFFERS, STATUS_ROWS_DIFFER, verify
 from hfsynth.viewer.page import view
 
 
 @plain_errors()
 def main() -> None:
     """Run the command that is named on the command line."""
-    commands = {"run": run_command, "view": view_command}
+    commands = {"run": run_command, "view": view_command, "verify": verify_command}
     commands_parser = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     commands_parser.add_argument("command", choices=commands, help="The command; each has its own --help.")
     commands[commands_parser.parse_args(sys.argv[1:2]).command](sys.argv[2:])
@@ -74,6 +76,58 @@ def run_command(flags: Sequence[str]) -> None:
     command = build_parser(__doc__, RunArguments)
     command.prog = "hfsynth run"
     command.add_argument("recipe", type=Path, help="The hfsynth.yaml of a dataset.")
+    _add_recipe_flags(command)
+    arguments = command.parse_args(flags)
+    try:
+        text = arguments.recipe.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.recipe} is not UTF-8 text, as a recipe must be.") from error
+    _, chunk_size = read_recipe(text)
+    if arguments.chunk_size is None:
+        arguments.chunk_size = chunk_size
+    pipeline = Pipeline.from_yaml(text, *_own_definitions(arguments.modules), model=arguments.model)
+    run_and_save(pipeline, from_args(RunArguments, arguments), "default", read_source(text))
+
+
+def verify_command(flags: Sequence[str]) -> None:
+    """Verify a published dataset, print the report, and exit with the status that it has."""
+    command = ArgumentParser(
+        prog="hfsynth verify",
+        description="Compare a dataset that hfsynth saved or pushed with its record: files, figures, and remade rows.",
+        epilog=f"Exit status: 0 if nothing differs, {STATUS_ROWS_DIFFER} if rows differ, {STATUS_RECORD_DIFFERS} if "
+        "files, figures or the card differ from the record, 1 if something can't be read or remade.",
+    )
+    command.add_argument("dataset", help="A dataset on the Hub, or the folder of one.")
+    command.add_argument("--config", help="Configuration; default: the only one.")
+    command.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
+    command.add_argument("--rows", type=int, default=20, help="Number of rows to remake. Default: 20.")
+    command.add_argument("--seed", type=int, default=0, help="Selects the rows. Default: 0.")
+    command.add_argument("--figures-only", action="store_true", help="Remake no rows, and load no model.")
+    command.add_argument(
+        "--source",
+        help="Dataset on the Hub, folder or file to read the source rows from. Default: the dataset that the record "
+        "names, or else the columns of the source that the published rows still have.",
+    )
+    _add_recipe_flags(command)
+    arguments = command.parse_args(flags)
+    if arguments.rows < 1:
+        command.error(f"--rows must be positive, got {arguments.rows}; --figures-only remakes none.")
+    verification = verify(
+        arguments.dataset,
+        arguments.config,
+        rows=0 if arguments.figures_only else arguments.rows,
+        seed=arguments.seed,
+        revision=arguments.revision,
+        source=arguments.source,
+        model=arguments.model,
+        own=_own_definitions(arguments.modules),
+    )
+    print_main(str(verification))
+    sys.exit(verification.exit_status)
+
+
+def _add_recipe_flags(command: ArgumentParser) -> None:
+    """Add the flags for what a recipe leaves out: folders of models, and the user's own code."""
     command.add_argument("--model", help="Name or folder to use for the recipe's models; one in a folder needs it.")
     command.add_argument(
         "--import",
@@ -83,17 +137,11 @@ def run_command(flags: Sequence[str]) -> None:
         metavar="MODULE",
         help="Module, here or installed, with your own classes and functions that the recipe names; repeatable.",
     )
-    arguments = command.parse_args(flags)
-    try:
-        text = arguments.recipe.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{arguments.recipe} is not UTF-8 text, as a recipe must be.") from error
-    _, chunk_size = read_recipe(text)
-    if arguments.chunk_size is None:
-        arguments.chunk_size = chunk_size
-    own = [definition for name in arguments.modules for definition in _definitions(name)]
-    pipeline = Pipeline.from_yaml(text, *own, model=arguments.model)
-    run_and_save(pipeline, from_args(RunArguments, arguments), "default", read_source(text))
+
+
+def _own_definitions(modules: Sequence[str]) -> list[Any]:
+    """Return the classes and functions of modules that are named by `--import`."""
+    return [definition for name in modules for definition in _definitions(name)]
 
 
 def _definitions(name: str) -> list[Any]:

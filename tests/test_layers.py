@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfsynth"
 LAYERS = [
     ["__main__", "cli"],
+    ["verification"],
     ["publish", "viewer", "dry_run"],
     ["analysis"],
     ["runner"],

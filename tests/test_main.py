@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from datasets import Dataset, load_dataset
 
 from hfsynth import BootstrapInstructions, EchoLLM, Magpie, Pipeline, SamplingParams, SeedPool, TextGeneration, save
-from hfsynth.__main__ import view_command
+from hfsynth.__main__ import verify_command, view_command
 from hfsynth.analysis import report as measuring
 
 
@@ -92,6 +93,31 @@ def test_view_unreadable_record_is_left_out(tmp_path, capsys):
     assert "without what its runs recorded: " in output
     assert "hfsynth.json" in output
     assert "1 rows in" in output
+
+
+@pytest.mark.parametrize(("flags", "remade"), [(["--rows", "3", "--seed", "1"], True), (["--figures-only"], False)])
+def test_verify_saved_dataset_exits_with_0(tmp_path, capsys, flags, remade):
+    rows = Pipeline((Magpie(EchoLLM()),)).run(num_rows=4, run_dir=tmp_path / "run", quiet=True)
+    save(rows, tmp_path / "data")
+    with pytest.raises(SystemExit) as ended:
+        verify_command([str(tmp_path / "data"), *flags])
+    assert ended.value.code == 0
+    assert ("3 of 3 rows are equal" in capsys.readouterr().out) is remade
+
+
+def test_verify_changed_file_exits_with_4(tmp_path):
+    save(Pipeline((Magpie(EchoLLM()),)).run(num_rows=2, run_dir=tmp_path / "run", quiet=True), tmp_path / "data")
+    (tmp_path / "data/default/steps.png").write_bytes(b"")
+    done = run("verify", tmp_path / "data", "--figures-only")
+    assert done.returncode == 4
+    assert "steps.png" in done.stdout
+
+
+def test_verify_dataset_without_record_is_one_sentence(tmp_path):
+    done = run("verify", tmp_path)
+    assert done.returncode == 1
+    assert "hfsynth.json" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_step_of_an_imported_module_is_run(tmp_path):

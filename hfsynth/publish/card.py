@@ -34,7 +34,7 @@ from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
 _MAX_SCRIPTS = 4
-_BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->.*?<!-- hfsynth: end \1 -->\n?", re.DOTALL)
+_BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->\n?(.*?)<!-- hfsynth: end \1 -->\n?", re.DOTALL)
 _HEADER = re.compile(r"\A(?:\ufeff)?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
@@ -62,8 +62,8 @@ def write_card(repo_id: str, head: str, before: Sequence[ConfigFacts], now: Sequ
     """
     metadata, text = read_metadata(head)
     merged = merge_metadata(metadata, card_metadata(before) if before else {}, card_metadata(now))
-    body = _render(repo_id, now)
-    mark = hashlib.sha256(body.encode()).hexdigest()[:12]
+    body = render_body(repo_id, now)
+    mark = body_mark(body)
     note = "hfsynth replaces this block with every push; text outside of it stays"
     block = f"<!-- hfsynth: begin {mark}, {note} -->\n{body}<!-- hfsynth: end {mark} -->\n"
     if found := _BLOCK.search(text):
@@ -92,6 +92,17 @@ def read_metadata(readme: str) -> tuple[Metadata, str]:
     if not isinstance(metadata, dict):
         raise ValueError(f"the header of README.md must be a mapping, got {metadata!r}.")
     return metadata, readme[found.end() :]
+
+
+def read_body(readme: str) -> tuple[str, str] | None:
+    """Return the mark and the text of the part of a README.md that hfsynth wrote; None where there is no such part."""
+    found = _BLOCK.search(readme)
+    return (found.group(1), found.group(2)) if found else None
+
+
+def body_mark(body: str) -> str:
+    """Return the mark of a text that `render_body` returned: 12 digits of its SHA-256."""
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
 def run_diagram(run: RunRecord) -> Diagram:
@@ -131,8 +142,13 @@ def reproduction_snippets(config: ConfigFacts, repo_id: str) -> list[tuple[str, 
     ]
 
 
-def _render(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
-    """Return the Markdown between hfsynth's markers."""
+def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
+    """Return the part of a README.md that hfsynth writes, without the lines that mark it.
+
+    Args:
+        repo_id: The name that the dataset is loaded by.
+        configs: The configurations.
+    """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

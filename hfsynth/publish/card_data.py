@@ -98,6 +98,8 @@ class ConfigFacts:
     """Its entry in the header's `dataset_info`."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """`origin_key` of a model or source on the Hub → the origin that its card there states."""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    """Path of each other file that hfsynth wrote into the configuration's folder → SHA-256 of its content, in hex."""
 
     @property
     def rows(self) -> int:

@@ -1,5 +1,6 @@
 """Write and read the files of a published dataset: rows, failures, recipes, images, facts and the card."""
 
+import hashlib
 import logging
 import re
 import shutil
@@ -13,6 +14,7 @@ from datasets import (
     Dataset,
     DatasetDict,
     DatasetInfo,
+    Features,
     LargeList,
     List,
     SplitDict,
@@ -45,8 +47,9 @@ _GENERATED = re.compile(
     r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel|similarity)(-\d+)?|lengths)\.png"
 )
 _DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".arrow", ".zip", ".tar", ".gz")
-_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 _BYTES_PER_SHARD = 500 * 1000**2
+_BYTES_READ_AT_ONCE = 1 << 20
 
 
 def save(
@@ -154,7 +157,7 @@ def splits_of(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
     if not isinstance(dataset, DatasetDict):
         raise TypeError(f"dataset must be a Dataset or a DatasetDict, got {type(dataset).__name__}.")
     splits = {str(name): split for name, split in dataset.items()}
-    if invalid := [name for name in splits if not _SPLIT_NAME.fullmatch(name) or name == "all"]:
+    if invalid := [name for name in splits if not SPLIT_NAME.fullmatch(name) or name == "all"]:
         raise ValueError(
             f"a split's name may have letters, digits, '_' and '.', and not be 'all', got {invalid[0]!r}."
         )
@@ -247,7 +250,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
         config_name=config_name,
         columns={name: column_type(feature) for name, feature in features.items()},
         splits=tuple(facts_of_splits),
-        info=_dataset_info(config_name, DatasetInfo(features=features), infos, folder),
+        info=dataset_info(config_name, features, infos, folder),
     )
     _write_recipes(folder, facts)
     _write_images(folder, facts)
@@ -256,7 +259,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
 
 def write_facts(folder: Path, facts: ConfigFacts, origins: Mapping[str, Origin]) -> ConfigFacts:
     """Write the facts, with the origins of models and sources, as the last file of a configuration."""
-    facts = replace(facts, origins=dict(origins))
+    facts = replace(facts, origins=dict(origins), checksums=file_checksums(folder))
     (folder / FACTS_FILE).write_text(facts.to_json(), encoding="utf-8")
     return facts
 
@@ -265,6 +268,42 @@ def read_facts(folder: Path) -> list[ConfigFacts]:
     """Read the facts of all configurations in a folder."""
     files = sorted(folder.glob(f"[!.]*/{FACTS_FILE}"))
     return [ConfigFacts.from_json(file.read_text(encoding="utf-8")) for file in files]
+
+
+def file_checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256, in hex, of each file of a configuration but its facts, by the path within its folder.
+
+    Files that hfsynth did not write are left out.
+    """
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name: _checksum(path)
+        for name, path in paths.items()
+        if name != FACTS_FILE and is_generated_file(f"{folder.name}/{name}", folder.name)
+    }
+
+
+def dataset_info(config_name: str, features: Features, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
+    """Return a configuration's entry in the header's `dataset_info`, as datasets writes it.
+
+    Args:
+        config_name: The configuration.
+        features: Its columns.
+        splits: Its splits.
+        folder: The folder with its Parquet files.
+    """
+    info = DatasetInfo(features=features)
+    info.splits = SplitDict({split.name: split for split in splits})
+    info.dataset_size = sum(split.num_bytes for split in splits)
+    files = [file for split in splits for file in folder.glob(f"{split.name}-*.parquet")]
+    info.download_size = sum(file.stat().st_size for file in files)
+    return {"config_name": config_name, **info._to_yaml_dict()}
+
+
+def recipe_text(run: RunRecord) -> str:
+    """Return the text of a run's `hfsynth.yaml`; "" of a run without recipes."""
+    recipes = [step.recipe for step in run.steps if step.recipe]
+    return write_recipe(recipes, run.chunk_size or None, run.source.recipe) if recipes else ""
 
 
 def column_type(feature: Any) -> str:
@@ -278,6 +317,14 @@ def column_type(feature: Any) -> str:
     if isinstance(feature, Mapping):
         return "{" + ", ".join(map(str, feature)) + "}"
     return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_BYTES_READ_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -339,20 +386,9 @@ def _write_rows(folder: Path, split: str, rows: Dataset) -> int:
     return size
 
 
-def _dataset_info(config_name: str, info: DatasetInfo, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
-    """Return a configuration's entry in `dataset_info`, as datasets writes it."""
-    info.splits = SplitDict({split.name: split for split in splits})
-    info.dataset_size = sum(split.num_bytes for split in splits)
-    files = [file for split in splits for file in folder.glob(f"{split.name}-*.parquet")]
-    info.download_size = sum(file.stat().st_size for file in files)
-    return {"config_name": config_name, **info._to_yaml_dict()}
-
-
 def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
     for number, run in enumerate(facts.runs, 1):
-        recipes = [step.recipe for step in run.steps if step.recipe]
-        if recipes:
-            text = write_recipe(recipes, run.chunk_size or None, run.source.recipe)
+        if text := recipe_text(run):
             (folder / numbered_name("hfsynth.yaml", number)).write_text(text, encoding="utf-8")
 
 

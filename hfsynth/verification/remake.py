@@ -1,0 +1,243 @@
+"""Remake published rows from their source rows by the recorded steps, and compare them column by column."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset, Features
+from datasets.features.features import require_decoding
+from rapidfuzz.distance import LCSseq
+
+from hfsynth.filter import Filter
+from hfsynth.flow import Attempt, Row, run_flows
+from hfsynth.llm import LLM
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.progress import without_bars
+from hfsynth.step import FunctionStep, Step
+from hfsynth.technique import Technique
+
+_EXCERPT = 30  # characters of a text from its first difference on
+_MAX_COMPARED = 2_000  # characters by which the closest of several remade rows is chosen
+_Job = tuple[int, str]
+"""A row's index in a technique's input, and the row as JSON: rows that were one before have equal ones."""
+
+
+@dataclass(frozen=True)
+class RemadeRow:
+    """The comparison of a published row with the row that its source row becomes today."""
+
+    differences: Mapping[str, str]
+    """Column → where the remade value differs first; only of columns that differ."""
+    problem: str = ""
+    """Why there is nothing to compare with: a step fails on it or drops it, or its seed is another one; else ""."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the row was remade, and all columns are equal."""
+        return not self.problem and not self.differences
+
+
+@dataclass
+class _Chain:
+    """A published row, and the rows that its source row has become so far: one of them, or the closest, is the row."""
+
+    published: Row
+    entries: list[Mapping[str, Any]]
+    """The metadata of the techniques to come."""
+    candidates: list[Row]
+    jobs: list[_Job] = field(default_factory=list)
+    """The candidates, as the present technique reads them."""
+    problem: str = ""
+
+
+@dataclass
+class Remake:
+    """Takes source rows through the steps of a run.
+
+    Args:
+        steps: The steps.
+        features: The columns of the source rows.
+    """
+
+    steps: Sequence[Step]
+    features: Features
+    columns: list[str] = field(default_factory=list, init=False)
+    """The columns that were compared."""
+    notes: list[str] = field(default_factory=list, init=False)
+    """What could not be repeated or compared."""
+    _llm: LLM | None = field(default=None, init=False)
+    """The llm in memory."""
+
+    def run(self, published: Dataset, sources: Sequence[Row]) -> list[RemadeRow]:
+        """Remake rows, and compare them.
+
+        Args:
+            published: The published rows.
+            sources: The source row of each.
+
+        Raises:
+            ColumnError: If the source rows lack a column that a step reads.
+            GenerationError: If an llm can't be loaded.
+        """
+        names = [name for name, kind in published.features.items() if not require_decoding(kind)]
+        rows = list(published.select_columns(names))
+        chains = [
+            _Chain(row, list(row[METADATA_COLUMN]), [dict(source)]) for row, source in zip(rows, sources, strict=True)
+        ]
+        features = self.features
+        for place, step in enumerate(self.steps):
+            running = [chain for chain in chains if not chain.problem]
+            if isinstance(step, Technique):
+                features = _without_metadata(step.features_after(features, place + 1) or features)
+                self._run_technique(step, running, self.steps[place + 1 :])
+            elif isinstance(step, FunctionStep):
+                features = self._run_function(step, running, features)
+            elif isinstance(step, Filter):
+                self._run_filter(step, running, features)
+        self.columns = [name for name in names if name in features and name != METADATA_COLUMN]
+        if added := [name for name in names if name not in (*features, METADATA_COLUMN)]:
+            self._note(f"no step and no source row has the columns {added}: not compared")
+        return [self._compare(chain) for chain in chains]
+
+    def _run_technique(self, technique: Technique, chains: Sequence[_Chain], later: Sequence[Step]) -> None:
+        """Replace the candidates by what they become; candidates that several rows have in common are run once."""
+        if self._llm is not None and self._llm != technique.llm:
+            self._llm.unload()  # two models are never in memory at once
+        self._llm = technique.llm
+        jobs: dict[_Job, Row] = {}
+        for chain in chains:
+            entry = chain.entries.pop(0)
+            chain.candidates, chain.problem = _with_seed(technique, entry, chain.candidates)
+            chain.jobs = [(int(entry["row"]), _json(row)) for row in chain.candidates]
+            jobs |= zip(chain.jobs, chain.candidates, strict=True)
+        results = _complete(technique, jobs)
+        replaced = {name for step in later for name in step.written_features}
+        columns = [name for name in technique.written_features if name not in replaced]
+        for chain in (chain for chain in chains if not chain.problem):
+            rows = [row for job in chain.jobs for row in results[job][0]]
+            chain.candidates = _closest(rows, chain.published, columns)
+            if not rows:
+                chain.problem = f"{technique.name} fails: {results[chain.jobs[0]][1]}"
+
+    def _run_filter(self, step: Filter, chains: Sequence[_Chain], features: Features) -> None:
+        """Remove the candidates that a filter drops; one that compares rows with each other is left out."""
+        if step.stateful:
+            self._note(f"{step.name} compares a row with earlier ones: not repeated")
+            return
+        step.check_columns(features)
+        for chain in chains:
+            values = [row[step.column] for row in chain.candidates]
+            column = Features({step.column: features[step.column]})
+            dropped = step.split(Dataset.from_dict({step.column: values}, features=column)).dropped
+            places = {failure["row"] for failure in dropped}
+            chain.candidates = [row for place, row in enumerate(chain.candidates) if place not in places]
+            if not chain.candidates:
+                chain.problem = f"{step.name} drops it: {dropped[0]['rule']}"
+
+    def _run_function(self, step: FunctionStep, chains: Sequence[_Chain], features: Features) -> Features:
+        """Apply a function to the candidates of each row; where it needs other rows too, leave them as they are."""
+        after = features
+        for chain in chains:
+            result = None
+            with Attempt() as attempt, without_bars():
+                result, _ = step.split(Dataset.from_list(chain.candidates, features=features))
+            if attempt.error is None and result is not None and len(result):
+                chain.candidates, after = result.to_list(), result.features
+            else:
+                self._note(f"{step.name} can't be applied to single rows: not repeated")
+        return _without_metadata(after)
+
+    def _compare(self, chain: _Chain) -> RemadeRow:
+        if chain.problem:
+            return RemadeRow({}, chain.problem)
+        row = _closest(chain.candidates, chain.published, self.columns)[0]
+        pairs = {name: (chain.published[name], row.get(name)) for name in self.columns}
+        return RemadeRow({name: first_difference(*pair) for name, pair in pairs.items() if pair[0] != pair[1]})
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def first_difference(published: Any, remade: Any) -> str:
+    """Return where two values differ first.
+
+    >>> first_difference("Red wine.", "Red beer.")
+    "from character 4 on: 'wine.', remade 'beer.'"
+    >>> first_difference([{"rule": "a"}], [{"rule": "b"}])
+    "item 0, rule, from character 0 on: 'a', remade 'b'"
+    """
+    if isinstance(published, str) and isinstance(remade, str):
+        pairs = enumerate(zip(published, remade, strict=False))
+        place = next((place for place, (one, other) in pairs if one != other), min(len(published), len(remade)))
+        ends = (text[place : place + _EXCERPT] for text in (published, remade))
+        return f"from character {place} on: {next(ends)!r}, remade {next(ends)!r}"
+    if isinstance(published, list) and isinstance(remade, list):
+        if len(published) != len(remade):
+            return f"{len(published)} items, remade {len(remade)}"
+        parts: Mapping[Any, tuple[Any, Any]] = dict(enumerate(zip(published, remade, strict=True)))
+        return _first_part(parts, "item ")
+    if isinstance(published, dict) and isinstance(remade, dict):
+        return _first_part({name: (published.get(name), remade.get(name)) for name in published}, "")
+    return f"{published!r:.60}, remade {remade!r:.60}"
+
+
+def _first_part(parts: Mapping[Any, tuple[Any, Any]], prefix: str) -> str:
+    name, (one, other) = next((name, pair) for name, pair in parts.items() if pair[0] != pair[1])
+    return f"{prefix}{name}, {first_difference(one, other)}"
+
+
+def _with_seed(technique: Technique, entry: Mapping[str, Any], candidates: list[Row]) -> tuple[list[Row], str]:
+    """Return the candidates whose first request has the recorded seed, and what is wrong if none has."""
+    batch = {name: [row.get(name) for row in candidates] for name in candidates[0]}
+    seeds = technique.row_seeds([int(entry["row"])] * len(candidates), batch)
+    fitting = [row for row, seed in zip(candidates, seeds, strict=True) if seed.request_seed(0) == entry["seed"]]
+    if fitting:
+        return fitting, ""
+    return candidates, (
+        f"its seed for {technique.name} is {entry['seed']}; the recipe and the source row give "
+        f"{seeds[0].request_seed(0)}"
+    )
+
+
+def _complete(technique: Technique, jobs: Mapping[_Job, Row]) -> dict[_Job, tuple[list[Row], str]]:
+    """Run a technique; return what each row becomes, and why it fails if it does."""
+    if not jobs:
+        return {}
+    names = dict.fromkeys(name for row in jobs.values() for name in row)
+    batch = {name: [row.get(name) for row in jobs.values()] for name in names}
+    indices = [index for index, _ in jobs]
+    flows = technique.flows(batch, indices)
+    outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices, batch), type(technique).__name__)
+    features = technique.written_features
+    results: dict[_Job, tuple[list[Row], str]] = {}
+    for (job, row), outcome in zip(jobs.items(), outcomes, strict=True):
+        outputs = [{technique.output_mappings.get(n, n): value for n, value in one.items()} for one in outcome.rows]
+        stored = Dataset.from_list(outputs, features=features).to_list() if outputs else []
+        results[job] = ([{**row, **output} for output in stored], outcome.error)
+    return results
+
+
+def _closest(rows: list[Row], published: Row, columns: Sequence[str]) -> list[Row]:
+    """Return the rows that equal a published row in some columns; if none does, the one that resembles it most."""
+    compared = [name for name in columns if name in published]
+    wanted = {name: published[name] for name in compared}
+    equal = [row for row in rows if {name: row.get(name) for name in compared} == wanted]
+    if equal or len(rows) < 2:
+        return equal or rows
+    return [max(rows, key=lambda row: _resemblance({name: row.get(name) for name in compared}, wanted))]
+
+
+def _resemblance(row: Row, wanted: Row) -> tuple[int, float]:
+    """Return the number of equal columns, and the similarity of the rows' texts."""
+    texts = (_json(one)[:_MAX_COMPARED] for one in (row, wanted))
+    return sum(row[name] == wanted[name] for name in wanted), LCSseq.normalized_similarity(*texts)
+
+
+def _json(row: Row) -> str:
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _without_metadata(features: Features) -> Features:
+    return Features({name: kind for name, kind in features.items() if name != METADATA_COLUMN})

@@ -1,0 +1,193 @@
+"""Find the source row of each published row: in the source dataset, by a plain input's fields, or in the row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+from datasets.exceptions import DatasetsError
+
+from hfsynth.data import load_rows
+from hfsynth.errors import PushError
+from hfsynth.flow import Row
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import read_source
+from hfsynth.publish.files import recipe_text
+from hfsynth.run_record import RunRecord
+from hfsynth.runner.rounds import RowSource
+from hfsynth.step import FunctionStep, Step
+from hfsynth.technique import Technique
+
+OWN_COLUMNS = "the dataset's own columns"
+"""Origin of source rows that were read from the published rows."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a run's input that some published rows were generated from."""
+
+    rows: tuple[Row, ...]
+    features: Features
+    indices: tuple[int | None, ...]
+    """Their indices in the input; None where that is unknown, since a function of the user's came first."""
+    origin: str
+    """The dataset or class that they were read from, or `OWN_COLUMNS`."""
+    note: str = ""
+    """Why they were not read from the dataset that the record names; "" where they were."""
+
+
+def find_source_rows(
+    run: RunRecord,
+    steps: Sequence[Step],
+    published: Dataset,
+    places: Sequence[int],
+    dropped: Mapping[str, Sequence[int]],
+    override: str | None = None,
+) -> SourceRows:
+    """Find the source rows of published rows.
+
+    Args:
+        run: The run that read the source.
+        steps: The steps of that run and of those after it.
+        published: The published rows of a split.
+        places: The rows whose source rows are wanted.
+        dropped: Name of a filter → indices of the rows of its input that it dropped.
+        override: A dataset to read source rows from, as in `load_rows`. Default: the one that the record names.
+
+    Raises:
+        ValueError: If `override` can't be read, or lacks a row.
+    """
+    selected = [published[place] for place in places]
+    indices = tuple(_source_index(row, steps, dropped) for row in selected)
+    columns = own_columns(run, steps, published)
+    own = [{name: row[name] for name in columns} for row in selected]
+    if run.source.recipe and not override:
+        return _rows_of_recipe(run, published, indices)
+    note = ""
+    if name := override or (run.source.name if "/" in run.source.name else ""):
+        try:
+            source = _load_source(run, name if override else None)
+            found = _match(source, indices, own, _has_function(steps))
+        except (DatasetsError, PushError, OSError, ValueError) as error:
+            if override:
+                raise ValueError(f"the source {name!r} can't be read: {error}") from error
+            found, note = None, f"{name} can't be read ({type(error).__name__})"
+        if found is not None:
+            rows = tuple(source[place] for place in found)
+            return SourceRows(rows, source.features, tuple(found), name)
+        note = note or f"some rows have no equal row in {name}"
+        if override:
+            raise ValueError(f"{note}; give the dataset that the rows were generated from.")
+    features = Features({name: published.features[name] for name in columns})
+    return SourceRows(tuple(own), features, indices, OWN_COLUMNS, note)
+
+
+def _rows_of_recipe(run: RunRecord, published: Dataset, indices: Sequence[int | None]) -> SourceRows:
+    """Return rows of an input that is plain configuration, such as a pool of seed tasks."""
+    source: RowSource = read_source(recipe_text(run))
+    first_rows = _first_rows(published)
+    rows = list[Row]()
+    for index in indices:
+        assert index is not None  # such an input has no function before the first technique: see _source_index
+        size = source.round_size or 1
+        earlier = published.select(np.flatnonzero(first_rows < index // size * size))
+        rows.append(source.rows(index, 1, [earlier] if len(earlier) else [])[0])
+    return SourceRows(tuple(rows), source.rows(0, 0, ()).features, tuple(indices), str(run.source.recipe["__class__"]))
+
+
+def _load_source(run: RunRecord, override: str | None) -> Dataset:
+    """Load the source, with the columns that it had in the run."""
+    recorded = run.source
+    if override:
+        source = load_rows(override, None, "train")
+    else:
+        source = load_rows(recorded.name, recorded.config_name or None, recorded.split or "train", recorded.commit)
+    names = [name for name in recorded.columns or source.column_names if name in source.column_names]
+    return source.select_columns(names)
+
+
+def _match(source: Dataset, indices: Sequence[int | None], own: Sequence[Row], has_function: bool) -> list[int] | None:
+    """Return the place of each row in the source, or None where one has no equal row there.
+
+    A row is at its recorded index, unless the input was selected or reordered before the run: then the first row with
+    equal columns is taken.
+
+    Args:
+        source: The source.
+        indices: The recorded indices.
+        own: What the published rows have of their source rows.
+        has_function: Whether a function may have changed these columns, so that equality can't be asked for.
+    """
+    places = list[int]()
+    for index, row in zip(indices, own, strict=True):
+        wanted = {name: value for name, value in row.items() if name in source.column_names}
+        if index is not None and index < len(source) and (has_function or _has_values(source, index, wanted)):
+            places.append(index)
+        elif (place := _search(source, wanted)) is not None and not has_function:
+            places.append(place)
+        else:
+            return None
+    return places
+
+
+def _search(source: Dataset, wanted: Row) -> int | None:
+    """Return the place of the first row with these texts and numbers; None where there is none."""
+    scalars = {name: value for name, value in wanted.items() if isinstance(value, (str, int, float))}
+    if not scalars:
+        return None
+    places = np.arange(len(source))
+    for name, value in scalars.items():
+        column = source.with_format("arrow").select_columns(name)[:].column(name).take(places)
+        places = places[pc.equal(column, value).fill_null(False).to_numpy()]
+    return next((place for place in places.tolist() if _has_values(source, place, wanted)), None)
+
+
+def _has_values(source: Dataset, place: int, wanted: Row) -> bool:
+    row = source[place]
+    return all(row[name] == value for name, value in wanted.items())
+
+
+def own_columns(run: RunRecord, steps: Sequence[Step], published: Dataset) -> list[str]:
+    """Return the columns of the published rows that the source had, and that no step wrote."""
+    written = {name for step in steps for name in step.written_features}
+    source = run.source.columns or published.column_names
+    return [name for name in published.column_names if name in source and name not in {*written, METADATA_COLUMN}]
+
+
+def _source_index(row: Row, steps: Sequence[Step], dropped: Mapping[str, Sequence[int]]) -> int | None:
+    """Return the index in the source of the row that a published row was generated from.
+
+    The first entry of the metadata has its index in the first technique's input; filters before that technique have
+    dropped rows.
+    """
+    index = int(row[METADATA_COLUMN][0]["row"])
+    first = next(place for place, step in enumerate(steps) if isinstance(step, Technique))
+    for step in reversed(steps[:first]):
+        if isinstance(step, FunctionStep):
+            return None
+        index = index_before_drops(index, dropped.get(step.name, ()))
+    return index
+
+
+def index_before_drops(index: int, dropped: Sequence[int]) -> int:
+    """Return the index of a row before some rows were dropped, from its index afterwards.
+
+    >>> index_before_drops(2, [0, 3])
+    4
+    """
+    for place in sorted(dropped):
+        if place > index:
+            break
+        index += 1
+    return index
+
+
+def _has_function(steps: Sequence[Step]) -> bool:
+    return any(isinstance(step, FunctionStep) for step in steps)
+
+
+def _first_rows(published: Dataset) -> np.ndarray:
+    """Return each published row's index in the first technique's input: (rows,)."""
+    entries = published.select_columns(METADATA_COLUMN)
+    return np.array([rows[0]["row"] for batch in entries.iter(1_000) for rows in batch[METADATA_COLUMN]])

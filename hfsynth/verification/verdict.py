@@ -1,0 +1,414 @@
+"""Verify a published dataset, and state the verdict: what is as recorded, which rows are equal, what may explain."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hfsynth.data import sample_indices
+from hfsynth.flow import Row
+from hfsynth.llm import LLM
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.pipeline import public_names
+from hfsynth.publish.card_data import SplitFacts
+from hfsynth.recipe import build_step, replace_model
+from hfsynth.run_record import RunRecord, StepRecord, machine, versions
+from hfsynth.step import DatasetFunction, Step
+from hfsynth.technique import Technique
+from hfsynth.text import counted
+from hfsynth.verification.figures import Check, check_card, check_figures, check_files, check_recipe, check_steps
+from hfsynth.verification.published import PublishedConfig, open_config
+from hfsynth.verification.remake import RemadeRow, Remake
+from hfsynth.verification.sources import find_source_rows, own_columns
+
+_MAX_LISTED = 10  # differences of one kind in the text
+_DEPENDS_ON_BATCH = "rounding depends on the rows that are computed together"
+STATUS_ROWS_DIFFER = 3
+"""Exit status if some rows differ, and files and figures are as recorded."""
+STATUS_RECORD_DIFFERS = 4
+"""Exit status if a file, a figure or the card is not as recorded."""
+
+
+@dataclass(frozen=True)
+class VerifiedRow:
+    """A published row that was remade."""
+
+    split: str
+    row: int
+    """Its index in the split."""
+    source_row: int | None
+    """The index of its source row in the run's input; None where a function of the user's came first."""
+    seed: int
+    """The seed of its first request."""
+    remade: RemadeRow
+
+
+@dataclass(frozen=True)
+class RemadeRows:
+    """The remade rows, and what they were remade with."""
+
+    rows: tuple[VerifiedRow, ...]
+    columns: tuple[str, ...]
+    """The columns that were compared."""
+    origins: tuple[str, ...]
+    """Where the source rows were read."""
+    engines: tuple[str, ...]
+    """The llms, with what a row depends on."""
+    is_bitwise: bool
+    """Whether every llm promises equal rows on an equal machine."""
+    machine: tuple[str, ...]
+    """What differs from the recorded machine, versions and models."""
+    notes: tuple[str, ...]
+    """What could not be repeated or compared."""
+
+    @property
+    def equal(self) -> int:
+        """Number of equal rows."""
+        return sum(row.remade.is_equal for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify`; its text is a report."""
+
+    name: str
+    """The dataset."""
+    config_name: str
+    commit: str
+    """Its commit on the Hub; "" for a folder."""
+    checks: tuple[Check, ...]
+    """Of files, figures, steps, recipes and card."""
+    rows: RemadeRows | None
+    """None if no rows were remade."""
+    not_remade: str = ""
+    """Why no rows could be remade; "" if they were, or were not asked for."""
+
+    @property
+    def is_as_recorded(self) -> bool:
+        """Whether every file, figure and line of the card is as recorded."""
+        return not any(check.differences for check in self.checks)
+
+    @property
+    def exit_status(self) -> int:
+        """0 if nothing differs, 1 if no rows could be remade, `STATUS_ROWS_DIFFER` or `STATUS_RECORD_DIFFERS`."""
+        if not self.is_as_recorded:
+            return STATUS_RECORD_DIFFERS
+        if self.not_remade:
+            return 1
+        return STATUS_ROWS_DIFFER if self.rows and self.rows.equal < len(self.rows.rows) else 0
+
+    @property
+    def verdict(self) -> str:
+        """One or two sentences."""
+        differing = [check.subject for check in self.checks if check.differences]
+        first = f"not as recorded: {', '.join(differing)}" if differing else "files and figures are as recorded"
+        if self.not_remade:
+            return f"{first}; no rows were remade: {self.not_remade}"
+        return f"{first}; {_rows_verdict(self.rows)}" if self.rows else f"{first}."
+
+    def __str__(self) -> str:
+        """Return the report as text."""
+        return "\n".join(_report_lines(self))
+
+
+def verify(
+    name: str,
+    config: str | None = None,
+    *,
+    rows: int = 20,
+    seed: int = 0,
+    revision: str | None = None,
+    source: str | None = None,
+    model: str | None = None,
+    own: Sequence[type | DatasetFunction] = (),
+) -> Verification:
+    """Compare a published dataset with its record, and some of its rows with rows that are remade.
+
+    Every figure of the record and of the card is computed from the rows, and every file is compared with its checksum.
+    Then rows are taken from their source through all steps of the recipe, with the recorded seeds.
+
+    Args:
+        name: The dataset on the Hub, `user/name`, or its folder.
+        config: The configuration; None where there is one.
+        rows: Number of rows to remake, which `seed` selects; 0 to load no model.
+        seed: Selects the rows.
+        revision: Commit, branch or tag, on the Hub.
+        source: A dataset, folder or file to read the source rows from. Default: the dataset on the Hub that the record
+            names, or else the columns of the source that the published rows still have.
+        model: Name or folder to use for the recipe's models; of one in a folder, a recipe has only the folder's name.
+        own: Your own classes and functions that the recipe names.
+
+    Raises:
+        ValueError: If the dataset or `source` can't be read, or hfsynth did not write the dataset.
+        GenerationError: If a model can't be loaded.
+
+    >>> from hfsynth import EchoLLM, Pipeline, TextGeneration, save
+    >>> questions = Dataset.from_dict({"instruction": ["Name a colour.", "Name a fruit."]})
+    >>> save(Pipeline((TextGeneration(EchoLLM()),)).run(questions, quiet=True), folder := getfixture("tmp_path") / "a")
+    >>> verify(str(folder), rows=2).verdict
+    'files and figures are as recorded; 2 of 2 rows are equal.'
+    """
+    published = open_config(name, config, revision)
+    checks = tuple(check(published) for check in (check_files, check_figures, check_steps, check_recipe, check_card))
+    verification = Verification(name, published.facts.config_name, published.commit, checks, None)
+    if not rows:
+        return verification
+    try:
+        remade = _remake_rows(published, rows, seed, source, model, own)
+    except ValueError as error:  # of a recipe that can't be built, or source rows that lack a column
+        return replace(verification, not_remade=str(error))
+    return replace(verification, rows=remade)
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The steps of one or several runs in succession, and the published rows that they generated."""
+
+    runs: tuple[RunRecord, ...]
+    steps: tuple[Step, ...]
+    split: SplitFacts
+    published: Dataset
+    places: tuple[int, ...]
+
+    @property
+    def records(self) -> list[StepRecord]:
+        """The records of the steps."""
+        return [record for run in self.runs for record in run.steps]
+
+
+def _remake_rows(
+    published: PublishedConfig,
+    count: int,
+    seed: int,
+    source: str | None,
+    model: str | None,
+    own: Sequence[type | DatasetFunction],
+) -> RemadeRows:
+    """Select rows, remake them and compare them.
+
+    Raises:
+        ValueError: If no row names its steps, or a recipe, a class or a column is missing.
+    """
+    names = public_names() | {value.__name__: value for value in own}
+    rows, columns, origins, notes, engines = (
+        list[VerifiedRow](),
+        dict[str, None](),
+        list[str](),
+        list[str](),
+        list[LLM](),
+    )
+    series_of_rows = _select_rows(published, count, seed, names, model)
+    if untracked := sum(split.untracked_rows for split in published.facts.splits):
+        notes.append(f"{counted(untracked, 'row')} without generation_metadata: not among those selected")
+    for series in series_of_rows:
+        _check_models(series.steps)
+        dropped = _dropped_rows(published, series.split)
+        sources = find_source_rows(series.runs[0], series.steps, series.published, series.places, dropped, source)
+        remake = Remake(series.steps, sources.features)
+        selected = series.published.select(series.places)
+        remade = remake.run(selected, sources.rows)
+        rows += [
+            VerifiedRow(series.split.name, place, index, entries[0]["seed"], one)
+            for place, index, entries, one in zip(
+                series.places, sources.indices, selected[METADATA_COLUMN], remade, strict=True
+            )
+        ]
+        columns |= dict.fromkeys(remake.columns)
+        origins.append(sources.origin)
+        notes += [note for note in (sources.note, *remake.notes) if note]
+        engines += [step.llm for step in series.steps if isinstance(step, Technique)]
+    return RemadeRows(
+        rows=tuple(sorted(rows, key=lambda row: (row.split, row.row))),
+        columns=tuple(columns),
+        origins=tuple(dict.fromkeys(origins)),
+        engines=tuple(dict.fromkeys(map(_engine, engines))),
+        is_bitwise=all(llm.batch_invariant for llm in engines),
+        machine=tuple(dict.fromkeys(line for series in series_of_rows for line in _machine_differences(series))),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _select_rows(
+    published: PublishedConfig, count: int, seed: int, names: Mapping[str, Any], model: str | None
+) -> list[_Series]:
+    """Select rows of all splits, without those that name no steps, and return them by the steps that made them.
+
+    Raises:
+        ValueError: If no row names its steps, or some name steps that the record lacks.
+    """
+    splits = [(split, published.rows(split)) for split in published.facts.splits]
+    places = [(number, place) for number, (_, rows) in enumerate(splits) for place in range(len(rows))]
+    by_series: dict[tuple[int, range], list[int]] = {}
+    selected = 0
+    for chosen in sample_indices(len(places), len(places), seed):
+        number, place = places[chosen]
+        split, rows = splits[number]
+        entries = rows[place].get(METADATA_COLUMN) or ()
+        if entries and selected < count:
+            selected += 1
+            by_series.setdefault((number, _runs_of_row(split, rows, place, names)), []).append(place)
+        if selected == count:
+            break
+    if not selected:
+        raise ValueError(f"no row has {METADATA_COLUMN}, which names the steps, source rows and seeds.")
+    series = list[_Series]()
+    for (number, runs), chosen_places in sorted(by_series.items(), key=lambda item: (item[0][0], item[0][1].start)):
+        split, rows = splits[number]
+        found = split.runs[runs.start : runs.stop]
+        series.append(_Series(found, _build_steps(found, names, model), split, rows, tuple(sorted(chosen_places))))
+    return series
+
+
+def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[str, Any]) -> range:
+    """Return the places of the successive runs of a split whose techniques a row's metadata names.
+
+    Of several such series, the one that gives the row's seed is taken.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    row = rows[place]
+    steps = [entry["step"] for entry in row[METADATA_COLUMN]]
+    found = [
+        range(first, last)
+        for first in range(len(split.runs))
+        for last in range(first + 1, len(split.runs) + 1)
+        if _technique_names(split.runs[first:last]) == steps
+    ]
+    if not found:
+        raise ValueError(f"a row of {split.name} names the steps {steps}, which are in no run of the record.")
+    if len(found) == 1:
+        return found[0]
+    return next((runs for runs in found if _has_seed(split.runs[runs.start : runs.stop], rows, row, names)), found[0])
+
+
+def _technique_names(runs: Sequence[RunRecord]) -> list[str]:
+    return [step.name for run in runs for step in run.steps if step.node.makes is not None]
+
+
+def _has_seed(runs: Sequence[RunRecord], rows: Dataset, row: Row, names: Mapping[str, Any]) -> bool:
+    """Return whether a row's first seed is that of the first technique of runs."""
+    steps = _build_steps(runs, names, None)
+    technique = next(step for step in steps if isinstance(step, Technique))
+    entry = row[METADATA_COLUMN][0]
+    batch = {name: [row[name]] for name in own_columns(runs[0], steps, rows)}
+    return bool(technique.row_seeds([entry["row"]], batch)[0].request_seed(0) == entry["seed"])
+
+
+def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str | None) -> tuple[Step, ...]:
+    """Build the steps of runs.
+
+    Raises:
+        ValueError: If a recipe, a class or the folder of a model is missing.
+    """
+    steps = list[Step]()
+    for record in (record for run in runs for record in run.steps):
+        if not record.recipe:
+            raise ValueError(
+                f"the record has no recipe of {record.name}; pass steps=[…] to save or push_to_hub for a dataset that "
+                "Dataset.map generated."
+            )
+        recipe = replace_model(dict(record.recipe), model) if model else dict(record.recipe)
+        steps.append(build_step(recipe, names))
+    return tuple(steps)
+
+
+def _check_models(steps: Sequence[Step]) -> None:
+    """Check that a model of which the recipe has only the folder's name is there.
+
+    Raises:
+        ValueError: If it isn't.
+    """
+    for llm in (step.llm for step in steps if isinstance(step, Technique)):
+        folder = str(getattr(llm, "model", ""))
+        if folder and "/" not in folder and not Path(folder).exists():
+            raise ValueError(f"the recipe has only the name {folder!r} of its model's folder; give it with --model.")
+
+
+def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, list[int]]:
+    """Return the indices of the rows that each filter dropped; those of a run of several splits are in one file."""
+    of_split = [failure for failure in published.failures(split) if failure["rule"]]
+    of_others = [
+        failure
+        for other in published.facts.splits
+        for failure in published.failures(other)
+        if failure["rule"] and failure["step"] not in {one["step"] for one in of_split}
+    ]
+    dropped: dict[str, list[int]] = {}
+    for failure in (*of_split, *of_others):
+        dropped.setdefault(failure["step"], []).append(failure["row"])
+    return dropped
+
+
+def _engine(llm: LLM) -> str:
+    """Return the class, model and number type of an llm, and what its rows depend on."""
+    dtype = getattr(llm, "dtype", "")
+    depends = "a row is equal in any batch" if llm.batch_invariant else _DEPENDS_ON_BATCH
+    return f"{type(llm).__name__} {llm.model_name}{dtype and f' in {dtype}'}: {depends}"
+
+
+def _machine_differences(series: _Series) -> Iterator[str]:
+    """Yield what differs between the recorded machine and this one."""
+    here = {"machine": machine(), **versions()}
+    for record, step in zip(series.records, series.steps, strict=True):
+        recorded = {"machine": record.machine, **record.versions}
+        if not record.machine:
+            yield f"{record.name}: the record names no machine and no versions"
+            continue
+        for name, value in recorded.items():
+            if value != here.get(name):
+                yield f"{name} {value} in the record, {here.get(name, 'missing')} here"
+        commit = step.origin().commit
+        if record.origin.commit and commit and commit != record.origin.commit:
+            yield f"{record.name}: model at {record.origin.commit} in the record, at {commit} here"
+
+
+def _rows_verdict(rows: RemadeRows) -> str:
+    """Return how many rows are equal, and what may explain the others."""
+    text = f"{rows.equal:,} of {counted(len(rows.rows), 'row')} are equal"
+    if rows.equal == len(rows.rows):
+        return f"{text}."
+    if any(row.remade.problem for row in rows.rows):
+        return f"{text}; see the reasons above."
+    if not rows.is_bitwise:
+        return f"{text}; this engine is seeded, not bitwise: {_DEPENDS_ON_BATCH}."
+    if rows.machine:
+        return f"{text}; the machine or the versions differ from those of the record."
+    return f"{text}, although this engine promises equal rows on this machine."
+
+
+def _report_lines(verification: Verification) -> Iterator[str]:
+    commit = f", commit {verification.commit[:12]}" if verification.commit else ""
+    yield f"{verification.name}, {verification.config_name}{commit}"
+    for check in verification.checks:
+        yield f"{check.subject}: {check.compared - len(check.differences):,} of {check.compared:,} as recorded"
+        yield from _listed(check.differences)
+        if check.note:
+            yield f"  note: {check.note}"
+    if rows := verification.rows:
+        yield f"\nrows: {len(rows.rows):,} remade, from {', '.join(rows.origins)}"
+        for name in rows.columns:
+            equal = sum(not row.remade.problem and name not in row.remade.differences for row in rows.rows)
+            yield f"  {name}: {equal:,} of {len(rows.rows):,} equal"
+        yield from _listed([line for row in rows.rows for line in _row_lines(row)])
+        yield from (f"  note: {note}" for note in rows.notes)
+        yield from (f"engine: {engine}" for engine in rows.engines)
+        yield f"machine: {'; '.join(rows.machine) or 'as recorded'}"
+    yield f"\n{verification.verdict}"
+
+
+def _row_lines(row: VerifiedRow) -> Iterator[str]:
+    source = "" if row.source_row is None else f" (source row {row.source_row:,}, seed {row.seed})"
+    place = f"{row.split} row {row.row:,}{source}"
+    if row.remade.problem:
+        yield f"{place}: {row.remade.problem}"
+    for name, difference in row.remade.differences.items():
+        yield f"{place}: {name} {difference}"
+
+
+def _listed(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  - {line}" for line in lines[:_MAX_LISTED])
+    if len(lines) > _MAX_LISTED:
+        yield f"  - and {len(lines) - _MAX_LISTED:,} more"

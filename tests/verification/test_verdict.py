@@ -1,0 +1,293 @@
+"""Datasets that are saved or pushed, changed in one place, and verified."""
+
+import json
+import random
+from dataclasses import dataclass
+
+import pytest
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+
+from hfsynth import (
+    BootstrapInstructions,
+    Deduplicate,
+    EchoLLM,
+    EvolInstruct,
+    Judge,
+    Magpie,
+    Pipeline,
+    Request,
+    SeedPool,
+    SelfInstruct,
+    Technique,
+    TextGeneration,
+    WellFormed,
+    push_to_hub,
+    save,
+    verify,
+)
+from hfsynth.technique import Input
+from tests.helpers import ScriptedLLM
+
+LLM = EchoLLM()
+ANSWER = TextGeneration(LLM, output_mappings={"generation": "answer"})
+
+
+@dataclass(frozen=True)
+class Halves(Technique):
+    """Turns a text into its two halves, in an order that the row's seed picks."""
+
+    def input_features(self, available):
+        return {"text": Input.TEXT}
+
+    @property
+    def output_features(self):
+        return Features({"half": Value("string")})
+
+    def flow(self, row, rng: random.Random):
+        completion = yield Request(messages=({"role": "user", "content": row["text"]},))
+        middle = len(completion.text) // 2
+        halves = [completion.text[:middle], completion.text[middle:]]
+        return [{"half": half} for half in rng.sample(halves, 2)]
+
+
+def numbered(dataset):
+    return dataset.add_column("length", [len(text) for text in dataset["text"]])
+
+
+def first_ten(dataset):
+    return dataset.select(range(10))
+
+
+def texts(count, column="text"):
+    return Dataset.from_dict({column: [f"The text of number {number} is here." for number in range(count)]})
+
+
+def saved(dataset, tmp_path, **options):
+    save(dataset, tmp_path / "saved", config_name="c", **options)
+    return tmp_path / "saved"
+
+
+def run(pipeline, dataset, **options):
+    return pipeline.run(dataset, quiet=True, **options)
+
+
+def rewrite_rows(folder, change):
+    """Change the rows of a saved dataset and nothing else."""
+    file = folder / "c/train-00000-of-00001.parquet"
+    rows = Dataset.from_parquet(str(file), cache_dir=str(folder.parent / "rewriting"))
+    rows.map(change, with_indices=True, features=rows.features).to_parquet(file)
+
+
+def test_verify_chain_with_filters_finds_all_rows_equal(tmp_path):
+    source = concatenate_datasets([Dataset.from_dict({"text": ["", "ab", "ab"]}), texts(6)])
+    halves = Halves(LLM, output_mappings={"half": "instruction"})
+    chain = WellFormed(column="text") >> halves >> Deduplicate() >> TextGeneration(LLM) >> Judge.quality(LLM)
+    dataset = run(chain, source)
+    found = verify(str(saved(dataset, tmp_path)), rows=9, own=[Halves])
+    assert found.rows.equal == len(found.rows.rows) == 9
+    assert found.exit_status == 0
+    assert set(found.rows.columns) == {"text", "instruction", "generation", "quality", "quality_probabilities"}
+    for row in found.rows.rows:
+        assert source[row.source_row]["text"] == dataset[row.row]["text"]
+        assert row.seed == dataset[row.row]["generation_metadata"][0]["seed"]
+
+
+def test_verify_evolved_rows_of_one_column_are_equal(tmp_path):
+    chain = Halves(LLM) >> EvolInstruct(
+        LLM,
+        num_evolutions=2,
+        input_mappings={"instruction": "half"},
+        output_mappings={"evolved_instruction": "half"},
+    )
+    found = verify(str(saved(run(chain, texts(8)), tmp_path)), rows=10, own=[Halves])
+    assert found.rows.equal == 10
+
+
+def test_verify_magpie_without_input_is_equal(tmp_path):
+    chain = Pipeline((Magpie(LLM, system_prompt={"a": "A.", "b": "B."}, n_turns=2),))
+    found = verify(str(saved(run(chain, None, num_rows=6), tmp_path)), rows=6)
+    assert (found.rows.equal, found.exit_status) == (6, 0)
+
+
+def test_verify_map_result_needs_its_steps(tmp_path):
+    first = SelfInstruct(ScriptedLLM(replies=("1. Say yes.\n2. Say no.",)), num_instructions=2)
+    answer = TextGeneration(LLM)
+    rows = texts(5, "input").map(first, batched=True, with_indices=True).map(answer, batched=True, with_indices=True)
+    folder = saved(rows, tmp_path)
+    found = verify(str(folder))
+    assert "SelfInstruct" in found.not_remade
+    assert "steps=" in found.not_remade
+    assert (found.is_as_recorded, found.exit_status) == (True, 1)
+    saved(rows, tmp_path, steps=[first, answer])
+    found = verify(str(folder), rows=10, own=[ScriptedLLM])
+    assert (found.rows.equal, found.exit_status) == (10, 0)
+    assert found.rows.origins == ("the dataset's own columns",)
+
+
+def test_verify_bootstrapping_remakes_the_prompts(tmp_path):
+    replies = tuple(f"9. Do {word}.\n10. Undo {word}." for word in "abcdefgh")
+    pool = SeedPool(seeds=tuple(f"Say {n}." for n in range(9)), round_size=3)
+    dataset = run(Pipeline((BootstrapInstructions(ScriptedLLM(replies=replies)),)), pool, num_rows=18)
+    # a scripted llm answers by the place in its batch: rows are compared by their prompts alone
+    found = verify(str(saved(dataset, tmp_path)), rows=18, own=[ScriptedLLM])
+    assert all("examples" not in row.remade.differences for row in found.rows.rows)
+    assert found.rows.origins == ("SeedPool",)
+
+
+def test_verify_dataset_dict_selects_rows_of_all_splits(tmp_path):
+    chain = Pipeline((ANSWER,))
+    both = DatasetDict(
+        train=run(chain, texts(4, "instruction")), test=run(chain, texts(9, "instruction").select(range(4, 9)))
+    )
+    found = verify(str(saved(both, tmp_path)), rows=9)
+    assert found.rows.equal == 9
+    assert [(row.split, row.row) for row in found.rows.rows] == [
+        *(("test", place) for place in range(5)),
+        *(("train", place) for place in range(4)),
+    ]
+
+
+def test_verify_seed_selects_the_rows(tmp_path):
+    folder = str(saved(run(Pipeline((ANSWER,)), texts(60, "instruction")), tmp_path))
+    chosen = [[row.row for row in verify(folder, rows=5, seed=seed).rows.rows] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_verify_two_runs_in_succession_is_one_chain(tmp_path):
+    first = run(Pipeline((Halves(LLM),)), texts(5)).select([1, 4, 5, 8])
+    second = run(Pipeline((TextGeneration(LLM, input_mappings={"instruction": "half"}),)), first)
+    found = verify(str(saved(second, tmp_path)), own=[Halves])
+    assert found.rows.equal == 4
+    assert [row.source_row for row in found.rows.rows] == [0, 2, 2, 4]
+
+
+def test_verify_rows_of_two_runs_uses_each_recipe(tmp_path):
+    runs = [run(Pipeline((Magpie(LLM, seed=seed),)), None, num_rows=3) for seed in (1, 2)]
+    found = verify(str(saved(concatenate_datasets(runs), tmp_path)))
+    assert found.rows.equal == 6
+
+
+def test_verify_functions_of_the_dataset_are_applied(tmp_path):
+    chain = Pipeline((first_ten, Halves(LLM), numbered))
+    found = verify(str(saved(run(chain, texts(12)), tmp_path)), rows=20, own=[Halves, numbered, first_ten])
+    assert found.rows.equal == 20
+    assert "length" in found.rows.columns
+    assert [note for note in found.rows.notes if "first_ten" in note]
+    assert {row.source_row for row in found.rows.rows} == {None}
+
+
+def test_verify_changed_text_is_found(tmp_path):
+    folder = saved(run(Pipeline((ANSWER,)), texts(30, "instruction")), tmp_path)
+    rewrite_rows(folder, lambda row, place: {"answer": row["answer"].replace("here", "her")} if place == 7 else {})
+    found = verify(str(folder), rows=30)
+    assert (found.rows.equal, found.exit_status) == (29, 4)
+    (changed,) = (row for row in found.rows.rows if not row.remade.is_equal)
+    assert changed.row == 7
+    assert list(changed.remade.differences) == ["answer"]
+    assert "character 27" in changed.remade.differences["answer"]
+    assert {check.subject for check in found.checks if check.differences} == {"files", "figures"}
+
+
+def test_verify_changed_seed_is_found(tmp_path):
+    folder = saved(run(Pipeline((ANSWER,)), texts(3, "instruction")), tmp_path)
+
+    def change(row, place):
+        return {"generation_metadata": [{**row["generation_metadata"][0], "seed": 5}]} if place == 1 else {}
+
+    rewrite_rows(folder, change)
+    found = verify(str(folder))
+    assert found.rows.equal == 2
+    assert "5" in found.rows.rows[1].remade.problem
+
+
+def test_verify_other_model_differs_without_contradiction(tmp_path):
+    answer = TextGeneration(ScriptedLLM(replies=("One.", "Two.")))
+    dataset = run(Pipeline((answer,)), texts(2, "instruction")).select([1])
+    found = verify(str(saved(dataset, tmp_path)), own=[ScriptedLLM])
+    assert found.is_as_recorded
+    assert (found.rows.equal, found.exit_status) == (0, 3)
+    assert found.rows.rows[0].remade.differences["generation"] == "from character 0 on: 'Two.', remade 'One.'"
+    assert not found.rows.is_bitwise
+    assert "seeded, not bitwise" in found.verdict
+
+
+def test_verify_failing_row_states_the_reason(tmp_path):
+    folder = saved(run(Pipeline((ANSWER,)), texts(3, "instruction")), tmp_path)
+    record = folder / "c/hfsynth.json"
+    changed = json.loads(record.read_text())
+    changed["splits"][0]["runs"][0]["steps"][0]["recipe"]["sampling"]["max_new_tokens"] = 2
+    record.write_text(json.dumps(changed))
+    found = verify(str(folder))
+    assert found.rows.equal == 0
+    assert "cut off" in found.rows.rows[0].remade.problem
+    assert {check.subject for check in found.checks if check.differences} == {"recipes", "card"}
+
+
+def test_verify_without_rows_loads_no_model(tmp_path):
+    folder = saved(run(Pipeline((ANSWER,)), texts(3, "instruction")), tmp_path)
+    found = verify(str(folder), rows=0)
+    assert (found.rows, found.not_remade, found.exit_status) == (None, "", 0)
+
+
+def test_verify_missing_class_names_it(tmp_path):
+    folder = saved(run(Pipeline((Halves(LLM),)), texts(3)), tmp_path)
+    found = verify(str(folder))
+    assert "Halves" in found.not_remade
+    assert found.exit_status == 1
+
+
+def test_verify_rows_without_entries_are_left_out(tmp_path):
+    generated = run(Pipeline((ANSWER,)), texts(4, "instruction"))
+    written = Dataset.from_dict(
+        {"instruction": ["By hand."], "answer": ["Yes."], "generation_metadata": [[]]}, features=generated.features
+    )
+    found = verify(str(saved(concatenate_datasets([generated, written]), tmp_path)))
+    assert (len(found.rows.rows), found.rows.equal) == (4, 4)
+    assert [note for note in found.rows.notes if "1 row " in note]
+
+
+def test_verify_plain_rows_have_nothing_to_remake(tmp_path):
+    found = verify(str(saved(Dataset.from_dict({"instruction": ["a", "b"]}), tmp_path)))
+    assert found.is_as_recorded
+    assert "generation_metadata" in found.not_remade
+
+
+def test_verify_after_push_reads_source_from_hub(hub, tmp_path):
+    source = Dataset.from_dict({"instruction": [f"Say {number}." for number in range(9)], "n": range(9)})
+    source.push_to_hub("user/source")
+    rows = load_dataset("user/source", split="train", cache_dir=str(tmp_path / "cache"))
+    dropped = run(WellFormed() >> ANSWER, rows)
+    push_to_hub(dropped, "user/answers", config_name="c")
+    found = verify("user/answers", rows=9)
+    assert found.commit == hub.dataset("user/answers").commits[-1][0]
+    assert (found.rows.equal, found.exit_status) == (9, 0)
+    assert found.rows.origins == ("user/source",)
+    push_to_hub(run(Pipeline((ANSWER,)), rows.select([5, 3])), "user/selected")
+    found = verify("user/selected")
+    assert [row.source_row for row in found.rows.rows] == [5, 3]
+
+
+def test_verify_source_gives_dropped_columns(tmp_path):
+    source = texts(6)
+    source.to_json(tmp_path / "texts.jsonl")
+    dataset = run(Pipeline((Halves(LLM),)), source).remove_columns("text")
+    folder = saved(dataset, tmp_path)
+    found = verify(str(folder), own=[Halves])
+    assert "text" in found.not_remade
+    found = verify(str(folder), rows=12, own=[Halves], source=str(tmp_path / "texts.jsonl"))
+    assert found.rows.equal == 12
+
+
+@pytest.mark.parametrize("config", [None, "d"])
+def test_verify_unnamed_configuration_lists_them(tmp_path, config):
+    rows = run(Pipeline((ANSWER,)), texts(2, "instruction"))
+    save(rows, tmp_path / "s", config_name="a")
+    save(rows, tmp_path / "s", config_name="b")
+    with pytest.raises(ValueError, match="a, b"):
+        verify(str(tmp_path / "s"), config)
+
+
+def test_verify_folder_without_record_names_the_file(tmp_path):
+    (tmp_path / "s").mkdir()
+    with pytest.raises(ValueError, match=r"hfsynth\.json"):
+        verify(str(tmp_path / "s"))
