@@ -1,4 +1,4 @@
-"""Write the cards of dataset_cards/: what the other scripts write on a small model, with their pictures.
+"""Write the datasets of dataset_cards/: what the other scripts write on a small model, with cards and pictures.
 
     python scripts/dataset_cards.py --model FOLDER --gguf-file FILE
 
@@ -30,7 +30,7 @@ RUNS = {
 
 
 def main() -> None:
-    """Run every script, and keep the card and the pictures of what it wrote."""
+    """Run every script, and keep what it wrote."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
     flags.add_argument("--gguf-file", help="GGUF file in that folder.")
@@ -45,15 +45,8 @@ def main() -> None:
             command = [sys.executable, str(SCRIPTS / f"{name}.py"), *RUNS[name], *model, "--output-dir", str(output)]
             home = {"HF_HOME": folder, "OMP_NUM_THREADS": "1"}  # a cache of its own: everything is generated
             subprocess.run(command, check=True, env={**os.environ, **home})
-            copy_card(output, arguments.output_dir / name)
-
-
-def copy_card(output: Path, card: Path) -> None:
-    """Copy a card and its pictures, without the rows."""
-    shutil.rmtree(card, ignore_errors=True)
-    for file in (output / "README.md", *output.glob("*/*.png")):
-        (card / file.relative_to(output)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, card / file.relative_to(output))
+            shutil.rmtree(arguments.output_dir / name, ignore_errors=True)
+            shutil.copytree(output, arguments.output_dir / name)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,15 @@ def reproduction_snippets(config: ConfigFacts, repo_id: str) -> list[tuple[str, 
     ]
 
 
+def verification_command(config: ConfigFacts, repo_id: str) -> str:
+    """Return the command that remakes some rows of a configuration; "" where a step has no recipe."""
+    if not config.steps or METADATA_COLUMN not in config.columns or not all(step.recipe for step in config.steps):
+        return ""
+    flags = [repo_id, "--config", config.config_name, *_model_flags(config.steps)]
+    own = {name for step in config.steps for name in _class_names(step.recipe)} - set(public_names())
+    return f"hfsynth verify {shlex.join([*flags, *(['--import', 'MODULE'] if own else [])])}"
+
+
 def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
     """Return the part of a README.md that hfsynth writes, without the lines that mark it.
 
@@ -171,6 +180,7 @@ def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         diversity_sections=_diversity_sections,
         samples=_samples,
         reproduction_snippets=partial(reproduction_snippets, repo_id=repo_id),
+        verification_command=partial(verification_command, repo_id=repo_id),
         model_names=list(dict.fromkeys(step.node.model for config in configs for step in model_steps(config))),
         citations=list(dict.fromkeys(step.citation for config in configs for step in config.steps if step.citation)),
     )
@@ -411,7 +421,7 @@ def _depends_on_chunks(run: RunRecord) -> bool:
 
 
 def _command_flags(run: RunRecord) -> list[str]:
-    """Return the command's flags: input, number of rows, the model if the recipe names only its folder, chunk size."""
+    """Return the command's flags: input, number of rows, model, chunk size."""
     source, flags = run.source, list[str]()
     if "/" in source.name:
         flags += ["--dataset", source.name, "--config", source.config_name, "--split", source.split]
@@ -420,10 +430,15 @@ def _command_flags(run: RunRecord) -> list[str]:
         flags += ["--dataset", "rows.jsonl", *(_size_flags(run) if run.wanted else [])]
     else:
         flags += _size_flags(run)
-    llms = [step.recipe.get("llm") or {} for step in run.steps]
-    if any("model" in llm and "/" not in str(llm["model"]) for llm in llms):
-        flags += ["--model", "FOLDER"]
+    flags += _model_flags(run.steps)
     return flags + (["--chunk-size", str(run.chunk_size)] if _depends_on_chunks(run) else [])
+
+
+def _model_flags(steps: Sequence[StepRecord]) -> list[str]:
+    """Return the flag for a model of which recipes have only the folder's name."""
+    llms = [step.recipe.get("llm") or {} for step in steps]
+    is_local = any("model" in llm and "/" not in str(llm["model"]) for llm in llms)
+    return ["--model", "FOLDER"] if is_local else []
 
 
 def _size_flags(run: RunRecord) -> list[str]:
