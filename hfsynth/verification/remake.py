@@ -14,6 +14,7 @@ from hfsynth.flow import Attempt, Row, run_flows
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.progress import without_bars
+from hfsynth.samplers import Sampler
 from hfsynth.step import FunctionStep, Step
 from hfsynth.technique import Technique
 
@@ -58,10 +59,12 @@ class Remake:
     Args:
         steps: The steps.
         features: The columns of the source rows.
+        dropped: Name of a filter → indices of the rows of its input that it dropped.
     """
 
     steps: Sequence[Step]
     features: Features
+    dropped: Mapping[str, Sequence[int]] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list, init=False)
     """The columns that were compared."""
     notes: list[str] = field(default_factory=list, init=False)
@@ -95,6 +98,9 @@ class Remake:
                 features = self._run_function(step, running, features)
             elif isinstance(step, Filter):
                 self._run_filter(step, running, features)
+            elif isinstance(step, Sampler):
+                features = step.features_after(features, place + 1) or features
+                self._run_sampler(step, running, self.steps[place + 1 :])
         self.columns = [name for name in names if name in features and name != METADATA_COLUMN]
         if added := [name for name in names if name not in (*features, METADATA_COLUMN)]:
             self._note(f"no step and no source row has the columns {added}: not compared")
@@ -135,6 +141,18 @@ class Remake:
             if not chain.candidates:
                 chain.problem = f"{step.name} drops it: {dropped[0]['rule']}"
 
+    def _run_sampler(self, step: Sampler, chains: Sequence[_Chain], later: Sequence[Step]) -> None:
+        """Sample the columns of the candidates by their index; where that is unknown, take the published values."""
+        for chain in chains:
+            index = index_at(chain.entries, later, self.dropped)
+            if index is None:
+                self._note(f"{step.name} samples by an index that the metadata does not have: not repeated")
+                sampled = {name: chain.published.get(name) for name in step.sampled_columns}
+            else:
+                batch = {name: [chain.candidates[0].get(name)] for name in step.read_columns}
+                sampled = {name: values[0] for name, values in step.sample([index], batch).items()}
+            chain.candidates = [{**row, **sampled} for row in chain.candidates]
+
     def _run_function(self, step: FunctionStep, chains: Sequence[_Chain], features: Features) -> Features:
         """Apply a function to the candidates of each row; where it needs other rows too, leave them as they are."""
         after = features
@@ -158,6 +176,29 @@ class Remake:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def index_at(
+    entries: Sequence[Mapping[str, Any]], later: Sequence[Step], dropped: Mapping[str, Sequence[int]]
+) -> int | None:
+    """Return the index of a row in the input of some steps, from its index in that of the first technique among them.
+
+    Args:
+        entries: The metadata that these steps wrote.
+        later: The steps.
+        dropped: Name of a filter → indices of the rows of its input that it dropped.
+
+    Returns:
+        None where a function comes before the first technique, or there is no technique.
+    """
+    first = next((place for place, step in enumerate(later) if isinstance(step, Technique)), None)
+    if first is None or any(isinstance(step, FunctionStep) for step in later[:first]):
+        return None
+    index = int(entries[0]["row"])
+    for step in reversed(later[:first]):
+        for place in sorted(dropped.get(step.name, ())):
+            index += place <= index
+    return index
 
 
 def first_difference(published: Any, remade: Any) -> str:

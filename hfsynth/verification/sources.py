@@ -17,7 +17,7 @@ from hfsynth.publish.files import recipe_text
 from hfsynth.run_record import RunRecord
 from hfsynth.runner.rounds import RowSource
 from hfsynth.step import FunctionStep, Step
-from hfsynth.technique import Technique
+from hfsynth.verification.remake import index_at
 
 OWN_COLUMNS = "the dataset's own columns"
 """Origin of source rows that were read from the published rows."""
@@ -59,7 +59,7 @@ def find_source_rows(
         ValueError: If `override` can't be read, or lacks a row.
     """
     selected = [published[place] for place in places]
-    indices = tuple(_source_index(row, steps, dropped) for row in selected)
+    indices = tuple(index_at(row[METADATA_COLUMN], steps, dropped) for row in selected)
     columns = own_columns(run, steps, published)
     own = [{name: row[name] for name in columns} for row in selected]
     if run.source.recipe and not override:
@@ -89,7 +89,7 @@ def _rows_of_recipe(run: RunRecord, published: Dataset, indices: Sequence[int | 
     first_rows = _first_rows(published)
     rows = list[Row]()
     for index in indices:
-        assert index is not None  # such an input has no function before the first technique: see _source_index
+        assert index is not None  # such an input has no function before the first technique: see index_at
         size = source.round_size or 1
         earlier = published.select(np.flatnonzero(first_rows < index // size * size))
         rows.append(source.rows(index, 1, [earlier] if len(earlier) else [])[0])
@@ -153,34 +153,6 @@ def own_columns(run: RunRecord, steps: Sequence[Step], published: Dataset) -> li
     written = {name for step in steps for name in step.written_features}
     source = run.source.columns or published.column_names
     return [name for name in published.column_names if name in source and name not in {*written, METADATA_COLUMN}]
-
-
-def _source_index(row: Row, steps: Sequence[Step], dropped: Mapping[str, Sequence[int]]) -> int | None:
-    """Return the index in the source of the row that a published row was generated from.
-
-    The first entry of the metadata has its index in the first technique's input; filters before that technique have
-    dropped rows.
-    """
-    index = int(row[METADATA_COLUMN][0]["row"])
-    first = next(place for place, step in enumerate(steps) if isinstance(step, Technique))
-    for step in reversed(steps[:first]):
-        if isinstance(step, FunctionStep):
-            return None
-        index = index_before_drops(index, dropped.get(step.name, ()))
-    return index
-
-
-def index_before_drops(index: int, dropped: Sequence[int]) -> int:
-    """Return the index of a row before some rows were dropped, from its index afterwards.
-
-    >>> index_before_drops(2, [0, 3])
-    4
-    """
-    for place in sorted(dropped):
-        if place > index:
-            break
-        index += 1
-    return index
 
 
 def _has_function(steps: Sequence[Step]) -> bool:

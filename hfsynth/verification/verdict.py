@@ -24,7 +24,11 @@ from hfsynth.verification.remake import RemadeRow, Remake
 from hfsynth.verification.sources import find_source_rows, own_columns
 
 _MAX_LISTED = 10  # differences of one kind in the text
-_DEPENDS_ON_BATCH = "rounding depends on the rows that are computed together"
+_PROMISES = {
+    "row": "the same row in any batch",
+    "chunk": "seeded, not bitwise: rounding depends on the rows that are computed together",
+    "none": "neither seeded nor bitwise",
+}
 STATUS_ROWS_DIFFER = 3
 """Exit status if some rows differ, and files and figures are as recorded."""
 STATUS_RECORD_DIFFERS = 4
@@ -56,8 +60,8 @@ class RemadeRows:
     """Where the source rows were read."""
     engines: tuple[str, ...]
     """The llms, with what a row depends on."""
-    is_bitwise: bool
-    """Whether every llm promises equal rows on an equal machine."""
+    promise: str
+    """What the llms promise of single rows: the weakest of their `LLM.same_rows`."""
     machine: tuple[str, ...]
     """What differs from the recorded machine, versions and models."""
     notes: tuple[str, ...]
@@ -206,7 +210,7 @@ def _remake_rows(
         _check_models(series.steps)
         dropped = _dropped_rows(published, series.split)
         sources = find_source_rows(series.runs[0], series.steps, series.published, series.places, dropped, source)
-        remake = Remake(series.steps, sources.features)
+        remake = Remake(series.steps, sources.features, dropped)
         selected = series.published.select(series.places)
         remade = remake.run(selected, sources.rows)
         rows += [
@@ -224,7 +228,7 @@ def _remake_rows(
         columns=tuple(columns),
         origins=tuple(dict.fromkeys(origins)),
         engines=tuple(dict.fromkeys(map(_engine, engines))),
-        is_bitwise=all(llm.batch_invariant for llm in engines),
+        promise=_weakest([promise for series in series_of_rows for promise in _promises(series)]),
         machine=tuple(dict.fromkeys(line for series in series_of_rows for line in _machine_differences(series))),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -285,7 +289,7 @@ def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[st
 
 
 def _technique_names(runs: Sequence[RunRecord]) -> list[str]:
-    return [step.name for run in runs for step in run.steps if step.node.makes is not None]
+    return [step.name for run in runs for step in run.steps if step.node.model]
 
 
 def _has_seed(runs: Sequence[RunRecord], rows: Dataset, row: Row, names: Mapping[str, Any]) -> bool:
@@ -343,10 +347,19 @@ def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, li
 
 
 def _engine(llm: LLM) -> str:
-    """Return the class, model and number type of an llm, and what its rows depend on."""
+    """Return the class, model and number type of an llm, and what it promises of a row."""
     dtype = getattr(llm, "dtype", "")
-    depends = "a row is equal in any batch" if llm.batch_invariant else _DEPENDS_ON_BATCH
-    return f"{type(llm).__name__} {llm.model_name}{dtype and f' in {dtype}'}: {depends}"
+    return f"{type(llm).__name__} {llm.model_name}{dtype and f' in {dtype}'}: {_PROMISES[llm.same_rows]}"
+
+
+def _promises(series: _Series) -> Iterator[str]:
+    """Yield the promises of the llms, recorded ones and those of today."""
+    for record, step in zip(series.records, series.steps, strict=True):
+        yield from (promise for promise in (record.same_rows, step.same_rows) if promise)
+
+
+def _weakest(promises: Sequence[str]) -> str:
+    return max(promises, key=list(_PROMISES).index)
 
 
 def _machine_differences(series: _Series) -> Iterator[str]:
@@ -372,8 +385,8 @@ def _rows_verdict(rows: RemadeRows) -> str:
         return f"{text}."
     if any(row.remade.problem for row in rows.rows):
         return f"{text}; see the reasons above."
-    if not rows.is_bitwise:
-        return f"{text}; this engine is seeded, not bitwise: {_DEPENDS_ON_BATCH}."
+    if rows.promise != "row":
+        return f"{text}; this engine is {_PROMISES[rows.promise]}."
     if rows.machine:
         return f"{text}; the machine or the versions differ from those of the record."
     return f"{text}, although this engine promises equal rows on this machine."

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from hfsynth import (
     BootstrapInstructions,
+    CategorySampler,
     Deduplicate,
     EchoLLM,
     EvolInstruct,
@@ -21,6 +22,7 @@ from hfsynth import (
     Technique,
     TextGeneration,
     WellFormed,
+    Where,
     push_to_hub,
     save,
     verify,
@@ -167,6 +169,18 @@ def test_verify_rows_of_two_runs_uses_each_recipe(tmp_path):
     assert found.rows.equal == 6
 
 
+def test_verify_samplers_use_the_index_of_their_input(tmp_path):
+    topics = CategorySampler({"topic": ("maths", "law", "tea"), "level": {"easy": 3, "hard": 1}}, seed=3)
+    ask = TextGeneration(LLM, template="{{ topic }}, {{ level }}: {{ text }}")
+    source = concatenate_datasets([Dataset.from_dict({"text": ["", "ab"]}), texts(8)])
+    chain = WellFormed(column="text") >> topics >> Where("topic", among=("maths", "tea")) >> ask
+    dataset = run(chain, source)
+    found = verify(str(saved(dataset, tmp_path)))
+    assert found.rows.equal == len(dataset) > 2
+    assert {"topic", "level"} <= set(found.rows.columns)
+    assert [source[row.source_row]["text"] for row in found.rows.rows] == dataset["text"][:]
+
+
 def test_verify_functions_of_the_dataset_are_applied(tmp_path):
     chain = Pipeline((first_ten, Halves(LLM), numbered))
     found = verify(str(saved(run(chain, texts(12)), tmp_path)), rows=20, own=[Halves, numbered, first_ten])
@@ -207,7 +221,7 @@ def test_verify_other_model_differs_without_contradiction(tmp_path):
     assert found.is_as_recorded
     assert (found.rows.equal, found.exit_status) == (0, 3)
     assert found.rows.rows[0].remade.differences["generation"] == "from character 0 on: 'Two.', remade 'One.'"
-    assert not found.rows.is_bitwise
+    assert found.rows.promise == "chunk"
     assert "seeded, not bitwise" in found.verdict
 
 
