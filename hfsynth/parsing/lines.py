@@ -204,10 +204,10 @@ _NUMBER_FORMS = tuple(
         rf"(?P<label>第)?(?P<number>\d{{1,3}}|{_CJK_NUMERAL})(?:번째?|番目の?|つ目の?|个|個|条|條|题|題|问|問"
         rf"|点|點|項|项|st|nd|rd|th)?"
         rf"[ \t]*(?(label)(?:{_LIST_LABEL})?|{_LIST_LABEL}){_CLOSE}[ \t]*[:：、，,.．)）】](?=\D|$)",
-        # 1.   1)   (1)   [1]   1번.   １．   ١.   1\.   1.-   1 -   1/
+        # 1.   1)   (1)   [1]   1번.   １．   ١.   1\.   1.-   1 -   1 |   1/
         r"(?:(?:no\.?|nr\.?|№|\#)[ \t]*)?(?P<number>\d{1,3})(?:번째?|[ºª°])?"
         + _CLOSE
-        + r"(?:\\?[.)\]】）〕〉>」:：、．]+-?(?=\D|$)|[ \t]+[-–—.)](?=\s)|[-–—/](?=[ \t])|\t|(?<=[ºª°])(?=[ \t]))",
+        + r"(?:\\?[.)\]】）〕〉>」:：、．]+-?(?=\D|$)|[ \t]+[-–—.)|](?=\s)|[-–—/](?=[ \t])|\t|(?<=[ºª°])(?=[ \t]))",
         # 一、   （一）   十.
         rf"(?P<number>{_CJK_NUMERAL}){_CLOSE}[、．.:：)）】〕]",
         # ①   ⒈   1️⃣
@@ -218,6 +218,7 @@ _NUMBER_FORMS = tuple(
         r"\#(?P<number>\d{1,3})" + _CLOSE + r"(?=[ \t])",
     )
 )
+_SECTION_NUMBER = re.compile(rf"{_OPEN}\d{{1,2}}\.(?P<number>\d{{1,2}})\.?{_CLOSE}[ \t]+(?=[^\W\d_])")  # 1.2 What
 _GENERIC_NUMBER = re.compile(
     _OPEN + rf"(?P<label>[^\W\d_][^\d:：.\n]{{0,30}}?)[ \t]*(?:\#|№|no\.?)?[ \t]*(?P<number>\d{{1,3}}){_CLOSE}[ \t]*"
     rf"[:：.)–—-]+(?=\D|$){_CLOSE}[ \t]*",
@@ -272,6 +273,12 @@ def number_marker(line: str) -> Marker | None:
         dash = "-" if found.group().rstrip().endswith(("-", "–", "—", "/")) and not label else ""
         return _marker(line, found, _value(found["number"]), f"{form}{label.casefold()}{dash}")
     return None
+
+
+def section_number_marker(line: str) -> Marker | None:
+    """Read a number of two parts, of which the second one counts: "1.2 …"."""
+    found = _SECTION_NUMBER.match(line)
+    return found and _marker(line, found, _value(found["number"]), "section")
 
 
 def generic_number_marker(line: str) -> Marker | None:

@@ -32,6 +32,7 @@ from hfsynth.parsing.lines import (
     nonblank_lines,
     number_marker,
     ordinal_marker,
+    section_number_marker,
 )
 from hfsynth.parsing.phrases import ANSWER, REMARK, REQUEST, TEXT_NOUN
 from hfsynth.parsing.records import (
@@ -152,6 +153,7 @@ _LEAD = re.compile(
 _Found = list[tuple[int, Marker]]
 _COUNTED: tuple[Callable[[str], Marker | None], ...] = (
     number_marker,
+    section_number_marker,
     generic_number_marker,
     ordinal_marker,
     letter_markers(ROMAN),
