@@ -64,6 +64,7 @@ Part = Literal["instruction", "response"]
 """What to read of a conversation: its first user turn, or its last turn, if that is the assistant's."""
 
 _BOM = b"\xef\xbb\xbf"
+_INDEX_COLUMN = "__index_level_0__"  # the first fields of rows that have more than the header
 _CHECKED_BYTES = 65536
 _BATCH_ROWS = 5_000
 _UNREADABLE = (DatasetGenerationError, pa.ArrowException, UnicodeError)  # raised for what is in a file
@@ -260,13 +261,29 @@ def _load(name: str, config: str | None, split: str | None, revision: str | None
 def _load_config(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
     """Load a configuration of a dataset on the Hub or in a folder."""
     try:
-        return load_dataset(name, config, split=split, revision=revision)
+        loaded = load_dataset(name, config, split=split, revision=revision)
     except ValueError as error:
         configs = sorted(get_dataset_config_names(name, revision=revision))
         if config in configs or (config is None and len(configs) < 2):
             raise
         problem = "has several configurations" if config is None else f"has no configuration {config!r}"
         raise ValueError(f"{name!r} {problem}; name one with --config: {', '.join(configs)}.") from error
+    _check_header(name, loaded)
+    return loaded
+
+
+def _check_header(name: str, loaded: Any) -> None:
+    """Check that the rows of CSV files have no more fields than the header: pandas would shift the columns.
+
+    Raises:
+        ValueError: If they have.
+    """
+    for rows in loaded.values() if isinstance(loaded, DatasetDict) else [loaded]:
+        if rows.info.builder_name == "csv" and _INDEX_COLUMN in rows.column_names:
+            raise ValueError(
+                f"{name!r} can't be read: its rows have more fields than its header. Quote texts that hold the "
+                "separator."
+            )
 
 
 def _load_folder(folder: Path, split: str | None) -> Any:
@@ -311,6 +328,7 @@ def _load_files(
     if not builder.info.splits or not builder.info.splits.total_num_examples:
         raise ValueError(f"{name!r} has no rows.")
     loaded = builder.as_dataset(split=split)
+    _check_header(name, loaded)
     # the text builder alone leaves the BOM in; its encoding option has no effect on compressed files
     return loaded.map(_remove_bom, batched=True) if has_bom and module == "text" else loaded
 
