@@ -1,7 +1,6 @@
 """Requests to a language model and its completions: LLM, Request, Completion, SamplingParams, conversations."""
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -335,8 +334,8 @@ def _checked(column: str, message: object) -> Message:
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
         raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
-    if not re.fullmatch(r"\w[\w.-]*", message["role"]):  # a template writes it as it is, beside its special tokens
-        raise RowError(f"{column} has a role that is no word: {message['role']!r:.200}")
+    if message["role"] not in MESSAGE_ROLES:  # a template writes it as it is, beside its special tokens
+        raise RowError(f"{column} has a turn of role {message['role']!r:.200}; a role is one of {list(MESSAGE_ROLES)}")
     if called := [field for field in _CALLS if message.get(field)]:
         raise RowError(
             f"{column} has a turn of {message['role']!r} with {called[0]}, which aren't read: {message!r:.200}"
