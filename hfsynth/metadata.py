@@ -63,6 +63,7 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
         dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
 
     Raises:
+        TypeError: If it is no `Dataset`.
         ValueError: If the dataset has no `generation_metadata` column.
 
     >>> from hfsynth import EchoLLM, TextGeneration
@@ -71,6 +72,8 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
     >>> rows["instruction"][:], failures["reason"][:]
     (['a'], ['instruction is None'])
     """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"split_failures takes a Dataset, got {type(dataset).__name__}; give a DatasetDict's splits.")
     failed = {
         start + row: failed_entry({METADATA_COLUMN: column[row].as_py()})
         for column, row, start in _rows_with_errors(dataset)

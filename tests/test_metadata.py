@@ -1,5 +1,5 @@
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
 from hfsynth.llms.scripted import ScriptedLLM as WordCountingLLM
@@ -48,6 +48,11 @@ def test_split_failures_names_the_first_failed_step():
 def test_split_failures_without_metadata_is_an_error():
     with pytest.raises(ValueError, match=r"'generation_metadata'.*'a'"):
         split_failures(Dataset.from_dict({"a": [1]}))
+
+
+def test_split_failures_of_dataset_dict_is_an_error():
+    with pytest.raises(TypeError, match="DatasetDict"):
+        split_failures(DatasetDict({"train": Dataset.from_dict({"a": [1]})}))
 
 
 def test_step_names_lists_steps_and_counts_other_rows():
