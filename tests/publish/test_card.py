@@ -340,6 +340,16 @@ def test_card_of_mapped_rows_states_minimums(tmp_path):
     assert "The run returned" not in card
 
 
+def test_card_of_unknown_columns_has_no_empty_block(tmp_path):
+    rows = Dataset.from_dict({"instruction": ["a"]}).map(
+        TextGeneration(EchoLLM()), batched=True, with_indices=True
+    )  # fmt: skip
+    save(rows, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "(default/steps.png)" in card
+    assert not re.search(r"```\w*\n\s*```", card)
+
+
 def test_card_counts_drops_saved_tokens_and_accepted_rows(tmp_path):
     pipeline = OnlyOnce() >> TextGeneration(ANSWERS)
     rows = Dataset.from_dict({"instruction": ["a", "b", "a", "c", "d", "e", "a", "f", "g", "h"]})
