@@ -132,10 +132,10 @@ class Progress:
         step = self._steps[number]
         rows = min(self._count(number, "rows"), step.total)  # a chunk that two processes ran was counted twice
         rate = (rows - self._count(number, "found")) / self._seconds(number)
-        if rows == step.total:
-            left = "done"
-        elif number != self._number:
-            left = "not finished"
+        if number != self._number:
+            left = "done" if rows == step.total else "not finished"
+        elif rows == step.total:
+            left = "saving"
         else:
             left = f"{(step.total - rows) / rate:,.0f} s left" if rate > 0 else "time left unknown"
         line = f"{step.label}: {rows:,}/{step.total:,} rows, {rate:,.1f} rows/s, {self._totals(number)}, {left}"
