@@ -39,6 +39,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
             axes.set_title(wrapped(f"{kind} (median {distribution.median:,})", 36), fontsize=9, parse_math=False)
             axes.set_xlabel(unit, fontsize=8)
             axes.set_ylabel("texts", fontsize=8)
+            axes.locator_params(integer=True)
 
     return render_figure(plot, (3.6 * columns, 2.6 * rows))
 
@@ -61,6 +62,7 @@ def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
         axes.set_yticks(places, [wrapped(name, 30) for name, *_ in stages], fontsize=8, parse_math=False)
         axes.set_xlim(0, 1.35 * max(max(stage[1:3]) for stage in stages) or 1)
         axes.set_xlabel("rows", fontsize=8)
+        axes.locator_params(axis="x", integer=True)
         axes.invert_yaxis()
         figure.legend(fontsize=7, loc="outside lower center", ncols=2, frameon=False)
 

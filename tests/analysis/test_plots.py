@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
@@ -33,6 +34,21 @@ def test_draw_lengths_puts_three_histograms_in_a_row():
         for count in (1, 3, 7)
     ]
     assert shapes == [(286, 396), (286, 1188), (858, 1188)]
+
+
+@pytest.mark.parametrize("name", ["lengths", "funnel"])
+def test_ticks_of_counts_are_integers(monkeypatch, name):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    draw = {
+        "lengths": lambda: draw_lengths({"a": Lengths.of({3: 1, 9: 2})}, "words"),
+        "funnel": lambda: draw_funnel([("a", 2, 1, 1)]),
+    }[name]
+    draw()
+    (axes,) = figures[0].axes
+    ticks = axes.get_yticks() if name == "lengths" else axes.get_xticks()
+    assert len(ticks) > 1
+    assert all(float(tick).is_integer() for tick in ticks)
 
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
