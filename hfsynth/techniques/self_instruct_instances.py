@@ -243,11 +243,12 @@ def _broken(one: Instance, before: Sequence[Instance]) -> str:
 
 _NUMBER = r"(?:\s*[#№(\[]?\s*\d{1,3}[)\]]?)"
 _INPUT = (
-    r"inputs?|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट|girdi|giriş|đầu vào|wejście"
+    r"(?:sample )?inputs?"
+    r"|eingabe|entrada|entrée|ввод|вход|入力|输入|輸入|입력|المدخلات|المدخل|इनपुट|girdi|giriş|đầu vào|wejście"
     r"|invoer|masukan|อินพุต|ข้อมูลนำเข้า|ข้อมูลเข้า"
 )
 _OUTPUT = (
-    r"(?:expected )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
+    r"(?:expected |sample )?outputs?|ausgabe|salida|saída|sortie|вывод|выход|出力|输出|輸出|출력|المخرجات|المخرج|आउटपुट"
     r"|çıktı|çıkış|đầu ra|wyjście|uitvoer|keluaran|เอาต์พุต|เอาท์พุต|ผลลัพธ์"
 )
 _ANSWER = r"answer|response|solution"  # other names of an output, if nothing is named output
@@ -266,6 +267,10 @@ _EXAMPLE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _PART = re.compile(rf"{_LINE_START}({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_PART_END}", re.IGNORECASE | re.MULTILINE)
+_TITLE = re.compile(  # ### Input   **Output**
+    rf"^[ \t]*(?:#{{1,6}}[ \t]*[*_]*|[*_]{{2,3}})({_INPUT}|{_OUTPUT}|{_ANSWER}|{_LABEL}){_NUMBER}?[ \t*_]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _INLINE_PART = re.compile(r"(?<=\s)(?:(?:[-=]>|→)[ \t]*)?(Input|Output|Class label|Label)\s*\d*\s*:[ \t]*")
 _OTHER_NAME = re.compile(r"^([^\W\d_][^\n:：]{0,30})[:：]")
 _FENCE = re.compile(
@@ -379,10 +384,11 @@ def _read_parts(text: str) -> list[Instance]:
 def _marks(text: str) -> list[tuple[str, int, int]]:
     """Find the names of parts: (part, start of its name, start of its text).
 
-    A name begins a line; if a part has no such name, "Input:" and "Output:" within a line count too. Several inputs in
-    a row are one input.
+    A name begins a line, with a colon after it, or all names are titles; if a part has no such name, "Input:" and
+    "Output:" within a line count too. Several inputs in a row are one input.
     """
-    found = [(_part_name(mark), mark.start(), mark.end()) for mark in _outside_fences(_PART, text)]
+    named = _outside_fences(_PART, text) or _outside_fences(_TITLE, text)
+    found = [(_part_name(mark), mark.start(), mark.end()) for mark in named]
     if any(name in ("output", "label") for name, *_ in found):
         found = [mark for mark in found if mark[0] != "answer"]
     wanted = {"input"} if any(name == "label" for name, *_ in found[:1]) else set()

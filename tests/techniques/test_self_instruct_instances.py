@@ -115,6 +115,12 @@ READ = {  # completion → its instances, as (input, response)
         "**Example 1:**\n**Input:** a\n**Output:** b\n\n**Example 2:**\n**Output:** c",
         [("a", "b"), ("", "c")],
     ),
+    "titles": (
+        "### Example 1\n#### Input\na\n#### Output\nb\n### Example 2\n**Input**\nc\n\n**Output**\nd",
+        [("a", "b"), ("c", "d")],
+    ),
+    "titles in an output": ("Input: a\nOutput:\n# Tool\n## Input\nb", [("a", "# Tool\n## Input\nb")]),
+    "samples": ("Sample Input: a\nSample Output: b\n\nSample Input: c\nSample Output: d", [("a", "b"), ("c", "d")]),
     "numbered items": ("1. Input: a\n   Output: b\n2. Input: c\n   Output: d", [("a", "b"), ("c", "d")]),
     "bullets": ("- Label: a\n  Input: b\n- Label: c\n  Input: d", [("b", "a"), ("d", "c")]),
     "numbered parts": ("Input 1: a\nOutput 1: b\nInput 2: c\nOutput 2: d", [("a", "b"), ("c", "d")]),
