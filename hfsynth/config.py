@@ -195,9 +195,10 @@ def build(value: Any, find_class: Callable[[str], Any], find_secret: Callable[[A
         raise ValueError(f"{cls!r} is no class of configurations; the recipe needs one under {CLASS_KEY!r}.")
     if str(getattr(cls, "version", 1)) != (version or "1"):
         installed = getattr(cls, "version", 1)
+        advice = "" if version else f", or write {cls.__name__}/{installed} in a recipe of your own"
         raise ValueError(
             f"{cls.__name__} was written at version {version or 1}, and is installed at version {installed}; "
-            "install the hfsynth that wrote it."
+            f"install the hfsynth that wrote it{advice}."
         )
     if unknown := sorted(set(fields) - {f.name for f in dataclasses.fields(cls) if f.init}):
         raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; the recipe is of another version of hfsynth.")

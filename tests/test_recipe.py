@@ -74,6 +74,15 @@ def test_from_yaml_of_an_older_class_raises(monkeypatch):
         Pipeline.from_yaml(text)
 
 
+def test_recipe_without_a_version_names_the_one_to_write():
+    """Who writes a recipe by hand doesn't know of versions; what the error advises builds."""
+    recipe = "steps:\n- __class__: {}\n  llm:\n    __class__: EchoLLM\n"
+    named = f"TextGeneration/{TextGeneration.version}"
+    with pytest.raises(ValueError, match=f"write {named} in a recipe"):
+        Pipeline.from_yaml(recipe.format("TextGeneration"))
+    assert Pipeline.from_yaml(recipe.format(named)).steps[0].name == "TextGeneration"
+
+
 def test_from_yaml_restores_filters():
     chain = (
         Novelty(texts=("a",), threshold=0.5) >> Deduplicate("minhash") >> Deduplicate() >> TextGeneration(EchoLLM())
