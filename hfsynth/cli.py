@@ -8,6 +8,7 @@ and a nested `SamplingParams` becomes a flag for each of its own fields: `sampli
 import dataclasses
 import dis
 import json
+import os
 import re
 import sys
 import types
@@ -193,6 +194,8 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
     """
     name = run.config_name or config_name
     check_config_name(name)
+    if not run.preview:
+        _check_output_dir(Path(run.output_dir))
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
     input_rows = source or run.rows()
@@ -218,6 +221,18 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
     if run.push_to_hub:
         url = pipeline.push_to_hub(dataset, run.push_to_hub, config_name=name, private=run.private)
         print_main(f"pushed: {url}")
+
+
+def _check_output_dir(folder: Path) -> None:
+    """Check before a run that its result can be written.
+
+    Raises:
+        ValueError: If the folder, or the nearest one above it that exists, is a file or can't be written.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        fault = "can't be written" if nearest.is_dir() else "is a file"
+        raise ValueError(f"output_dir is {str(folder)!r}, but {str(nearest)!r} {fault}; name another folder.")
 
 
 def _lost(dataset: Dataset) -> str:

@@ -60,3 +60,14 @@ def test_a_name_of_no_configuration_names_its_flag(capsys):
     assert status == 1
     assert text.startswith("error: --config-name ")
     assert "'a.b'" in text
+
+
+@pytest.mark.parametrize("below", ["", "data/rows"])
+def test_a_file_as_output_folder_ends_before_a_run(tmp_path, capsys, below):
+    (tmp_path / "rows.jsonl").touch()
+    run = RunArguments(num_rows=1, output_dir=str(tmp_path / "rows.jsonl" / below))
+    status, text = ending(lambda: run_and_save(Pipeline((Magpie(EchoLLM()),)), run, "magpie"), capsys)
+    assert status == 1
+    assert text.startswith("error: --output-dir ")
+    assert "rows.jsonl' is a file" in text
+    assert "step 1" not in text
