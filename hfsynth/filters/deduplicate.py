@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, get_args
 from hfsynth.data import find_path
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.similarity.embeddings import check_installed, embed, match_near
-from hfsynth.similarity.exact import Match, match_equal
 from hfsynth.similarity.minhash import PERMUTATIONS, SHINGLE_LENGTH, match_similar
+from hfsynth.similarity.words import Match, match_equal
 
 Similarity = Literal["exact", "minhash", "embeddings"]
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.975}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfsynth.similarity.exact import Match
+from hfsynth.similarity.words import Match
 
 Vectors = NDArray[np.float32]
 """Embeddings of length 1: (texts, dimensions)."""

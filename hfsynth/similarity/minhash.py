@@ -7,8 +7,7 @@ are no false matches, and about 1% of the pairs exactly at the threshold are mis
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from hfsynth.similarity.exact import Match
-from hfsynth.similarity.words import normal_form
+from hfsynth.similarity.words import Match, normal_form
 
 SHINGLE_LENGTH = 5
 """Characters of a shingle."""

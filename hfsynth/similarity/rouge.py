@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-from hfsynth.similarity.exact import Match
-from hfsynth.similarity.words import TOKENIZERS, Tokenizer, check_tokenizer
+from hfsynth.similarity.words import TOKENIZERS, Match, Tokenizer, check_tokenizer
 
 _ROUNDING = 1e-9  # larger than the rounding error of a bound, smaller than the distance of two bounds
 _FIRST_NUMBER = 0xE000  # number of the first word: code points from here on are no surrogates
