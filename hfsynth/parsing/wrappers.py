@@ -34,7 +34,7 @@ from hfsynth.parsing.phrases import (
     SUGGESTION,
     TEXT_LABEL,
 )
-from hfsynth.parsing.records import ASSIGNMENT, texts_of
+from hfsynth.parsing.structures import ASSIGNMENT, texts_of
 
 _WRAPPING_FENCES = {"", "text", "txt", "plaintext", "plain", "markdown", "md", "prompt", "json", "jsonl", "json5"} | {
     "xml", "html", "yaml", "yml", "list", "csv",
