@@ -36,7 +36,7 @@ FAILURE_FEATURES = Features(
         "step": Value("string"),
         "row": Value("int64"),  # the row's index in the step's input
         "column": Value("string"),  # the output that is None, or the column that a filter read
-        "reason": Value("string"),  # why a technique failed
+        "reason": Value("string"),  # the technique's error; "" where a filter dropped the row
         "raw": Value("string"),  # the completion that it could not use, or the text that a filter dropped
         "rule": Value("string"),  # the filter's rule
         "value": Value("string"),  # the value that the rule measured

@@ -18,8 +18,8 @@ from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import Diagram, public_names
 from hfsynth.publish.card_data import (
+    CardMetadata,
     ConfigFacts,
-    Metadata,
     SplitFacts,
     card_metadata,
     merge_metadata,
@@ -76,7 +76,7 @@ def write_card(repo_id: str, head: str, before: Sequence[ConfigFacts], now: Sequ
     return f"---\n{header}---\n{text}"
 
 
-def read_metadata(readme: str) -> tuple[Metadata, str]:
+def read_metadata(readme: str) -> tuple[CardMetadata, str]:
     """Split a README.md into its YAML header and its text.
 
     Raises:

@@ -22,7 +22,7 @@ from hfsynth.publish.retry import with_retries
 from hfsynth.run_record import RunRecord, StepRecord
 
 logger = logging.getLogger(__name__)
-Metadata = dict[str, Any]
+CardMetadata = dict[str, Any]
 """The YAML header of a card."""
 _SAMPLE_CHARS = 1_000  # characters that a sample keeps of a text
 _SAMPLE_ITEMS = 50  # items that a sample keeps of a list
@@ -192,10 +192,10 @@ def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
     return found
 
 
-def card_metadata(configs: Sequence[ConfigFacts]) -> Metadata:
+def card_metadata(configs: Sequence[ConfigFacts]) -> CardMetadata:
     """Return the YAML header of a dataset that has these configurations and nothing else."""
     is_generated = any(config.steps for config in configs)
-    header: Metadata = {
+    header: CardMetadata = {
         "license": _common_license(configs),
         "language": _common_language(configs),
         "annotations_creators": ["machine-generated"] if is_generated else None,
@@ -209,7 +209,7 @@ def card_metadata(configs: Sequence[ConfigFacts]) -> Metadata:
     return {name: value for name, value in header.items() if value}
 
 
-def merge_metadata(head: Metadata, before: Metadata, now: Metadata) -> Metadata:
+def merge_metadata(head: CardMetadata, before: CardMetadata, now: CardMetadata) -> CardMetadata:
     """Update the entries of a header that hfsynth wrote; entries that the user changed or removed stay so.
 
     Args:
@@ -288,7 +288,7 @@ def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
     return on_hub or ["original"]
 
 
-def _data_files(config: ConfigFacts) -> Metadata:
+def _data_files(config: ConfigFacts) -> CardMetadata:
     files = [{"split": split.name, "path": f"{config.config_name}/{split.name}-*.parquet"} for split in config.splits]
     return {"config_name": config.config_name, "data_files": files}
 
@@ -311,7 +311,7 @@ def _merge_entries(head: Any, before: Any, now: Any) -> list[Any] | None:
     return sorted([*theirs, *(now or [])], key=lambda entry: str(entry.get("config_name"))) or None
 
 
-def _count_rows(metadata: Metadata) -> int | None:
+def _count_rows(metadata: CardMetadata) -> int | None:
     """Return the rows of all configurations; None where the header lacks the number of one."""
     listed = metadata.get("dataset_info") or []
     infos = {info.get("config_name", "default"): info for info in (listed if isinstance(listed, list) else [listed])}
