@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
@@ -257,7 +258,13 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that rows depend on."""
-    found = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_package_versions()}
+
+
+@cache
+def _package_versions() -> Mapping[str, str]:
+    """Read the versions from the packages' files, once per process: each file takes about a millisecond."""
+    found = {}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
