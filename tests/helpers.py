@@ -1,4 +1,4 @@
-"""What tests share: an llm that says what it is told to and keeps what it was asked, and a way to drive a flow."""
+"""Shared by tests: an llm that repeats its replies in each call, a stateful filter, and a driver of one flow."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from hfsynth.llm import LLM, Completion, Origin, Request
 
 
 @dataclass(frozen=True)
-class ScriptedLLM(Configuration, LLM):
-    """Answers with `replies` in turn, row by row; "!reason" is a completion that failed; logs each call to a file.
+class RepeatingLLM(Configuration, LLM):
+    """Answers each call with `replies` in turn, so it can answer any number of rows and of processes.
 
-    Of choices, it scores the reply best.
+    A reply "!reason" is a completion that failed. Each request is appended to the file `log`, if there is one. Of the
+    choices of a request, the reply gets the best score. Where a test knows every request, use `hfsynth.ScriptedLLM`.
     """
 
     replies: tuple[str, ...] = ("ok",)
@@ -51,8 +52,8 @@ class ScriptedLLM(Configuration, LLM):
 
 
 @dataclass(frozen=True)
-class NamedLLM(ScriptedLLM):
-    """A scripted llm that says it is another model."""
+class NamedLLM(RepeatingLLM):
+    """A repeating llm with the name, license and languages of another model."""
 
     model: str = ""
     license: str = ""
@@ -84,7 +85,7 @@ def say(text: str, finish_reason: str = "stop", thinking: str | None = None) -> 
 
 
 def drive(flow: Flow, *completions: Completion) -> tuple[list[Request], list[Row]]:
-    """Run a flow on literal completions; what it asked for, and the rows it returned."""
+    """Run a flow on literal completions; return its requests and its rows."""
     requests = []
     try:
         requests.append(next(flow))

@@ -4,7 +4,7 @@ import sys
 from tests.test_benchmark_novelty import SCRIPT, SEED_FILE
 
 
-def test_a_row_of_the_table_is_printed_for_each_size_of_the_dataset():
+def test_table_has_a_row_for_each_dataset_size():
     script = SCRIPT.with_name("report.py")
     command = [sys.executable, str(script), str(SEED_FILE), "--rows", "30", "200"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -40,7 +40,7 @@ from hfsynth.dry_run import (
 from hfsynth.llm import Completion
 from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target
 from tests.conftest import GGUF
-from tests.helpers import NamedLLM, OnlyOnce, ScriptedLLM
+from tests.helpers import NamedLLM, OnlyOnce, RepeatingLLM
 
 GOLDEN = Path(__file__).parent / "golden"
 FOUR_ROWS = Dataset.from_dict({"instruction": ["Make tea.", "Make tea.", None, "Sing."]})
@@ -62,13 +62,13 @@ def trace(steps, dataset):
 
 
 @dataclass(frozen=True)
-class Unloadable(ScriptedLLM):
+class Unloadable(RepeatingLLM):
     def load(self):
         raise GenerationError("it can't be loaded")
 
 
 @dataclass(frozen=True)
-class Announcing(ScriptedLLM):
+class Announcing(RepeatingLLM):
     def load(self):
         print("load")
 
@@ -77,7 +77,7 @@ class Announcing(ScriptedLLM):
 
 
 def test_trace_keeps_each_prompt_and_completion():
-    (step,) = trace([EvolInstruct(ScriptedLLM(("Make green tea.",)), generate_answers=True)], FOUR_ROWS.select([0]))
+    (step,) = trace([EvolInstruct(RepeatingLLM(("Make green tea.",)), generate_answers=True)], FOUR_ROWS.select([0]))
     (row,) = step.rows
     assert "#Given Prompt#:\nMake tea." in row.calls[0].prompt
     assert row.calls[1].prompt == "user: Make green tea."
@@ -87,7 +87,7 @@ def test_trace_keeps_each_prompt_and_completion():
 
 
 def test_trace_of_failed_rows_has_reason_and_calls():
-    (step,) = trace([TextGeneration(ScriptedLLM(("!too tired", "fine")))], FOUR_ROWS)
+    (step,) = trace([TextGeneration(RepeatingLLM(("!too tired", "fine")))], FOUR_ROWS)
     assert [row.error for row in step.rows] == ["too tired", "", "instruction is None", "too tired"]
     assert [len(row.calls) for row in step.rows] == [1, 1, 0, 1]
     assert step.rows[0].calls[0].completion.error == "too tired"
@@ -122,7 +122,7 @@ def test_trace_of_function_has_numbers_only():
 
 
 def test_trace_marks_rows_that_failed_upstream():
-    answer = TextGeneration(ScriptedLLM(("!tired", "fine")))
+    answer = TextGeneration(RepeatingLLM(("!tired", "fine")))
     _, judge, cut = trace([answer, Judge.quality(EchoLLM()), first_two], FOUR_ROWS)
     assert [row.upstream_ok for row in judge.rows] == [False, True, False, False]
     assert [row.accepted for row in judge.rows] == [0, 1, 0, 0]
@@ -143,7 +143,7 @@ def test_trace_has_one_model_in_memory_at_a_time(capsys):
 
 
 def test_trace_counts_rows_that_become_several():
-    llm = ScriptedLLM(("1. Say a.\n2. Say b.",))
+    llm = RepeatingLLM(("1. Say a.\n2. Say b.",))
     first, second = trace([SelfInstruct(llm), TextGeneration(llm)], Dataset.from_dict({"input": ["x", "y"]}))
     assert [row.rows_out for row in first.rows] == [2, 2]
     assert len(second.rows) == first.rows_out == 4
@@ -366,7 +366,7 @@ CHAIN = (
 
 @pytest.fixture(scope="module")
 def preview():
-    return (OnlyOnce() >> TextGeneration(ScriptedLLM((NASTY, "!tired")))).preview(ROWS, 3)
+    return (OnlyOnce() >> TextGeneration(RepeatingLLM((NASTY, "!tired")))).preview(ROWS, 3)
 
 
 def test_preview_of_n_rows_traces_more_for_the_estimate(preview):
@@ -396,7 +396,7 @@ def test_preview_has_no_control_characters(render):
 
 def test_preview_of_long_text_omits_its_middle():
     prompt = f"begin {'word ' * 50_000}end"
-    preview = Pipeline((TextGeneration(ScriptedLLM()),)).preview(Dataset.from_dict({"instruction": [prompt]}))
+    preview = Pipeline((TextGeneration(RepeatingLLM()),)).preview(Dataset.from_dict({"instruction": [prompt]}))
     for text in (str(preview), preview.html()):
         assert len(text) < 40_000
         assert "begin word" in text
@@ -420,7 +420,7 @@ def test_preview_of_goal_estimates_rows_to_try():
 
 def test_preview_of_seed_pool_uses_its_rounds():
     pool = SeedPool(seeds=tuple(f"Task {n}" for n in range(20)), round_size=50)
-    preview = Pipeline((BootstrapInstructions(ScriptedLLM(("Say a.",))),)).preview(pool, num_rows=1010)
+    preview = Pipeline((BootstrapInstructions(RepeatingLLM(("Say a.",))),)).preview(pool, num_rows=1010)
     assert preview.estimate.tried.expected == 1050
     assert preview.estimate.rows.expected == 1010
 
@@ -452,7 +452,7 @@ def test_preview_checks_columns_before_loading():
         (InstructionRules() >> TextGeneration(Unloadable()) >> Deduplicate(column="response")).preview(ROWS)
 
 
-def test_preview_where_all_rows_are_dropped_names_unreached_steps():
+def test_preview_all_rows_dropped_names_unreached_steps():
     preview = CHAIN.preview(SHORT)
     assert [step.rows_in for step in preview.steps] == [16, 0, 0]
     warnings = "\n".join(estimate_lines(preview.estimate, preview.steps))

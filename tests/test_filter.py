@@ -7,7 +7,7 @@ from datasets.fingerprint import Hasher
 
 from hfsynth import ColumnError, TextGeneration
 from hfsynth.filter import Drop, TextFilter
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 ROWS = Dataset.from_dict({"instruction": ["a", "b", "a", None, None, "b"], "id": [0, 1, 2, 3, 4, 5]})
 
@@ -32,7 +32,7 @@ def test_split_compares_with_rows_kept_earlier():
 
 def test_split_passes_failed_rows_through():
     answered = Dataset.from_dict({"instruction": ["a", " ", "a", "b"], "id": [0, 1, 2, 3]}).map(
-        TextGeneration(ScriptedLLM(("!odd", "fine", "fine", "fine"))), batched=True, with_indices=True
+        TextGeneration(RepeatingLLM(("!odd", "fine", "fine", "fine"))), batched=True, with_indices=True
     )
     assert OnlyOnce()(answered)["id"][:] == [0, 1, 2, 3]  # the first "a" failed: the second is the only one
 

@@ -22,7 +22,7 @@ from hfsynth.errors import ColumnError, FlowError
 from hfsynth.flow import FlowDriver, RowSeeds, derive_seed, run_flows
 from hfsynth.run_record import records
 from hfsynth.technique import Input
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 
 def ask(text="Hi."):
@@ -40,7 +40,7 @@ def test_run_flows_completes_different_turns_together(tmp_path):
         return {"turns": turns}
 
     log = tmp_path / "log"
-    outcomes = run_flows([flow(1), flow(3), flow(0)], ScriptedLLM(log=str(log)), seeds(3))
+    outcomes = run_flows([flow(1), flow(3), flow(0)], RepeatingLLM(log=str(log)), seeds(3))
     assert [outcome.rows for outcome in outcomes] == [[{"turns": 1}], [{"turns": 3}], [{"turns": 0}]]
     asked = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
     assert asked == ["'1 0'", "'3 0'", "'3 1'", "'3 2'"]
@@ -53,7 +53,7 @@ def test_run_flows_of_a_failing_row_completes_the_others():
             raise RowError("no good", completion.text)
         return {"text": completion.text}
 
-    good, bad = run_flows([flow(True), flow(False)], ScriptedLLM(("yes", "no")), seeds(2))
+    good, bad = run_flows([flow(True), flow(False)], RepeatingLLM(("yes", "no")), seeds(2))
     assert (good.rows, good.error) == ([{"text": "yes"}], "")
     assert (bad.rows, bad.error, bad.raw) == ([], "no good", "no")
 
@@ -69,7 +69,7 @@ def test_failed_completion_is_raised_inside_the_flow():
         yield ask("?")
         return {}
 
-    caught, failed = run_flows([careful(), careless()], ScriptedLLM(("!too long",)), seeds(2))
+    caught, failed = run_flows([careful(), careless()], RepeatingLLM(("!too long",)), seeds(2))
     assert caught.rows == [{"caught": "too long"}]
     assert failed.error == "too long"
 
@@ -79,7 +79,7 @@ def test_flow_without_rows_is_a_failure():
         yield ask("?")
         return []
 
-    assert run_flows([flow()], ScriptedLLM(), seeds(1))[0].error == "the row became no rows"
+    assert run_flows([flow()], RepeatingLLM(), seeds(1))[0].error == "the row became no rows"
 
 
 def test_derive_seed_differs_by_every_part_and_fits_int64():
@@ -94,12 +94,12 @@ def test_outcome_sums_the_tokens_of_all_requests():
         yield ask("?")
         return {}
 
-    outcome = run_flows([flow()], ScriptedLLM(), seeds(1))[0]
+    outcome = run_flows([flow()], RepeatingLLM(), seeds(1))[0]
     assert (outcome.prompt_tokens, outcome.completion_tokens, outcome.finish_reason) == (6, 4, "stop")
 
 
 def test_run_flows_of_lost_completions_raises():
-    class Lossy(ScriptedLLM):
+    class Lossy(RepeatingLLM):
         def complete(self, requests):
             return []
 
@@ -117,7 +117,7 @@ def test_finish_leaves_other_batches_under_way():
             yield ask(f"{turns} {turn}")
         return {"turns": turns}
 
-    flows = FlowDriver(ScriptedLLM())
+    flows = FlowDriver(RepeatingLLM())
     first = flows.start([flow(1), flow(2)], seeds(2))
     second = flows.start([flow(5)], seeds(1))
     assert [outcome.rows for outcome in flows.finish(first)] == [[{"turns": 1}], [{"turns": 2}]]
@@ -126,7 +126,7 @@ def test_finish_leaves_other_batches_under_way():
 
 
 def test_run_flows_of_an_early_end_raises():
-    class Lazy(ScriptedLLM):
+    class Lazy(RepeatingLLM):
         def stream(self, requests):
             requests.take()
             yield from ()
@@ -139,7 +139,7 @@ def test_run_flows_of_an_early_end_raises():
         run_flows([flow()], Lazy(), seeds(1))
 
 
-class Faulty(ScriptedLLM):
+class Faulty(RepeatingLLM):
     """Echoes; raises, or writes what can't be stored, for some texts."""
 
     def complete(self, requests):
@@ -341,7 +341,7 @@ def test_own_technique_mistake_is_an_error_that_names_it(mistake):
     flow, named = MISTAKES[mistake]
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": flow}))
     with pytest.raises((FlowError, ColumnError), match="MyOwn") as caught:
-        cls(ScriptedLLM())({"text": ["a"]}, [0])
+        cls(RepeatingLLM())({"text": ["a"]}, [0])
     assert named in str(caught.value)
 
 
@@ -368,7 +368,7 @@ def requests_with(**fields):
 def test_own_technique_request_fault_names_value_and_fix(fields, value, fix):
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": requests_with(**fields)}))
     with pytest.raises(FlowError, match="MyOwn") as caught:
-        cls(ScriptedLLM())({"text": ["a"]}, [0])
+        cls(RepeatingLLM())({"text": ["a"]}, [0])
     assert value in str(caught.value)
     assert fix in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -380,7 +380,7 @@ def test_request_without_content_fails_its_row_alone():
         return GOOD
 
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": flow}))
-    columns = cls(ScriptedLLM())({"text": ["a", "b", "c"]}, [0, 1, 2])
+    columns = cls(RepeatingLLM())({"text": ["a", "b", "c"]}, [0, 1, 2])
     assert columns["output"] == ["a", None, "a"]
     assert "content" in columns["generation_metadata"][1][0]["error"]
 
@@ -391,13 +391,13 @@ def test_own_technique_feature_as_text_is_an_error():
         flow = returns(GOOD)
 
     with pytest.raises(TypeError, match=r"MyOwn.*'string' for 'response'.*Value\('string'\)"):
-        dataclass(frozen=True)(MyOwn)(ScriptedLLM())
+        dataclass(frozen=True)(MyOwn)(RepeatingLLM())
 
 
 @pytest.mark.parametrize("result", [GOOD, [GOOD, GOOD], (GOOD,), [{**GOOD, "n": None, "turns": None}]])
 def test_own_technique_result_of_the_right_kind_is_taken(result):
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": returns(result)}))
-    assert cls(ScriptedLLM())({"text": ["a"]}, [0])["output"][0] == "a"
+    assert cls(RepeatingLLM())({"text": ["a"]}, [0])["output"][0] == "a"
 
 
 def test_own_technique_without_dataclass_raises():
@@ -406,7 +406,7 @@ def test_own_technique_without_dataclass_raises():
         flow = returns(GOOD)
 
     with pytest.raises(TypeError, match=r"MyOwn has the fields \['topic'\].*@dataclass\(frozen=True\)"):
-        MyOwn(ScriptedLLM(), topic="y")
+        MyOwn(RepeatingLLM(), topic="y")
 
 
 def outputs(value):
@@ -428,11 +428,11 @@ def outputs(value):
 def test_own_technique_declaration_is_checked(declared, named):
     cls = dataclass(frozen=True)(type("MyOwn", (Declared, Technique), {"flow": returns(GOOD), **declared}))
     with pytest.raises(TypeError, match="MyOwn") as caught:
-        cls(ScriptedLLM())({"text": ["a"]}, [0])
+        cls(RepeatingLLM())({"text": ["a"]}, [0])
     assert named in str(caught.value)
 
 
-class Handing(ScriptedLLM):
+class Handing(RepeatingLLM):
     """Gives what is no completion."""
 
     def complete(self, requests):
@@ -444,7 +444,7 @@ def test_llm_without_completions_raises():
         TextGeneration(Handing())({"instruction": ["a"]}, [0])
 
 
-CUT = ScriptedLLM(("Tea is a drink that",), finish_reason="length")
+CUT = RepeatingLLM(("Tea is a drink that",), finish_reason="length")
 REASON = "the response was cut off after 2 tokens (raise max_new_tokens, or set keep_truncated=True)"
 ROWS = Dataset.from_dict({"instruction": ["What is tea?", "Who drinks it?"]})
 
@@ -474,7 +474,7 @@ def test_text_generation_cut_off_stays_with_keep_truncated():
 
 
 def test_text_generation_that_ended_is_not_marked():
-    result = run(TextGeneration(ScriptedLLM(("Tea is a drink.",)), keep_truncated=True))
+    result = run(TextGeneration(RepeatingLLM(("Tea is a drink.",)), keep_truncated=True))
     assert [entry(row)["truncated"] for row in result] == [False, False]
 
 
@@ -488,7 +488,7 @@ def test_magpie_response_cut_off_fails_in_any_turn(keep):
         assert [entry(row)["truncated"] for row in result] == [keep] * 2
 
 
-class ByRole(ScriptedLLM):
+class ByRole(RepeatingLLM):
     """Ends the user's turns, and cuts the assistant's off."""
 
     def complete(self, requests):
@@ -538,7 +538,7 @@ def test_own_technique_cut_off_fails_by_default():
     assert [entry(row)["raw"] for row in result] == ["Tea is a drink that"] * 2
 
 
-class OneOfTwo(ScriptedLLM):
+class OneOfTwo(RepeatingLLM):
     """Ends the first of a row's two answers: its rows ask one after the other."""
 
     def complete(self, requests):

@@ -2,9 +2,9 @@ import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
-from hfsynth.llms.scripted import ScriptedLLM as WordCountingLLM
+from hfsynth.llms.scripted import ScriptedLLM
 from hfsynth.metadata import StepTally, step_names
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 
 def test_split_failures_keeps_every_row_once():
@@ -74,7 +74,7 @@ def counted(dataset, step):
 
 def test_tally_of_concatenated_results_counts_every_row():
     """Rows of two calls have equal indices, and so equal seeds."""
-    technique = TextGeneration(ScriptedLLM())
+    technique = TextGeneration(RepeatingLLM())
     parts = [
         Dataset.from_dict({"instruction": texts}).map(technique, batched=True, with_indices=True)
         for texts in (["a", "b", "c"], ["a", "b"])
@@ -85,9 +85,9 @@ def test_tally_of_concatenated_results_counts_every_row():
 def test_tally_of_rows_that_became_several_counts_them_once():
     """Two rows became two each, then three each; shuffled, repeated or filtered, the first step worked on two."""
     requested = Dataset.from_dict({"input": ["a", "b"]}).map(
-        SelfInstruct(ScriptedLLM(("1. What?\n2. Who?",))), batched=True, with_indices=True
+        SelfInstruct(RepeatingLLM(("1. What?\n2. Who?",))), batched=True, with_indices=True
     )
-    answered = requested.map(TextGeneration(ScriptedLLM(), num_generations=3), batched=True, with_indices=True)
+    answered = requested.map(TextGeneration(RepeatingLLM(), num_generations=3), batched=True, with_indices=True)
     assert len(answered) == 12
     assert counted(answered.shuffle(seed=1), "SelfInstruct") == (2, 12, 4)
     assert counted(answered.shuffle(seed=1), "TextGeneration") == (4, 12, 24)
@@ -105,22 +105,22 @@ def halves_without_siblings(llm, texts):
 
 def test_tally_of_halves_without_siblings_uses_tokens():
     """By seeds and shares alone they would be 4 rows, but the prompts differ in length."""
-    llm = WordCountingLLM(lambda request: "1. What?\n2. Who?")
+    llm = ScriptedLLM(lambda request: "1. What?\n2. Who?")
     texts = [" ".join(["word"] * n) for n in range(1, 9)]
     assert counted(halves_without_siblings(llm, texts), "SelfInstruct")[:2] == (8, 8)
 
 
 def test_tally_of_rows_with_equal_entries_is_a_minimum():
-    llm = ScriptedLLM(("1. What?\n2. Who?",))
+    llm = RepeatingLLM(("1. What?\n2. Who?",))
     assert counted(halves_without_siblings(llm, list("abcdefgh")), "SelfInstruct") == (4, 8, 8)
 
 
 def test_tally_of_a_later_step_leaves_failed_rows_out():
     first = Dataset.from_dict({"instruction": ["a", "b", "c"]}).map(
-        TextGeneration(ScriptedLLM(("ok", "!odd", "ok"))), batched=True, with_indices=True
+        TextGeneration(RepeatingLLM(("ok", "!odd", "ok"))), batched=True, with_indices=True
     )
     second = TextGeneration(
-        ScriptedLLM(), name="Second", input_mappings={"instruction": "generation"},
+        RepeatingLLM(), name="Second", input_mappings={"instruction": "generation"},
         output_mappings={"generation": "answer"},
     )  # fmt: skip
     answered = first.map(second, batched=True, with_indices=True)
@@ -129,7 +129,7 @@ def test_tally_of_a_later_step_leaves_failed_rows_out():
 
 
 def test_metadata_seed_is_that_of_the_first_request(tmp_path):
-    llm = ScriptedLLM(log=str(tmp_path / "log"))
+    llm = RepeatingLLM(log=str(tmp_path / "log"))
     answered = Dataset.from_dict({"instruction": ["a", "b"]}).map(TextGeneration(llm), batched=True, with_indices=True)
     requested = [int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()]
     assert [row[0]["seed"] for row in answered["generation_metadata"]] == requested

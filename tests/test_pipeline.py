@@ -15,7 +15,7 @@ from hfsynth import (
 )
 from hfsynth.pipeline import Arrow, Diagram
 from hfsynth.step import Node
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 LLM = EchoLLM()
 
@@ -57,7 +57,7 @@ def test_run_has_the_rows_of_plain_maps():
 
 def test_run_a_second_time_generates_nothing(tmp_path):
     log = tmp_path / "log"
-    pipeline = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    pipeline = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     dataset = Dataset.from_dict({"instruction": ["a", "b", "c"]})
     first = pipeline.run(dataset, run_dir=tmp_path / "run", chunk_size=2, quiet=True)
     assert log.read_text().count("\n") == 3

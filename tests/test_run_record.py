@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, load_datase
 
 from hfsynth import EchoLLM, EvolInstruct, Magpie, SelfInstruct, TextGeneration
 from hfsynth.run_record import RunRecord, Source, machine, records, versions
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 
 def only_some(dataset):
@@ -24,7 +24,7 @@ def ran(pipeline, rows, **options):
 
 
 def test_records_of_run_count_rows_failures_and_tokens():
-    result = ran(TextGeneration(ScriptedLLM(("ok", "!odd"))) >> only_some >> second_answer(), ["a", "x", "b", None])
+    result = ran(TextGeneration(RepeatingLLM(("ok", "!odd"))) >> only_some >> second_answer(), ["a", "x", "b", None])
     (record,) = records(result)
     first, function, last = record.steps
     assert record.source == Source(4, ("instruction",))
@@ -41,7 +41,7 @@ def test_records_of_run_count_rows_failures_and_tokens():
 
 
 def test_records_row_that_became_several_is_counted_once():
-    llm = ScriptedLLM(("one thing?\nanother thing?",))
+    llm = RepeatingLLM(("one thing?\nanother thing?",))
     pipeline = SelfInstruct(llm, num_instructions=2) >> TextGeneration(llm)
     result = pipeline.run(Dataset.from_dict({"input": ["a", "b", "c"]}), quiet=True, chunk_size=2)
     first, last = records(result)[0].steps
@@ -50,7 +50,7 @@ def test_records_row_that_became_several_is_counted_once():
 
 
 def test_records_eliminated_rounds_are_counted_by_rule():
-    llm = ScriptedLLM(("Explain tea in 20 words.", "Tell me.", ""))
+    llm = RepeatingLLM(("Explain tea in 20 words.", "Tell me.", ""))
     result = ran(EvolInstruct(llm, output_mappings={"evolutions": "rounds"}) >> answer_evolved(), ["Tell me"] * 6)
     stopped = Counter(one["eliminated_by"] for row in result["rounds"] for one in row)
     assert records(result)[0].steps[0].stopped == stopped == {"": 2, "unchanged": 2, "empty": 2}

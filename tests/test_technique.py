@@ -26,7 +26,7 @@ from hfsynth import (
 )
 from hfsynth.metadata import METADATA_ENTRY
 from hfsynth.technique import Input, batch_rows, checked_indices, merge_columns
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def test_map_writes_a_failed_last_batch():
 @pytest.mark.parametrize(("value", "reason"), [(None, "text is None"), ("", "text is empty"), ("  ", "text is empty")])
 def test_map_of_a_missing_text_fails_without_a_request(value, reason, tmp_path):
     log = tmp_path / "log"
-    result = run(Split(ScriptedLLM(log=str(log))), texts("a", value))
+    result = run(Split(RepeatingLLM(log=str(log))), texts("a", value))
     assert result[-1]["generation_metadata"][0]["error"] == reason
     assert log.read_text().count("\n") == 1
 
@@ -137,7 +137,7 @@ def test_map_of_a_missing_column_raises_with_the_mapping():
 def test_map_of_a_wrong_type_raises_before_generation(tmp_path):
     log = tmp_path / "log"
     with pytest.raises(ColumnError, match="Split needs text in column 'text', not 7"):
-        run(Split(ScriptedLLM(log=str(log))), Dataset.from_dict({"text": [7]}))
+        run(Split(RepeatingLLM(log=str(log))), Dataset.from_dict({"text": [7]}))
     assert not log.exists()
 
 
@@ -202,11 +202,11 @@ MAP_IN_A_PROCESS = """
 import sys
 from datasets import load_dataset
 from hfsynth import SamplingParams, TextGeneration
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 file, log, system_prompt, temperature, reply = sys.argv[1:]
 technique = TextGeneration(
-    ScriptedLLM(replies=(reply,), log=log),
+    RepeatingLLM(replies=(reply,), log=log),
     system_prompt=system_prompt,
     sampling=SamplingParams(temperature=float(temperature)),
 )
@@ -354,7 +354,7 @@ def test_map_of_a_pipeline_says_to_run_it(arguments):
 
 
 @dataclass(frozen=True)
-class ChatLLM(ScriptedLLM):
+class ChatLLM(RepeatingLLM):
     """Answers chats, and neither scores choices nor writes a user's turn."""
 
     def lacks(self, need):

@@ -29,7 +29,7 @@ from hfsynth.analysis import report as report_module
 from hfsynth.analysis.report import funnel_stages, step_stats
 from tests.analysis.test_diversity import all_pairs, earlier_ones, unit, variants
 from tests.conftest import package_folder
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = [*variants(5, 70), None, " "]
@@ -208,10 +208,10 @@ def test_report_with_wrong_argument_is_an_error(rows):
 
 # the numbers of each step
 
-ASKS = ScriptedLLM(
+ASKS = RepeatingLLM(
     ("What is tea made of?\nWhy do cats purr?", "Name a river.\nName a lake.", "!tired", "Name 7 seas.")
 )
-REPLIES = ScriptedLLM(("Water.", "!odd", "Да.", "Water and leaves."))
+REPLIES = RepeatingLLM(("Water.", "!odd", "Да.", "Water and leaves."))
 
 
 @pytest.fixture(scope="module")
@@ -304,9 +304,9 @@ TITLES = [
 @pytest.fixture(scope="module")
 def full_report(tmp_path_factory):
     """A report with every section, on rows with characters that mean something in Markdown and HTML."""
-    llm = ScriptedLLM(("Why is tea <b>green</b>?\nSay it.", "!out of | memory", "Name a lake.\nName a river."))
+    llm = RepeatingLLM(("Why is tea <b>green</b>?\nSay it.", "!out of | memory", "Name a lake.\nName a river."))
     answer = TextGeneration(
-        ScriptedLLM(("It is so.", "As an AI, I can't say.")), output_mappings={"generation": "response"}
+        RepeatingLLM(("It is so.", "As an AI, I can't say.")), output_mappings={"generation": "response"}
     )
     texts = Dataset.from_dict({"input": [f"text {n}" for n in range(6)]})
     pipeline = SelfInstruct(llm, num_instructions=2) >> WellFormed(min_words=3) >> answer

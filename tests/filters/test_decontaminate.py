@@ -6,7 +6,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from hfsynth import Decontaminate, Pipeline, TextGeneration
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 QUESTION = "A farmer has twelve sheep and sells all but five of them: how many sheep does the farmer have left?"
 ROWS = [
@@ -83,7 +83,7 @@ def test_decontaminate_field_out_of_range_is_an_error(fields, message):
 
 def test_run_missing_benchmark_fails_before_generating(tmp_path):
     log = tmp_path / "log"
-    pipeline = TextGeneration(ScriptedLLM(log=str(log))) >> Decontaminate(benchmarks=("gone.jsonl",))
+    pipeline = TextGeneration(RepeatingLLM(log=str(log))) >> Decontaminate(benchmarks=("gone.jsonl",))
     with pytest.raises(ValueError, match=r"'gone\.jsonl'"):
         pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
     assert not log.exists()

@@ -23,7 +23,7 @@ from hfsynth.publish.card_data import ConfigFacts, SplitFacts
 from hfsynth.publish.files import write_config, write_facts
 from hfsynth.run_record import RunRecord, Source, StepRecord, records
 from hfsynth.step import Node
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 EVIL = (
@@ -187,11 +187,11 @@ def test_write_card_links_every_image_of_every_split(tmp_path):
     assert linked == {file.name for file in tmp_path.glob("*.png")}
 
 
-ASKS = ScriptedLLM(
+ASKS = RepeatingLLM(
     ("What is tea made of?\nWhy do cats purr?", "Name a river.\nName a lake.", "!the model is tired", "ok")
 )
-HARDER = ScriptedLLM(("Explain tea in 20 words", "", "Rewritten prompt: say it", "Name a long river"))
-ANSWERS = ScriptedLLM(("Water and leaves.", "!odd", "Да.", "Water and leaves."))
+HARDER = RepeatingLLM(("Explain tea in 20 words", "", "Rewritten prompt: say it", "Name a long river"))
+ANSWERS = RepeatingLLM(("Water and leaves.", "!odd", "Да.", "Water and leaves."))
 
 
 def not_too_short(dataset):
@@ -328,7 +328,7 @@ def test_card_counts_failures_rules_and_finish_reasons(saved):
 
 def test_card_of_mapped_rows_states_minimums(tmp_path):
     """Two halves of `Dataset.map` have equal seeds, and a filter has removed one of each row's two instructions."""
-    asks = SelfInstruct(ScriptedLLM(("What is a?\nWhat is b?",)), num_instructions=2)
+    asks = SelfInstruct(RepeatingLLM(("What is a?\nWhat is b?",)), num_instructions=2)
     halves = [Dataset.from_dict({"input": list(texts)}) for texts in ("abcd", "efgh")]
     rows = concatenate_datasets([half.map(asks, batched=True, with_indices=True) for half in halves])
     save(rows.select(range(0, 16, 2)), tmp_path, steps=(asks,))

@@ -22,7 +22,7 @@ from hfsynth.publish.files import (
     write_config,
     write_facts,
 )
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)
 
@@ -164,7 +164,7 @@ RECIPES = ["hfsynth.yaml", "hfsynth-2.yaml"]
 
 
 def test_write_config_counts_shuffled_rows_once(tmp_path):
-    asks = SelfInstruct(ScriptedLLM(("What is a?\nWhat is b?\nWhat is c?",)), num_instructions=3)
+    asks = SelfInstruct(RepeatingLLM(("What is a?\nWhat is b?\nWhat is c?",)), num_instructions=3)
     rows = Dataset.from_dict({"input": list("abcdefghij")}).map(asks, batched=True, with_indices=True)
     (step,) = write_config(tmp_path, rows.shuffle(seed=1), "default", (asks,)).steps
     assert (step.rows_in, step.rows_out, step.completion_tokens) == (10, 30, 20)

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, load_datase
 
 from hfsynth import Pipeline, TextGeneration
 from hfsynth.runner.chunks import StepFolder, chunk_keys, content_key, fingerprint_of
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 FEATURES = Features({"n": Value("int64"), "text": Value("string")})
 
@@ -194,7 +194,7 @@ def num_requests(log):
 
 def test_run_appended_rows_generates_only_them(tmp_path):
     log = tmp_path / "log"
-    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    step = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(12)]})
     step.run(rows.select(range(8)), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     extended = step.run(rows, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
@@ -205,7 +205,7 @@ def test_run_appended_rows_generates_only_them(tmp_path):
 
 def test_run_changed_chunk_generates_only_it(tmp_path):
     log = tmp_path / "log"
-    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    step = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(8)]})
     changed = Dataset.from_dict({"instruction": [*(f"say {n}" for n in range(4)), *["other"] * 4]})
     step.run(rows, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
@@ -215,7 +215,7 @@ def test_run_changed_chunk_generates_only_it(tmp_path):
 
 def test_run_larger_num_rows_generates_only_the_rest(tmp_path):
     log = tmp_path / "log"
-    step = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    step = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(40)]})
     few = step.run(rows, num_rows=8, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     many = step.run(rows, num_rows=12, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
@@ -224,7 +224,7 @@ def test_run_larger_num_rows_generates_only_the_rest(tmp_path):
 
 
 def test_run_step_name_with_path_stays_in_run_dir(tmp_path):
-    step = TextGeneration(ScriptedLLM(), name="../../x")
+    step = TextGeneration(RepeatingLLM(), name="../../x")
     Pipeline((step,)).run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "a" / "run", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]

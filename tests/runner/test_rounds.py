@@ -6,7 +6,7 @@ from datasets import Dataset, load_dataset
 from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, split_failures
 from hfsynth.run_record import records
 from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target, Usage
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 
 def test_next_round_first_is_an_eighth_in_full_chunks():
@@ -102,7 +102,7 @@ def test_run_failures_of_all_rounds_have_input_indices(tmp_path):
 
 def test_run_num_rows_repeated_computes_nothing(tmp_path):
     log = tmp_path / "log"
-    run = OnlyOnce() >> TextGeneration(ScriptedLLM(log=str(log)))
+    run = OnlyOnce() >> TextGeneration(RepeatingLLM(log=str(log)))
     first = run.run(ROWS, num_rows=12, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     asked = log.read_text()
     second = run.run(ROWS, num_rows=12, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
@@ -160,7 +160,7 @@ def test_run_num_rows_empty_input_has_all_columns(tmp_path):
 
 
 def test_run_max_tokens_ends_the_run(tmp_path):
-    run = Pipeline((TextGeneration(ScriptedLLM()),))  # 3 tokens read and 2 written for each row
+    run = Pipeline((TextGeneration(RepeatingLLM()),))  # 3 tokens read and 2 written for each row
     many = Dataset.from_dict({"instruction": [f"{n}" for n in range(100)]})
     result = run.run(many, num_rows=90, max_tokens=100, run_dir=tmp_path, chunk_size=10, quiet=True)
     assert len(result) == 20

@@ -22,7 +22,7 @@ from hfsynth import (
 from hfsynth.distributed import ProcessGroup
 from hfsynth.run_record import records
 from tests.acting import ActingLLM, note, without_first
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def test_pipeline_run_returns_the_dataset_of_run(tmp_path):
 def test_run_longer_input_regenerates_partial_last_chunk(tmp_path):
     """Chunks are taken over as a whole: one with fewer rows than its successor is not, though its rows are equal."""
     log = tmp_path / "log"
-    chain = Pipeline((TextGeneration(ScriptedLLM(log=str(log))),))
+    chain = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     chain.run(rows(6), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     chain.run(rows(10), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     texts = [line.split(" ", 1)[1].strip("'\n") for line in log.read_text().splitlines()]

@@ -11,7 +11,7 @@ from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.step_worker import ChunksInFlight, run_dataset_step
 from hfsynth.step import as_step
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 
 def dataset(number=10):
@@ -22,7 +22,7 @@ def lines(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-class Breaking(ScriptedLLM):
+class Breaking(RepeatingLLM):
     """Raises where "say 6" is among what it is asked for."""
 
     def complete(self, requests):
@@ -31,14 +31,14 @@ class Breaking(ScriptedLLM):
         return super().complete(requests)
 
 
-class Dead(ScriptedLLM):
+class Dead(RepeatingLLM):
     """Always raises."""
 
     def complete(self, requests):
         raise ConnectionError("nobody listens")
 
 
-class Unreachable(ScriptedLLM):
+class Unreachable(RepeatingLLM):
     """A server that is gone after its first chunk."""
 
     def complete(self, requests):
@@ -83,7 +83,7 @@ def test_run_llm_raises_on_each_of_few_rows_records_them(tmp_path):
 
 
 def test_run_lone_surrogate_fails_its_row_alone(tmp_path):
-    class Odd(ScriptedLLM):
+    class Odd(RepeatingLLM):
         def complete(self, requests):
             return [self._reply(text) for text in ("a", "half \ud83d", "c", "!odd \ud83d")]
 
@@ -104,7 +104,7 @@ def test_run_first_rows_all_fail_stops_once_then_continues(tmp_path):
             completion = yield from super().flow(row, rng)
             raise RowError("the completion has no number", completion[0]["generation"])
 
-    chain = Pipeline((Hopeless(ScriptedLLM()),))
+    chain = Pipeline((Hopeless(RepeatingLLM()),))
     with pytest.raises(RunError, match=r"(?s)65 rows of Hopeless.*65 rows: the completion has no number"):
         chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
     result = chain.run(rows, run_dir=tmp_path / "run", chunk_size=65, quiet=True)
@@ -114,7 +114,7 @@ def test_run_first_rows_all_fail_stops_once_then_continues(tmp_path):
 def test_run_fewer_rows_takes_over_all_but_the_last_chunk(tmp_path):
     """Of nine rows in chunks of two, only the last chunk differs from those of ten."""
     log = tmp_path / "log"
-    llm = ScriptedLLM(log=str(log))
+    llm = RepeatingLLM(log=str(log))
     for rows, options in ((dataset(), {}), (dataset(9), {}), (dataset(), {"chunk_size": 5})):
         run(llm, rows, tmp_path, **options)
     assert lines(log) == 10 + 1 + 10
@@ -124,7 +124,7 @@ def test_run_fewer_rows_takes_over_all_but_the_last_chunk(tmp_path):
 
 def test_run_rows_do_not_depend_on_the_chunk_size(tmp_path):
     result = [
-        Pipeline((Magpie(ScriptedLLM(("a", "b"))),)).run(
+        Pipeline((Magpie(RepeatingLLM(("a", "b"))),)).run(
             dataset().rename_column("instruction", "id"),
             run_dir=tmp_path / str(chunk_size),
             chunk_size=chunk_size,
@@ -137,7 +137,7 @@ def test_run_rows_do_not_depend_on_the_chunk_size(tmp_path):
 
 def test_run_chunk_of_failures_has_the_output_types(tmp_path):
     rows = Dataset.from_dict({"instruction": [None, None, "a", "b"]})
-    result = run(ScriptedLLM(), rows, tmp_path)
+    result = run(RepeatingLLM(), rows, tmp_path)
     assert result["generation"][:] == [None, None, "ok", "ok"]
     assert result.features["generation"] == Value("string")
 
@@ -147,13 +147,13 @@ def test_run_keeps_the_types_of_other_columns(tmp_path):
     rows = Dataset.from_dict(
         {"instruction": ["a", "b", "c"], "n": [1, 2, 3], "tags": [[], ["x"], []]}, features=features
     )
-    result = run(ScriptedLLM(), rows, tmp_path)
+    result = run(RepeatingLLM(), rows, tmp_path)
     assert {name: result.features[name] for name in features} == features
 
 
 def test_run_chunk_size_0_raises(tmp_path):
     with pytest.raises(ValueError, match=r"chunk_size.* 0"):
-        run(ScriptedLLM(), dataset(), tmp_path, chunk_size=0)
+        run(RepeatingLLM(), dataset(), tmp_path, chunk_size=0)
 
 
 LOG: list[str] = []
@@ -213,7 +213,7 @@ def test_outcomes_free_slots_take_rows_of_the_next_chunk():
 
 def test_outcomes_llm_without_overlap_gets_single_chunks(tmp_path):
     log = tmp_path / "log"
-    chunks = in_flight(ScriptedLLM(log=str(log)), 12)
+    chunks = in_flight(RepeatingLLM(log=str(log)), 12)
     chunks.outcomes(chunks.next())
     assert log.read_text().count("\n") == 3
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from hfsynth import ColumnError, Pipeline
 from hfsynth.filter import Filter
 from hfsynth.techniques.bootstrap import BootstrapInstructions, SeedPool
-from tests.helpers import OnlyOnce, ScriptedLLM, drive, say
+from tests.helpers import OnlyOnce, RepeatingLLM, drive, say
 
 SEEDS = tuple(f"Seed {n}." for n in range(12))
 
@@ -57,7 +57,7 @@ def test_seed_pool_too_few_seeds_is_an_error():
 
 
 def test_bootstrap_prompt_lists_examples_and_next_number():
-    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["Name a river.", "Sum 2 and 3."]}, None)
+    flow = BootstrapInstructions(RepeatingLLM()).flow({"examples": ["Name a river.", "Sum 2 and 3."]}, None)
     prompt = next(flow).messages[0]["content"]
     assert "1. Name a river.\n" in prompt
     assert "2. Sum 2 and 3.\n" in prompt
@@ -65,21 +65,21 @@ def test_bootstrap_prompt_lists_examples_and_next_number():
 
 
 def test_bootstrap_default_sampling_is_the_papers():
-    request = next(BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)).sampling
+    request = next(BootstrapInstructions(RepeatingLLM()).flow({"examples": ["a"]}, None)).sampling
     assert (request.temperature, request.top_p, request.presence_penalty) == (0.7, 0.5, 2.0)
     assert request.max_new_tokens == 1024
     assert "\n16." in request.stop
 
 
 def test_bootstrap_each_task_is_a_row():
-    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)
+    flow = BootstrapInstructions(RepeatingLLM()).flow({"examples": ["a"]}, None)
     _, rows = drive(flow, say("9. Write a haiku.\n10. Explain rain\nto a child.\n"))
     assert [row["instruction"] for row in rows] == ["Write a haiku.", "Explain rain\nto a child."]
 
 
 def test_bootstrap_first_task_without_number_is_a_row():
     """A model goes on with the number that the prompt ends in, as the paper's does."""
-    flow = BootstrapInstructions(ScriptedLLM()).flow({"examples": ["a"]}, None)
+    flow = BootstrapInstructions(RepeatingLLM()).flow({"examples": ["a"]}, None)
     _, rows = drive(flow, say("Write a haiku.\n10. Name a river:\n- in Asia\n- in Africa\n11. Sum 2 and 3."))
     tasks = [row["instruction"] for row in rows]
     assert tasks == ["Write a haiku.", "Name a river:\n- in Asia\n- in Africa", "Sum 2 and 3."]
@@ -90,7 +90,7 @@ def failure(reply, finish_reason="stop"):
         pool()
         .rows(0, 1, [])
         .map(
-            BootstrapInstructions(ScriptedLLM((reply,), finish_reason=finish_reason)), batched=True, with_indices=True
+            BootstrapInstructions(RepeatingLLM((reply,), finish_reason=finish_reason)), batched=True, with_indices=True
         )
     )
     return produced[0]["generation_metadata"][0]["error"]
@@ -106,7 +106,7 @@ def test_bootstrap_completion_without_a_task_fails():
 
 def bootstrapping(*filters: Filter, log: str | None = None) -> Pipeline:
     replies = tuple(f"9. Write about {n}.\n10. Explain {n // 2}.\n11. Name it." for n in range(40))
-    return Pipeline((BootstrapInstructions(ScriptedLLM(replies, log)), *filters))
+    return Pipeline((BootstrapInstructions(RepeatingLLM(replies, log)), *filters))
 
 
 def test_run_accepted_tasks_are_examples_of_the_next_round(tmp_path):

@@ -6,14 +6,14 @@ from datasets import Dataset
 
 from hfsynth import GenerationError, InstructionFollowingDifficulty, RowError
 from hfsynth.llm import Completion
-from tests.helpers import ScriptedLLM, drive
+from tests.helpers import RepeatingLLM, drive
 
 ROW = {"instruction": "Say a colour.", "response": "Blue."}
 RNG = random.Random(0)
 
 
 def technique(**fields):
-    return InstructionFollowingDifficulty(ScriptedLLM(), **fields)
+    return InstructionFollowingDifficulty(RepeatingLLM(), **fields)
 
 
 def scored(score, tokens):
@@ -67,7 +67,7 @@ def test_ifd_infinite_ratio_fails_its_row(score):
 
 
 def test_ifd_llm_without_scores_is_an_error():
-    unable = InstructionFollowingDifficulty(ScriptedLLM(scores=False))
+    unable = InstructionFollowingDifficulty(RepeatingLLM(scores=False))
     with pytest.raises(GenerationError, match="1 choices were to be scored, and 0 scores came"):
         Dataset.from_list([ROW]).map(unable, batched=True, with_indices=True)
 

@@ -9,7 +9,7 @@ from datasets.fingerprint import Hasher
 from hfsynth import EchoLLM, GenerationError, Judge, Pipeline, RowError, SamplingParams
 from hfsynth.llm import Completion
 from hfsynth.techniques.judge import CATEGORIES, HAZARDS, QUALITY
-from tests.helpers import ScriptedLLM, drive, say
+from tests.helpers import RepeatingLLM, drive, say
 
 LLM = EchoLLM()
 RNG = random.Random(0)
@@ -166,7 +166,7 @@ def test_judge_llm_without_scores_is_an_error():
         GenerationError, match="5 choices were to be scored, and 0 scores came; use an llm that scores"
     ):
         Dataset.from_dict({"instruction": ["Hi"]}).map(
-            Judge.quality(ScriptedLLM(scores=False)), batched=True, with_indices=True
+            Judge.quality(RepeatingLLM(scores=False)), batched=True, with_indices=True
         )
 
 

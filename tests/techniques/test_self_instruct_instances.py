@@ -8,13 +8,13 @@ from hfsynth.techniques.self_instruct_instances import (
     clean_instances,
     parse_instances,
 )
-from tests.helpers import ScriptedLLM, drive, say
+from tests.helpers import RepeatingLLM, drive, say
 
 YES, NO = say("Yes"), say("No")
 
 
 def flow(instruction="Sort the numbers.", **fields):
-    return SelfInstructInstances(ScriptedLLM(), **fields).flow({"instruction": instruction}, None)
+    return SelfInstructInstances(RepeatingLLM(), **fields).flow({"instruction": instruction}, None)
 
 
 def test_instances_first_request_asks_for_classification():
@@ -86,7 +86,7 @@ def test_clean_instances_keeps_limit_without_the_cut_off():
 
 def test_instances_completion_without_instance_fails():
     produced = Dataset.from_dict({"instruction": ["Sort."]}).map(
-        SelfInstructInstances(ScriptedLLM(("Output:",))), batched=True, with_indices=True
+        SelfInstructInstances(RepeatingLLM(("Output:",))), batched=True, with_indices=True
     )
     entry = produced[0]["generation_metadata"][0]
     assert (entry["error"], entry["raw"]) == ("the completion has no instance that stands: empty", "Output:")

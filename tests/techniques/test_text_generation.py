@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset, List, Value
 
 from hfsynth import ColumnError, EchoLLM, RowError, SamplingParams, TextGeneration
-from tests.helpers import ScriptedLLM, drive, say
+from tests.helpers import RepeatingLLM, drive, say
 
 LLM = EchoLLM()
 RNG = random.Random(0)
@@ -72,7 +72,7 @@ def test_text_generation_several_are_rows_or_a_list():
 
 def test_text_generation_each_generation_has_its_seed(tmp_path):
     log = tmp_path / "log"
-    technique = TextGeneration(ScriptedLLM(log=str(log)), num_generations=3)
+    technique = TextGeneration(RepeatingLLM(log=str(log)), num_generations=3)
     Dataset.from_dict({"instruction": ["?", "?"]}).map(technique, batched=True, with_indices=True)
     assert len({line.split()[0] for line in log.read_text().splitlines()}) == 6
 
@@ -107,7 +107,7 @@ def test_text_generation_any_text_is_unchanged(text):
 
 def test_text_generation_output_mapping_replaces_column():
     dataset = Dataset.from_dict({"instruction": ["a"]})
-    technique = TextGeneration(ScriptedLLM(("b",)), output_mappings={"generation": "instruction"})
+    technique = TextGeneration(RepeatingLLM(("b",)), output_mappings={"generation": "instruction"})
     assert dataset.map(technique, batched=True, with_indices=True)[0]["instruction"] == "b"
 
 
@@ -125,7 +125,7 @@ def test_text_generation_template_error_fails_one_row():
 
 
 def test_text_generation_thinking_may_begin_later():
-    technique = TextGeneration(ScriptedLLM(), num_generations=2, group_generations=True, keep_thinking=True)
+    technique = TextGeneration(RepeatingLLM(), num_generations=2, group_generations=True, keep_thinking=True)
     produced = Dataset.from_dict({"instruction": ["a", "b"]}).map(
         technique, batched=True, with_indices=True, batch_size=1
     )

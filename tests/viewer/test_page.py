@@ -27,7 +27,7 @@ from hfsynth import (
     split_failures,
 )
 from hfsynth.viewer.page import Layout, view
-from tests.helpers import OnlyOnce, ScriptedLLM
+from tests.helpers import OnlyOnce, RepeatingLLM
 
 BROWSER = shutil.which("chromium")
 NASTY = "<img src=x onerror=document.title='HACKED'></script><script>document.title='HACKED'</script>{{ 1 }}"
@@ -62,7 +62,7 @@ def saved(tmp_path_factory):
     texts = [f"Make tea {n}" for n in range(2500)] + ["Make tea 7", None]
     pipeline = (
         OnlyOnce()
-        >> EvolInstruct(ScriptedLLM((NASTY, "Sing a song, please", "!tired")), num_evolutions=2)
+        >> EvolInstruct(RepeatingLLM((NASTY, "Sing a song, please", "!tired")), num_evolutions=2)
         >> Judge.quality(EchoLLM())
         >> TextGeneration(EchoLLM(), output_mappings={"generation": "response"})
     )
@@ -258,7 +258,7 @@ def test_column_of_messages_is_the_conversation():
 
 
 def test_evolution_has_operations_and_rules():
-    llm = ScriptedLLM(("Make green tea.",))
+    llm = RepeatingLLM(("Make green tea.",))
     result = mapped(Dataset.from_dict({"instruction": ["Make tea."]}), EvolInstruct(llm, num_evolutions=2))
     first, second, third = displayed(result)[0]["evolution"]
     assert first == ("", "Make tea.", "", "")
@@ -269,7 +269,7 @@ def test_evolution_has_operations_and_rules():
 
 def evolved(column="instruction", **fields):
     dataset = Dataset.from_dict({column: ["Make tea."]})
-    llm = ScriptedLLM(("Make green tea, please.",))
+    llm = RepeatingLLM(("Make green tea, please.",))
     (row,) = displayed(mapped(dataset, EvolInstruct(llm, input_mappings={"instruction": column}, **fields)))
     return row
 
@@ -278,7 +278,7 @@ def test_evolution_begins_with_the_mapped_input():
     assert [version for _, version, *_ in evolved("prompt")["evolution"]] == ["Make tea.", "Make green tea, please."]
     question = Dataset.from_dict({"question": ["Make tea."], "instruction": ["Sing."]})
     evolve = EvolInstruct(
-        ScriptedLLM(("Make green tea, please.",)),
+        RepeatingLLM(("Make green tea, please.",)),
         input_mappings={"instruction": "question"},
         output_mappings={"evolved_instruction": "evolved", "evolutions": "rounds"},
     )
@@ -291,7 +291,9 @@ def test_evolution_without_original_has_rounds_only():
     replaced = evolved(output_mappings={"evolved_instruction": "instruction"})
     assert [version for _, version, *_ in replaced["evolution"]] == ["Make green tea, please."]
     assert replaced["evolution"][0][0] != "", "it was result by an operation"
-    result = mapped(Dataset.from_dict({"instruction": ["Make tea."]}), EvolInstruct(ScriptedLLM(("Make green tea.",))))
+    result = mapped(
+        Dataset.from_dict({"instruction": ["Make tea."]}), EvolInstruct(RepeatingLLM(("Make green tea.",)))
+    )
     (row,) = displayed(result.remove_columns(["instruction", "evolved_instruction"]))
     assert [version for _, version, *_ in row["evolution"]] == ["Make green tea."]
 
@@ -308,10 +310,10 @@ def test_evolution_with_answers_pairs_them_with_versions():
 
 def test_source_of_instructions_is_no_turn():
     texts = Dataset.from_dict({"input": ["Tea is a drink."]})
-    make = SelfInstruct(ScriptedLLM(("What is tea?",)), num_instructions=1)
-    result = mapped(mapped(texts, make), TextGeneration(ScriptedLLM(("A drink.",))))
-    run = run_steps(make >> TextGeneration(ScriptedLLM(("A drink.",))), texts)
-    alone = run_steps(make >> EvolInstruct(ScriptedLLM(("What is green tea?",))), texts)
+    make = SelfInstruct(RepeatingLLM(("What is tea?",)), num_instructions=1)
+    result = mapped(mapped(texts, make), TextGeneration(RepeatingLLM(("A drink.",))))
+    run = run_steps(make >> TextGeneration(RepeatingLLM(("A drink.",))), texts)
+    alone = run_steps(make >> EvolInstruct(RepeatingLLM(("What is green tea?",))), texts)
     for dataset in (result, run):
         assert displayed(dataset)[0]["turns"] == [("user", "What is tea?"), ("assistant", "A drink.")]
         assert displayed(dataset)[0]["columns"] == {"input": "Tea is a drink."}
@@ -319,30 +321,30 @@ def test_source_of_instructions_is_no_turn():
 
 
 def test_generated_input_is_a_turn():
-    llm = ScriptedLLM(("Input: 3, 1\nOutput: 1, 3",))
+    llm = RepeatingLLM(("Input: 3, 1\nOutput: 1, 3",))
     result = run_steps(SelfInstructInstances(llm), Dataset.from_dict({"instruction": ["Sort."]}))
     assert displayed(result)[0]["turns"] == [("user", "Sort."), ("user", "3, 1"), ("assistant", "1, 3")]
 
 
 def test_turns_are_the_prompt_of_the_answering_step():
     rows = Dataset.from_dict({"question": ["Why?"], "instruction": ["Sing."], "system_prompt": ["Be kind."]})
-    asked = TextGeneration(ScriptedLLM(("Because.",)), input_mappings={"instruction": "question"})
+    asked = TextGeneration(RepeatingLLM(("Because.",)), input_mappings={"instruction": "question"})
     assert displayed(run_steps(asked, rows))[0]["turns"] == [
         ("system", "Be kind."),
         ("user", "Why?"),
         ("assistant", "Because."),
     ]
-    evolve = EvolInstruct(ScriptedLLM(("Sing a song, please.",)))
-    answered = run_steps(evolve >> TextGeneration(ScriptedLLM(("La.",))), rows.select_columns("instruction"))
+    evolve = EvolInstruct(RepeatingLLM(("Sing a song, please.",)))
+    answered = run_steps(evolve >> TextGeneration(RepeatingLLM(("La.",))), rows.select_columns("instruction"))
     assert displayed(answered)[0]["turns"] == [("user", "Sing."), ("assistant", "La.")]  # not the evolved instruction
-    filled = TextGeneration(ScriptedLLM(("La.",)), template="{{ question }} {{ instruction }}")
+    filled = TextGeneration(RepeatingLLM(("La.",)), template="{{ question }} {{ instruction }}")
     parts = displayed(run_steps(filled, rows.remove_columns("system_prompt")))
     assert parts[0]["turns"] == [("instruction", "Sing."), ("question", "Why?"), ("assistant", "La.")]
 
 
 def test_source_answer_belongs_to_source_instruction():
     rows = Dataset.from_dict({"instruction": ["Sort."], "input": ["3, 1"], "response": ["1, 3"]})
-    evolve = EvolInstruct(ScriptedLLM(("Sort, please: 3, 1.",)), input_mappings={"input": "input"})
+    evolve = EvolInstruct(RepeatingLLM(("Sort, please: 3, 1.",)), input_mappings={"input": "input"})
     (row,) = displayed(run_steps(evolve, rows))
     assert row["turns"] == [("user", "Sort."), ("user", "3, 1"), ("assistant", "1, 3")]
     assert row["columns"]["evolved_instruction"] == "Sort, please: 3, 1."
@@ -350,7 +352,7 @@ def test_source_answer_belongs_to_source_instruction():
 
 def test_answered_conversation_has_its_answer():
     rows = Dataset.from_dict({"messages": [[{"role": "user", "content": "Hi"}]]})
-    result = run_steps(TextGeneration(ScriptedLLM(("Hello",))), rows)
+    result = run_steps(TextGeneration(RepeatingLLM(("Hello",))), rows)
     assert displayed(result)[0]["turns"] == [("user", "Hi"), ("assistant", "Hello")]
 
 
