@@ -13,7 +13,9 @@ from hfsynth import (
     EchoLLM,
     PersonaSampler,
     Pipeline,
+    SamplingParams,
     TextGeneration,
+    report,
     run,
     save,
 )
@@ -250,3 +252,26 @@ def test_preview_has_prompts_of_sampled_columns(personas):
     topics = LEVELS({}, range(2))["topic"]
     calls = [row.calls[0].prompt for row in preview.steps[2].rows[:2]]
     assert [topic in prompt for topic, prompt in zip(topics, calls, strict=True)] == [True, True]
+
+
+@pytest.mark.model
+def test_sampled_topics_make_instructions_more_diverse(smollm):
+    """Equal rows, seeds and sampling; only the words of the prompt differ."""
+    names = ("maths", "law", "cooking", "travel", "health", "history", "music", "gardens", "sport", "money")
+    topics = CategorySampler({"topic": names})
+    rows = Dataset.from_dict({"topic": ["any topic"] * 32})
+    sampling = SamplingParams(temperature=0.7, top_p=0.9, max_new_tokens=16)
+    write = TextGeneration(
+        smollm,
+        template="Write a question about {{ topic }}. Write nothing else.",
+        sampling=sampling,
+        keep_truncated=True,
+        output_mappings={"generation": "instruction"},
+    )
+    reports = [
+        report(sampled.map(write, batched=True, with_indices=True)) for sampled in (rows, rows_of(topics, len(rows)))
+    ]
+    comparison = reports[0].compare(reports[1], ("no sampler", "sampler"))
+    measures = {line.label: line.cells[0].value for line in comparison.sections()[0].tables[0].lines}
+    assert measures["sampler"] > measures["no sampler"]
+    assert reports[1].neighbours.similarity.mean < reports[0].neighbours.similarity.mean
