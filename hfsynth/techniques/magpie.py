@@ -44,7 +44,7 @@ _CITATION = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Magpie(Technique):
-    """Generate conversations: any row → `instruction` and `response`; with several turns, `conversation`.
+    """Generate conversations: any row → `instruction` and `response`; with several turns, `messages`.
 
     No input column is needed: `Dataset.from_dict({"id": range(1000)})` yields 1,000 conversations. A column
     `system_prompt` takes precedence over the field. A row with an empty turn fails.
@@ -58,7 +58,7 @@ class Magpie(Technique):
 
     citation: ClassVar[str] = _CITATION
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs_no_input: ClassVar[bool] = True
 
     system_prompt: SystemPrompt = field(
@@ -137,9 +137,9 @@ class Magpie(Technique):
 
     @property
     def output_features(self) -> Features:
-        """`instruction` and `response`, or `conversation`; and the columns that the fields request."""
+        """`instruction` and `response`, or `messages`; and the columns that the fields request."""
         text = Value("string")
-        features: dict[str, Any] = {"conversation": MESSAGES}
+        features: dict[str, Any] = {"messages": MESSAGES}
         if self.n_turns == 1:
             features = {"instruction": text} if self.only_instruction else {"instruction": text, "response": text}
             if self.include_system_prompt:
@@ -177,7 +177,7 @@ class Magpie(Technique):
         everything = {
             "instruction": turns[0]["content"],
             "response": turns[-1]["content"],
-            "conversation": [*(system if self.include_system_prompt else ()), *turns],
+            "messages": [*(system if self.include_system_prompt else ()), *turns],
             "system_prompt": choice.prompt or None,
             "system_prompt_key": choice.key or None,
             "thinking": thinking[0] if thinking and self.n_turns == 1 else thinking,

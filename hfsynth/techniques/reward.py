@@ -14,7 +14,7 @@ from hfsynth.technique import Input, Inputs, Technique
 
 @dataclass(frozen=True, kw_only=True)
 class Reward(Technique):
-    """Score an answer: `instruction` and `response`, or `conversation` → `reward`; higher is better.
+    """Score an answer: `instruction` and `response`, or `messages` → `reward`; higher is better.
 
     Takes a `RewardModel` as its llm. A row fails if its conversation does not end with the assistant, or is longer
     than the model's context.
@@ -35,9 +35,9 @@ class Reward(Technique):
             raise ValueError(f"Reward.output must be 0 or more, got {self.output}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return `conversation` if that is available and `response` is not; else `instruction` and `response`."""
-        if "conversation" in available and "response" not in available:
-            return {"conversation": Input.ANYTHING}
+        """Return `messages` if that is available and `response` is not; else `instruction` and `response`."""
+        if "messages" in available and "response" not in available:
+            return {"messages": Input.ANYTHING}
         return {"instruction": Input.TEXT, "response": Input.TEXT}
 
     @property
@@ -105,9 +105,9 @@ def _turns(instruction: str, response: str) -> tuple[Message, ...]:
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
-    if "conversation" not in row:
+    if "messages" not in row:
         return _turns(row["instruction"], row["response"])
-    messages = checked_messages("conversation", row["conversation"])
+    messages = checked_messages("messages", row["messages"])
     if messages[-1]["role"] != "assistant":
-        raise RowError(f"conversation ends with a turn of {messages[-1]['role']!r}: there is no answer to score")
+        raise RowError(f"messages ends with a turn of {messages[-1]['role']!r}: there is no answer to score")
     return messages

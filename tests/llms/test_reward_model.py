@@ -117,12 +117,12 @@ def test_reward_without_chat_template_reads_a_pair(tmp_path, tokenizer):
 
 def test_reward_of_a_conversation_reads_every_turn(loaded, folder):
     messages = [*pair("Hi", "Hello."), *pair("Say a colour.", "Blue.")]
-    dataset = Dataset.from_dict({"conversation": [messages, messages[:3], None]})
+    dataset = Dataset.from_dict({"messages": [messages, messages[:3], None]})
     result = dataset.map(Reward(loaded), batched=True, with_indices=True)
     assert result["reward"][0] == loaded.complete([Request(messages=tuple(messages))])[0].scores[0]
     errors = [row["generation_metadata"][0]["error"] for row in result]
     assert "ends with a turn of 'user'" in errors[1]
-    assert "conversation is not a list of role and content" in errors[2]
+    assert "messages is not a list of role and content" in errors[2]
 
 
 def test_reward_of_several_outputs_needs_output():
@@ -209,7 +209,7 @@ def test_no_requests_need_no_model(tmp_path):
 
 def test_an_empty_answer_fails_its_row():
     with pytest.raises(RowError):
-        next(Reward(EchoLLM()).flow({"conversation": []}, RNG))
+        next(Reward(EchoLLM()).flow({"messages": []}, RNG))
 
 
 def test_reward_difference_scores_both_answers():

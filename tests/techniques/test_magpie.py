@@ -33,12 +33,12 @@ def test_magpie_each_turn_reads_the_earlier_turns():
     requests, rows = drive(Magpie(LLM, n_turns=2).flow({}, rng()), say("a"), say("b"), say("c"), say("d"))
     assert contents(requests[2]) == ("user", [("user", "a"), ("assistant", "b")])
     assert contents(requests[3]) == ("assistant", [("user", "a"), ("assistant", "b"), ("user", "c")])
-    assert [message["content"] for message in rows[0]["conversation"]] == ["a", "b", "c", "d"]
+    assert [message["content"] for message in rows[0]["messages"]] == ["a", "b", "c", "d"]
 
 
 def test_magpie_end_with_user_leaves_it_unanswered():
     _, rows = drive(Magpie(LLM, n_turns=2, end_with_user=True).flow({}, rng()), say("a"), say("b"), say("c"))
-    assert [message["role"] for message in rows[0]["conversation"]] == ["user", "assistant", "user"]
+    assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant", "user"]
 
 
 def test_magpie_only_instruction_requests_no_answer():
@@ -83,7 +83,7 @@ def test_magpie_include_system_prompt_keeps_it():
     assert drive(single.flow({}, rng()), say("a"), say("b"))[1][0]["system_prompt"] == "S"
     several = Magpie(LLM, system_prompt="S", include_system_prompt=True, n_turns=2, end_with_user=True)
     _, rows = drive(several.flow({}, rng()), say("a"), say("b"), say("c"))
-    assert rows[0]["conversation"][0] == {"role": "system", "content": "S"}
+    assert rows[0]["messages"][0] == {"role": "system", "content": "S"}
 
 
 def test_magpie_keep_thinking_is_no_part_of_turns():
