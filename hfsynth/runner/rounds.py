@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hfsynth.runner.chunks import content_key
+from hfsynth.runner.reuse import content_key
 
 _FIRST_ROUND = 1 / 8  # of the rows wanted: enough to estimate the acceptance rate
 _MAX_GROWTH = 4  # times the rows tried so far

@@ -27,7 +27,8 @@ from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, 
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
-from hfsynth.runner.chunks import EarlierRows, StepFolder, chunk_keys, content_key, fingerprint_of
+from hfsynth.runner.chunks import StepFolder
+from hfsynth.runner.reuse import EarlierRows, StepInput, content_key, fingerprint_of, sibling_folders
 from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
 from hfsynth.runner.step_worker import DiskErrors, StepWorker, reason_lines, run_dataset_step
 from hfsynth.step import DatasetStep, Step
@@ -215,10 +216,13 @@ class _StepFiles:
     of_earlier_input: Sequence[StepFolder]
     """Folders of earlier runs over the input as it was before some of its failed rows were tried again."""
 
-    def earlier_rows(self, technique: Technique) -> list[EarlierRows]:
-        """Return the rows of earlier runs that the technique may take over."""
-        earlier = [EarlierRows(folder, technique, same_input=True) for folder in self.superseded]
-        return earlier + [EarlierRows(folder, technique, same_input=False) for folder in self.of_earlier_input]
+    def earlier_rows(self, technique: Technique, step_input: StepInput) -> list[EarlierRows]:
+        """Return the rows that the technique may take over: of earlier runs, of other inputs, of damaged results."""
+        folders = [folder.path for folder in (*self.superseded, *self.of_earlier_input)]
+        folders += [path for path in sibling_folders(self.folder.path, step_input.step) if path not in folders]
+        if self.folder.has_salvage:
+            folders.insert(0, self.folder.path)
+        return [EarlierRows(folder, technique, step_input) for folder in folders]
 
     def cleanup(self) -> None:
         """Remove the folders that the finished one replaces."""
@@ -305,8 +309,9 @@ class _RunState:
         self, technique: Technique, state: _StepState, dataset: Dataset, features: Features, files: _StepFiles
     ) -> tuple[Dataset, int]:
         """Run a technique; return its rows, and how many it failed on."""
-        keys = chunk_keys(dataset, self.options.chunk_size, state.rows_in, state.fingerprint)
-        folder = replace(files.folder, keys=keys)
+        columns = technique.columns_read(dataset.features)
+        step_input = StepInput(state.fingerprint, dataset, columns, self.options.chunk_size, state.rows_in)
+        folder = replace(files.folder, input=step_input)
         if not folder.finished:
             self._swap_model(technique.llm)
             worker = StepWorker(
@@ -318,7 +323,7 @@ class _RunState:
                 self.group,
                 self.progress,
                 state.rows_in,
-                files.earlier_rows(technique),
+                files.earlier_rows(technique, step_input),
             )
             self.failures.run(worker)
         result = folder.load(features, files.fingerprint)
@@ -349,6 +354,7 @@ class _RunState:
                 "the same steps."
             )
         folder, superseded = self._folder(step, key, num_rows).newest()
+        folder.check_finished()
         of_earlier_input = [folder for key in earlier_keys for folder in self._existing(step, key, num_rows)]
         fingerprint = _fingerprint(key, folder.retries)
         self._earlier_fingerprints[fingerprint] = [

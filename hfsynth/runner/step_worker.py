@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
@@ -29,7 +30,10 @@ from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
-from hfsynth.runner.chunks import ChunkFailure, EarlierRows, StepFolder, read_inputs
+from hfsynth.runner.chunks import ChunkFailure, StepFolder
+from hfsynth.runner.journal import Journals, read_journal
+from hfsynth.runner.reuse import EarlierRows
+from hfsynth.runner.storage import DamagedFileError, set_aside
 from hfsynth.secrets import redact
 from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, Technique
@@ -60,7 +64,7 @@ class StepWorker:
         group: The processes.
         progress: Counts rows, tokens and failures.
         first: Index of the dataset's first row in the step's input, if earlier rounds had some.
-        earlier: The rows of earlier runs that may be taken over, latest first.
+        earlier: Folders with rows that may be taken over, the latest first.
     """
 
     dataset: Dataset
@@ -80,10 +84,14 @@ class StepWorker:
     """Indices of rows that the progress has counted: of a chunk that raised, some are run a second time."""
     _unsaved_failures: dict[int, str] = field(default_factory=dict, init=False)
     """Index of a failed row in a chunk that is not saved → reason."""
+    _journals: Journals = field(init=False)
+    _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
+    """Chunk → journals that processes of earlier runs, or processes that died, have left."""
 
     def __post_init__(self) -> None:
         """Begin with no chunk in flight."""
         self._streak = FailureStreak()
+        self._journals = Journals(self.folder.path, self.folder.worker_id, self.technique.output_features)
         self._chunks = ChunksInFlight(
             self.dataset,
             self.technique,
@@ -104,24 +112,49 @@ class StepWorker:
         """
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.group.is_main)
-            if self.earlier and self.group.is_main:
-                self.folder.inherit_timings(self.earlier[0].folder)
+            if self.group.is_main:
+                self._inherit_timings()
             missing = self.folder.missing()
-        if not all(map(self.folder.is_adoptable, missing)):
+            self._left_journals = self.folder.journals()
+        if not all(map(self._is_reusable, missing)):
             self.technique.llm.load()  # if it can't be loaded, every chunk would fail twice
             self.technique.check_ready()
-        with DiskErrors(self.folder.path):
+        with DiskErrors(self.folder.path), closing(self._journals):
             try:
-                self._process_chunks()
-                self._steal_chunks()
+                self._complete_chunks()
             except ServerError as error:
                 raise RunError(
-                    f"{error}\nFinished chunks are kept in {self.folder.path}; the same command continues."
+                    f"{error}\nFinished rows are kept in {self.folder.path}; the same command continues."
                 ) from error
-            if not self.folder.finished and not self.folder.failures():
-                self._merge_chunks()
         if not self.folder.finished:
             raise RunError(self._chunks_failed_message(self.folder.failures()))
+
+    def _complete_chunks(self) -> None:
+        """Process chunks until none is left, then merge them, unless some have failed twice."""
+        self._process_chunks()
+        self._steal_chunks()
+        while not self.folder.finished and not self.folder.failures():
+            try:
+                self._merge_chunks()
+            except DamagedFileError as error:
+                set_aside(error, "its rows are computed a second time")
+                self._steal_chunks()
+
+    def _inherit_timings(self) -> None:
+        """Count the time that the latest other folder took, if rows of it are taken over."""
+        for earlier in self.earlier[:1]:
+            if earlier.is_reusable(range(len(self.dataset))).any():
+                self.folder.inherit_timings(earlier.folder)
+
+    def _is_reusable(self, number: int) -> bool:
+        """Whether other folders have all rows of a chunk."""
+        if self.folder.is_adoptable(number):
+            return True
+        rows = self._rows(number)
+        reusable = np.zeros(len(rows), np.bool_)
+        for earlier in self.earlier:
+            reusable |= earlier.is_reusable(rows)
+        return bool(reusable.all())
 
     def failures_so_far(self) -> Dataset:
         """Return the failures of an unfinished step: of saved chunks, and of chunks in flight."""
@@ -132,7 +165,7 @@ class StepWorker:
             {"step": self.technique.name, "row": row, "column": column, "error": reason, "raw": ""}
             for row, reason in sorted({**self._unsaved_failures, **reasons}.items())
         ]
-        saved = [step_failures(Dataset(table)) for table in self.folder.written_tables()]
+        saved = [step_failures(Dataset(table)) for table in self.folder.chunk_tables()]
         return concatenate_datasets([*saved, failures_dataset(entries)])
 
     def _process_chunks(self) -> None:
@@ -147,7 +180,7 @@ class StepWorker:
             number = self.group.next_index(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
                 return None
-            if not self.folder.chunk(number).exists() and not self.folder.adopt(number):
+            if not self.folder.has_chunk(number) and not self.folder.adopt(number):
                 return number
             self._count_finished_chunk(number)
         return None
@@ -165,7 +198,10 @@ class StepWorker:
             failed = [number for number in missing if number not in offered and self.folder.attempts(number)]
             offered.update(failed)
             retried = [number for number in failed if self.group.next_index(self._counter(f"retry-{number}")) == 0]
-            for number in retried or self._abandoned(missing, time.monotonic() - began):
+            stolen = retried or self._abandoned(missing, time.monotonic() - began)
+            if stolen:
+                self._left_journals = self.folder.journals()
+            for number in stolen:
                 self._process(number, self._chunks.run_isolated)
                 began = time.monotonic() if self._lost_others else began
             if not retried:
@@ -250,6 +286,9 @@ class StepWorker:
             self.progress.add(-len(rows), failed=-failed)  # another process has counted them
         for row in rows:
             self._unsaved_failures.pop(self.first + row, None)
+        self._journals.remove(number)
+        for journal in self._left_journals.pop(number, ()):
+            journal.unlink(missing_ok=True)
         shutil.rmtree(writing, ignore_errors=True)
 
     def _note_raised(self, number: int, rows: range, error: Exception) -> None:
@@ -277,13 +316,13 @@ class StepWorker:
             self.group.add(self._counter("completed"), 1)  # the step has worked: `_check_first_rows` doesn't stop it
 
     def _take_over_rows(self, rows: range) -> dict[int, Outcome]:
-        """Return the outcomes of rows in earlier runs, by index, and count them."""
+        """Return the outcomes of a chunk's rows in journals and in other folders, by index, and count them."""
         found: dict[int, Outcome] = {}
-        if self.earlier:
-            inputs = read_inputs(self.technique, self.dataset, rows)
-            indices = range(self.first + rows.start, self.first + rows.stop)
-            for earlier in self.earlier:
-                found = {**earlier.outcomes(indices, inputs), **found}
+        for journal in self._left_journals.get(rows.start // self.chunk_size, ()):
+            outcomes = read_journal(journal, self.technique.output_features)
+            found |= {index: outcome for index, outcome in outcomes.items() if not outcome.is_transient}
+        for earlier in self.earlier:
+            found = {**earlier.outcomes(rows), **found}
         uncounted = [index for index in found if index not in self._counted]
         failed = sum(self._is_new_failure(index, found[index]) for index in uncounted)
         self._counted.update(uncounted)
@@ -302,6 +341,8 @@ class StepWorker:
             RunError: If too many rows in succession failed transiently.
         """
         index, outcome = run.seeds.row, run.outcome
+        with DiskErrors(self.folder.path):
+            self._journals.append((index - self.first) // self.chunk_size, index, outcome)
         if index not in self._counted:
             self._counted.add(index)
             self.progress.add(1, failed=self._is_new_failure(index, outcome))

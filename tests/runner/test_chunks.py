@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from hfsynth import Pipeline, TextGeneration
-from hfsynth.runner.chunks import StepFolder, chunk_keys, content_key, fingerprint_of
+from hfsynth.runner.chunks import StepFolder
+from hfsynth.runner.reuse import chunk_keys, content_key, fingerprint_of
 from tests.helpers import RepeatingLLM
 
 FEATURES = Features({"n": Value("int64"), "text": Value("string")})
@@ -131,8 +132,8 @@ def test_seconds_includes_timings_of_an_earlier_run(tmp_path, monkeypatch):
     for one, ended in ((earlier, 110), (step, 200)):
         monkeypatch.setattr("time.time", lambda ended=ended: ended)
         if one is step:
-            step.inherit_timings(earlier)
-            step.inherit_timings(earlier)
+            step.inherit_timings(earlier.path)
+            step.inherit_timings(earlier.path)
         one.note_timing(0, 2, 10)
     assert step.seconds() == (20.0, 20.0)
 

@@ -140,12 +140,12 @@ def test_rerun_stopped_run_keeps_finished_rows(tmp_path):
     assert run.asked() == [f"say {n}" for n in range(15, 100)]
 
 
-def test_rerun_appended_rows_takes_over_chunks_without_failures(tmp_path):
+def test_rerun_appended_rows_asks_only_for_failed_and_new_rows(tmp_path):
     run = Run(tmp_path, rows=6)
     run(say_3="error")
     run.rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(8)]})
     assert run()["generation"][:] == [f"<say {n}>" for n in range(8)]
-    assert run.asked() == ["say 2", "say 3", "say 6", "say 7"]
+    assert run.asked() == ["say 3", "say 6", "say 7"]
 
 
 def test_rerun_appended_rows_takes_over_mended_chunks(tmp_path):

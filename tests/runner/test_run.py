@@ -261,11 +261,44 @@ def test_pipeline_run_returns_the_dataset_of_run(tmp_path):
     assert chain.run(dataset, run_dir=tmp_path / "b", quiet=True).to_list() == result.dataset.to_list()
 
 
-def test_run_longer_input_regenerates_partial_last_chunk(tmp_path):
-    """Chunks are taken over as a whole: one with fewer rows than its successor is not, though its rows are equal."""
+def test_run_longer_input_asks_only_for_the_new_rows(tmp_path):
     log = tmp_path / "log"
     chain = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
     chain.run(rows(6), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
-    chain.run(rows(10), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    result = chain.run(rows(10), run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     texts = [line.split(" ", 1)[1].strip("'\n") for line in log.read_text().splitlines()]
-    assert texts == [f"say {n}" for n in (*range(6), *range(4, 10))]
+    assert texts == [f"say {n}" for n in range(10)]
+    alone = chain.run(rows(10), run_dir=tmp_path / "other", chunk_size=4, quiet=True)
+    assert result.to_list() == alone.to_list()
+
+
+def test_run_other_column_changed_takes_over_outcomes(tmp_path):
+    """A column that the step doesn't read may change; the result has its new values."""
+    log = tmp_path / "log"
+    chain = Pipeline((TextGeneration(RepeatingLLM(log=str(log))),))
+    for tags in (["a", "b"], ["c", "d"]):
+        tagged = rows(2).add_column("tag", tags)
+        result = chain.run(tagged, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+        assert result["tag"][:] == tags
+    assert log.read_text().count("\n") == 2
+
+
+def test_run_changed_row_asks_for_it_alone(tmp_path):
+    log = tmp_path / "log"
+    replacing = TextGeneration(RepeatingLLM(log=str(log)), output_mappings={"generation": "instruction"})
+    for texts in (["a", "b", "c"], ["a", "x", "c"]):
+        dataset = Dataset.from_dict({"instruction": texts})
+        replacing_run = Pipeline((replacing,)).run(dataset, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    assert replacing_run["instruction"][:] == ["ok"] * 3
+    assert [line.split()[1] for line in log.read_text().splitlines()] == ["'a'", "'b'", "'c'", "'x'"]
+
+
+@pytest.mark.parametrize("wanted", [(8, 12, 30), (3, 4, 5, 40)])
+def test_run_raised_num_rows_asks_for_no_row_twice(tmp_path, wanted):
+    log = tmp_path / "log"
+    chain = OnlyOnce() >> TextGeneration(RepeatingLLM(log=str(log)))
+    repeated = Dataset.from_dict({"instruction": [f"say {n * n % 90}" for n in range(200)]})
+    for number in wanted:
+        chain.run(repeated, num_rows=number, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
+    asked = log.read_text().splitlines()
+    assert len(asked) == len(set(asked))

@@ -111,15 +111,13 @@ def test_run_first_rows_all_fail_stops_once_then_continues(tmp_path):
     assert result["generation"][:] == [None] * 130
 
 
-def test_run_fewer_rows_takes_over_all_but_the_last_chunk(tmp_path):
-    """Of nine rows in chunks of two, only the last chunk differs from those of ten."""
+def test_run_other_length_or_chunk_size_asks_for_nothing(tmp_path):
     log = tmp_path / "log"
     llm = RepeatingLLM(log=str(log))
     for rows, options in ((dataset(), {}), (dataset(9), {}), (dataset(), {"chunk_size": 5})):
-        run(llm, rows, tmp_path, **options)
-    assert lines(log) == 10 + 1 + 10
-    run(llm, dataset(), tmp_path)
-    assert lines(log) == 10 + 1 + 10
+        result = run(llm, rows, tmp_path, **options)
+        assert result["generation"][:] == ["ok"] * len(rows)
+    assert lines(log) == 10
 
 
 def test_run_rows_do_not_depend_on_the_chunk_size(tmp_path):

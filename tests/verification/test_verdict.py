@@ -28,7 +28,7 @@ from hfsynth import (
     verify,
 )
 from hfsynth.technique import Input
-from tests.helpers import ScriptedLLM
+from tests.helpers import RepeatingLLM
 
 LLM = EchoLLM()
 ANSWER = TextGeneration(LLM, output_mappings={"generation": "answer"})
@@ -112,7 +112,7 @@ def test_verify_magpie_without_input_is_equal(tmp_path):
 
 
 def test_verify_map_result_needs_its_steps(tmp_path):
-    first = SelfInstruct(ScriptedLLM(replies=("1. Say yes.\n2. Say no.",)), num_instructions=2)
+    first = SelfInstruct(RepeatingLLM(replies=("1. Say yes.\n2. Say no.",)), num_instructions=2)
     answer = TextGeneration(LLM)
     rows = texts(5, "input").map(first, batched=True, with_indices=True).map(answer, batched=True, with_indices=True)
     folder = saved(rows, tmp_path)
@@ -121,7 +121,7 @@ def test_verify_map_result_needs_its_steps(tmp_path):
     assert "steps=" in found.not_remade
     assert (found.is_as_recorded, found.exit_status) == (True, 1)
     saved(rows, tmp_path, steps=[first, answer])
-    found = verify(str(folder), rows=10, own=[ScriptedLLM])
+    found = verify(str(folder), rows=10, own=[RepeatingLLM])
     assert (found.rows.equal, found.exit_status) == (10, 0)
     assert found.rows.origins == ("the dataset's own columns",)
 
@@ -129,9 +129,9 @@ def test_verify_map_result_needs_its_steps(tmp_path):
 def test_verify_bootstrapping_remakes_the_prompts(tmp_path):
     replies = tuple(f"9. Do {word}.\n10. Undo {word}." for word in "abcdefgh")
     pool = SeedPool(seeds=tuple(f"Say {n}." for n in range(9)), round_size=3)
-    dataset = run(Pipeline((BootstrapInstructions(ScriptedLLM(replies=replies)),)), pool, num_rows=18)
+    dataset = run(Pipeline((BootstrapInstructions(RepeatingLLM(replies=replies)),)), pool, num_rows=18)
     # a scripted llm answers by the place in its batch: rows are compared by their prompts alone
-    found = verify(str(saved(dataset, tmp_path)), rows=18, own=[ScriptedLLM])
+    found = verify(str(saved(dataset, tmp_path)), rows=18, own=[RepeatingLLM])
     assert all("examples" not in row.remade.differences for row in found.rows.rows)
     assert found.rows.origins == ("SeedPool",)
 
@@ -215,9 +215,9 @@ def test_verify_changed_seed_is_found(tmp_path):
 
 
 def test_verify_other_model_differs_without_contradiction(tmp_path):
-    answer = TextGeneration(ScriptedLLM(replies=("One.", "Two.")))
+    answer = TextGeneration(RepeatingLLM(replies=("One.", "Two.")))
     dataset = run(Pipeline((answer,)), texts(2, "instruction")).select([1])
-    found = verify(str(saved(dataset, tmp_path)), own=[ScriptedLLM])
+    found = verify(str(saved(dataset, tmp_path)), own=[RepeatingLLM])
     assert found.is_as_recorded
     assert (found.rows.equal, found.exit_status) == (0, 3)
     assert found.rows.rows[0].remade.differences["generation"] == "from character 0 on: 'Two.', remade 'One.'"

@@ -1,0 +1,194 @@
+"""Journals of finished rows: a row is a line on disk as soon as it is finished, long before its chunk is.
+
+Each process has a journal for each of its chunks in flight, `journal-NUMBER-WORKER.jsonl`, and removes it once the
+chunk is saved. A line has a checksum, a space and JSON; the first line names the step's folder and the format's
+version. The last line may be torn, if its process was killed while writing.
+"""
+
+import base64
+import json
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Features
+from xxhash import xxh3_64_hexdigest
+
+from hfsynth.flow import Outcome
+from hfsynth.runner.storage import FORMAT_VERSION, DamagedFileError, retry_passing, set_aside
+from hfsynth.secrets import redact
+
+logger = logging.getLogger(__name__)
+_SYNC_SECONDS = 5.0  # between two waits for the disk; a kill of the process loses nothing that was written
+_MAX_OPEN = 64  # journals of one process that are open at once
+_FIELDS = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens", "truncated")
+
+
+@dataclass
+class Journals:
+    """The journals that one process writes in one step.
+
+    Args:
+        folder: The step's folder.
+        worker_id: This process's `ProcessGroup.worker_id`.
+        features: The technique's outputs, under its own names.
+    """
+
+    folder: Path
+    worker_id: str
+    features: Features
+    _open: OrderedDict[int, int] = field(default_factory=OrderedDict, init=False)
+    """Chunk → descriptor of its journal, the one written last at the end."""
+    _synced: float = field(default_factory=time.monotonic, init=False)
+
+    def append(self, chunk: int, index: int, outcome: Outcome) -> None:
+        """Write a finished row.
+
+        Args:
+            chunk: Number of the row's chunk.
+            index: The row's index in the step's input.
+            outcome: What became of the row.
+
+        Raises:
+            OSError: If the folder can't be written.
+        """
+        descriptor = self._descriptor(chunk)
+        _write(descriptor, _line(encode_outcome(index, outcome, self.features)))
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(descriptor)
+            self._synced = time.monotonic()
+
+    def remove(self, chunk: int) -> None:
+        """Remove this process's journal of a chunk."""
+        if (descriptor := self._open.pop(chunk, None)) is not None:
+            os.close(descriptor)
+        self._path(chunk).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close all journals, which stay in the folder."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def _path(self, chunk: int) -> Path:
+        return self.folder / f"journal-{chunk:05d}-{self.worker_id}.jsonl"
+
+    def _descriptor(self, chunk: int) -> int:
+        if chunk not in self._open:
+            while len(self._open) >= _MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+            path = self._path(chunk)
+            descriptor = retry_passing(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666))
+            self._open[chunk] = descriptor
+            if not os.fstat(descriptor).st_size:
+                _write(descriptor, _line(_dump({"version": FORMAT_VERSION, "folder": self.folder.name})))
+        self._open.move_to_end(chunk)
+        return self._open[chunk]
+
+
+def find_journals(folder: Path) -> dict[int, list[Path]]:
+    """Return the journals in a step's folder: number of a chunk → files of any process."""
+    found: dict[int, list[Path]] = {}
+    for name in sorted(os.listdir(folder)) if folder.exists() else ():
+        _, _, rest = name.partition("journal-")
+        number = rest.partition("-")[0]
+        if name.startswith("journal-") and name.endswith(".jsonl") and number.isdigit():
+            found.setdefault(int(number), []).append(folder / name)
+    return found
+
+
+def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
+    """Return the outcomes in a journal by the rows' indices in the step's input; of a row's lines, the last.
+
+    A torn last line is left out; so are other lines with a wrong checksum, with a warning. A journal without a sound
+    first line, of another step or version is set aside. There are no rows if another process has removed the file.
+
+    Args:
+        file: The journal.
+        features: The technique's outputs, under its own names.
+    """
+    try:
+        content = retry_passing(file.read_bytes)
+    except FileNotFoundError:
+        return {}
+    *lines, rest = content.split(b"\n")
+    if not lines:
+        return {}
+    if reason := _fault(_parse(lines[0]), file.parent.name):
+        set_aside(DamagedFileError(file, reason), "its rows are computed a second time")
+        return {}
+    entries = [_parse(line) for line in lines[1:]]
+    if rest:
+        logger.info("the last line of %s was torn when its process ended, and is left out", file)
+    if damaged := sum(entry is None for entry in entries):
+        logger.warning("%s has %d damaged lines, whose rows are computed a second time", file, damaged)
+    return dict(decode_outcome(entry, features) for entry in entries if entry is not None)
+
+
+def encode_outcome(index: int, outcome: Outcome, features: Features) -> bytes:
+    """Return an outcome as JSON; outputs that JSON has no type for go through Arrow."""
+    entry: dict[str, Any] = {"row": index, **{name: getattr(outcome, name) for name in _FIELDS}}
+    if outcome.error:
+        entry |= {"error": redact(outcome.error), "raw": redact(outcome.raw)}
+    try:
+        return _dump({**entry, "outputs": outcome.rows})
+    except TypeError:
+        batch = pa.record_batch([pa.array(outcome.rows, pa.struct(list(features.arrow_schema)))], ["outputs"])
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return _dump({**entry, "arrow": base64.b64encode(sink.getvalue()).decode()})
+
+
+def decode_outcome(entry: Mapping[str, Any], features: Features) -> tuple[int, Outcome]:
+    """Return the row's index and the outcome that `encode_outcome` encoded."""
+    if "arrow" in entry:
+        rows = pa.ipc.open_stream(base64.b64decode(entry["arrow"])).read_all().column("outputs").to_pylist()
+    else:
+        rows = [{name: row[name] for name in features} for row in entry["outputs"]]
+    return int(entry["row"]), Outcome(rows, **{name: entry[name] for name in _FIELDS})
+
+
+def _dump(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Return an array's or a NumPy number's plain value, for JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"JSON has no type for {type(value).__name__}")
+
+
+def _line(text: bytes) -> bytes:
+    return xxh3_64_hexdigest(text).encode() + b" " + text + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return a line's entry; None if its checksum is wrong."""
+    checksum, _, text = line.partition(b" ")
+    if xxh3_64_hexdigest(text).encode() != checksum:
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry
+
+
+def _fault(head: Mapping[str, Any] | None, folder: str) -> str:
+    """Return why a journal with this first line can't be read; "" if it can."""
+    if head is None:
+        return "has a damaged first line"
+    if head.get("version") != FORMAT_VERSION:
+        return f"is of version {head.get('version')!r:.20}, not {FORMAT_VERSION}"
+    return "" if head.get("folder") == folder else f"belongs to {head.get('folder')!r:.80}"
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of the data."""
+    while data:
+        data = data[os.write(descriptor, data) :]

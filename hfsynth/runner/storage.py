@@ -1,0 +1,204 @@
+"""Files of a run directory: each is written beside its place, has a checksum, and is checked when it is read.
+
+An Arrow file ends with a trailer of 40 bytes behind Arrow's own end mark, where readers of Arrow stop: a magic with
+the version, the number of rows, the size and an xxh3 hash. A JSON file's first line has a version and a hash.
+
+A network file system may raise passing errors: a stale handle, or a file that is renamed and not there for a moment.
+Renaming is tried several times.
+"""
+
+import errno
+import json
+import logging
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from xxhash import xxh3_128, xxh3_128_hexdigest
+
+logger = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+_MAGIC = b"hfsynth" + bytes([FORMAT_VERSION])
+_TRAILER = struct.Struct(
+    "<8sQQ16s"
+)  # magic, rows, bytes before the trailer, hash of these bytes and the three numbers
+_PAUSES = (0.05, 0.2, 1.0, 3.0)  # seconds between attempts, after a passing error of a network file system
+_PASSING = (errno.ESTALE, errno.EINTR, errno.EAGAIN)
+_SOUND: dict[tuple[str, int, int, int], int] = {}
+"""Path, inode, size and time of change of an Arrow file that was checked in this process → its rows."""
+_MAX_SOUND = 100_000
+T = TypeVar("T")
+
+
+class DamagedFileError(Exception):
+    """A file of a run directory is truncated, damaged, of another version or no such file."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        super().__init__(f"{file} {reason}")
+        self.file = file
+        self.reason = reason
+
+
+def retry_passing(action: Callable[[], T], passing: Collection[int | None] = _PASSING) -> T:
+    """Return the result of an action on files, tried again after passing errors of a network file system.
+
+    Args:
+        action: The action.
+        passing: The numbers of such errors.
+
+    Raises:
+        OSError: If the last attempt raises one.
+    """
+    for pause in _PAUSES:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in passing:
+                raise
+            logger.info("tried again in %s s: %s", pause, error)
+            time.sleep(pause)
+    return action()
+
+
+def commit(written: Path, file: Path) -> None:
+    """Write a file to disk, then give it its name.
+
+    Raises:
+        OSError: If it can't be renamed, and FileNotFoundError if it is gone.
+    """
+    descriptor = os.open(written, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        inode = os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+
+    def rename() -> None:
+        try:
+            written.replace(file)
+        except FileNotFoundError:  # a network file system may have renamed it, and lost its answer
+            if not file.exists() or file.stat().st_ino != inode:
+                raise
+
+    # the file is there, as it was just opened, unless another process has removed its folder
+    retry_passing(rename, (*_PASSING, errno.ENOENT) if written.parent.exists() else _PASSING)
+
+
+def seal(file: Path) -> int:
+    """Append the trailer to an Arrow stream; return its number of rows."""
+    with pa.memory_map(str(file)) as source:
+        rows = int(pa.ipc.open_stream(source).read_all().num_rows)
+    size = file.stat().st_size
+    digest = xxh3_128(struct.pack("<8sQQ", _MAGIC, rows, size))
+    with file.open("r+b") as opened:
+        while block := opened.read(1 << 24):
+            digest.update(block)
+        opened.write(_TRAILER.pack(_MAGIC, rows, size, digest.digest()))
+    return rows
+
+
+def read_table(file: Path) -> pa.Table:
+    """Return the rows of a sealed Arrow file, memory-mapped, once its size, hash and number of rows are as sealed.
+
+    Raises:
+        DamagedFileError: If they aren't.
+        FileNotFoundError: If there is no such file.
+    """
+    rows = check_table(file)
+    with pa.memory_map(str(file)) as source:
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid as error:
+            raise DamagedFileError(file, f"is no Arrow stream: {error}") from error
+    if table.num_rows != rows:
+        raise DamagedFileError(file, f"has {table.num_rows:,} rows instead of {rows:,}")
+    return table
+
+
+def check_table(file: Path) -> int:
+    """Return the number of rows of a sealed Arrow file, once its size and hash are as sealed.
+
+    Raises:
+        DamagedFileError: If they aren't.
+        FileNotFoundError: If there is no such file.
+    """
+    status = retry_passing(file.stat)
+    key = (str(file), status.st_ino, status.st_size, status.st_mtime_ns)
+    if key in _SOUND:
+        return _SOUND[key]
+    if status.st_size <= _TRAILER.size:
+        raise DamagedFileError(file, f"is truncated to {status.st_size} bytes")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = len(content) - _TRAILER.size
+        magic, rows, size, checksum = _TRAILER.unpack(content[end:])
+        if magic != _MAGIC:
+            older = magic[:-1] == _MAGIC[:-1]
+            raise DamagedFileError(
+                file, f"is of version {magic[-1]}, not {FORMAT_VERSION}" if older else "has no trailer at its end"
+            )
+        digest = xxh3_128(struct.pack("<8sQQ", magic, rows, size))
+        for start in range(0, end, 1 << 24):
+            digest.update(content[start : min(start + (1 << 24), end)])
+    if size != end or digest.digest() != checksum:
+        raise DamagedFileError(file, "has another checksum than when it was written")
+    if len(_SOUND) >= _MAX_SOUND:
+        _SOUND.clear()
+    _SOUND[key] = rows
+    return int(rows)
+
+
+def write_json(file: Path, writing: Path, value: Any) -> None:
+    """Write a JSON file with a checksum.
+
+    Args:
+        file: The file.
+        writing: Its name until it is on disk.
+        value: Its content.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    head = json.dumps({"version": FORMAT_VERSION, "checksum": xxh3_128_hexdigest(text.encode())})
+    writing.write_text(f"{head}\n{text}\n", encoding="utf-8")
+    commit(writing, file)
+
+
+def read_json(file: Path) -> Any:
+    """Return the content of a JSON file that `write_json` wrote.
+
+    Raises:
+        DamagedFileError: If the file isn't as written.
+        FileNotFoundError: If there is no such file.
+    """
+    content = retry_passing(file.read_bytes)
+    head, _, text = content.partition(b"\n")
+    try:
+        described = json.loads(head)
+    except ValueError:
+        described = None
+    if not isinstance(described, dict) or not {"version", "checksum"} <= set(described):
+        raise DamagedFileError(file, f"has no version and checksum in its first line: {head[:60]!r}")
+    if described["version"] != FORMAT_VERSION:
+        raise DamagedFileError(file, f"is of version {described['version']!r:.20}, not {FORMAT_VERSION}")
+    text = text.removesuffix(b"\n")
+    if xxh3_128_hexdigest(text) != described["checksum"]:
+        raise DamagedFileError(file, "has another checksum than when it was written")
+    return json.loads(text)
+
+
+def set_aside(error: DamagedFileError, consequence: str) -> None:
+    """Rename a damaged file, and log its name, its damage and the consequence.
+
+    Args:
+        error: The damage.
+        consequence: What happens without the file, as the end of a sentence.
+    """
+    aside = error.file.with_name(f"damaged-{time.time_ns()}-{error.file.name}")
+    try:
+        error.file.replace(aside)
+    except FileNotFoundError:  # another process was first
+        return
+    logger.warning("%s; it is kept as %s, and %s", error, aside.name, consequence)
