@@ -1,4 +1,4 @@
-"""A filter: a step that keeps some rows, and records for every other one the rule, the measured value and the match.
+"""Filters: steps that keep some rows and record for each dropped one the rule, the measured value and the match.
 
 A filter belongs before the steps that generate answers, so that no answer is generated for a dropped row.
 """
@@ -28,34 +28,34 @@ class Drop:
     rule: str
     """The rule's name."""
     value: str = ""
-    """What was measured."""
+    """The value that the rule measured."""
     matched: str = ""
-    """The text that it resembles, or the limit that it exceeds."""
+    """The text that the row resembles, or the limit that it exceeds."""
 
 
 class Split(NamedTuple):
-    """A dataset in two parts, by a filter."""
+    """The rows that a filter kept and those that it dropped."""
 
     kept: Dataset
-    """The rows that stay."""
+    """The kept rows."""
     dropped: Dataset
-    """One row for each that was dropped, with `rule`, `value` and `matched` (`FAILURE_FEATURES`)."""
+    """A failures dataset (`FAILURE_FEATURES`) with a row for each dropped one: its `rule`, `value` and `matched`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter(Configuration, DatasetStep):
-    """What decides, by the values of one column, which rows of a dataset stay.
+    """Base class of filters, which keep or drop each row of a dataset by its value in one column.
 
-    A filter is used as `filter(dataset)`, or as a step of a pipeline, which keeps the dropped rows among its failures.
-    A row on which a technique failed is nothing to decide on: it stays for `split_failures`. One whose value is None
-    stays too, unless the filter says otherwise (`decides_on_none`).
+    A filter is used as `filter(dataset)`, or as a step of a pipeline, which adds the dropped rows to its failures.
+    Rows on which a technique failed are passed through, for `split_failures`. So are rows whose value is None, unless
+    the filter sets `decides_on_none`.
 
     Raises:
         ValueError: If a field's value is out of its range.
     """
 
     decides_on_none: ClassVar[bool] = False
-    """Whether a row whose value is None, though no technique failed on it, is decided on too."""
+    """Whether rows whose value is None, but on which no technique failed, are passed to `decide` too."""
     reads_earlier_rows: ClassVar[bool] = True
 
     column: str = field(default="instruction", metadata={"help": "The column that is looked at."})
@@ -68,18 +68,18 @@ class Filter(Configuration, DatasetStep):
 
     @abstractmethod
     def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:
-        """Decide on rows one by one; a decision depends only on the row and on the rows before it.
+        """Decide which rows to drop, in order. A decision depends only on the row and on the rows before it.
 
         Args:
             values: The column's values in order, as `read` returns them.
-            kept: The same of earlier rows that were kept.
+            kept: Values of earlier rows that were kept.
 
         Returns:
-            For each value, why its row is dropped; None where the row is kept.
+            For each value, why its row is dropped; None if the row is kept.
         """
 
     def read(self, value: Any) -> Any:
-        """Convert a value of the column into what `decide` takes; here, the value itself."""
+        """Convert a value of the column to an argument of `decide`. Without an override, that is the value itself."""
         return value
 
     def renamed(self, name: str) -> "Filter":
@@ -87,7 +87,7 @@ class Filter(Configuration, DatasetStep):
         return replace(self, name=name)
 
     def check_features(self, features: Features) -> Features:
-        """Return the features: a filter changes no column.
+        """Return the features unchanged.
 
         Raises:
             ColumnError: If the column is missing.
@@ -96,9 +96,9 @@ class Filter(Configuration, DatasetStep):
         return features
 
     def files_state(self) -> str:
-        """Say what tells the files that a filter reads from what they were before; "" where it reads none.
+        """Return a text that changes with the files that the filter reads; "" if it reads none.
 
-        It is a part of a step's key: where a file has changed, the step is run again.
+        The text is part of the step's key, so a run repeats the step after a file has changed.
         """
         return ""
 
@@ -112,7 +112,7 @@ class Filter(Configuration, DatasetStep):
             raise ColumnError(f"{self.name} needs column {self.column!r}; the dataset has {found}. Say column='…'.")
 
     def __call__(self, dataset: Dataset) -> Dataset:
-        """Return the rows that stay.
+        """Return the kept rows.
 
         Raises:
             ColumnError: If the column is missing.
@@ -120,12 +120,12 @@ class Filter(Configuration, DatasetStep):
         return self.split(dataset).kept
 
     def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> Split:
-        """Return the rows that stay, and the dropped ones as failures (`FAILURE_FEATURES`).
+        """Return the kept rows, and the dropped ones as failures (`FAILURE_FEATURES`).
 
         Args:
             dataset: The rows.
-            kept: Rows that came before them, and stayed.
-            first: Index of the first row, where others came before.
+            kept: Earlier rows that were kept.
+            first: Index of the first row, if earlier rows were filtered separately.
 
         Raises:
             ColumnError: If the column is missing.
@@ -145,7 +145,7 @@ class Filter(Configuration, DatasetStep):
         return Split(stay, failures_dataset(list(dropped.values())))
 
     def _sound(self, dataset: Dataset) -> Iterator[tuple[int, Any]]:
-        """Give the places and values of the rows that there is something to decide on."""
+        """Yield the positions and values of the rows to decide on."""
         failed = failed_rows(dataset)
         place = 0
         for rows in dataset.select_columns(self.column).with_format(None).iter(_ROWS_AT_ONCE):
@@ -162,7 +162,7 @@ class Filter(Configuration, DatasetStep):
 
 @dataclass(frozen=True, kw_only=True)
 class TextFilter(Filter, ABC):
-    """A filter of texts; `decide` takes a conversation as the texts of its messages, joined by line breaks."""
+    """Base class of filters of texts. A conversation becomes the texts of its messages, joined by line breaks."""
 
     def read(self, value: Any) -> str:
         """Return the text of a value.
@@ -182,7 +182,7 @@ class TextFilter(Filter, ABC):
             texts = [content_text(message["content"]) for message in messages]
         except ValueError as error:
             raise ColumnError(f"{self.name} reads texts; column {self.column!r} has {error}") from None
-        return "\n".join(text for text in texts if text is not None)  # a turn that calls a tool may be without a text
+        return "\n".join(text for text in texts if text is not None)  # a turn with a tool call may have no text
 
 
 Found = tuple[str, str]
@@ -191,16 +191,16 @@ Found = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class RuleFilter(TextFilter, ABC):
-    """A filter with a method `_<rule>` for each rule: a text → `Found`, or None.
+    """Base class of filters with a method `_<rule>` for each rule, which returns a `Found` or None for a text.
 
     Raises:
-        ValueError: If a rule isn't known.
+        ValueError: If a rule is unknown.
     """
 
     all_rules: ClassVar[tuple[str, ...]]
-    """The rules' names, in the order in which they are tried."""
+    """Names of the rules in the order in which they are applied."""
     default_rules: ClassVar[tuple[str, ...]] = ()
-    """Those that apply where none is named; all of them, if it is empty."""
+    """Rules that apply by default; empty for all."""
 
     rules: tuple[str, ...] = field(default=(), metadata={"help": "The rules that apply. Default: all of them."})
 
@@ -209,12 +209,12 @@ class RuleFilter(TextFilter, ABC):
         super().__post_init__()
         if unknown := [rule for rule in self.rules if rule not in self.all_rules]:
             raise ValueError(f"{self.name} has no rule {unknown[0]!r}; its rules are {list(self.all_rules)}.")
-        # in their own order: it decides which one is told of a text that several would drop
+        # in the order of the class: of several rules that match a text, the first is recorded
         chosen = self.rules or self.default_rules or self.all_rules
         object.__setattr__(self, "rules", tuple(rule for rule in self.all_rules if rule in chosen))
 
     def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:  # noqa: ARG002
-        """Apply the rules to each text by itself; the first rule that matches drops it."""
+        """Drop each text that a rule matches, and name the first such rule."""
         return map(self._drop, values)
 
     def _drop(self, text: str) -> Drop | None:
