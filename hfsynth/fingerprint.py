@@ -1,9 +1,9 @@
-"""Describe the code of a user's class or function as text to be hashed: an edit changes the text, a comment doesn't.
+"""Describe the code of a user's class or function as text to be hashed. Edits change the text, comments don't.
 
 Pickle stores only the name of an importable class or function, so without this text a cache would return the results
-of older code. The text has the bytecode of functions and methods, and of what they use of their own modules: other
-functions and classes, base classes, closures, and the values of globals. hfsynth, the standard library and installed
-packages are named and not read.
+of older code. The text has the bytecode of functions and methods, and of everything that they use of the user's
+modules: other functions and classes, base classes, closures, and the values of globals. Of hfsynth, the standard
+library and installed packages it has only names.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from typing import Any
 from hfsynth.secrets import masked
 
 logger = logging.getLogger(__name__)
-_MAX_OBJECTS = 2_000  # objects that are looked at: code beyond that is named, not read
+_MAX_OBJECTS = 2_000  # most objects that are read; of further ones only the names count
 _MAX_DEPTH = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
 _PLAIN = (
@@ -71,10 +71,10 @@ _CONSTRUCTORS = {"__init__", "__new__", "__post_init__", "__setstate__", "__init
 
 
 def code_state(subject: Any) -> str:
-    """Return text that differs where the code of a class or function differs, the same in every process.
+    """Return a text that is equal for equal code of a class or function, in every process, and else differs.
 
-    Where it uses an object whose state can't be read, such as an open client, that object counts by its class alone,
-    and a warning says so, once.
+    Of an object whose state can't be read, such as an open client, only the class counts; a warning names the object
+    once.
 
     Args:
         subject: A class, function or other callable.
@@ -87,15 +87,15 @@ def code_state(subject: Any) -> str:
 
 
 class _Reader:
-    """Reads code from one class or function on."""
+    """Reads the code that a class or function reaches."""
 
     def __init__(self, subject: Any) -> None:
         self._label = _name(subject)
         self._home = str(getattr(subject, "__module__", "")).partition(".")[0]
         self._places: dict[int, int] = {}
-        self._kept: list[Any] = []  # so that no id is used twice
+        self._kept: list[Any] = []  # keeps objects alive, so that their ids stay unique
         self._active: set[int] = set()
-        self._changed: dict[int, set[str]] = {}  # the globals that a module's functions change, by the id of its names
+        self._changed: dict[int, set[str]] = {}  # id of a module's namespace → globals that its functions change
         self._depth = 0
         self._readers: list[tuple[Any, Callable[[Any, str], Any]]] = [
             (types.CodeType, lambda code, _: self._code(code)),
@@ -117,7 +117,7 @@ class _Reader:
         ]
 
     def state(self, value: Any, name: str = "") -> Any:
-        """Return an object as plain values."""
+        """Return an object's state as values that JSON can store."""
         if isinstance(value, (bool, *_PLAIN)) and not isinstance(value, enum.Enum):
             return repr(value)
         if isinstance(value, str) and not isinstance(value, enum.Enum):
@@ -134,7 +134,7 @@ class _Reader:
             self._active.discard(id(value))
 
     def _object(self, value: Any, name: str) -> Any:
-        """Return the state of a function, class or instance; where it comes up twice, of the first alone."""
+        """Return the state of a function, class or instance at its first occurrence; later ones refer to that."""
         if id(value) in self._places:
             return f"#{self._places[id(value)]}"
         if len(self._places) >= _MAX_OBJECTS:
@@ -143,7 +143,7 @@ class _Reader:
         self._kept.append(value)
         if isinstance(value, types.FunctionType):
             return self._function(value)
-        if isinstance(getattr(value, "__wrapped__", None), types.FunctionType):  # by functools.cache
+        if isinstance(getattr(value, "__wrapped__", None), types.FunctionType):  # decorated with functools.cache
             return [_name(type(value)), self.state(value.__wrapped__)]
         if isinstance(value, type):
             return self._class(value)
@@ -175,14 +175,14 @@ class _Reader:
         ]
 
     def _imported(self, function: types.FunctionType) -> Iterator[Any]:
-        """Give the state of what a function uses of the modules that it imports itself."""
+        """Yield the state of everything a function uses of the modules that it imports in its body."""
         for name in sorted(_imported_names(function.__code__, str(function.__globals__.get("__package__") or ""))):
             module = self._own_module(name)
             if module is not None:
                 yield self._module(module, _names(function))
 
     def _own_module(self, name: str) -> types.ModuleType | None:
-        """Return a module by its name, imported as the function will do, or None where it isn't the user's."""
+        """Import and return a module of the user's by its name; None for any other module."""
         if name.partition(".")[0] in sys.stdlib_module_names or name.partition(".")[0] == "hfsynth":
             return None
         try:
@@ -191,11 +191,11 @@ class _Reader:
             if not origin or origin.startswith(_INSTALLED) or "site-packages" in origin or "dist-packages" in origin:
                 return None
             return importlib.import_module(name)
-        except (ImportError, ValueError):  # an import that fails, or a module without a spec, as __main__
+        except (ImportError, ValueError):  # the import fails, or the module has no spec, like __main__
             return None
 
     def _registered(self, function: types.FunctionType) -> Iterator[Any]:
-        """Give the state of the implementations that `functools.singledispatch` chooses from."""
+        """Yield the state of the implementations of a `functools.singledispatch` function."""
         registry = getattr(function, "registry", None)
         if isinstance(registry, Mapping):
             pairs = ((_name(kind), implementation) for kind, implementation in registry.items())
@@ -204,7 +204,7 @@ class _Reader:
             ]
 
     def _member(self, member: enum.Enum) -> Any:
-        """Return the state of a member of an enumeration: its name, its value and its methods."""
+        """Return the state of an enumeration member: its name, value and methods."""
         methods = {name: value for name, value in vars(type(member)).items() if isinstance(value, types.FunctionType)}
         own = {name: value for name, value in methods.items() if not name.startswith("__")}
         return [_name(type(member)), member.name, self.state(member.value), self._mapping(own)]
@@ -212,12 +212,12 @@ class _Reader:
     def _cell(self, name: str, cell: Any) -> Any:
         try:
             content = cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # not assigned yet
             return None
         return _name(content) if name == "__class__" else self.state(content, name)
 
     def _global(self, function: types.FunctionType, name: str) -> Any:
-        """Return the state of what a function finds under a name among its module's globals, if it does."""
+        """Return the state of a global that a function reads; None, with a warning, if a function changes it."""
         value = function.__globals__[name]
         if name in self._changed_globals(function):
             self._warn(name, "a function changes it")
@@ -227,7 +227,7 @@ class _Reader:
         return self.state(value, name)
 
     def _changed_globals(self, function: types.FunctionType) -> set[str]:
-        """Return the globals that any function of a function's module changes: by assignment or in place."""
+        """Return the globals that functions of this function's module change, by assignment or in place."""
         module = function.__globals__
         if id(module) not in self._changed:
             own = [
@@ -241,7 +241,7 @@ class _Reader:
         return self._changed[id(module)] | _changed_globals(function.__code__)
 
     def _module(self, module: types.ModuleType, attributes: Collection[str]) -> Any:
-        """Return the state of what is used of a module of the user's, and of the modules in it."""
+        """Return the state of the attributes that are used of a module of the user's and of its submodules."""
         if not self._is_own(module) or id(module) in self._active:
             return module.__name__
         self._active.add(id(module))
@@ -276,7 +276,7 @@ class _Reader:
         ]
 
     def _instance(self, value: Any, name: str) -> Any:
-        """Return the state of an object: its fields where its class says what they are, else its class."""
+        """Return the state of an object: its fields if they can be read, else the name of its class."""
         kind = type(value)
         if dataclasses.is_dataclass(value):
             return [self.state(kind), self._mapping({f.name: getattr(value, f.name) for f in fields(value)})]
@@ -287,7 +287,7 @@ class _Reader:
             if changed:
                 self._warn(name or kind.__qualname__, f"its methods change {', '.join(sorted(changed))}")
             return [self.state(kind), self._mapping({k: v for k, v in vars(value).items() if k not in changed})]
-        if hasattr(value, "__qualname__"):  # built in
+        if hasattr(value, "__qualname__"):  # a built-in function
             return _name(value)
         if name and kind.__module__.partition(".")[0] not in _STATELESS:
             self._warn(name, f"a {kind.__module__}.{kind.__qualname__}")
@@ -300,7 +300,7 @@ class _Reader:
             logger.warning("%s: raise `version` of the class, or the step's `name`, where it changes the rows", text)
 
     def _is_own(self, value: Any) -> bool:
-        """Return whether an object's code is the user's: of the same package, or of none that is installed."""
+        """Return whether an object's code is the user's: in the package of the subject, or in no installed package."""
         module = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
         root = str(module or "").partition(".")[0]
         if root in ("hfsynth", "datasets"):
@@ -314,13 +314,13 @@ class _Reader:
 
 
 def _name(value: Any) -> str:
-    """Return the module and name of a class or function; of another object, of its class."""
+    """Return the module and name of a class or function, or of the class of another object."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
 
 
 def _is_generated(name: str, value: Any) -> bool:
-    """Return whether a member of a class was written by `dataclass` or by hfsynth, and not by the user."""
+    """Return whether `dataclass` or hfsynth wrote a member of a class, and not the user."""
     if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
         return True
     code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
@@ -331,7 +331,7 @@ def _is_generated(name: str, value: Any) -> bool:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Give a piece of code and those inside it: of comprehensions, inner functions and classes."""
+    """Yield a code object and those nested in it, of comprehensions, inner functions and classes."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -370,7 +370,7 @@ def _changed_globals(code: types.CodeType) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=10_000)
 def _changed_attributes(cls: type) -> frozenset[str]:
-    """Return the attributes of an instance that methods of its class change, its constructors apart."""
+    """Return the attributes of an instance that methods of its class change, constructors excluded."""
     codes = [_code_of(member) for name, member in vars(cls).items() if name not in _CONSTRUCTORS]
     found: set[str] = set()
     for code in codes:
@@ -390,15 +390,15 @@ def _changed_attributes(cls: type) -> frozenset[str]:
 
 
 def _is_changed(steps: list[dis.Instruction], place: int) -> bool:
-    """Return whether the object that an instruction loads, or something in it, is changed in place.
+    """Return whether the object that an instruction loads, or one of its items or attributes, is changed in place.
 
     Follows the object on the stack: `X[key] = 1`, `X.name = 1`, `X[key] += 1`, `X.rows.append(1)`.
 
     Args:
         steps: The instructions of a function.
-        place: Which of them loads the object.
+        place: Index of the instruction that loads the object.
     """
-    depth, swapped = 1, False  # places on the stack from the object up
+    depth, swapped = 1, False  # stack height, counted from the object
     for step in steps[place + 1 :]:
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and depth == 1 and step.argval in _MUTATING:
             return True
@@ -418,7 +418,7 @@ def _is_changed(steps: list[dis.Instruction], place: int) -> bool:
 
 @functools.lru_cache(maxsize=10_000)
 def _imported_names(code: types.CodeType, package: str) -> frozenset[str]:
-    """Return the full names of the modules that code imports as it runs, and of the packages that they are in."""
+    """Return the full names of the modules that code imports as it runs, and of their top-level packages."""
     found: set[str] = set()
     for one in _codes(code):
         steps = [step for step in dis.get_instructions(one) if step.opname != "EXTENDED_ARG"]
