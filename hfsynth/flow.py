@@ -33,15 +33,15 @@ from hfsynth.watchdog import PATIENCE, Watchdog
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
-_MAX_RAISED = 8  # rows that may raise before any row of a technique was completed
-_FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # would be the same for every row
+_MAX_RAISED = 8  # rows of a technique that may raise before one is completed
+_FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # raised for every row alike
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
 _MISTAKES_ALWAYS = (NameError, ImportError)
-_MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # of who wrote the flow, rather than of a row
+_MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # bugs of the flow, not faults of a row
 
 
 def derive_seed(seed: int, step: str, row: int, turn: int, content: str = "") -> int:
-    """Return the seed of one request, or of a row's own draws (turn -1): 63 bits, from nothing but these five.
+    """Return the seed of one request, or of the row's own random numbers (turn -1): a 63-bit hash of the arguments.
 
     >>> derive_seed(0, "Magpie", 7, 1) == derive_seed(0, "Magpie", 7, 1) != derive_seed(0, "Magpie", 8, 1)
     True
@@ -53,31 +53,31 @@ def derive_seed(seed: int, step: str, row: int, turn: int, content: str = "") ->
 
 @dataclass
 class Outcome:
-    """What became of one row."""
+    """The result of one row's flow."""
 
     rows: list[Row] = field(default_factory=list)
-    """Rows that the flow returned; empty where it failed."""
+    """Rows that the flow returned; empty if the row failed."""
     error: str = ""
-    """Why it failed; empty where it didn't."""
+    """Why the row failed; empty if it didn't."""
     raw: str = ""
-    """The completion that could not be used, where that is why."""
+    """The completion that could not be used, if that is why the row failed."""
     finish_reason: str = ""
-    """How the last completion ended; empty where there was none."""
+    """Finish reason of the last completion; empty without a completion."""
     prompt_tokens: int = 0
-    """Tokens read, over all of the row's requests."""
+    """Prompt tokens of all the row's requests."""
     completion_tokens: int = 0
-    """Tokens written, over all of the row's requests."""
+    """Completion tokens of all the row's requests."""
     truncated: bool = False
-    """Whether a text of it was cut off and is kept."""
+    """Whether a truncated text of the row was kept."""
 
     @property
     def is_transient(self) -> bool:
-        """Whether the row failed for the time being: an endpoint was down, or memory ran out."""
+        """Whether the row may be completed in another run: an endpoint was down, or memory ran out."""
         return is_transient(self.error, self.finish_reason)
 
 
 def is_transient(error: str, finish_reason: str) -> bool:
-    """Whether a row that failed may be completed at another time, by what its metadata entry says.
+    """Return whether a failed row may be completed in another run, by the fields of its metadata entry.
 
     >>> is_transient("Connection refused", "error"), is_transient("the completion has no task", "stop")
     (True, False)
@@ -86,12 +86,12 @@ def is_transient(error: str, finish_reason: str) -> bool:
 
 
 class Attempt:
-    """Keeps the exception that its `with` block raises, for one row or request to be blamed.
+    """A `with` block that keeps the exception raised in it, so that only one row or request fails.
 
-    Not kept is what stops the process (an interrupt, an exit), and what would be the same for every row.
+    Exceptions that end the process (an interrupt, an exit) or that every row would raise pass through.
 
     Args:
-        fatal: The exceptions that would.
+        fatal: The exceptions that every row would raise.
     """
 
     def __init__(self, fatal: tuple[type[Exception], ...] = _FATAL) -> None:
@@ -99,13 +99,13 @@ class Attempt:
         self._fatal = fatal
 
     def __enter__(self) -> "Attempt":
-        """Begin to watch."""
+        """Enter the block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Keep an exception, or let it pass."""
+        """Keep an exception, or let it pass through."""
         if isinstance(error, Exception) and not isinstance(error, self._fatal):
             self.error = error
         return self.error is not None
@@ -113,11 +113,11 @@ class Attempt:
 
 @dataclass
 class RaisedRows:
-    """Rows of a technique on which something raised, before it completed any.
+    """Counts rows of a technique that raised before any row was completed.
 
-    A row that raises is a row's failure as soon as another one was completed. Until then it may as well be a mistake
-    in the technique, or an llm that can't go on: it is raised at once where the exception says so, or else for the
-    eighth row.
+    After a completed row, an exception is the failure of its row. Before, it may also be a bug of the technique, or an
+    llm that can't continue. Such an exception is raised at the end of the batch if its type shows that, else when the
+    eighth row raises.
     """
 
     completed: bool = False
@@ -141,11 +141,10 @@ class RaisedRows:
             raise self._decisive or error
 
     def check(self) -> None:
-        """Check what is left of a batch that has ended.
+        """Raise at the end of a batch if no row was completed and an exception shows a bug or an unusable llm.
 
         Raises:
-            Exception: A row's that is a mistake in the technique or says that the llm can't go on, if no row was
-                completed.
+            Exception: That of the first such row.
         """
         if self._decisive is not None and not self.completed:
             raise self._decisive
@@ -153,22 +152,22 @@ class RaisedRows:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What is called as flows come along: by a progress bar, say."""
+    """Callbacks on the progress of flows, for a progress bar for example."""
 
     answered: Callable[["RowState", Completion], None] | None = None
     """Called with each completion."""
     ended: Callable[["RowState"], None] | None = None
-    """Called with each flow that has ended, whether it failed or not."""
+    """Called with each flow that ended, failed ones included."""
 
 
 class FlowDriver:
-    """FlowDriver under way, of one batch of rows or of several, that keep an llm supplied.
+    """Runs the flows of one or several batches of rows, and gives an llm their requests.
 
     Args:
-        llm: What completes their requests.
+        llm: Completes the requests.
         more: Called when the llm has room and no request waits; it may start another batch.
-        raised: Rows of the same technique that raised so far.
-        watcher: What is called as they come along.
+        raised: Counts the rows of the same technique that raised.
+        watcher: Callbacks on completions and ended flows.
         patience: Seconds without a completion before the log says so.
     """
 
@@ -195,11 +194,11 @@ class FlowDriver:
     def start(
         self, flows: Sequence["Flow | Outcome"], seeds: Sequence["RowSeeds"], owner: str = ""
     ) -> list["RowState"]:
-        """Start a batch of flows, one a row, up to their first requests.
+        """Start a batch of flows, one per row, and submit their first requests.
 
         Args:
-            flows: The flows, not started; of a row whose outcome is there already, the outcome.
-            seeds: One a row.
+            flows: The flows, not started; for a row that is finished already, its outcome.
+            seeds: One per row.
             owner: The technique's class, for error messages.
         """
         batch = [RowState(flow, row, owner) for flow, row in zip(flows, seeds, strict=True)]
@@ -209,13 +208,12 @@ class FlowDriver:
         return batch
 
     def finish(self, batch: Sequence["RowState"]) -> list[Outcome]:
-        """Run a batch to its end; others go on as far as they come meanwhile.
+        """Run the flows of a batch to their end; flows of other batches advance meanwhile.
 
-        A row whose flow raises fails, and so does one for whose request the llm raises, when it is asked for that one
-        alone.
+        A row fails if its flow raises, or if the llm raises for its request alone.
 
         Raises:
-            Exception: What the first rows raised, if it is no fault of theirs (see `RaisedRows`).
+            Exception: That of the first rows, if the rows are not at fault (see `RaisedRows`).
             FlowError: If a flow yields anything but a request.
             GenerationError: If the llm can't be loaded, or stops before it has completed every request.
         """
@@ -231,12 +229,12 @@ class FlowDriver:
         return [run.outcome for run in batch]
 
     def close(self) -> None:
-        """Give up whatever is under way."""
+        """Stop the llm's stream; unfinished flows are abandoned."""
         if isinstance(self._stream, Generator):
             self._stream.close()
 
     def _go_on(self) -> None:
-        """Take the next completion from the llm, which is asked again where it has none left."""
+        """Take the next completion from the llm, and start a new stream where the last one has ended."""
         with Attempt() as attempt:
             answered = next(self._stream, None)
             if answered is None:
@@ -249,13 +247,13 @@ class FlowDriver:
             self._answer(*answered)
 
     def _recover(self, error: Exception) -> None:
-        """Ask again for what the llm had taken when it raised; what waits goes on as before."""
+        """Repeat the requests that the llm had taken when it raised; waiting requests keep waiting."""
         if error is self._error_of_more:
             raise error
-        self._llm.load()  # where it can't be, no request is to blame
+        self._llm.load()  # raises if the llm can't be loaded, which is no request's fault
         waiting = set(self._requests.keys())
         taken = [run for run in self._asked if run not in waiting]
-        if not taken:  # it raised on sight of them
+        if not taken:  # it raised before it took any
             taken = list(self._asked)
             self._requests.clear()
         if not taken:
@@ -269,7 +267,7 @@ class FlowDriver:
             self._retry(part)
 
     def _retry(self, runs: Sequence["RowState"]) -> None:
-        """Ask for some requests by themselves, and for halves of those where that raises; a single one fails."""
+        """Repeat requests apart from all others. If the llm raises, repeat each half; a single request fails."""
         if not runs:
             return
         requests, left = Requests(), dict.fromkeys(runs)
@@ -282,7 +280,7 @@ class FlowDriver:
                 stream = iter(self._llm.stream(requests)) if stream is None else stream
                 answered = next(stream, None)
             if answered is not None:
-                left.pop(answered[0], None)  # type: ignore[call-overload] # a key that isn't there is told of below
+                left.pop(answered[0], None)  # type: ignore[call-overload] # _answer reports an unknown key
                 self._answer(*answered)
                 continue
             stopped = GenerationError(f"{self._llm.model_name} stopped before it had completed every request.")
@@ -300,7 +298,7 @@ class FlowDriver:
             self._retry(part)
 
     def _answer(self, run: Hashable, completion: Completion) -> None:
-        """Give a flow its completion."""
+        """Send a completion to its flow."""
         if not isinstance(run, RowState) or run not in self._asked:
             raise GenerationError(f"{self._llm.model_name} completed {run!r}, which nobody asked for.")
         if not isinstance(completion, Completion):
@@ -312,7 +310,7 @@ class FlowDriver:
             self._watchdog.note_completion()
         if self._watcher.answered is not None:
             self._watcher.answered(run, completion)
-        self._ask(run, run.resume(completion), first=True)  # a row that is under way before one that is not
+        self._ask(run, run.resume(completion), first=True)  # a started row goes before a new one
 
     def _ask(self, run: "RowState", request: Request | None, first: bool) -> None:
         if request is None:
@@ -322,7 +320,7 @@ class FlowDriver:
             self._requests.put(run, request, first)
 
     def _end(self, run: "RowState") -> None:
-        """Note what became of a row."""
+        """Log and count the end of a row."""
         if run.raised is not None:
             self._log(run.raised, "row %d of %s failed", run.seeds.row, run.seeds.step)
             self._raised.add(run.raised)
@@ -332,7 +330,7 @@ class FlowDriver:
             self._watcher.ended(run)
 
     def _log(self, error: Exception, message: str, *values: object) -> None:
-        """Log an exception, the first of its kind with its traceback unless it is one that says enough."""
+        """Log the first exception of each kind, with its traceback unless its message is enough."""
         kind = (type(error), type(error.__cause__))
         if kind not in self._logged:
             self._logged.add(kind)
@@ -341,7 +339,7 @@ class FlowDriver:
             logger.warning(f"{message}: %s", *values, redact(text))
 
     def _start_more(self) -> None:
-        """Let another batch start; what that raises is not the llm's."""
+        """Start another batch. An exception of that is kept apart from those of the llm."""
         if self._more is not None:
             try:
                 self._more()
@@ -361,12 +359,12 @@ def run_flows(
     """Run a batch of flows to their end, giving the llm every waiting request at once.
 
     Args:
-        flows: One flow a row, not started.
-        llm: What completes their requests.
-        seeds: One a row.
+        flows: One flow per row, not started.
+        llm: Completes the requests.
+        seeds: One per row.
         owner: The technique's class, for error messages.
-        raised: Rows of the same technique that raised so far.
-        watcher: What is called as they come along.
+        raised: Counts the rows of the same technique that raised.
+        watcher: Callbacks on completions and ended flows.
 
     Raises:
         Exception: As `FlowDriver.finish` does.
@@ -377,16 +375,16 @@ def run_flows(
 
 @dataclass(frozen=True)
 class RowSeeds:
-    """Where a row's random numbers come from: the seed field, the step's name, the row's index and its content."""
+    """The source of a row's random numbers: seed field, step name, row index and, for some techniques, content."""
 
     seed: int
     step: str
     row: int
     content: str = ""
-    """What else tells the row from others; "" where its index does."""
+    """The row's content as text; "" if the index alone identifies the row."""
 
     def row_seed(self) -> int:
-        """Return the seed of the row's own draws, which its flow gets as `rng`."""
+        """Return the seed of the random numbers that the flow gets as `rng`."""
         return derive_seed(self.seed, self.step, self.row, -1, self.content)
 
     def request_seed(self, number: int) -> int:
@@ -395,10 +393,10 @@ class RowSeeds:
 
 
 class RowState:
-    """One flow under way, and its outcome so far.
+    """A started flow, and its outcome so far.
 
     Args:
-        flow: The flow, not started, or the outcome where that is there already.
+        flow: The flow, not started; or its outcome, if the row is finished already.
         seeds: The row's.
         owner: The technique's class, for error messages.
     """
@@ -408,7 +406,7 @@ class RowState:
         self.outcome = flow if isinstance(flow, Outcome) else Outcome()
         self.seeds = seeds
         self.raised: Exception | None = None
-        """What the flow raised, or the llm for its request."""
+        """The exception of the flow, or of the llm for its request."""
         self._flow = flow
         self._owner = owner or seeds.step
         self._turn = 0
@@ -419,7 +417,7 @@ class RowState:
         return self._advance(None)
 
     def resume(self, completion: Completion) -> Request | None:
-        """Give the flow its completion; return its next request, or None if that was its last.
+        """Send the flow its completion; return its next request, or None if there is none.
 
         Raises:
             GenerationError: If its request had choices, and the llm did not score them.
@@ -435,14 +433,14 @@ class RowState:
         return self._advance(completion)
 
     def fail(self, error: Exception) -> None:
-        """End the row, since the llm raised for its request."""
+        """End the row, for whose request the llm raised."""
         refused = isinstance(error, ChatTemplateError | UnicodeError)
         self.outcome.finish_reason = "refused" if refused else "error"
         self._fail(str(error) if isinstance(error, ChatTemplateError) else _sentence(error))
         self.raised = error
 
     def _advance(self, completion: Completion | None) -> Request | None:
-        """Take the flow to its next request, its end or its failure."""
+        """Advance the flow to its next request, its end or its failure."""
         request: Request | None = None
         with Attempt(_FATAL_IN_FLOW) as attempt:
             request = self._step(completion)
@@ -488,7 +486,7 @@ class RowState:
         return None
 
     def _truncation(self, completion: Completion) -> TruncatedError | None:
-        """Return the error of a text that was cut off and isn't to be kept; mark the row where it is."""
+        """Return the error of a truncated text, or mark the row as truncated if such texts are kept."""
         keep = self._request.keep_truncated if self._request else None
         if keep is None or completion.finish_reason != "length" or not completion.text.strip():
             return None
@@ -499,10 +497,10 @@ class RowState:
         return TruncatedError(f"{reason} (raise max_new_tokens, or set keep_truncated=True)", completion.text)
 
     def _checked(self, request: Request) -> Request:
-        """Return what a flow yielded, if it is a request.
+        """Check that a flow yielded a request, and return it.
 
         Raises:
-            FlowError: If it isn't, or its messages, role or sampling have another type than they must.
+            FlowError: If it is no request, or its messages, role or sampling have a wrong type.
             TypeError: If a message has an unknown role or no text, which may be one row's fault.
         """
         call = "yield Request(messages=({'role': 'user', 'content': …},))"
@@ -536,7 +534,7 @@ class RowState:
 
 
 def _sentence(error: Exception) -> str:
-    """Say what was raised, in a line."""
+    """Return an exception's message as one line."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -544,7 +542,7 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Check the messages of a request, whose roles and texts may come from a row.
 
     Raises:
-        TypeError: If one has a role that no chat template knows, or no text.
+        TypeError: If a message has a role that chat templates don't have, or no text.
     """
     for number, message in enumerate(messages):
         role, content = message["role"], message.get("content")
@@ -558,7 +556,7 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _fault(request: Request) -> str:
-    """Say why no llm can read a request's texts, if so: a lone surrogate is no character."""
+    """Return the error of a request whose texts have a lone surrogate, which can't be encoded; "" if none has."""
     for text in (*(message.get("content") for message in request.messages), *request.choices):
         if isinstance(text, str) and not text.isascii() and (found := lone_surrogate(text)):
             return f"the prompt has {found}"
@@ -566,7 +564,7 @@ def _fault(request: Request) -> str:
 
 
 def storable(text: str) -> str:
-    r"""Return a text with an escape for each lone surrogate, which can't be stored.
+    r"""Return a text in which each lone surrogate is escaped, so that it can be stored.
 
     >>> storable("a\ud83d")
     'a\\ud83d'
@@ -575,7 +573,7 @@ def storable(text: str) -> str:
 
 
 def lone_surrogate(text: str) -> str:
-    r"""Say where a text has half of a surrogate pair, which can't be encoded; "" where it has none.
+    r"""Return the position of a lone surrogate in a text, as a phrase for an error; "" if there is none.
 
     >>> lone_surrogate("a\ud83d")
     'a lone surrogate (U+D83D) at position 1, which is no Unicode text'
