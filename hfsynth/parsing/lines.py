@@ -1,4 +1,4 @@
-"""Recognize what a line of a completion is: an announcement, a title, a closing remark, or an item by its marker."""
+"""Classify the lines of a completion: announcements, titles, closing remarks, and list items by their markers."""
 
 import re
 import unicodedata
@@ -32,11 +32,11 @@ COLON_END = re.compile(r"[:：][\s*_]*$")
 
 
 def is_announcement(line: str, in_list: bool = False) -> bool:
-    """Tell whether a line announces what follows it.
+    """Return whether a line announces the text after it: "Here is the rewritten prompt:".
 
     Args:
         line: One line.
-        in_list: Whether a list is expected after it: then naming what the list is of is enough.
+        in_list: Whether a list is expected next. A line that only names its items then counts too: "Questions:".
     """
     line = line.strip()
     courteous = COURTESY.match(line)
@@ -60,7 +60,7 @@ def _points_to_text(line: str) -> bool:
 
 
 def _announces_list_in_sentence(line: str) -> bool:
-    """Tell whether a sentence without a colon announces a list: "Here are two queries for you."."""
+    """Return whether a sentence without a colon announces a list: "Here are two queries for you."."""
     is_short = len(line) <= 150 and not line.endswith(("?", "？")) and not re.search(r"[:：\"“]", line)
     return (
         _points_to_text(line)
@@ -71,7 +71,7 @@ def _announces_list_in_sentence(line: str) -> bool:
 
 
 def _announces_text(line: str) -> bool:
-    """Tell whether a line with a colon announces a version of a text."""
+    """Return whether a line with a colon announces a new version of a text."""
     about = TEXT_NOUN.search(line) is not None and LIST_NOUN.search(line) is None
     is_new = REWRITING.search(line) is not None
     if _points_to_text(line):
@@ -85,12 +85,12 @@ _VAGUE = re.compile(r"[\W_]*(?:below|this|these|(?:the )?following|هذا|هذه
 
 
 def is_only_announcement(text: str) -> bool:
-    """Tell whether all of a text is an announcement."""
+    """Return whether a text is one line that announces a list or a text, and nothing else."""
     return "\n" not in text and COLON_END.search(text) is not None and is_announcement(text, in_list=True)
 
 
 def is_closing(line: str, in_list: bool = False) -> bool:
-    """Tell whether a model speaks in a line of what it wrote before."""
+    """Return whether a line is a closing remark, in which the model comments on the text before it."""
     line = line.strip()
     if presents_inline(line):
         return False
@@ -109,13 +109,13 @@ _IN_BRACKETS = re.compile(
 
 
 def presents_inline(line: str) -> bool:
-    """Tell whether a line presents a text that follows on it: "The rewritten prompt is: …"."""
+    """Return whether a line presents a text on the same line: "The rewritten prompt is: …"."""
     found = PRESENTING.match(line)
     return found is not None and REWRITING.search(found.group()) is not None and bool(line[found.end() :].strip(" *_"))
 
 
 def announces_inline(phrase: str) -> bool:
-    """Tell whether a phrase before a colon announces the rest of its line: as a new version, or with a courtesy."""
+    """Return whether a phrase before a colon announces the rest of its line: "Sure! Here is the query: …"."""
     courteous = COURTESY.match(phrase)
     rest = phrase[courteous.end() :].lstrip(" !,.！，。、-") if courteous else phrase
     if REQUEST.search(phrase) or not (_points_to_text(rest) or PRESENTING.match(rest)):
@@ -126,13 +126,13 @@ def announces_inline(phrase: str) -> bool:
 
 
 def closes_fence(line: str, mark: str) -> bool:
-    """Return whether a line closes a fence that the characters `mark` have opened."""
+    """Return whether a line closes the code fence that `mark` opened."""
     found = FENCE.match(line)
     return found is not None and found.group(1).startswith(mark) and not found.group(2)
 
 
 def fenced_lines(lines: Sequence[str]) -> list[bool]:
-    """Tell of each line whether it is in a fenced block, the fences included."""
+    """Return for each line whether it belongs to a fenced code block; the fences do."""
     inside: list[bool] = []
     mark = ""
     for line in lines:
@@ -155,20 +155,20 @@ def nonblank_lines(lines: Sequence[str]) -> list[str]:
 
 
 def is_introduction(lines: Sequence[str]) -> bool:
-    """Tell whether lines, three at most, only announce a list; no lines do."""
+    """Return whether each of at most three lines announces a list or is a heading; True for no lines."""
     if any(any_marker(line) for line in lines) or len(lines) > 3:
         return False
     return all(is_announcement(line, in_list=True) or HEADING.match(line) or is_title(line) for line in lines)
 
 
 def is_title(line: str) -> bool:
-    """Tell whether a line is in bold alone and no sentence."""
+    """Return whether a line is entirely bold and doesn't end as a sentence does."""
     return _BOLD_LINE.match(line) is not None and SENTENCE_END.search(line.strip()) is None
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What begins an item: how far it is indented, its place in the list, its form, and the text after it."""
+    """The marker of a list item: its indentation, number, form and width in columns, and the text after it."""
 
     indent: int
     value: int | None
@@ -257,12 +257,12 @@ _BULLET = re.compile(
 
 
 def any_marker(line: str) -> Marker | None:
-    """Return the number, label or bullet with which a line begins."""
+    """Return the number, label or bullet at the beginning of a line, or None."""
     return number_marker(line) or label_marker(line) or bullet_marker(line)
 
 
 def number_marker(line: str) -> Marker | None:
-    """Read a number at the beginning of a line, with a label before it or not."""
+    """Return the number at the beginning of a line, with or without a label before it: "1.", "Question 1:"."""
     for form, pattern in enumerate(_NUMBER_FORMS):
         found = pattern.match(line)
         if found is None:
@@ -282,25 +282,25 @@ def section_number_marker(line: str) -> Marker | None:
 
 
 def generic_number_marker(line: str) -> Marker | None:
-    """Read any words and a number: "Nutzerfrage 1: …"."""
+    """Return words and a number at the beginning of a line: "Nutzerfrage 1: …"."""
     found = _GENERIC_NUMBER.match(line)
     return found and _marker(line, found, _value(found["number"]), found["label"].casefold())
 
 
 def label_marker(line: str) -> Marker | None:
-    """Read a label without a number: "Question: …"."""
+    """Return a label without a number at the beginning of a line: "Question: …"."""
     found = _LABEL_FORM.match(line) or _LABEL_TITLE.match(line)
     return found and _marker(line, found, None, "label")
 
 
 def bullet_marker(line: str) -> Marker | None:
-    """Return the bullet with which a line begins."""
+    """Return the bullet at the beginning of a line, unless the line is a horizontal rule."""
     found = None if RULE.match(line) else _BULLET.match(line)
     return found and _marker(line, found, None, "bullet")
 
 
 def letter_markers(alphabet: Sequence[str]) -> Callable[[str], Marker | None]:
-    """Return a reader of the letters of an alphabet at the beginning of a line: "a) …", "가. …"."""
+    """Return a function that finds a letter of an alphabet at the beginning of a line: "a) …", "가. …"."""
 
     def read(line: str) -> Marker | None:
         found = _LETTER.match(line)
@@ -313,7 +313,7 @@ def letter_markers(alphabet: Sequence[str]) -> Callable[[str], Marker | None]:
 
 
 def _marker(line: str, found: re.Match[str], value: int | None, form: str) -> Marker:
-    """Describe what was found; emphasis that began before the marker and didn't end within it belongs to the text."""
+    """Return the marker of a match. Emphasis that opens before the marker and closes after it belongs to the text."""
     opening = found.groupdict().get("open") or ""
     is_closed = not opening or found.group().count(opening) > 1
     text = line[found.end() :]
@@ -341,7 +341,7 @@ def _value(number: str) -> int:
 
 
 def ordinal_marker(line: str) -> Marker | None:
-    """Read an ordinal at the beginning of a line: "First: …", "둘째, …"."""
+    """Return the ordinal at the beginning of a line: "First: …", "둘째, …"."""
     found = _ORDINAL_FORM.match(line)
     if found is None:
         return None
