@@ -51,13 +51,13 @@ from hfsynth.parsing.wrappers import (
 
 
 def parse_list(text: str, cut_off: bool = False) -> list[str]:
-    r"""Read the items of a list, each without number, bullet, label or quotes; blank and repeated ones are dropped.
+    r"""Return the items of a list without numbers, bullets, labels and quotes. Empty and repeated items are dropped.
 
-    An item keeps its blank lines, nested lists and code as they are, without the indentation that the list gives them.
+    Blank lines, nested lists and code within an item stay, without the indentation of the list.
 
     Args:
         text: The completion.
-        cut_off: Whether it was cut off: then an item that reaches to its end is dropped.
+        cut_off: Whether the completion was truncated. An unfinished last item is then dropped.
 
     >>> parse_list("Here are 2 queries:\n\n1. What is tea?\n2) **Brew some.**\n\nI hope this helps!")
     ['What is tea?', 'Brew some.']
@@ -66,7 +66,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
     """
     lines = text.rstrip(" ").split("\n")
     if cut_off and not lines[-1] and SENTENCE_END.search(text.rstrip()) and not fenced_lines(lines)[-1]:
-        cut_off = False  # it was cut off between two items
+        cut_off = False  # truncated between two items
     text = without_outer_tag(without_surroundings(_LEAD.sub("", without_thoughts(text))))
     items: list[str] = []
     for read in (json_items, tagged_items, table_items, _marked_items, _plain_items):
@@ -82,7 +82,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
 
 
 def _without_numbers(items: Sequence[str]) -> list[str]:
-    """Take the numbers off texts that are numbered from 1 on, as the strings of a list in JSON may be."""
+    """Remove the numbers of texts that are numbered from 1, as the strings of a JSON list may be."""
     markers = [number_marker(item.partition("\n")[0]) for item in items]
     if [marker and marker.value for marker in markers] != list(range(1, len(items) + 1)):
         return list(items)
@@ -96,7 +96,7 @@ _KIND = re.compile(  # (Question) …   **[Command]** …
 
 
 def _without_kinds(items: Sequence[str]) -> list[str]:
-    """Take off what names the kind of each of several items in brackets."""
+    """Remove the kind in brackets at the beginning of each item, if several items have one."""
     kinds = [_KIND.match(item) for item in items]
     if len(items) < 2 or not all(kinds):
         return list(items)
@@ -120,7 +120,7 @@ _COUNTED: tuple[Callable[[str], Marker | None], ...] = (
 
 
 def _starts(lines: Sequence[str]) -> _Found:
-    """Return the lines on which the items of a list begin; none where the lines are no list."""
+    """Return the numbers of the lines on which list items begin; none if the lines are no list."""
     fenced = fenced_lines(lines)
     open_lines = [
         (place, line) for place, line in enumerate(lines) if line.strip() and not _inside(fenced, lines, place)
@@ -134,7 +134,7 @@ def _starts(lines: Sequence[str]) -> _Found:
     labels = _outermost(found_by(label_marker))
     has_text = any(marker.text.strip() for _, marker in labels)
     if not has_text and len(labels) < 2 and not any(ANSWER.match(line) for _, line in open_lines):
-        labels = []  # it announces the list
+        labels = []  # this line announces the list
     lists = [found for found in (*counted, labels) if found]
     bullets = _outermost(found_by(bullet_marker))
     best = min(lists, key=lambda found: found[0][0], default=[])
@@ -151,7 +151,7 @@ def _starts(lines: Sequence[str]) -> _Found:
 
 
 def _labelled_after(labels: _Found, best: _Found, lines: Sequence[str]) -> _Found:
-    """Return the labelled items in the paragraphs after the last one of a list that counts."""
+    """Return the labelled items in the paragraphs after the last numbered item."""
     place = best[-1][0]
     end = next((n for n in range(place + 1, len(lines)) if not lines[n].strip()), len(lines))
     after = next((n for n in range(end, len(lines)) if lines[n].strip()), None)
@@ -161,7 +161,7 @@ def _labelled_after(labels: _Found, best: _Found, lines: Sequence[str]) -> _Foun
 
 
 def _inside(fenced: Sequence[bool], lines: Sequence[str], place: int) -> bool:
-    """Tell whether a line is in a fenced block, and not one that begins both an item and the block."""
+    """Return whether a line is in a fenced block that began on an earlier line."""
     return fenced[place] and (place == 0 or fenced[place - 1] or FENCE.match(lines[place]) is not None)
 
 
@@ -170,12 +170,12 @@ def _outermost(found: _Found) -> _Found:
 
 
 def _counted(found: _Found, first: int, sure: bool) -> _Found:
-    """Return those markers that count on: 1, 2, 3, or from 1 again; none where they don't begin a list.
+    """Return the markers with consecutive values: 1, 2, 3, or a new count from 1; none if they begin no list.
 
     Args:
         found: Markers with values.
         first: The line on which the text begins.
-        sure: Whether one alone is enough, as a number is where a letter isn't.
+        sure: Whether one marker is enough for a list. True for numbers, False for letters.
     """
     counted: _Found = []
     for place, marker in _without_steps(_outermost(found)):
@@ -184,8 +184,9 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
     if not counted:
         return []
     values = [marker.value for _, marker in counted]
-    if sure and values[0] not in (0, 1, 2):  # 2 where the first item has no number
-        is_first = counted[0][0] == first and not counted[0][1].form.endswith("-")  # 10 - 3 is no number of an item
+    if sure and values[0] not in (0, 1, 2):  # a list may begin with 2 if its first item has no number
+        # "10 - 3" at the beginning is a subtraction
+        is_first = counted[0][0] == first and not counted[0][1].form.endswith("-")
         goes_on = len(counted) > 1 and values[1] == (values[0] or 0) + 1
         return counted if goes_on or (is_first and len(counted) == 1) else []
     if sure:
@@ -194,9 +195,9 @@ def _counted(found: _Found, first: int, sure: bool) -> _Found:
 
 
 def _without_steps(found: _Found) -> _Found:
-    """Leave out the lines that count from 1 after one that ends in a colon, where the count before goes on after them.
+    """Remove the markers of nested lists: those that count from 1 after a line with a colon within an outer list.
 
-    Of 1, 1, 2, 3, 2 these are the second 1 and the 2 and 3 after it; of 1, 1, 2 they are unknown.
+    Of 1, 1, 2, 3, 2 the nested ones are the second to the fourth. In 1, 1, 2 they can't be determined.
     """
     kept: _Found = []
     rest = list(found)
@@ -214,7 +215,7 @@ def _without_steps(found: _Found) -> _Found:
 
 
 def _counts_on(counted: _Found, marker: Marker) -> bool:
-    """Tell whether a marker goes on with a list: by its number, or at least by its form."""
+    """Return whether a marker continues a list: it has the next number, or the same form."""
     before = counted[-1][1]
     assert marker.value is not None
     assert before.value is not None
@@ -226,7 +227,7 @@ def _counts_on(counted: _Found, marker: Marker) -> bool:
 
 
 def _marked_items(text: str, cut_off: bool) -> list[str] | None:
-    """Read the items that begin with a number, a letter, a bullet or a label; None where no line does."""
+    """Return the items that begin with a number, letter, bullet or label; None if no line begins with one."""
     lines = _with_own_lines(text.split("\n"))
     starts = _starts(lines)
     if not starts or _is_data(lines, starts):
@@ -248,7 +249,7 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
 
 
 def _with_own_lines(lines: Sequence[str]) -> list[str]:
-    """Give each item of a list that is all on one line, "1. What? 2. Who?", a line of its own."""
+    """Put each item of a list on one line ("1. What? 2. Who?") on a line of its own."""
     filled = nonblank_lines(lines)
     announced = re.match(r"[^:：]{1,120}[:：][ \t]*(?=1[.)]\s)", filled[0]) if len(filled) == 1 else None
     if announced and is_announcement(announced.group(), in_list=True):
@@ -264,7 +265,7 @@ def _with_own_lines(lines: Sequence[str]) -> list[str]:
 
 
 def _is_data(lines: Sequence[str], starts: _Found) -> bool:
-    """Tell whether a list is the data of an instruction before it, rather than one of instructions."""
+    """Return whether a list is the data of an instruction before it, and not a list of instructions."""
     before = nonblank_lines(lines[: starts[0][0]])
     if not before or not COLON_END.search(before[-1]) or is_announcement(before[-1], in_list=True):
         return False
@@ -275,7 +276,7 @@ def _is_data(lines: Sequence[str], starts: _Found) -> bool:
 
 
 def _unnumbered_first(lines: Sequence[str], marker: Marker) -> list[str]:
-    """Return the text before the first marker, where that has a number above 1 and the text announces nothing."""
+    """Return the text before the first marker, if the marker's number is above 1 and the text announces nothing."""
     if not marker.value or marker.value < 2:
         return []
     kept = [
@@ -286,12 +287,12 @@ def _unnumbered_first(lines: Sequence[str], marker: Marker) -> list[str]:
 
 
 def _has_paragraphs(body: Sequence[str]) -> bool:
-    """Tell whether a line that isn't indented follows a blank one."""
+    """Return whether a line without indentation follows a blank line."""
     return any(not before.strip() and after[:1].strip() for before, after in pairwise(body))
 
 
 def _without_section(marker: Marker, body: Sequence[str]) -> list[str]:
-    """Take off the end of an item what introduces those that follow it: a heading, a rule, a line with a colon."""
+    """Remove lines at the end of an item that introduce the next ones: a heading, a rule, a line with a colon."""
     kept = list(body)
     while kept:
         line = kept[-1]
@@ -306,13 +307,13 @@ def _without_section(marker: Marker, body: Sequence[str]) -> list[str]:
 
 
 def _with_fence(body: Sequence[str], kept: Sequence[str]) -> list[str]:
-    """Return an item that ends in a fenced block without the blank lines after it."""
+    """Return an item without blank lines after the fenced block at its end."""
     end = max(len(kept), max((place + 1 for place, inside in enumerate(fenced_lines(body)) if inside), default=0))
     return list(body[:end])
 
 
 def _titles(line: str, follows_blank: bool) -> bool:
-    """Tell whether a line is the heading of a part of a list."""
+    """Return whether a line is the heading of a part of a list."""
     if HEADING.match(line):
         return True
     is_short = len(line.split()) <= 10 and len(line) <= 100
@@ -325,7 +326,7 @@ def _width(line: str) -> int:
 
 
 def _last_body(marker: Marker, body: Sequence[str], has_paragraphs: bool) -> tuple[list[str], bool]:
-    """Return what belongs to the last item, and whether the text may go on with it."""
+    """Return the text of the last item, and whether the completion may have been cut off within it."""
     fenced = fenced_lines(body)
     kept: list[str] = []
     for place, line in enumerate(body):
@@ -340,13 +341,13 @@ def _last_body(marker: Marker, body: Sequence[str], has_paragraphs: bool) -> tup
 
 
 def _is_outside(line: str, before: str, has_paragraphs: bool) -> bool:
-    """Tell whether a line that isn't indented ends the last item, which is what was before it."""
+    """Return whether a line without indentation ends the last item, whose text so far is `before`."""
     if is_closing(line, in_list=True):
         return True
     text = before.rstrip()
     if not text or RULE.match(line):
         return bool(text)
-    if before.rpartition("\n")[2].strip():  # no blank line is between them
+    if before.rpartition("\n")[2].strip():  # no blank line before this line
         return False
     belongs = has_paragraphs or COLON_END.search(text) is not None or text.endswith(("```", "~~~")) or line[0] in "|>"
     return HEADING.match(line) is not None or not belongs
@@ -364,7 +365,7 @@ def _is_labelled(marker: Marker) -> bool:
 
 
 def _item(marker: Marker, body: Sequence[str], cut_answer: bool) -> str:
-    """Put an item together; its lines lose the indentation that the list gives them, and keep that of code."""
+    """Join the lines of an item, without the indentation of the list; that of code stays."""
     lines = [line.expandtabs(4) if line[:1] == "\t" else line for line in body]
     if cut_answer:
         lines = lines[: next((n for n, line in enumerate(lines) if ANSWER.match(line)), len(lines))]
@@ -378,7 +379,7 @@ def _item(marker: Marker, body: Sequence[str], cut_answer: bool) -> str:
 
 
 def _plain_items(text: str, cut_off: bool) -> list[str]:
-    """Read each line, or each paragraph where some have several lines that belong together, as an item."""
+    """Return each line as an item, or each paragraph if some have several lines that belong together."""
     lines = text.split("\n")
     while lines and (not lines[0].strip() or _is_opening_paragraph(lines)):
         lines.pop(0)
@@ -392,13 +393,13 @@ def _plain_items(text: str, cut_off: bool) -> list[str]:
 
 
 def _stands_alone(lines: Sequence[str], place: int) -> bool:
-    """Tell whether a line is a paragraph that ends in a colon."""
+    """Return whether a line is a paragraph that ends in a colon."""
     around = [*lines[place - 1 : place], *lines[place + 1 : place + 2]]
     return COLON_END.search(lines[place]) is not None and not any(line.strip() for line in around)
 
 
 def _is_opening_paragraph(lines: Sequence[str]) -> bool:
-    """Tell whether the first of some lines announces the others: a last line ending in a colon has none."""
+    """Return whether the first line announces the others. If the last line ends in a colon too, it does not."""
     first, others = lines[0], [line for line in lines[1:] if line.strip()]
     if is_announcement(first, in_list=True) or RULE.match(first):
         return True
@@ -407,7 +408,7 @@ def _is_opening_paragraph(lines: Sequence[str]) -> bool:
 
 
 def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
-    """Return the lines before the first with which a model closes a list, and whether there is none."""
+    """Return the lines before the first closing remark, and whether there is no such remark."""
     fenced = fenced_lines(lines)
     for place, line in enumerate(lines):
         if place and not fenced[place] and is_closing(line, in_list=True):
@@ -416,7 +417,7 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _ruled(lines: Sequence[str]) -> list[str]:
-    """Return the blocks that rules part, where some have several lines; none where no rule does."""
+    """Return the blocks between horizontal rules, if some have several lines; none without rules."""
     fenced = fenced_lines(lines)
     blocks: list[list[str]] = [[]]
     for line, inside in zip(lines, fenced, strict=True):
@@ -429,7 +430,7 @@ def _ruled(lines: Sequence[str]) -> list[str]:
 
 
 def _has_blocks(lines: Sequence[str]) -> bool:
-    """Tell whether blank lines part items that have several lines: one introduces data, or has code."""
+    """Return whether blank lines separate items of several lines: a line introduces data, or there is code."""
     if any(fenced_lines(lines)) or len({_is_code(line) for line in lines if line.strip()}) > 1:
         return True
     if any(COLON_END.search(line) and any_marker(after) for line, after in pairwise(lines)):
@@ -440,12 +441,12 @@ def _has_blocks(lines: Sequence[str]) -> bool:
 
 
 def _is_code(line: str) -> bool:
-    """Tell whether a line is indented as Markdown's code is."""
+    """Return whether a line is indented like a Markdown code block."""
     return _width(line) >= 4 and any_marker(line) is None
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the paragraphs; one with a fence, or after a colon, belongs to the one before it."""
+    """Yield the paragraphs. A paragraph with a fence, or after a colon, is joined to the one before it."""
     fenced = fenced_lines(lines)
     block: list[str] = []
     for place, line in enumerate(lines):
@@ -464,7 +465,7 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _single_lines(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines; headings are left out, and what follows a colon belongs to the line that ends in it."""
+    """Yield the lines without headings. Lines after a line that ends in a colon are joined to it."""
     filled = [line for line in lines if line.strip() and not RULE.match(line)]
     sections = [bool(HEADING.match(line)) or is_title(line) for line in filled]
     all_alike = all(sections)
@@ -481,7 +482,7 @@ def _single_lines(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _clean(item: str) -> str:
-    """Take labels, emphasis, quotes, tags and fences off an item, as often as there are any."""
+    """Remove labels, emphasis, quotes, tags and fences around an item until none is left."""
     item = item.strip()
     while item:
         shorter = item
@@ -494,7 +495,7 @@ def _clean(item: str) -> str:
 
 
 def _take_off_label(item: str) -> str:
-    """Take off a label, after a bullet or not, and the answer that may follow what it labels."""
+    """Remove the label of an item, also after a bullet, and an answer after the item."""
     first, separator, rest = item.partition("\n")
     bullet = bullet_marker(first)
     marker = _label_in(first if bullet is None else bullet.text)
@@ -509,20 +510,20 @@ _PLURAL_LABEL = re.compile(r"(?:queries|(?:question|instruction|prompt|task|requ
 
 
 def _label_in(line: str) -> Marker | None:
-    """Read a label, with a number or not; a bare number within an item is its own."""
+    """Return the label of an item, with or without a number. A number without a label belongs to the item."""
     marker = label_marker(line) or number_marker(line)
     if marker is not None and marker.text.strip() and _PLURAL_LABEL.match(line):
-        return None  # Tasks: name five that a barista does.
+        return None  # "Tasks: name five that a barista does."
     return None if marker is None or marker.form[:1] in "2345" else marker
 
 
 def _take_off_mark(item: str) -> str:
-    """Take the sign of a heading off an item of one line."""
+    """Remove the heading sign of an item of one line."""
     return item if "\n" in item else HEADING.sub("", item)
 
 
 def _take_off_remarks(item: str) -> str:
-    """Take off an item of several lines the explanation that its last ones give of it."""
+    """Remove an explanation of the item from its last lines."""
     lines = item.split("\n")
     for place, line in enumerate(lines[1:], start=1):
         before = "\n".join(lines[:place]).rstrip()
@@ -532,20 +533,20 @@ def _take_off_remarks(item: str) -> str:
 
 
 def _take_off_record(item: str) -> str:
-    """Return the instruction of a record of YAML: "id: 1", and on the next line "query: …"."""
+    """Return the instruction of a YAML record: "id: 1" and, on the next line, "query: …"."""
     pairs = [re.match(r"([a-z]\w*): +(\S.*)$", line) for line in item.split("\n")]
     found = [pair[2] for pair in pairs if pair and TEXT_KEYS.fullmatch(pair[1])]
     return found[0] if len(pairs) > 1 and all(pairs) and found else item
 
 
 def _take_off_bullet(item: str) -> str:
-    """Take a bullet off an item of one line."""
+    """Remove the bullet of an item of one line."""
     marker = None if "\n" in item else bullet_marker(item)
     return item if marker is None else marker.text
 
 
 def _take_off_stray_quote(item: str) -> str:
-    """Take off a quote that is open at the beginning, or closed at the end, and there alone."""
+    """Remove an unpaired quote at the beginning or the end."""
     for mark in ('"', "“", "”"):
         if item.count(mark) == 1 and not (mark == "“" and "”" in item) and not (mark == "”" and "“" in item):
             item = item.removeprefix(mark)
@@ -554,7 +555,7 @@ def _take_off_stray_quote(item: str) -> str:
 
 
 def _take_off_comma(item: str) -> str:
-    """Take the comma off an item that is quoted as in JSON."""
+    """Remove the comma after an item in quotes, as in JSON."""
     return item[:-1] if re.fullmatch(r"([\"'“]).*[\"'”],", item, re.DOTALL) else item
 
 
