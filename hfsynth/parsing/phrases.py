@@ -1,7 +1,7 @@
-"""The phrases that chat models put around what they were asked for, in some 25 languages, as regular expressions.
+"""Regular expressions for the phrases that chat models put around a list or a text, in some 25 languages.
 
-The other modules of `hfsynth.parsing` look for them: nouns that label an item ("Question 1:"), phrases that announce a
-list or a text ("Sure! Here are …:"), and phrases that close one ("Let me know …").
+They match nouns that label an item ("Question 1:"), phrases that announce a list or a text ("Sure! Here are …:"), and
+closing remarks ("Let me know …"). The other modules of `hfsynth.parsing` use them.
 """
 
 import re
@@ -28,7 +28,7 @@ _NOUNS = (
     r"kysymy(?:s|kset)|ερωτήσεις|ερώτηση|întrebare|întrebări|kérdés(?:ek)?",
 )
 NOUN = "(?:" + "|".join(_NOUNS) + ")"
-"""What an item may be called: a query, a question, an instruction, a prompt, a task, a request."""
+"""A name of an item: query, question, instruction, prompt, task, request."""
 
 _REWRITTEN = (
     r"rewritten|revised|created|evolved|new|final|updated|improved|modified|enhanced|refined|reworded|rephrased"
@@ -65,19 +65,19 @@ ORDINALS = (
     r"|keempat",
     r"fifth(?:ly)?|다섯째|第五|quint[oa]|cinquièmement|fünftens|в-пятых|خامساً|خامسا|kelima",
 )
-"""The words by which the first, the second, … the fifth of some items are counted."""
+"""Ordinals from first to fifth, one pattern each."""
 LABEL = (
     rf"(?:{_NAME}(?:\s+(?:{_REWRITTEN})|\s+(?:الأول|الثاني|الثالث|الرابع|الخامس|الجديدة?|المعدلة?)"
     rf"|\s+ال?معادة? صياغته?ا?)?)"
 )
-"""A noun with what may stand before it: "Rewritten prompt", "First question"."""
+"""A name of an item with an adjective or ordinal: "Rewritten prompt", "First question"."""
 
 TEXT_LABEL = (
     rf"(?:{LABEL}|(?:(?:the|an?) )?(?:{_REWRITTEN}) (?:version|prompt)|rewritten|revised|reworded|rephrased"
     rf"|改写|改寫|重写"
     r"|書き換え|재작성)(?:[ \t]*[(（][^()（）\n]{1,60}[)）])?"
 )
-"""What a new version of a text may be called: also "Revised version", "Rewritten (with a constraint)"."""
+"""A label of a new version of a text: "Revised version", "Rewritten (with a constraint)"."""
 
 _ANSWERS = (
     r"answers?|responses?|a|assistant|답변?|정답|答案?|回答|解答|respuestas?|respostas?|réponses?"
@@ -112,15 +112,15 @@ _POINTING = (
     r"|यहाँ|निम्नलिखित|नीचे|นี่คือ|ต่อไปนี้|här är|her er|הנה|להלן"
 )
 COURTESY = re.compile(rf"^[\W_]*(?:{_COURTESY})(?=[\s!,.:：！，。、-]|$)", re.IGNORECASE)
-"""A word of consent, as at the beginning of "Sure! Here are …"."""
+"""A courtesy at the beginning of a completion, such as "Sure!"."""
 POINTING = re.compile(rf"^[\W_]*(?:{_POINTING})(?!\w*['’]t)", re.IGNORECASE)
-"""The beginning of a phrase that points at what follows it: "Here is …"."""
+"""The beginning of a phrase that points at the text after it: "Here is …"."""
 TEXT_NOUN = re.compile(
     rf"{NOUN}|\b(?:version|rewrit\w*|rewording|revision|alternative|variant|versión|versão|versione|reformul\w*)\b"
     r"|버전|다시 (?:쓴|작성)|재작성|改写|版本|重写|書き換え|バージョン|fassung|вариант|верси|نسخة|phiên bản",
     re.IGNORECASE,
 )
-"""What an announcement may be about: a query, say, or a version of one."""
+"""A noun in an announcement: a query, a version."""
 LIST_NOUN = re.compile(r"\b(?:list|liste|lista|lijst)\b|목록|列表|リスト|список|قائمة|daftar|danh sách", re.IGNORECASE)
 REWRITING = re.compile(
     rf"(?<!\w)(?:{_REWRITTEN}|version|rewrite|rewording|rephrasing|revision|variant|versión|versão|versione"
@@ -128,7 +128,7 @@ REWRITING = re.compile(
     r"|вариант|версия|версию|نسخة|النسخة)(?!\w)|改写|改寫|重写|書き換え|재작성|다시 (?:쓴|작성)",
     re.IGNORECASE,
 )
-"""A word by which a text is said to be a new version of another."""
+"""A word that calls a text a new version of another: "rewritten"."""
 OFFER = re.compile(
     r"(?:i|we)(?: can| could|['’]ll| will|['’]d| would|['’]m| am|['’]ve| have)\b[^.!?]*\b(?:help|write|wrote"
     r"|written|provide|create|created|give"
@@ -136,18 +136,18 @@ OFFER = re.compile(
     r"|let (?:me|us)\b|let['’]s\b",
     re.IGNORECASE,
 )
-"""The beginning of a sentence in which a model says that it does what it was asked for."""
+"""The beginning of a sentence in which a model says that it carries out the request."""
 HERE = re.compile(
     r"^\W*(?:here|aquí|aqui|voici|voilà|hier|ecco|вот|ось|oto|işte|إليك|여기|berikut|här|her)\b", re.IGNORECASE
 )
-"""A word that announces what follows it, whatever that is."""
+"""A word that announces any text after it."""
 PRESENTING = re.compile(
     r"^[\W_]*(?:the|a|an|one|another|my|this|i|i['’]ve|let me|we|to make|in order to)\b[^\n.:?]{0,100}"
     r"(?:\b(?:is|are|was|be|reads|as|follows|ask|you|harder|prompt|version))\s*[*_]*[:：]"
     r"|^[^\n.:：?？。]{1,60}(?:(?:以下|次)の(?:通り|とおり)(?:です)?|如下|다음과 같(?:습니다|아요))\s*[*_]*[:：]",
     re.IGNORECASE,
 )
-"""A phrase that presents what follows it: "The rewritten prompt is:"."""
+"""A phrase that presents the text after it: "The rewritten prompt is:"."""
 SUGGESTION = re.compile(
     r"^[\W_]*(?:how about|what about|try|maybe|perhaps)(?: something like)? this(?: one| version| prompt| instead)?"
     r"\s*[*_]*[:?][*_]*(?:[ \t]*\n[ \t]*\n|\s*(?=[\"“][^\"”]*[\"”]\s*$))",
@@ -160,7 +160,7 @@ REQUEST = re.compile(
     r"|하라|해줘|ください|下さい|なさい|せよ|من فضلك|يرجى",
     re.IGNORECASE,
 )
-"""What a user says who asks for something, and a model that announces something doesn't."""
+"""Phrases of a user's request, which no model's announcement has."""
 
 _THESE = (
     r"(?:these|those|the above|all(?: of)?(?: these| the)?|each(?: of these)?|this (?:list|set))\s+(?:\w+\s+)?"
@@ -240,14 +240,14 @@ CLOSING = re.compile(
     r")",
     re.IGNORECASE,
 )
-"""The beginning of a sentence in which a model speaks of what it wrote."""
+"""The beginning of a sentence in which a model comments on its own text."""
 FAREWELL = re.compile(
     r"^[\W_]*(?:let me know\b|(?:thank(?:s| you)|enjoy|good luck)(?: \w+){0,3}[!.]*$|i(?: do|) hope\b"
     r"|if you (?:have|need|want)\b|feel free\b"
     r"|(?:these|those|this|the above|each|all)\b.*\b(?:cover|vary|are|is|should|can|will|help)\w*\b)",
     re.IGNORECASE,
 )
-"""The beginning of a sentence that closes a list, and that a user may write, too."""
+"""The beginning of a closing sentence that an instruction may have as well; it counts after lists only."""
 _NOTE_WORDS = (
     r"note|please note|n\.?b\.?|explanation|rationale|reasoning|comment|remarks?|disclaimer|참고|설명|주|注"
     r"|备注|備註|说明|說明|解释|注意|補足|備考|説明"
@@ -260,9 +260,9 @@ NOTE_HEADING = re.compile(
     r"[\W_]*$",
     re.IGNORECASE,
 )
-"""All of a line that is the heading of a note."""
+"""A line that is the heading of a note."""
 NOTE = re.compile(rf"^[\W_]*(?:{_NOTE_WORDS})(?:\s*\d?[*_]*\s*[:：]|\s+that\b)", re.IGNORECASE)
-"""The beginning of a note: a model's on what it wrote, or a part of what it was asked for."""
+"""The beginning of a note: by the model on its own text, or a part of that text."""
 OF_THE_MODEL = re.compile(
     r"\bi(?:'ve|’ve| have)? (?:\w+ed|made|kept|wrote|rewrote|rewritten)\b|\b(?:these|this"
     r"|the)(?: \w+)? (?:prompts?|versions?|rewrites?|instructions?|questions?|quer(?:y|ies)"
@@ -273,4 +273,4 @@ OF_THE_MODEL = re.compile(
     r"|adicion)\w*|أضفت|السؤال|الأسئلة",
     re.IGNORECASE,
 )
-"""Words by which a note is the model's own."""
+"""Words that only a model's note on its own text has."""
