@@ -9,11 +9,11 @@ from hfsynth.parsing.wrappers import without_surroundings, without_thoughts
 
 
 def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    r"""Read the records of a text: objects of JSON, elements of XML, or rows of a Markdown table; [] without any.
+    r"""Return the records of a text: JSON objects, XML elements, or rows of a Markdown table or CSV; [] if none.
 
     Args:
-        text: The completion. A record may be within others that are none, and after a line that announces it.
-        is_record: Whether an object is one, by its keys and values.
+        text: The completion. Records may be nested in other objects, and follow a line that announces them.
+        is_record: Returns whether an object is a record, by its keys and values.
 
     >>> text = 'Here are the examples:\n```json\n{"examples": [{"input": "2 + 2", "output": 4}]}\n```'
     >>> parse_records(text, lambda record: "output" in record)
@@ -21,7 +21,7 @@ def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
     """
     try:
         return _read_records(without_surroundings(without_thoughts(text)), is_record)
-    except RecursionError:  # nested too deep for records
+    except RecursionError:  # nested too deeply
         return []
 
 
@@ -36,7 +36,7 @@ def _read_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
 
 
 def _records_within(value: Any, is_record: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
-    """Yield the records in a value, in lists and objects that are none."""
+    """Yield the records in a value, also those nested in lists and in other objects."""
     if isinstance(value, dict) and is_record(value):
         yield value
     elif isinstance(value, dict | list | tuple):
