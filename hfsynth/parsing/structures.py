@@ -1,4 +1,4 @@
-"""Read the texts and records of JSON, XML tags, Markdown tables and CSV, as models write them."""
+"""Read JSON, XML tags, Markdown tables and CSV as models write them, with faults and cut off."""
 
 import ast
 import csv
@@ -24,15 +24,15 @@ _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[
 
 
 def json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
-    """Read JSON: a list, an object with one, or an object on each line; None where the text is something else."""
+    """Return the texts in JSON: a list, an object with a list, or one object per line; None for other text."""
     try:
         return list(texts_of(parsed_json(text))) or None
-    except RecursionError:  # nested too deep for a list of instructions
+    except RecursionError:  # nested too deeply
         return None
 
 
 def parsed_json(text: str) -> list[Any] | None:
-    """Return the complete values of the JSON that a text is, after lines that announce it; None where it is none."""
+    """Return the complete values of a JSON text, after any lines that announce it; None for other text."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
     return None if start is None else list(_json_values(text[start:]))
@@ -42,7 +42,7 @@ _BLOCK_OF_JSON = re.compile(r"^[ \t]*(?:```|~~~)(?:jsonl?|)[ \t]*$", re.IGNORECA
 
 
 def _with_brackets(text: str) -> str:
-    """Put brackets around strings, or a key, that have none: "a", "b"."""
+    """Add the missing brackets of a JSON list or object: "a", "b"."""
     if text.lstrip().startswith('"'):
         for opening, closing in ("[]", "{}"):
             try:
@@ -54,7 +54,7 @@ def _with_brackets(text: str) -> str:
 
 
 def _json_start(text: str) -> int | None:
-    """Return where JSON begins that the lines before it introduce, or None."""
+    """Return the position at which JSON begins after its introduction, or None."""
     place = 0
     before: list[str] = []
     for line in text.split("\n"):
@@ -68,7 +68,7 @@ def _json_start(text: str) -> int | None:
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """Yield the complete values of JSON that may be cut off: the elements of a list, the objects of lines."""
+    """Yield the complete values of JSON that may be truncated: the elements of a list, or an object per line."""
     value = _literal(text)
     if value is not None:
         yield value
@@ -78,7 +78,7 @@ def _json_values(text: str) -> Iterator[Any]:
     place = 0
     while (found := _JSON_OBJECT.search(text, place)) is not None:
         value, place = _decoded(text, found.end())
-        if value is None:  # it has no end, or a fault: its elements may have none
+        if value is None:  # truncated or invalid; its elements may be complete
             end = max(text.rfind("]"), text.rfind("}")) + 1
             text = _with_escaped_quotes(text[place : end if end > place + 1 else len(text)])
             value = _literal(text)
@@ -92,7 +92,7 @@ _FIRST_QUOTE = re.compile(r"[\s\[{]*([\"'])")
 
 
 def _with_escaped_quotes(text: str) -> str:
-    r"""Escape the quotes within the strings of JSON: those that no bracket, colon, comma or line with a quote follows.
+    r"""Escape quotes within JSON strings: those before anything but a bracket, colon, comma or line with a quote.
 
     Strings in single quotes get double ones.
 
@@ -115,12 +115,12 @@ def _with_escaped_quotes(text: str) -> str:
 
 
 def _json_elements(text: str) -> Iterator[Any]:
-    """Yield the complete values within a list, or the keys with their values within an object, that has no end."""
+    """Yield the complete values of a truncated list, or the complete pairs of a truncated object."""
     place = 0
     while (found := re.compile(r"[\[{\"]").search(text, place)) is not None:
         value, place = _decoded(text, found.start())
         if value is None and text[place] == '"':
-            return  # a string without an end
+            return  # a truncated string
         if value is None:
             place += 1
             continue
@@ -134,7 +134,7 @@ def _json_elements(text: str) -> Iterator[Any]:
 
 
 def _decoded(text: str, place: int) -> tuple[Any, int]:
-    """Decode the JSON value at a place: return it and where it ends, or None and the place."""
+    """Return the JSON value at a position and the position after it; None and the position if it is invalid."""
     try:
         return json.JSONDecoder(strict=False).raw_decode(text, place)
     except (ValueError, RecursionError):
@@ -142,14 +142,14 @@ def _decoded(text: str, place: int) -> tuple[Any, int]:
 
 
 def _literal(text: str) -> Any:
-    """Read all of a text as JSON, or as a literal of Python; None where it is neither."""
+    """Return a text's value as JSON or as a Python literal; None if it is neither."""
     text = text.strip().rstrip(";")
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         pass
     if re.search(r"[\"']\s*\n\s*[\"']", text):
-        return None  # Python would join these strings
+        return None  # Python concatenates adjacent strings
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -157,7 +157,7 @@ def _literal(text: str) -> Any:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """Yield the instructions of a value: of an object, what has the key of one."""
+    """Yield the instructions in a value. Of an object, these are the values of keys such as "query"."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
@@ -198,12 +198,12 @@ _LINE_TAG = re.compile(
 
 
 def tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - a tag without its end isn't read
-    """Read what is within tags that are named for it, or that are around every line; None without any."""
+    """Return the contents of tags such as <query>, or of any tags if they enclose every line; None without any."""
     start = text.find("<")
     lines = text[: max(start, 0)].split("\n")
     marker = any_marker(lines[-1])
     if marker is not None and not marker.text.strip():
-        lines.pop()  # the first tag follows a number or a bullet
+        lines.pop()  # a number or bullet before the first tag
     if start < 0 or "</" not in text or not is_introduction(nonblank_lines(lines)):
         return None
     items = [found["content"] for found in _innermost(text)]
@@ -221,7 +221,7 @@ _ELEMENT = re.compile(r"<(?P<tag>[^\W\d]\w*)(?:\s[^<>]*)?>(?P<content>.*?)</(?P=
 
 
 def element_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Read the elements of a text as records, where a tag that comes again begins the next; else those within them."""
+    """Return the elements of a text as records, a repeated tag beginning the next; else those of nested elements."""
     if "</" not in text:
         return []
     records: list[dict[str, Any]] = [{}]
@@ -252,7 +252,7 @@ _TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\
 
 
 def table_items(text: str, cut_off: bool) -> list[str] | None:
-    """Read the column of a Markdown table that has the instructions; None where the text doesn't begin with one."""
+    """Return the instruction column of a Markdown table or CSV; None if the text doesn't begin with one."""
     table = parsed_table(text, cut_off) or parsed_csv(text, cut_off)
     if table is None:
         return None
@@ -262,7 +262,7 @@ def table_items(text: str, cut_off: bool) -> list[str] | None:
 
 
 def parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
-    """Return the names of a Markdown table's columns and its rows; None where the text doesn't begin with a table."""
+    """Return the column names and the rows of a Markdown table; None if the text doesn't begin with one."""
     lines = text.split("\n")
     head = next((place for place, line in enumerate(lines) if "|" in line), None)
     if head is None or head + 1 >= len(lines) or not _TABLE_RULE.match(lines[head + 1]) or "|" not in lines[head + 1]:
@@ -285,7 +285,7 @@ _CSV_KEYS = re.compile(rf"{TEXT_KEYS.pattern}|output|response|answer|label", re.
 
 
 def parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
-    """Return the names of the columns of CSV and its rows; None where the text is none, or no name is of a text."""
+    """Return the column names and the rows of CSV; None for other text, or if no column name is that of a text."""
     lines = nonblank_lines(text.split("\n"))
     place = next((place for place, line in enumerate(lines) if _CSV_HEAD.fullmatch(line.strip())), None)
     if place is None or not is_introduction(lines[:place]):
@@ -295,7 +295,7 @@ def parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | 
     names = found.group().split(found["delimiter"])
     try:
         rows = list(csv.reader(lines[place + 1 :], delimiter=found["delimiter"]))
-    except csv.Error:  # a field without its end is too long
+    except csv.Error:  # an unclosed field exceeds the size limit
         return None
     rows = rows[:-1] if cut_off else rows
     rows = [[*row[: len(names) - 1], found["delimiter"].join(row[len(names) - 1 :])] for row in rows]
@@ -313,7 +313,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Return the column that is named for instructions and has words, or else the one with the longest texts."""
+    """Return the column whose name is that of instructions and that has words, else the one with the longest texts."""
     lengths = [
         sum(len(row[column]) for row in rows if re.search(r"[^\W\d]", row[column])) for column in range(len(names))
     ]
