@@ -1,4 +1,4 @@
-"""Take off what chat models put around one text: announcements, headings, fences, quotes and closing remarks.
+"""Remove what chat models put around a text: announcements, headings, fences, quotes and closing remarks.
 
 Text that could be content stays.
 """
@@ -46,10 +46,10 @@ _QUOTES = {
 
 
 def unwrap(text: str) -> str:
-    r"""Take off one text what a model put around it.
+    r"""Return a text without what a model put around it.
 
-    Taken off are a phrase that announces the text, a heading, a label, a fence, tags, JSON with one text, quotes or
-    emphasis around all of it, and a closing note. A text without these loses the white space around it alone.
+    Removed are a phrase that announces the text, a heading, a label, a fence, tags, JSON with one text, quotes or
+    emphasis around all of it, a closing note, and white space around it.
 
     >>> unwrap('Sure! Here is the rewritten prompt:\n\n"Explain tea in 20 words."\n\nI added a limit.')
     'Explain tea in 20 words.'
@@ -66,17 +66,17 @@ def unwrap(text: str) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """Return a text without the <think> block at its start, with plain line ends."""
+    r"""Return a text without the <think> block at its start, and with \n for every line end."""
     return _THOUGHTS.sub("", normalize_line_ends(text))
 
 
 def without_surroundings(text: str) -> str:
-    """Return a text without the fence or the quotation that is around all of it."""
+    """Return a text without a code fence or block quote around all of it."""
     return _without_outer_fence(_without_quotation(text))
 
 
 def normalize_line_ends(text: str) -> str:
-    r"""Return a text with \n for every line end, without empty lines around it."""
+    r"""Return a text with \n for every line end, without empty lines at its beginning and end."""
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").strip("\ufeff\n")
 
 
@@ -123,7 +123,7 @@ _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：
 
 
 def _is_last_line_of_the_model(lines: Sequence[str], place: int) -> bool:
-    """Tell whether a closing line that follows another at once is the last one, and in brackets or a farewell."""
+    """Return whether a line right after another is the last one, and in brackets or a farewell."""
     is_last = not any(line.strip() for line in lines[place + 1 :])
     line = lines[place].strip()
     is_sure = line[:1] in "([（*_" or CLOSING.match(line) is not None or re.search(r"\bI(?:['’]ve| have)? \w", line)
@@ -156,7 +156,7 @@ _OLD_HEADING = re.compile(
 
 
 def _take_off_heading(text: str) -> str:
-    """Take off a heading, or all up to the last one, where the prompt's own headings were repeated."""
+    """Remove a heading, or everything up to the last heading if the model repeated those of the prompt."""
     lines = text.split("\n")
     heading = 0
     if _HASH_HEADING.match(lines[0]) or _OLD_HEADING.match(lines[0]):
@@ -166,13 +166,13 @@ def _take_off_heading(text: str) -> str:
         return "\n".join(lines[heading:])
     answer = next((n for n, line in enumerate(lines) if n > heading + 1 and ANSWER.match(line)), len(lines))
     if not "".join([*lines[answer:]]).partition(":")[2].strip():
-        answer = len(lines)  # the text asks for it
+        answer = len(lines)  # the instruction itself asks for an answer
     rest = "\n".join([lines[heading][found.end() :], *lines[heading + 1 : answer]])
     return rest if rest.strip() else text
 
 
 def _names_prompt(line: str) -> bool:
-    """Tell whether a line begins with a heading that names a new prompt: "Rewritten Prompt:"."""
+    """Return whether a line begins with the heading of a new prompt: "Rewritten Prompt:"."""
     found = _HASH_HEADING.match(line)
     if found is not None:
         return re.search(NOUN, found.group(), re.IGNORECASE) is not None
@@ -183,7 +183,7 @@ def _names_prompt(line: str) -> bool:
 
 
 def take_off_fence(text: str) -> str:
-    """Take off the code fence around a text, unless its language is that of code."""
+    """Remove the fence around a text, unless it names a programming language."""
     lines = text.split("\n")
     opening = FENCE.match(lines[0])
     if opening is None or opening.group(2).lower() not in _WRAPPING_FENCES:
@@ -202,7 +202,7 @@ _WRAPPING_TAG = re.compile(
 
 
 def take_off_tags(text: str) -> str:
-    """Take off the XML tag around a text."""
+    """Remove the XML tag around a text."""
     found = _WRAPPING_TAG.match(text)
     if found is None or f"</{found['tag']}" in found["content"]:
         return text
@@ -210,7 +210,7 @@ def take_off_tags(text: str) -> str:
 
 
 def take_off_quotation(text: str) -> str:
-    """Take the signs of a quotation off a text of which each line has one."""
+    """Remove the block quote signs of a text in which every line has one."""
     lines = text.split("\n")
     if not all(line.lstrip().startswith(">") for line in lines if line.strip()):
         return text
@@ -229,7 +229,7 @@ def _take_off_json(text: str) -> str:
 
 
 def take_off_quotes(text: str) -> str:
-    """Take a pair of quotes, or emphasis, off a text that is all within it."""
+    """Remove a pair of quotes or emphasis marks around a text."""
     for mark in ('"""', "'''", "***", "**", "__"):
         inside = text[len(mark) : -len(mark)]
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and mark[:2] not in inside:
@@ -243,7 +243,7 @@ def take_off_quotes(text: str) -> str:
 
 
 def _take_off_number(text: str) -> str:
-    """Take a number off the only item of a list: "1. Explain …"."""
+    """Remove the number of a list with one item: "1. Explain …"."""
     lines = text.split("\n")
     bullet = bullet_marker(text) if len(lines) == 1 else None
     if bullet is not None:
@@ -273,7 +273,7 @@ _WRAPPERS: tuple[Callable[[str], str], ...] = (
 
 
 def _without_outer_fence(text: str) -> str:
-    """Return what is within the one fence around a list; the text itself, where its fences belong to its items."""
+    """Return the content of the fence around a list; the text itself if its fences belong to items."""
     lines = text.split("\n")
     opening = next((place for place, line in enumerate(lines) if FENCE.match(line)), None)
     if opening is None:
@@ -293,7 +293,7 @@ def _without_outer_fence(text: str) -> str:
 
 
 def _without_quotation(text: str) -> str:
-    """Return what is within a quotation that is around all of a list."""
+    """Return the content of the block quote around a list."""
     lines = text.split("\n")
     start = next((place for place, line in enumerate(lines) if line.startswith(">")), None)
     if start is None or not is_introduction(nonblank_lines(lines[:start])):
@@ -311,7 +311,7 @@ _OUTER_TAG = re.compile(
 
 
 def without_outer_tag(text: str) -> str:
-    """Return what is within the one tag around a list."""
+    """Return the content of the tag around a list."""
     found = _OUTER_TAG.search(text)
     if found is None or not is_introduction(nonblank_lines(text[: found.start()].split("\n"))):
         return text
