@@ -1,7 +1,7 @@
 """Render prompts with Jinja2, in a sandbox that also limits time and size.
 
-Jinja2's sandbox blocks access to Python's internals and changes of variables, but doesn't limit time or memory, as of
-`'a' * 10**9` or nested loops. Here every loop, call, filter, operator and output spends part of a budget, and an
+Jinja2's sandbox blocks access to Python's internals and changes of variables, but limits neither time nor memory: it
+runs `'a' * 10**9` and nested loops. Here every loop, call, filter, operator and output spends part of a budget, and an
 operation with a large result is refused before it runs.
 """
 
@@ -49,7 +49,7 @@ _WRITING = frozenset({"tojson", "pprint", "urlize", "xmlattr"})
 
 
 class Nothing(str):
-    """None within a prompt: rendered as an empty text, but `none` to a template's tests."""
+    """None within a prompt: rendered as an empty text, while the test `is none` is true."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ class Nothing(str):
 
 
 class Overspent(TemplateRuntimeError):
-    """A rendering exceeds its budget."""
+    """Raised when a rendering exceeds its budget."""
 
 
 class Budget:
@@ -75,7 +75,7 @@ class Budget:
 
     def __init__(self, text_size: int) -> None:
         self.text_size = text_size
-        """Characters of the template's own text, which every call of a macro may write."""
+        """Characters of the template's literal text, which each call of a macro may write once."""
         self._left = LARGEST
         self._end = time.monotonic() + SECONDS
 
@@ -83,7 +83,7 @@ class Budget:
         """Subtract the size of the next operation.
 
         Raises:
-            Overspent: If the budget is too small, or the time is over.
+            Overspent: If the budget is too small, or the time limit is exceeded.
         """
         self._left -= amount
         if self._left < 0:
@@ -115,7 +115,7 @@ def _size(value: Any) -> int:
 
 
 def _of_format(text: str, *values: Any) -> int:
-    """Return an upper bound of the size of a formatted text: each field may write all values."""
+    """Return an upper bound of the size of a formatted text, in which each field may write every value."""
     fields = text.count("%") + text.count("{")
     widths = ["".join(found) for found in _FIELDS.findall(text)]
     if any("*" in width or "{" in width for width in widths):
@@ -180,7 +180,7 @@ _FILTERS: dict[str, Callable[..., int]] = {
     "replace": _of_replacing,
     "wordwrap": _of_wrapping,
 }
-"""The same for filters, of which the text is the first argument."""
+"""Filters that may return more than their input → an upper bound of the result's size; the text comes first."""
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
@@ -191,7 +191,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written)
         self.policies["json.dumps_function"] = _json
-        del self.globals["lipsum"]  # texts at random would differ from run to run
+        del self.globals["lipsum"]  # its random text would differ in every run
         self.filters = {name: self._spending(name, function) for name, function in self.filters.items()}
         self.filters |= {"looped": _looped, "concatenated": self._spending("concatenated", _concatenated)}
         self.tests |= {"none": lambda value: value is None or isinstance(value, Nothing)}
@@ -210,12 +210,12 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         return template.render({**variables, _BUDGET: Budget(template.globals["text size"])})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Apply an operator, if the budget allows the result."""
+        """Apply an operator if the budget allows the result."""
         _budget(context).spend(STEP + _of_operation(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call an object, if the budget allows the result."""
+        """Call an object if the budget allows the result."""
         budget = _budget(__context)
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
@@ -249,7 +249,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Spending(NodeTransformer):
-    """Wraps the values of loops in a filter that spends, and replaces `~` by one."""
+    """Wraps the values of loops in a filter that spends, and replaces `~` by such a filter."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -269,7 +269,7 @@ def _text_size(node: nodes.Node) -> int:
 
 @pass_context
 def _written(context: Context, value: Any) -> Any:
-    """Return a value to be written, and spend its size."""
+    """Spend the size of a value that is written, and return the value."""
     if value is None:
         return ""
     _budget(context).spend(_size(value))
@@ -278,7 +278,7 @@ def _written(context: Context, value: Any) -> Any:
 
 @pass_context
 def _looped(context: Context, values: Any, cost: int) -> Any:
-    """Return the values of a loop, and spend for each iteration."""
+    """Yield the values of a loop, and spend for each iteration."""
     budget = _budget(context)
     if isinstance(values, Sized):
         budget.spend(cost * len(values))
