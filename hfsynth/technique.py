@@ -35,20 +35,20 @@ Columns = dict[str, list[Any]]
 
 
 def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[object] = ()) -> Sequence[int]:
-    """Return the indices of a batch, if `map` was called in the way that a technique needs.
+    """Check the arguments that `map` passes to a technique, and return the indices of the batch.
 
     Args:
         owner: The technique's class, for error messages.
-        batch: What `map` handed over first.
-        indices: What it handed over next.
-        rest: What else it handed over: the process's rank, or columns.
+        batch: First argument.
+        indices: Second argument.
+        rest: Further arguments: the rank, or columns.
 
     Raises:
-        TypeError: If it was called in another way, with the call that would do.
+        TypeError: If `map` was called without the options that a technique needs; the message has the right call.
     """
     call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
     is_column = isinstance(batch, list | tuple | str | int | float | None)
-    # the rank is None where map runs in one process
+    # the rank is None if map runs in one process
     if is_column or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int | None):
         raise TypeError(
             f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
@@ -72,7 +72,7 @@ def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[o
 
 
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
-    """Return the type of a column that all its rows have, of a `Dataset`; None where each row may have its own."""
+    """Return the Arrow type of a `Dataset`'s column; None if each row may have a type of its own."""
     if not isinstance(batch, LazyBatch):
         return None
     kind = batch.pa_table.schema.field(column).type
@@ -86,9 +86,9 @@ def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[R
 
 
 def row_contents(batch: Batch, num_rows: int) -> list[str]:
-    """Return a text for each row that differs where its texts, numbers or truth values do.
+    """Return a text for each row that identifies its texts, numbers and truth values.
 
-    `generation_metadata`, lists, structs, media and None count for nothing.
+    `generation_metadata`, lists, structs, media and None are ignored.
     """
     names = scalar_columns(batch.pa_table.schema) if isinstance(batch, LazyBatch) else sorted(batch)
     columns = {name: plain_values(batch[name]) for name in names if name != METADATA_COLUMN}
@@ -111,7 +111,7 @@ def scalar_columns(schema: pa.Schema) -> list[str]:
 
 
 def plain_values(values: Any) -> Any:
-    """Return values without the arrays and tensors that a dataset in the format of numpy, torch or jax has.
+    """Convert the arrays and tensors of a dataset in the format of numpy, torch or jax to plain values.
 
     >>> import numpy
     >>> plain_values({"a": numpy.arange(2), "b": ["x"]})
@@ -125,21 +125,20 @@ def plain_values(values: Any) -> Any:
 
 
 def merge_columns(batch: Batch, sources: Sequence[int], outputs: Columns, features: Features) -> Columns:
-    """Put a technique's columns beside the batch's own, repeated where one row became several.
+    """Merge a technique's columns with those of the batch, whose rows are repeated if one row became several.
 
-    `Dataset.map` keeps the types of Arrow arrays, while of Python lists it would take the type from the first batch:
-    null where all of that batch failed, and then a later batch can't be written. A function may not return arrays,
-    but it may put them into the batch that it was given: `map` merges that with what is returned, and drops
-    `remove_columns` from it.
+    `Dataset.map` keeps the types of Arrow arrays. Of Python lists it infers the types from the first batch: null if
+    all its rows failed, and then a later batch can't be written. A function may not return arrays, but it may put them
+    into its batch, which `map` merges with the returned columns and from which it drops `remove_columns`.
 
     Args:
-        batch: What `map` handed over; of a `Dataset`, it is changed.
+        batch: The batch of `map`; that of a `Dataset` is changed.
         sources: For each output row, the batch's row that it comes from.
         outputs: The technique's columns, one value for each of `sources`.
         features: Their types.
 
     Returns:
-        What the batched function returns to `map`.
+        The columns for the batched function to return to `map`.
     """
     if isinstance(batch, LazyBatch):
         return _merge_into(batch, sources, outputs, features)
@@ -161,16 +160,16 @@ def _merge_into(batch: LazyBatch, sources: Sequence[int], outputs: Columns, feat
 
 
 def check_rows(owner: str, result: object, features: Features) -> list[Row]:
-    """Return what a flow returned as a list of rows.
+    """Return the result of a flow as a list of rows.
 
     Args:
         owner: The technique's class.
-        result: What its flow returned.
+        result: The value that its flow returned.
         features: Its outputs.
 
     Raises:
         FlowError: If it isn't a dict of the outputs, or a list of such dicts, or a value has another type.
-        RowError: If a value has its output's type, and still can't be stored.
+        RowError: If a value has the right type but can't be stored.
     """
     wanted = f"it must return a dict with the keys {list(features)}, or a list of such dicts, or raise RowError"
     if isinstance(result, Mapping):
@@ -208,7 +207,7 @@ def _check_value(who: str, name: str, value: Any, kind: pa.DataType) -> None:
 
 
 def misfit(value: Any, kind: pa.DataType) -> str:
-    """Say why a value is not of an Arrow type, which Arrow would bend it into or refuse; "" where it is.
+    """Return the reason why a value is not of an Arrow type, to which Arrow might cast it; "" if it is.
 
     >>> misfit("x", pa.int64()), misfit(["a"], pa.list_(pa.string()))
     ('str is no int64', '')
@@ -234,7 +233,7 @@ def _misfit_of_struct(value: Any, kind: pa.StructType) -> str:
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
-    """Whether a value is of a type that is neither list nor struct; types without a check of their own fit."""
+    """Return whether a value is of a type that is neither list nor struct; True for types without a check."""
     boolean = isinstance(value, bool | np.bool_)
     if kinds.is_string(kind) or kinds.is_large_string(kind):
         return isinstance(value, str)
@@ -257,7 +256,7 @@ _NEEDS: dict[Need, str] = {
 
 
 class Input(Enum):
-    """What a technique asks of an input column."""
+    """The requirement of a technique on an input column."""
 
     TEXT = "text; a row where it is None, blank or no text fails"
     OPTIONAL_TEXT = "text, or None"
@@ -268,7 +267,7 @@ Inputs = dict[str, Input]
 
 
 class _InputRow(dict[str, Any]):
-    """A row as a flow reads it, which names the technique where the flow reads what it hasn't asked for."""
+    """A row as a flow reads it. Reading a column that is no input raises an error that names the technique."""
 
     def __init__(self, values: Row, owner: str) -> None:
         super().__init__(values)
@@ -282,7 +281,7 @@ class _InputRow(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Technique(Configuration, Step):
-    """What happens to one row, as a flow; called on a batch, it runs the flows of all rows at once.
+    """Base class of techniques: a flow for each row; a call on a batch runs the flows of all its rows at once.
 
     A technique is used as `dataset.map(technique, batched=True, with_indices=True)` on a `Dataset` or an
     `IterableDataset`, and chained with others by `>>`. It adds its outputs and one entry a row to the list column
