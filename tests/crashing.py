@@ -1,8 +1,10 @@
-"""Kills a run at each change that it makes to its run directory, one after the other: crashing.py FOLDER.
+"""Kills runs in children of one process, which has imported everything: `changes FOLDER` or `chunks RUN_DIR ROWS`.
 
-A first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a process is
-killed (SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints as JSON the
-number of changes, and those after which the rows differ from the rows of the run that nothing happened to.
+`changes`: a first run counts the changes (files and folders created, renamed, removed). Then, for each of them, a
+process is killed (SIGKILL) just before that change, in a run directory of its own, and another does the rest. Prints
+as JSON the number of changes, and those after which the rows differ from the rows of the run that nothing happened to.
+
+`chunks`: a run is killed before its first chunk, then before its second, and so on, and then completed.
 """
 
 import json
@@ -14,6 +16,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars
 
 from hfsynth import Deduplicate, EchoLLM, TextGeneration
+from tests import launched
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
@@ -57,8 +60,20 @@ def in_a_process(run_dir: Path, kill_at: int) -> tuple[int, str, int]:
     os._exit(0)
 
 
-def main(folder: Path) -> None:
-    disable_progress_bars()
+def kill_at_chunks(run_dir: str, rows: str) -> None:
+    for row in range(0, int(rows), 2):
+        child = os.fork()
+        if not child:
+            (Path(os.environ["ACTING_FOLDER"]) / "acted").unlink(missing_ok=True)
+            os.environ["ACTION"] = f"kill any {row}"
+            launched.main(run_dir, rows, "0")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, row
+    os.environ["ACTION"] = "none any any"
+    launched.main(run_dir, rows, "0")
+
+
+def kill_at_changes(folder: Path) -> None:
     run(folder / "first")  # imports everything that a run needs, once, instead of in each child
     status, expected, changes = in_a_process(folder / "undisturbed", 0)
     assert status == 0
@@ -74,4 +89,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    disable_progress_bars()
+    if sys.argv[1] == "chunks":
+        kill_at_chunks(*sys.argv[2:])
+    else:
+        kill_at_changes(Path(sys.argv[2]))
