@@ -313,22 +313,22 @@ class Technique(Configuration, Step):
     )
 
     replaces: ClassVar[Mapping[str, str]] = {}
-    """Input → the output that is a newer version of it; a pipeline warns if a later step still reads the input."""
+    """Input → output that is its newer version. A pipeline warns if a later step still reads the input."""
 
     rejection_column: ClassVar[tuple[str, str] | None] = None
-    """An output that holds lists of structs, and the field of these structs that names the rule which rejected a part
-    of the row ("" for none); records count the rows by rule."""
+    """An output with lists of structs, and their field with the rule that rejected a part of the row ("" for none).
+    Records count the rows by rule."""
     needs_no_input: ClassVar[bool] = False
-    """Whether rows differ by nothing but random numbers, which then come from all columns as well as the index: the
-    splits of a `DatasetDict` would else be equal row by row."""
+    """Whether only random numbers tell rows apart. Their seeds then depend on all columns too, since the splits of a
+    `DatasetDict`, whose indices are equal, would else have equal rows."""
     input_advice: ClassVar[str] = "join the two columns in `instruction` first"
-    """How a user has `input` read beside `instruction` where the technique reads only the latter: for a hint."""
+    """Advice in a log line on a dataset with an `input` column that the technique doesn't read."""
 
     def __new__(cls, *arguments: Any, **fields: Any) -> "Technique":  # noqa: ARG004 - __init__'s
-        """Make a technique, of a class whose fields `@dataclass` has found.
+        """Check that the class is a dataclass if it declares fields.
 
         Raises:
-            TypeError: If it hasn't been asked to.
+            TypeError: If `@dataclass` is missing.
         """
         if "__dataclass_fields__" not in vars(cls) and (own := _undeclared_fields(cls)):
             raise TypeError(
@@ -337,7 +337,7 @@ class Technique(Configuration, Step):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Check every field's type, the fields that all techniques have, and what the class says of its outputs."""
+        """Check the types of all fields, the common fields and the declared outputs; set the default name."""
         self._check_outputs()
         if not isinstance(self.llm, LLM):
             raise TypeError(f"{type(self).__name__} needs an llm such as TransformersLLM(...), not {self.llm!r}.")
@@ -354,30 +354,30 @@ class Technique(Configuration, Step):
 
     @abstractmethod
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return what the technique reads, given what there is, by its own names."""
+        """Return the inputs by the technique's own names, for a dataset with these columns."""
 
     @property
     @abstractmethod
     def output_features(self) -> Features:
-        """What the technique makes, under its own names."""
+        """Output columns and their types, by the technique's own names."""
 
     @abstractmethod
     def flow(self, row: Row, rng: random.Random) -> Flow:
-        """Say what happens to one row.
+        """Yield the requests of one row, and return its outputs.
 
         Args:
-            row: The inputs, under the technique's own names.
-            rng: The row's own random numbers, for what the technique draws by itself.
+            row: The inputs, by the technique's own names.
+            rng: The row's own random numbers.
 
         Returns:
             A generator that yields requests, receives completions and returns one row of outputs, or several.
-            It raises `RowError` where the row comes to nothing. Anything else that it raises fails the row too; but
-            where no row is completed at all, it is raised.
+            It raises `RowError` if the row fails. Other exceptions fail the row too, but are raised to the caller if
+            no row is completed at all.
         """
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What the technique's requests need of an llm besides answers to chats."""
+        """Abilities that the requests need of an llm besides answers to chats."""
         return ()
 
     def check_ready(self) -> None:
@@ -402,11 +402,11 @@ class Technique(Configuration, Step):
 
     @property
     def same_rows(self) -> SameRows:
-        """What the llm promises of a repeated run."""
+        """The llm's promise on the rows of a repeated run."""
         return self.llm.same_rows
 
     def origin(self) -> Origin:
-        """Return where the llm's model comes from, without loading it."""
+        """Return the origin of the llm's model, without loading it."""
         return self.llm.origin()
 
     def node(self, columns: Collection[str]) -> Node:
@@ -418,16 +418,16 @@ class Technique(Configuration, Step):
         return Node(self.name, self.model_name, tuple(self.wire(columns).values()), tuple(self.written_features))
 
     def needed_columns(self, available: Collection[str]) -> list[str]:
-        """Return the dataset's columns that the inputs are read from, given what earlier steps have written."""
+        """Return the columns from which the inputs are read, of a dataset with these columns."""
         wanted = self.input_features({*available, *self.input_mappings})
         return [self.input_mappings.get(name, name) for name in wanted]
 
     def default_inputs(self) -> list[str]:
-        """Return the inputs that are read under their own names, since no mapping names a column."""
+        """Return the inputs without a mapping, which are read from columns of their own names."""
         return [name for name in self.input_features(()) if name not in self.input_mappings]
 
     def newer_columns(self) -> dict[str, str]:
-        """Return the columns that `replaces` names, by the dataset's names: the older column → the newer one."""
+        """Return `replaces` by the dataset's names: older column → newer column."""
         return {
             self.input_mappings.get(old, old): self.output_mappings.get(new, new)
             for old, new in self.replaces.items()
@@ -436,7 +436,7 @@ class Technique(Configuration, Step):
 
     @property
     def written_features(self) -> Features:
-        """What the technique makes, under the dataset's names, without `generation_metadata`."""
+        """Output columns and their types by the dataset's names, without `generation_metadata`."""
         return Features({self.output_mappings.get(name, name): kind for name, kind in self.output_features.items()})
 
     @property
@@ -448,7 +448,7 @@ class Technique(Configuration, Step):
         return self.output_mappings.get(output, output), rule
 
     def wire(self, columns: Collection[str]) -> dict[str, str]:
-        """Find the inputs among a dataset's columns and check the outputs against them.
+        """Match the inputs with a dataset's columns, and check that no output replaces one of them.
 
         Returns:
             The technique's own names → the dataset's columns.
@@ -477,7 +477,7 @@ class Technique(Configuration, Step):
         return wiring
 
     def check_features(self, features: Features) -> Features:
-        """Return the features of the dataset that the technique makes of one with these.
+        """Return the features of the technique's result, for a dataset with these features.
 
         Raises:
             ColumnError: As `wire` does, and if an input has the wrong type.
@@ -497,17 +497,17 @@ class Technique(Configuration, Step):
         Args:
             batch: Columns of the rows, by name.
             indices: The rows' indices in the dataset, from which their seeds come.
-            rank: The process's number, which `with_rank=True` adds: not used.
-            fn_kwargs: None are taken: options are the technique's fields.
+            rank: The rank of the process, which `with_rank=True` adds; unused.
+            fn_kwargs: Not accepted: options are the technique's fields.
 
         Returns:
-            The columns made, and where rows were multiplied all others too; for a batch of a `Dataset`, which takes
-            them up itself, nothing (see `batches.merge_columns`).
+            The output columns, and all others too if rows were multiplied; nothing for a batch of a `Dataset`, into
+            which the columns are written (see `merge_columns`).
 
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
-            FlowError: If the technique's flow yields or returns what it must not, or raises for every row.
-            GenerationError: If the llm can't go on, or lacks what the technique needs.
+            FlowError: If the flow yields or returns a value of a wrong type, or raises for every row.
+            GenerationError: If the llm can't continue, or lacks an ability that the technique needs.
             TypeError: If `map` was called without `batched=True` or `with_indices=True`, or with `input_columns` or
                 `fn_kwargs`.
         """
@@ -531,19 +531,19 @@ class Technique(Configuration, Step):
 
     @property
     def raised_rows(self) -> RaisedRows:
-        """Rows that raised in this process so far: no part of the technique's configuration."""
+        """Count of rows that raised in this process; no part of the configuration."""
         raised: RaisedRows = vars(self).setdefault("_raised_rows", RaisedRows())
         return raised
 
     def row_seeds(self, indices: Sequence[int], batch: Batch) -> list[RowSeeds]:
-        """Return where the random numbers of rows come from: their indices and, where asked, their columns."""
+        """Return the seeds of rows, from their indices and, if `needs_no_input`, from their columns."""
         contents = row_contents(batch, len(indices)) if self.needs_no_input else [""] * len(indices)
         return [
             RowSeeds(self.seed, self.name, index, content) for index, content in zip(indices, contents, strict=True)
         ]
 
     def columns_read(self, features: Features) -> list[str]:
-        """Return the columns of a dataset that rows of the technique depend on, sorted."""
+        """Return the columns on which the technique's rows depend, sorted."""
         seeding = scalar_columns(features.arrow_schema) if self.needs_no_input else []
         return sorted({*self.wire(features).values(), *seeding})
 
@@ -561,7 +561,7 @@ class Technique(Configuration, Step):
         return [self._guarded(row, rng, features) for row, rng in zip(rows, rngs, strict=True)]
 
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
-        """Lay out what became of the rows of a batch as columns, as `__call__` returns them."""
+        """Convert the outcomes of a batch to the columns that `__call__` returns."""
         empty = dict.fromkeys(self.output_features)
         rows = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
         columns: Columns = {
@@ -580,7 +580,7 @@ class Technique(Configuration, Step):
         return merge_columns(batch, [source for source, _ in rows], columns, features)
 
     def _guarded(self, row: Row, rng: random.Random, features: Features) -> Flow:
-        """Run the flow of a row whose texts are there; one without is a failure before any request."""
+        """Run a row's flow, or fail before any request if the row lacks a text."""
         for name, kind in self.input_features(row).items():
             self._check_text(name, row[name], kind)
         flow: Any = self.flow(row, rng)
@@ -609,7 +609,7 @@ class Technique(Configuration, Step):
             raise RowError(f"{column} is {'None' if value is None else 'empty'}")
 
     def _check_types(self, batch: Batch, wiring: Mapping[str, str]) -> None:
-        """Check the columns of a `Dataset`, in which a row can't have another type than the others."""
+        """Check the types of a `Dataset`'s columns, in which all rows have the same type."""
         for name, kind in self._inputs(wiring).items():
             column = wiring[name]
             found = column_type(batch, column)
@@ -622,10 +622,10 @@ class Technique(Configuration, Step):
                 )
 
     def _inputs(self, available: Collection[str]) -> Inputs:
-        """Return `input_features`, if they are what they must be.
+        """Check the declared `input_features`, and return them.
 
         Raises:
-            TypeError: If they aren't.
+            TypeError: If they have a wrong type.
         """
         inputs: Any = self.input_features(available)
         if not isinstance(inputs, Mapping) or not all(isinstance(kind, Input) for kind in inputs.values()):
@@ -636,10 +636,10 @@ class Technique(Configuration, Step):
         return dict(inputs)
 
     def _check_outputs(self) -> None:
-        """Check what the class declares.
+        """Check the declared outputs.
 
         Raises:
-            TypeError: If its outputs are no features.
+            TypeError: If they are no features.
         """
         declared: Any = self.output_features
         advice = "Features({'generation': Value('string')})"
@@ -692,7 +692,7 @@ def _hint_at_unread_input(name: str, advice: str) -> None:
 
 
 def _undeclared_fields(cls: type[Technique]) -> list[str]:
-    """Return the fields that a class has in its own body, be they new or another default of one it inherits."""
+    """Return the fields in the body of a class, new ones and new defaults of inherited ones."""
     inherited = [base for base in cls.__mro__[1:] if base is not object]
     declared = {name for base in inherited for name in vars(base).get("__dataclass_fields__", ())}
     constants = {name for base in inherited for name in vars(base)} - declared
