@@ -27,48 +27,48 @@ Render = Callable[[list[dict[str, Any]], bool], str]
 RenderMessages = Callable[[tuple[Message, ...]], str]
 """A prompt as a function of its messages."""
 Decode = Callable[[Sequence[int]], str]
-"""Token ids → text, special tokens included."""
+"""Token ids → text with special tokens."""
 
-# Variables by which chat templates render thoughts; a template reads those that it has.
+# Variables by which chat templates switch thinking on; a template ignores the others.
 _THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
 _USER, _OTHER = "Placeholder-of-a-user", "another one's text"
 _SYSTEM, _ANSWER = "Placeholder-system", "Placeholder-answer"
 _ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
-_PRIVATE = range(0xE000, 0xF8FF)  # Unicode's characters for private use, which no template looks for
+_PRIVATE = range(0xE000, 0xF8FF)  # private use characters of Unicode, which no template has
 _ANCHORS = ("", "\n", "=")
-_TAIL = 8  # tokens read beyond the longest stop text's bytes, for one that begins inside a token
+_TAIL = 8  # more tokens than the longest stop text has bytes, since it may begin within a token
 
 
 class PromptTooLongError(ValueError):
-    """The prompt of a request leaves no room in the model's context."""
+    """Raised when a prompt leaves no room for a completion in the model's context."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedRequest:
-    """A request as an engine takes it: token ids to read, and everything that ends the completion."""
+    """A request for an engine: the prompt's token ids, the sampling, and the conditions that end the completion."""
 
     prompt_ids: list[int]
     sampling: SamplingParams
     seed: int
     max_new_tokens: int
-    """The sampling's, or less where the context ends before."""
+    """`SamplingParams.max_new_tokens`, or less if the context ends before."""
     end_tokens: frozenset[int]
     """Tokens that end the completion."""
     stop: tuple[str, ...]
     """Texts that end the completion."""
 
     def finish_reason(self, token_ids: Sequence[int], decode: Decode) -> FinishReason | None:
-        """Return why a completion ends with its last token; None if it goes on.
+        """Return the finish reason if the completion ends with its last token, else None.
 
         Args:
-            token_ids: The tokens generated so far, one at least; no shorter beginning of them has ended.
-            decode: Used to look for stop texts.
+            token_ids: The tokens generated so far, at least one. Call this after every token.
+            decode: Used to find stop texts.
         """
         if token_ids[-1] in self.end_tokens:
             return "stop"
         if self.stop:
-            longest = max(len(stop.encode()) for stop in self.stop)  # a token may be a single byte of a character
+            longest = max(len(stop.encode()) for stop in self.stop)  # a token may be one byte of a character
             tail = decode(token_ids[-longest - _TAIL :])
             if any(stop in tail for stop in self.stop):
                 return "stop"
@@ -76,29 +76,29 @@ class TokenizedRequest:
 
 
 NextRequest = Callable[[], TokenizedRequest | None]
-"""Returns the next request for an engine, or None if none waits now."""
+"""Returns the next request for an engine, or None if none is waiting."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedChoices:
-    """Texts to be scored after one prompt, as token ids."""
+    """Texts to score after one prompt, as token ids."""
 
     prompt_ids: Sequence[int]
-    """One token at least."""
+    """At least one token."""
     choices: Sequence[Sequence[int]]
     """The tokens of each text."""
     end_tokens: frozenset[int]
-    """Tokens that end a text; where there are none, the end of a text is not scored."""
+    """Tokens that end a text; without any, the end of a text is not scored."""
 
     @cached_property
     def token_ids(self) -> list[int]:
-        """The prompt and all choices, one after the other."""
+        """The prompt followed by all choices."""
         return [*self.prompt_ids, *chain.from_iterable(self.choices)]
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedRequest:
-    """A request for a text, with the prompt that a model reads for it as text and as token ids."""
+    """A request for a text, with its prompt as text and as token ids."""
 
     request: Request
     prompt: str
@@ -107,7 +107,7 @@ class RenderedRequest:
 
 @dataclass(frozen=True, eq=False)
 class RenderedChoices:
-    """A request with choices, with the prompt that a model reads before each of them as text and as token ids."""
+    """A request with choices, with its prompt as text, and prompt and choices as token ids."""
 
     request: Request
     prompt: str
@@ -116,17 +116,17 @@ class RenderedChoices:
 
 @dataclass(frozen=True)
 class Generated:
-    """The tokens that an engine generated for a request, the one that ended it included, and why it ended."""
+    """The tokens that an engine generated for a request, with the end token, and the finish reason."""
 
     token_ids: list[int]
     finish_reason: FinishReason
     error: str = ""
-    """The reason where `finish_reason` is "error" or "refused"."""
+    """The error message if `finish_reason` is "error" or "refused"."""
 
 
 @dataclass
 class ChatTokenizer:
-    """Turns requests into token ids, and generated token ids into completions. Every engine uses this one.
+    """Converts requests to token ids, and generated token ids to completions, for every engine.
 
         rendered = chat.render(request)            # a Completion, where the request is refused
         generated = engine.generate(rendered.tokens)
@@ -136,7 +136,7 @@ class ChatTokenizer:
         tokenizer: Of transformers, fast or slow.
         template: The chat template of the model.
         end_tokens: Tokens that end an answer.
-        context: Most tokens of prompt and completion together; None where the model sets no limit.
+        context: Maximum number of tokens of prompt and completion together; None for no limit.
     """
 
     tokenizer: Any
@@ -145,7 +145,7 @@ class ChatTokenizer:
     context: int | None
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise if all of these requests would fail for a reason that is no single row's.
+        """Raise if all requests would fail for the same reason, which is then no fault of a row.
 
         Raises:
             ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
@@ -161,7 +161,7 @@ class ChatTokenizer:
             )
 
     def prompt(self, request: Request) -> str:
-        """Return the text that the model reads before the next turn, or before the choices.
+        """Return the text before the next turn, or before the choices.
 
         Raises:
             ChatTemplateError: If the chat template can't render it.
@@ -171,9 +171,9 @@ class ChatTokenizer:
         return self.template.prompt(request.messages, request.role)
 
     def render(self, request: Request) -> RenderedRequest | RenderedChoices | Completion:
-        """Return a request as text and token ids, or the completion of one that is refused.
+        """Return a request as text and token ids, or a completion with the error of a refused request.
 
-        A request is refused where the chat template can't render it, or its prompt leaves no room in the context.
+        A request is refused if the chat template can't render it, or its prompt leaves no room in the context.
         """
         try:
             prompt = self.prompt(request)
@@ -187,7 +187,7 @@ class ChatTokenizer:
         """Return a request as token ids.
 
         Args:
-            request: One without choices.
+            request: A request without choices.
             prompt: Its rendered text.
 
         Raises:
@@ -207,12 +207,12 @@ class ChatTokenizer:
     def tokenize_choices(self, request: Request, prompt: str) -> TokenizedChoices:
         """Return a request's choices as token ids.
 
-        Choices are tokenized apart from the prompt: an engine reads it once for all of them, so it must end in the
-        same token before each, as it would if the model wrote them. Spaces at its end belong to a choice, since in
-        most vocabularies a word and the space before it are one token; some tokenizers put it there by themselves.
+        Choices are tokenized apart from the prompt, which an engine reads once for all of them: it must end in the same
+        token before each. Spaces at the end of the prompt are moved to the choices, since in most
+        vocabularies a word and the space before it are one token. Some tokenizers add that space by themselves.
 
         Args:
-            request: One with choices.
+            request: A request with choices.
             prompt: Its rendered text.
 
         Raises:
@@ -252,8 +252,8 @@ class ChatTokenizer:
 
         Args:
             rendered: The request.
-            text: What an engine generated for it, special tokens included, without the end token.
-            finish_reason: Why it ended.
+            text: The generated text, with special tokens but without the end token.
+            finish_reason: The finish reason.
         """
         if cuts := [text.index(stop) for stop in rendered.tokens.stop if stop in text]:
             text = text[: min(cuts)]
@@ -279,11 +279,11 @@ class ChatTokenizer:
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens, special ones included."""
+        """Return the text of tokens, with special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _prompt_ids(self, request: Request, prompt: str) -> list[int]:
-        """Return the tokens of a request's prompt, in which the contents of its messages stay text.
+        """Return the tokens of a request's prompt, without special tokens in the contents of messages.
 
         Raises:
             ChatTemplateError: If there are none.
@@ -299,14 +299,14 @@ class ChatTokenizer:
         return ids
 
     def _choice_ids(self, prompt_ids: Sequence[int], spaces: str, choice: str) -> list[int]:
-        """Return the tokens of a choice that stands some spaces behind a prompt."""
+        """Return the tokens of a choice with some spaces before it."""
         alone = self._plain_text.of_text(choice)
         if not spaces or self.decode([*prompt_ids[-1:], *alone]).endswith(spaces + choice):
             return alone
         return self._plain_text.of_text(spaces + choice)
 
     def _turn_ends(self, request: Request) -> tuple[frozenset[int], str]:
-        """Return the tokens that end a request's turn, and the text that does where there are others."""
+        """Return the tokens that end a request's turn, and a stop text for templates without such tokens."""
         if request.role == "assistant":
             return self.end_tokens, ""
         special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
@@ -322,25 +322,25 @@ class ChatTokenizer:
 
     @property
     def _added_tokens(self) -> list[tuple[str, bool]]:
-        """Tokens with a meaning of their own, and whether they are no part of a text."""
+        """Texts of the added tokens, and whether each is special and thus removed from completions."""
         return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
 
 
 def _is_answered(request: Request) -> bool:
-    """Whether nothing is to be written or chosen: the conversation ends with the turn that is asked for."""
+    """Return whether the conversation already ends with the requested turn, as for a reward model."""
     last = request.messages[-1]["role"] if request.messages else ""
     return last == request.role == "assistant" and not request.choices
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's chat template, and what it can say, found by trying it.
+    """A model's chat template, and the roles and turns that it can render, found by rendering short conversations.
 
     Args:
         name: The model, for error messages.
         render: The template.
-        bos_token: The tokenizer's token for the beginning of a text; "" if it has none.
-        render_thinking: The template with its variables that switch thinking on, if it may have any.
+        bos_token: The tokenizer's BOS token; "" if it has none.
+        render_thinking: The template with thinking switched on, if it may have such variables.
     """
 
     name: str
@@ -365,7 +365,7 @@ class ChatTemplate:
         )
 
     def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
-        """Return the text that a model reads before it speaks as `role` in a conversation.
+        """Return the prompt for the next turn of `role` in a conversation.
 
         Raises:
             ChatTemplateError: If the template can't render these messages, or can't speak as that role.
@@ -376,10 +376,10 @@ class ChatTemplate:
         return self._rendered(messages, True) if messages else self.generation_prompt
 
     def before_answer(self, messages: Sequence[Message]) -> str:
-        """Return what stands before an answer's text where a conversation is rendered with it.
+        """Return the text before an answer in the rendered conversation that includes the answer.
 
-        That is what `prompt` returns, but where the model thinks: a generation prompt may open the thinking, while
-        before an answer without any stands whatever the template shows it with.
+        It differs from `prompt` for models that think: a generation prompt may open the thinking, which an answer
+        without thinking doesn't have.
 
         Raises:
             ChatTemplateError: If the template can't render these messages, or an answer to them.
@@ -388,7 +388,7 @@ class ChatTemplate:
         if not messages:
             return self.generation_prompt
         if self._history_fault:
-            return self._rendered(messages, True)  # the template shows no answer
+            return self._rendered(messages, True)  # the template renders no answer
         cuts = self._cuts(messages, "assistant", [(_ANSWER, False), (_OTHER, False)])
         if len(cuts) != 1 or None in cuts:
             raise ChatTemplateError(
@@ -398,7 +398,7 @@ class ChatTemplate:
         return str(cuts.pop())
 
     def conversation(self, messages: Sequence[Message]) -> str:
-        """Return the text of a whole conversation, after which nobody is to speak.
+        """Return the text of a complete conversation, without a generation prompt.
 
         Raises:
             ChatTemplateError: If the template can't render it.
@@ -409,7 +409,7 @@ class ChatTemplate:
         return self._rendered(messages, False)
 
     def fault(self, messages: Sequence[Message], role: Role) -> str:
-        """Say what a conversation needs that the template doesn't have (a role, say), or "" if it has all."""
+        """Return the reason why the template can't render a conversation, such as a missing role; "" if it can."""
         roles = {message["role"] for message in messages}
         if role == "user" and self._user_fault:
             return f"the chat template of {self.name} can't speak as a user: {self._user_fault}"
@@ -420,13 +420,13 @@ class ChatTemplate:
         return ""
 
     def _check_roles(self, messages: Sequence[Message]) -> None:
-        """Check that the template writes turns of roles that not every template has: many leave them out silently."""
+        """Check that the template renders every role of the messages, since many templates omit some silently."""
         for role in sorted({message["role"] for message in messages} - _ROLES):
             if not self._has_role(messages, role):
                 raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
 
     def _has_role(self, messages: Sequence[Message], role: str) -> bool:
-        """Whether the template writes the texts of a role's turns, in a conversation such as this."""
+        """Return whether the template renders the turns of a role in such a conversation."""
         turns: list[Message] = [
             {"role": one["role"], "content": _OTHER if one["role"] == role else one["content"]} for one in messages
         ]
@@ -440,7 +440,7 @@ class ChatTemplate:
         The BOS token stands before it where the template begins with one.
 
         Raises:
-            ChatTemplateError: If the template can't speak as a user, or show an answer.
+            ChatTemplateError: If the template can't render a user's turn, or an answer.
         """
         question = _user_turn(_USER)
         start, _, following = self.before_answer(question).partition(_USER)
@@ -455,7 +455,7 @@ class ChatTemplate:
 
     @cached_property
     def after_user(self) -> str:
-        """What the template puts between a user's text and the answer: where it begins, a user's turn has ended.
+        """The text that the template puts between a user's text and the answer.
 
         Raises:
             ChatTemplateError: If the template can't speak as a user.
@@ -466,7 +466,7 @@ class ChatTemplate:
 
     @cached_property
     def user_end(self) -> str:
-        """What shows that a user's turn has ended: what follows it whether it is answered next or was before.
+        """The text that follows every user's turn, the last one and earlier ones: it shows that the turn has ended.
 
         Raises:
             ChatTemplateError: If the template can't speak as a user.
@@ -479,7 +479,7 @@ class ChatTemplate:
 
     @cached_property
     def thinking(self) -> tuple[ThinkingMarkers, ...]:
-        """How the model marks its thoughts: as the template renders them, and as models of other templates do."""
+        """Markers of the model's thoughts: those of its template, and the common ones of other templates."""
         renders = [self.render, self.render_thinking] if self.render_thinking else [self.render]
         derived = (derive_markers(partial(_attempt, render)) for render in renders)
         return (*next(filter(None, derived), ()), *THINKING)
@@ -487,7 +487,8 @@ class ChatTemplate:
     def _before_user(self, messages: Sequence[Message]) -> str:
         """Cut the rendered conversation where the next user's text begins.
 
-        The cut must not depend on that text or on what follows it, or it would not be what the model sees later on.
+        The text before the cut must not depend on the user's text or on the text after it. If it did, the prompt would
+        differ from the rendering of the later conversation.
         """
         cuts = self._cuts(messages, "user", [(_USER, True), (_USER, False), (_OTHER, True)])
         if len(cuts) != 1 or None in cuts:
@@ -510,7 +511,7 @@ class ChatTemplate:
         self._check_roles(messages)
 
     def _cuts(self, messages: Sequence[Message], role: Role, ways: Sequence[tuple[str, bool]]) -> set[str | None]:
-        """Return what stands before the text of a next turn, for each way (text, generation prompt) to render it."""
+        """Return the texts before a next turn, rendered with each of these (text, generation prompt)."""
         cuts = set[str | None]()
         for text, generation_prompt in ways:
             turn: Message = {"role": role, "content": text}
@@ -531,7 +532,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template of {self.name} refuses the conversation: {error}") from error
 
     def _fault(self, messages: Sequence[Message], parts: bool) -> str:
-        """Why a template doesn't show every one of these messages once and in order; "" if it does."""
+        """Return why the rendering lacks a message, repeats it or changes the order; "" if it does none of these."""
         try:
             text = self._try(messages, True, parts)
         except ChatTemplateError as error:
@@ -544,7 +545,7 @@ class ChatTemplate:
 
     @cached_property
     def _wants_parts(self) -> bool:
-        """Whether contents must be lists of parts, as the templates of some vision-language models want them."""
+        """Whether contents must be lists of parts, as for some vision-language models."""
         return bool(self._fault(_user_turn(_USER), False)) and not self._fault(_user_turn(_USER), True)
 
     @cached_property
@@ -569,7 +570,7 @@ def _render(tokenizer: Any, variables: dict[str, Any], messages: list[dict[str, 
 
 
 def _attempt(render: Render, messages: list[dict[str, Any]], generation_prompt: bool) -> str | None:
-    """Render messages as they are; None where the template refuses them."""
+    """Return the rendered messages, or None if the template raises."""
     try:
         return render(messages, generation_prompt)
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
@@ -586,14 +587,14 @@ def _user_turn(text: str) -> list[Message]:
 
 
 def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ...], str]:
-    r"""Say how a turn is seen to end, from what a template puts after it.
+    r"""Return the special tokens and the stop text that end a turn.
 
     Args:
-        after: The text that shows that the turn has ended (`ChatTemplate.user_end`).
-        special_tokens: The tokenizer's.
+        after: The text after a turn (`ChatTemplate.user_end`).
+        special_tokens: Special tokens of the tokenizer.
 
     Returns:
-        The special tokens that end the turn, and the text that ends it where it begins with none ("" if it does).
+        The special tokens in `after`, and the first line of the text before them ("" if there is none).
 
     >>> turn_end("<|im_end|>\n<|im_start|>assistant\n", ["<|im_start|>", "<|im_end|>"])
     (('<|im_end|>', '<|im_start|>'), '')
@@ -607,13 +608,13 @@ def turn_end(after: str, special_tokens: Collection[str]) -> tuple[tuple[str, ..
 
 @dataclass(frozen=True)
 class PlainText:
-    """Turns prompts into tokens so that the contents of messages stay text.
+    """Tokenizes prompts so that the contents of messages stay text.
 
-    A tokenizer finds its added tokens anywhere in a text, so that a row's `<|im_end|>` would end its turn, and the
-    text after it could open one of the system. Only the tokens that the chat template wrote may be found.
+    A tokenizer finds its added tokens anywhere in a text. A row's `<|im_end|>` would end the turn, and the text after
+    it could open a system turn. So only the added tokens of the chat template may become tokens.
 
-    A prompt whose messages have no added token's text is tokenized as it is. In any other, each such text is cut in
-    two, and both sides are tokenized apart.
+    If a message has the text of an added token, that text is split in two, and the parts are tokenized separately.
+    Other prompts are tokenized as they are.
 
     Args:
         tokenizer: Of transformers, fast or slow.
@@ -624,12 +625,12 @@ class PlainText:
     name: str
 
     def tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text with those of a template in it."""
+        """Return the tokens of a text, in which special tokens may occur."""
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return tokens
 
     def of_text(self, text: str) -> list[int]:
-        """Return the tokens of a text that has none of a template's."""
+        """Return the tokens of a text, without special tokens."""
         tokens = self.tokens(text)
         if not self.is_marked(text) or not self._added(tokens):
             return tokens
@@ -642,13 +643,13 @@ class PlainText:
         """Return the tokens of a prompt.
 
         Args:
-            prompt: Its text.
-            messages: What it was rendered from.
+            prompt: The rendered text.
+            messages: The messages in it.
             render: messages → prompt.
 
         Raises:
-            ChatTemplateError: If the template changes a content that has an added token's text, so that its place in
-                the prompt can't be told; or the tokenizer finds such a token even in a text that is cut in two.
+            ChatTemplateError: If the template changes a content with the text of an added token, so that it can't be
+                found in the prompt; or the tokenizer finds such a token even in the split text.
         """
         if not any(self.is_marked(message["content"]) for message in messages):
             return self.tokens(prompt)
@@ -657,7 +658,7 @@ class PlainText:
         of_template = self._added(self.tokens(render(masked)))
         tokens = self.tokens(prompt)
         surplus = _surplus(self._added(tokens), of_template)
-        if not surplus:  # the template left out what the contents have, as it does with thoughts
+        if not surplus:  # the template omitted that part of the contents, as it does with thoughts
             return tokens
         texts = [text for text, token in self._markers.items() if token in surplus]
         for pattern in (re.compile("|".join(map(re.escape, texts))), self._pattern):
@@ -670,12 +671,12 @@ class PlainText:
         raise ChatTemplateError(self._refusal(surplus[0]))
 
     def is_marked(self, text: str) -> bool:
-        """Whether a text has an added token's text."""
+        """Return whether a text contains that of an added token."""
         return self._anywhere is not None and self._anywhere.search(text) is not None
 
     @cached_property
     def _markers(self) -> dict[str, int]:
-        """The added tokens that are no words or white space → their ids."""
+        """Texts of the added tokens, without words and white space → their ids."""
         added = self.tokenizer.added_tokens_decoder.items()
         found = {one.content: token for token, one in added if one.special or re.search(r"[^\w\s]", one.content)}
         return {text: token for text, token in found.items() if text.strip()}
@@ -693,14 +694,14 @@ class PlainText:
 
     @cached_property
     def _ids(self) -> frozenset[int]:
-        """The added tokens' ids, but for that of unknown characters where the tokenizer has such: they are text."""
+        """Ids of the added tokens, without that for unknown characters, which stand for text."""
         ids = frozenset(self._markers.values())
         return ids - ({self.tokenizer.unk_token_id} & set(self.tokens(chr(_PRIVATE[0]))))
 
     def _masked(
         self, messages: Sequence[Message], free: tuple[str, str], pattern: re.Pattern[str]
     ) -> tuple[tuple[Message, ...], list[str]]:
-        """Return messages with a sign in the place of each added token's text, and these texts in order."""
+        """Replace each added token's text in messages by a placeholder; return the messages and the texts in order."""
         found: list[str] = []
 
         def mask(match: re.Match[str]) -> str:
@@ -720,12 +721,12 @@ class PlainText:
         )
 
     def _joined(self, pieces: Sequence[str], expected: Sequence[int]) -> list[int] | None:
-        """Tokenize pieces apart, so that they read as one text where the tokenizer can do that.
+        """Tokenize pieces separately, so that they decode to the joined text if the tokenizer can do that.
 
-        Some tokenizers put a space before whatever they are given: there, a piece is tokenized after an anchor.
+        Some tokenizers put a space before each text, so a piece is tokenized after an anchor, which is then removed.
 
         Returns:
-            None where other added tokens are found than those expected.
+            None if other added tokens than the expected ones are found.
         """
         ways = (self._after(anchor, pieces) for anchor in _ANCHORS)
         safe = [tokens for tokens in ways if tokens is not None and self._added(tokens) == list(expected)]
@@ -748,13 +749,13 @@ class PlainText:
 
 
 def _unused(text: str) -> tuple[str, str]:
-    """Return two characters that a text doesn't have."""
+    """Return two characters that don't occur in a text."""
     unused = (chr(code) for code in _PRIVATE if chr(code) not in text)
     return next(unused), next(unused)
 
 
 def _surplus(tokens: Sequence[int], expected: Sequence[int]) -> list[int]:
-    """Return the tokens that are there more often than expected, each once; all, where the order differs alone."""
+    """Return the tokens that occur more often than expected, each once; all of them if only the order differs."""
     more = [token for token in dict.fromkeys(tokens) if tokens.count(token) > expected.count(token)]
     return more or (list(dict.fromkeys(tokens)) if list(tokens) != list(expected) else [])
 
@@ -768,7 +769,7 @@ def _restored(rendered: str, found: Sequence[str], free: tuple[str, str]) -> str
 
 
 def _cut(rendered: str, found: Sequence[str], free: tuple[str, str]) -> Iterator[str]:
-    """Return a text in pieces, with both halves of each found text at the ends of two of them."""
+    """Yield a text in pieces, split in the middle of each found text."""
     start = ""
     parts = _signs(free).split(rendered)
     for before, number in zip(parts[::2], parts[1::2], strict=False):
