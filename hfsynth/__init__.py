@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hfsynth.llms.reward_model import RewardModel as RewardModel
     from hfsynth.llms.scripted import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
+    from hfsynth.llms.vllm import VLLM as VLLM
     from hfsynth.metadata import split_failures as split_failures
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
@@ -105,6 +106,7 @@ _HOMES = {
     "TextGeneration": "techniques.text_generation",
     "TransformersLLM": "llms.transformers",
     "Verification": "verification.verdict",
+    "VLLM": "llms.vllm",
     "WellFormed": "filters.wellformed",
     "Where": "filters.where",
     "push_to_hub": "publish.hub",
@@ -116,6 +118,7 @@ _HOMES = {
 }
 __all__ = [
     "LLM",
+    "VLLM",
     "BootstrapInstructions",
     "CategorySampler",
     "ChatTemplateError",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hfsynth.chat import TokenizedChoices
+from hfsynth.choice_tree import log_sum
 from hfsynth.engine.attention import PrefillBatch, Segment, bucket_of, forward
 from hfsynth.engine.kv_cache import KeyValueSlots, split_on_oom
 
@@ -195,7 +196,7 @@ def _scores(one: TokenizedChoices, logits: Tensor) -> tuple[float, ...]:
     for choice in one.choices:
         own = [next(found) for _ in choice]
         ends = [next(found) for _ in one.end_tokens]
-        scores.append(math.fsum(own) + (_log_sum(ends) if ends else 0.0))
+        scores.append(math.fsum(own) + (log_sum(ends) if ends else 0.0))
     return tuple(scores)
 
 
@@ -211,11 +212,3 @@ def _log_probabilities(logits: Tensor, wanted: Sequence[tuple[int, int]]) -> lis
         found[here] = part[rows[here] - first, tokens[here]]
     values: list[float] = found.tolist()
     return values
-
-
-def _log_sum(values: Sequence[float]) -> float:
-    """Return the logarithm of a sum of probabilities, from their logarithms."""
-    largest = max(values)
-    if largest == -math.inf:
-        return largest
-    return largest + math.log(math.fsum(math.exp(value - largest) for value in values))

