@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, Features
-from datasets.features.features import require_decoding
 from rapidfuzz.distance import LCSseq
 
 from hfsynth.filter import Filter
@@ -83,10 +82,9 @@ class Remake:
             ColumnError: If the source rows lack a column that a step reads.
             GenerationError: If an llm can't be loaded.
         """
-        names = [name for name, kind in published.features.items() if not require_decoding(kind)]
-        rows = list(published.select_columns(names))
         chains = [
-            _Chain(row, list(row[METADATA_COLUMN]), [dict(source)]) for row, source in zip(rows, sources, strict=True)
+            _Chain(row, list(row[METADATA_COLUMN]), [dict(source)])
+            for row, source in zip(published, sources, strict=True)
         ]
         features = self.features
         for place, step in enumerate(self.steps):
@@ -101,8 +99,9 @@ class Remake:
             elif isinstance(step, Sampler):
                 features = step.features_after(features, place + 1) or features
                 self._run_sampler(step, running, self.steps[place + 1 :])
-        self.columns = [name for name in names if name in features and name != METADATA_COLUMN]
-        if added := [name for name in names if name not in (*features, METADATA_COLUMN)]:
+        names = [name for name in published.column_names if name != METADATA_COLUMN]
+        self.columns = [name for name in names if name in features]
+        if added := [name for name in names if name not in features]:
             self._note(f"no step and no source row has the columns {added}: not compared")
         return [self._compare(chain) for chain in chains]
 

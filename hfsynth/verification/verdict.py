@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from datasets.features.features import require_decoding
 
 from hfsynth.data import sample_indices
 from hfsynth.flow import Row
@@ -196,14 +197,9 @@ def _remake_rows(
         ValueError: If no row names its steps, or a recipe, a class or a column is missing.
     """
     names = public_names() | {value.__name__: value for value in own}
-    rows, columns, origins, notes, engines = (
-        list[VerifiedRow](),
-        dict[str, None](),
-        list[str](),
-        list[str](),
-        list[LLM](),
-    )
     series_of_rows = _select_rows(published, count, seed, names, model)
+    rows, engines = list[VerifiedRow](), list[LLM]()
+    columns, origins, notes = list[str](), list[str](), list[str]()
     if untracked := sum(split.untracked_rows for split in published.facts.splits):
         notes.append(f"{counted(untracked, 'row')} without generation_metadata: not among those selected")
     for series in series_of_rows:
@@ -219,13 +215,13 @@ def _remake_rows(
                 series.places, sources.indices, selected[METADATA_COLUMN], remade, strict=True
             )
         ]
-        columns |= dict.fromkeys(remake.columns)
+        columns += remake.columns
         origins.append(sources.origin)
         notes += [note for note in (sources.note, *remake.notes) if note]
         engines += [step.llm for step in series.steps if isinstance(step, Technique)]
     return RemadeRows(
         rows=tuple(sorted(rows, key=lambda row: (row.split, row.row))),
-        columns=tuple(columns),
+        columns=tuple(dict.fromkeys(columns)),
         origins=tuple(dict.fromkeys(origins)),
         engines=tuple(dict.fromkeys(map(_engine, engines))),
         promise=_weakest([promise for series in series_of_rows for promise in _promises(series)]),
@@ -242,7 +238,7 @@ def _select_rows(
     Raises:
         ValueError: If no row names its steps, or some name steps that the record lacks.
     """
-    splits = [(split, published.rows(split)) for split in published.facts.splits]
+    splits = [(split, _without_media(published.rows(split))) for split in published.facts.splits]
     places = [(number, place) for number, (_, rows) in enumerate(splits) for place in range(len(rows))]
     by_series: dict[tuple[int, range], list[int]] = {}
     selected = 0
@@ -263,6 +259,11 @@ def _select_rows(
         found = split.runs[runs.start : runs.stop]
         series.append(_Series(found, _build_steps(found, names, model), split, rows, tuple(sorted(chosen_places))))
     return series
+
+
+def _without_media(rows: Dataset) -> Dataset:
+    """Remove columns of images, audio and video, which no step writes and whose decoding needs further packages."""
+    return rows.remove_columns([name for name, kind in rows.features.items() if require_decoding(kind)])
 
 
 def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[str, Any]) -> range:
@@ -305,7 +306,7 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
     """Build the steps of runs.
 
     Raises:
-        ValueError: If a recipe, a class or the folder of a model is missing.
+        ValueError: If a recipe or a class is missing, or the recipe would run code that came with the dataset's model.
     """
     steps = list[Step]()
     for record in (record for run in runs for record in run.steps):
@@ -313,6 +314,11 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
             raise ValueError(
                 f"the record has no recipe of {record.name}; pass steps=[…] to save or push_to_hub for a dataset that "
                 "Dataset.map generated."
+            )
+        if (record.recipe.get("llm") or {}).get("trust_remote_code") and not model:
+            raise ValueError(
+                f"the recipe of {record.name} runs the code of its model's repository; name the model with --model if "
+                "you trust it."
             )
         recipe = replace_model(dict(record.recipe), model) if model else dict(record.recipe)
         steps.append(build_step(recipe, names))

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, Value, concatenate_datasets, load_dataset
 
 from hfsynth import (
     BootstrapInstructions,
@@ -13,6 +13,7 @@ from hfsynth import (
     Deduplicate,
     EchoLLM,
     EvolInstruct,
+    GenerationError,
     Judge,
     Magpie,
     Pipeline,
@@ -243,6 +244,18 @@ def test_verify_without_rows_loads_no_model(tmp_path):
     assert (found.rows, found.not_remade, found.exit_status) == (None, "", 0)
 
 
+def test_verify_code_of_a_model_runs_for_a_named_model_alone(tmp_path):
+    folder = saved(run(Pipeline((ANSWER,)), texts(2, "instruction")), tmp_path)
+    record = json.loads((folder / "c/hfsynth.json").read_text())
+    llm = {"__class__": "TransformersLLM/2", "model": "user/model", "trust_remote_code": True}
+    record["splits"][0]["runs"][0]["steps"][0]["recipe"]["llm"] = llm
+    (folder / "c/hfsynth.json").write_text(json.dumps(record))
+    found = verify(str(folder))
+    assert "--model" in found.not_remade
+    with pytest.raises(GenerationError, match="missing"):
+        verify(str(folder), model=str(tmp_path / "missing"))
+
+
 def test_verify_missing_class_names_it(tmp_path):
     folder = saved(run(Pipeline((Halves(LLM),)), texts(3)), tmp_path)
     found = verify(str(folder))
@@ -258,6 +271,16 @@ def test_verify_rows_without_entries_are_left_out(tmp_path):
     found = verify(str(saved(concatenate_datasets([generated, written]), tmp_path)))
     assert (len(found.rows.rows), found.rows.equal) == (4, 4)
     assert [note for note in found.rows.notes if "1 row " in note]
+
+
+def test_verify_media_and_added_columns_are_not_compared(tmp_path):
+    rows = run(Pipeline((ANSWER,)), texts(2, "instruction"))
+    picture = {"bytes": b"no picture", "path": None}
+    rows = rows.add_column("picture", [picture, picture]).cast_column("picture", Image()).add_column("n", [1, 2])
+    found = verify(str(saved(rows, tmp_path)))
+    assert (found.rows.equal, found.exit_status) == (2, 0)
+    assert found.rows.columns == ("instruction", "answer")
+    assert [note for note in found.rows.notes if "'n'" in note]
 
 
 def test_verify_plain_rows_have_nothing_to_remake(tmp_path):
