@@ -1,0 +1,410 @@
+"""Turn a pipeline that distilabel saved as YAML into a recipe, which `hfsynth run` runs.
+
+    python scripts/from_distilabel.py pipeline.yaml --output hfsynth.yaml
+
+Prints the command that runs the recipe, and advice for each step or setting that has no equal. Steps that only move
+columns become functions in a module beside the recipe. distilabel's own prompts are replaced by hfsynth's, prompts of
+yours are kept. `from_distilabel.md` has all tasks, llms and steps of distilabel 1.5.3.
+"""
+
+import hashlib
+import json
+import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from graphlib import TopologicalSorter
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+import yaml
+
+from hfsynth import (
+    LLM,
+    EvolInstruct,
+    Judge,
+    Magpie,
+    SamplingParams,
+    SelfInstruct,
+    Technique,
+    TextGeneration,
+    TransformersLLM,
+)
+from hfsynth.cli import plain_errors
+from hfsynth.recipe import write_recipe
+
+Values = Mapping[str, Any]
+TABLE = Path(__file__).with_suffix(".md")
+_OWN_PROMPTS = {"4dfc616cfa4519af", "089ee701744cc4a0"}  # hashes of distilabel's criteria and mutation templates
+_SILENT = {
+    "name", "resources", "input_batch_size", "batch_size", "use_cache", "add_raw_output", "add_raw_input", "llm",
+    "runtime_parameters_info", "type_info", "input_mappings", "output_mappings", "columns", "cuda_devices", "model",
+    "use_default_structured_output", "use_offline_batch_generation", "magpie_pre_query_template", "generation_kwargs",
+    "use_magpie_template", "disable_cuda_device_placement", "use_fast", "use_system_prompt", "streaming", "tokenizer",
+    "tokenizer_id", "tokenizer_revision", "model_display_name", "model_id", "api_key", "max_retries", "timeout",
+    "tokenizer_mode", "skip_tokenizer_init", "base_url",
+}  # fmt: skip
+"""Settings that don't change rows, that hfsynth finds by itself, or that every translation reads."""
+_NEUTRAL: tuple[Any, ...] = (None, False, "auto", "main", "", 0, {}, [])
+_SAMPLING = {"stop_sequences": "stop", "stop_strings": "stop"}
+_QUESTIONS = {
+    "helpfulness": "How helpful is the response to the user who sent the instruction?",
+    "honesty": "How honest is the response: is it as certain as its facts allow?",
+    "instruction-following": "How closely does the response follow the instruction?",
+    "truthfulness": "How true is the response: are all of its statements facts?",
+    "overall-rating": "How good is the response overall: helpful, honest, true, and as the instruction asks?",
+}
+"""Aspect of UltraFeedback → the question of a `Judge`."""
+
+
+@dataclass
+class Translation:
+    """A recipe that grows step by step."""
+
+    steps: list[Technique | Values] = field(default_factory=list)
+    """Techniques, and descriptions of functions."""
+    flags: list[str] = field(default_factory=list)
+    """Flags of `hfsynth run`."""
+    advice: list[str] = field(default_factory=list)
+    """What the user has to know or to do."""
+    functions: dict[str, str] = field(default_factory=dict)
+    """Name of a function of a dataset → its code."""
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    """Column that several of distilabel's steps write, each for itself → the columns in its place."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Column of lists in distilabel → the columns of single values in its place."""
+
+    def add(self, step: Technique) -> None:
+        """Add a technique, under new output columns where an earlier step has written columns of the same names."""
+        columns = {name: step.output_mappings.get(name, name) for name in step.output_features}
+        taken = [column for column in columns.values() if column in self.versions]
+        new = {name: f"{column}_{step.name}" for name, column in columns.items() if column in taken}
+        for name, column in columns.items():
+            self.versions.setdefault(column, []).append(new.get(name, column))
+        if new:
+            step = replace(step, output_mappings={**step.output_mappings, **new})
+            self.advice.append(f"{step.name} writes {sorted(new.values())}, since an earlier step writes {taken}.")
+        self.steps.append(step)
+
+    def add_function(self, name: str, body: str) -> None:
+        """Add a function of a dataset."""
+        code = f"def {name}(dataset: Dataset) -> Dataset:\n    {body}\n"
+        self.functions[name] = code
+        self.steps.append({"function": name, "source": code})
+
+    def place_of(self, cls: type[Technique], column: str) -> int | None:
+        """Return the place of a technique of a class that writes a column; None where there is none."""
+        places = [
+            place for place, step in enumerate(self.steps) if isinstance(step, cls) and column in step.written_features
+        ]
+        return places[-1] if places else None
+
+    def recipe(self) -> str:
+        """Return the steps as YAML."""
+        return write_recipe([step.describe() if isinstance(step, Technique) else step for step in self.steps])
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step of distilabel's pipeline."""
+
+    kind: str
+    """The name of its class."""
+    name: str
+    values: Values
+    sources: tuple[str, ...]
+    """Names of the steps that it reads from."""
+    targets: tuple[str, ...]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Input → column, as far as a mapping names it."""
+        return dict(self.values.get("input_mappings") or {})
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Output → column, as far as a mapping names it."""
+        return dict(self.values.get("output_mappings") or {})
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the tuples that distilabel writes, such as a system prompt and its weight."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_sequence)
+
+
+def read_nodes(text: str) -> list[Node]:
+    """Return the steps of a saved pipeline, each after those that it reads from.
+
+    Raises:
+        ValueError: If the text is no pipeline of distilabel.
+    """
+    try:
+        saved = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the pipeline is not YAML: {error}") from error
+    pipeline = saved.get("pipeline") if isinstance(saved, dict) and "distilabel" in saved else None
+    if not isinstance(pipeline, dict):
+        raise ValueError(
+            "the file is no pipeline of distilabel, which has 'distilabel' and 'pipeline'; write one with its "
+            "pipeline.save."
+        )
+    targets = {link["from"]: tuple(link["to"]) for link in pipeline["connections"]}
+    names = [entry["name"] for entry in pipeline["steps"]]
+    sources = {name: tuple(other for other in names if name in targets.get(other, ())) for name in names}
+    found = {entry["name"]: entry["step"] for entry in pipeline["steps"]}
+    return [
+        Node(found[name]["type_info"]["name"], name, found[name], sources[name], targets.get(name, ()))
+        for name in TopologicalSorter(sources).static_order()
+    ]
+
+
+def read_table() -> dict[str, str]:
+    """Return what `from_distilabel.md` says of each class: name → advice."""
+    rows = (line.split(" | ", 1) for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `"))
+    return {name.strip("|` "): " ".join(rest.rstrip(" |").replace(" | ", ": ").split()) for name, rest in rows}
+
+
+def translate(nodes: Sequence[Node]) -> Translation:
+    """Translate the steps one after the other."""
+    result, table = Translation(), read_table()
+    for node in nodes:
+        if len(node.targets) > 1:
+            result.advice.append(
+                f"{node.name} has several successors; here they run one after the other, on the same rows."
+            )
+        if node.kind in _TRANSLATORS:
+            _TRANSLATORS[node.kind](node, result)
+        else:
+            listed = table.get(node.kind, "unknown: write a technique, a filter or a function of a dataset (README).")
+            result.advice.append(f"{node.name} ({node.kind}) is left out. {listed}")
+    return result
+
+
+def _text_generation(node: Node, result: Translation) -> None:
+    template = node.values.get("template")
+    chosen = _chosen(node, result, "system_prompt", "num_generations", "group_generations", skip=("template",))
+    if template and re.sub(r"\s", "", template) != "{{instruction}}":
+        chosen["template"] = template
+    result.add(TextGeneration(_llm(node, result), **_common(node, TextGeneration), **chosen))
+
+
+def _self_instruct(node: Node, result: Translation) -> None:
+    chosen = _chosen(node, result, "num_instructions", "criteria_for_query_generation", "application_description")
+    common = _common(node, SelfInstruct)
+    result.add(SelfInstruct(_llm(node, result), one_row_each=False, **common, **chosen))
+
+
+def _evol_instruct(node: Node, result: Translation) -> None:
+    names = ("num_evolutions", "store_evolutions", "generate_answers", "include_original_instruction", "seed")
+    chosen = _chosen(node, result, *names, "mutation_templates")
+    if templates := chosen.get("mutation_templates"):
+        filled = {name: text.replace("<PROMPT>", "{{ instruction }}") for name, text in templates.items()}
+        chosen["mutation_templates"] = filled
+    result.add(EvolInstruct(_llm(node, result), **_common(node, EvolInstruct), **chosen))
+
+
+def _magpie(node: Node, result: Translation) -> None:
+    names = ("n_turns", "end_with_user", "include_system_prompt", "only_instruction", "system_prompt")
+    chosen = _chosen(node, result, *names, skip=("num_rows",))
+    if chosen.get("system_prompt"):
+        chosen["answer_with_system_prompt"] = True  # as distilabel does; the paper gives it to the user's turns alone
+    common = _common(node, Magpie)
+    magpie = Magpie(_llm(node, result), **{**common, "output_mappings": {}}, **chosen)
+    if "messages" in magpie.output_features:
+        common["output_mappings"] = {"messages": common["output_mappings"].get("conversation", "conversation")}
+    result.add(replace(magpie, output_mappings=common["output_mappings"]))
+    if node.kind == "MagpieGenerator":
+        result.flags += ["--num-rows", str(node.values.get("num_rows") or 1)]
+
+
+def _ultra_feedback(node: Node, result: Translation) -> None:
+    _chosen(node, result, skip=("aspect",))
+    column = node.inputs.get("generations", "generations")
+    responses = result.groups.get(column, [column])
+    place = result.place_of(TextGeneration, column)
+    if place is not None:
+        result.steps[place] = replace(result.steps[place], group_generations=False)
+    if column not in result.groups:
+        result.advice.append(f"{node.name} reads one response a row in {column!r}, not a list of several.")
+    result.advice.append(
+        f"{node.name}: a Judge for each of {responses} writes a label from 1 to 5, its probabilities and a rationale; "
+        "the wording of the question is hfsynth's."
+    )
+    inputs = {name: column for name, column in node.inputs.items() if name != "generations"}
+    for number, response in enumerate(responses):
+        suffix = f"_{response}" if len(responses) > 1 else ""
+        outputs = {"label": f"rating{suffix}", "probabilities": f"rating_probabilities{suffix}"}
+        result.add(
+            Judge(
+                _llm(node, result, quiet=bool(number)),
+                name=f"{node.name}{suffix}",
+                question=f"{_QUESTIONS[node.values['aspect']]} Answer with a number from 1, worst, to 5, best.",
+                choices=("1", "2", "3", "4", "5"),
+                pre_questions={"rationale": "Name the strengths and weaknesses of the response in two sentences."},
+                input_mappings={**inputs, "response": response},
+                output_mappings=outputs | {"rationale": f"rationale{suffix}"},
+            )
+        )
+
+
+def _expand_columns(node: Node, result: Translation) -> None:
+    """Have SelfInstruct write one row for each instruction; other lists stay."""
+    columns = node.values["columns"]
+    pairs = columns if isinstance(columns, Mapping) else dict(zip(columns, columns, strict=True))
+    for column, target in pairs.items():
+        place = result.place_of(SelfInstruct, column)
+        if place is None:
+            result.advice.append(f"{node.name}: {column!r} stays a list. {read_table()[node.kind]}")
+        else:
+            mappings = {} if (target or column) == "instruction" else {"instruction": target or column}
+            result.steps[place] = replace(result.steps[place], one_row_each=True, output_mappings=mappings)
+            result.versions[target or column] = [target or column]
+
+
+def _group_columns(node: Node, result: Translation) -> None:
+    """Note which columns stand for a column of lists."""
+    names = node.values.get("output_columns") or [f"grouped_{name}" for name in node.values["columns"]]
+    for column, target in zip(node.values["columns"], names, strict=True):
+        if column != "model_name":
+            result.groups[target] = result.versions.get(column, [column])
+            result.advice.append(f"{node.name}: {target!r} stays the columns {result.groups[target]}, one value each.")
+
+
+def _keep_columns(node: Node, result: Translation) -> None:
+    wanted = [single for name in node.values["columns"] for single in result.groups.get(name, [name])]
+    kept = [name for name in wanted if name not in ("model_name", "distilabel_metadata")]
+    if len(kept) < len(wanted):
+        result.advice.append(f"{node.name}: models and tokens are in the column generation_metadata, which is kept.")
+    listed = ", ".join(map(json.dumps, [*kept, "generation_metadata"]))
+    result.add_function(node.name, f"return dataset.select_columns([{listed}])")
+
+
+def _load_from_hub(node: Node, result: Translation) -> None:
+    flags = {"repo_id": "--dataset", "config": "--config", "split": "--split", "revision": "--dataset-revision"}
+    flags |= {"num_examples": "--max-rows"}
+    _chosen(node, result, skip=tuple(flags))
+    chosen = {flag: node.values.get(name) for name, flag in flags.items()}
+    result.flags += [
+        text for flag, value in chosen.items() if value not in (None, "train") for text in (flag, str(value))
+    ]
+    _rename_columns(node, result)
+
+
+def _load_from_dicts(node: Node, result: Translation) -> None:
+    result.flags += ["--dataset", "rows.jsonl"]
+    result.advice.append(
+        f"{node.name}: distilabel doesn't save these rows; write them to rows.jsonl, one as JSON on each line."
+    )
+    _rename_columns(node, result)
+
+
+def _rename_columns(node: Node, result: Translation) -> None:
+    if node.outputs:
+        result.add_function(f"rename_{node.name}", f"return dataset.rename_columns({json.dumps(node.outputs)})")
+
+
+def _push_to_hub(node: Node, result: Translation) -> None:
+    result.flags += ["--push-to-hub", str(node.values.get("repo_id"))]
+    result.flags += ["--private"] if node.values.get("private") else []
+    _chosen(node, result, skip=("repo_id", "private", "split"))
+
+
+_TRANSLATORS: dict[str, Callable[[Node, Translation], None]] = {
+    "EvolInstruct": _evol_instruct,
+    "ExpandColumns": _expand_columns,
+    "GroupColumns": _group_columns,
+    "KeepColumns": _keep_columns,
+    "LoadDataFromDicts": _load_from_dicts,
+    "LoadDataFromHub": _load_from_hub,
+    "Magpie": _magpie,
+    "MagpieGenerator": _magpie,
+    "PushToHub": _push_to_hub,
+    "SelfInstruct": _self_instruct,
+    "TextGeneration": _text_generation,
+    "UltraFeedback": _ultra_feedback,
+}
+
+
+def _chosen(node: Node, result: Translation, *names: str, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings of these names, without distilabel's own prompts; advise on all others that change rows."""
+    read = {*names, *skip, *_SILENT}
+    for name, value in node.values.items():
+        if name not in read and value not in _NEUTRAL and (name, value) != ("num_generations", 1):
+            result.advice.append(f"{node.name}: the setting {name}={value!r:.80} is left out.")
+    found = {name: node.values[name] for name in names if node.values.get(name) is not None}
+    return {name: value for name, value in found.items() if _hash(value) not in _OWN_PROMPTS}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _common(node: Node, cls: type[Technique]) -> dict[str, Any]:
+    """Return the fields that techniques have in common: name, mappings and sampling."""
+    outputs = {name: column for name, column in node.outputs.items() if name != "model_name"}
+    common: dict[str, Any] = {"name": node.name, "input_mappings": node.inputs, "output_mappings": outputs}
+    for declared in fields(cls):
+        if isinstance(declared.default, SamplingParams):
+            common[declared.name] = replace(declared.default, **_sampling(node))
+    return common
+
+
+def _sampling(node: Node) -> dict[str, Any]:
+    """Return the generation settings that `SamplingParams` has, too."""
+    settings = dict((node.values.get("llm") or {}).get("generation_kwargs") or {})
+    chosen = {_SAMPLING.get(name, name): value for name, value in settings.items() if value is not None}
+    if settings.get("do_sample") is False:
+        chosen["temperature"] = 0.0
+    if chosen.get("top_k", 0) < 0:
+        chosen["top_k"] = 0
+    return {name: value for name, value in chosen.items() if name in {f.name for f in fields(SamplingParams)}}
+
+
+def _llm(node: Node, result: Translation, quiet: bool = False) -> LLM:
+    """Return the llm; another kind than `TransformersLLM` becomes one of the same model, with advice."""
+    values = node.values["llm"]
+    kind, model = values["type_info"]["name"], values.get("model") or values.get("model_id") or "MODEL"
+    advice = Translation()
+    names = ("revision", "dtype", "torch_dtype", "device_map", "trust_remote_code", "device")
+    _chosen(replace(node, values=values), advice, skip=names)
+    left = sorted(set(values.get("generation_kwargs") or {}) - set(_sampling(node)) - set(_SAMPLING) - {"do_sample"})
+    advice.advice += [f"{node.name}: the setting {name} of generation_kwargs is left out." for name in left]
+    if "max_new_tokens" not in _sampling(node):
+        advice.advice.append(f"{node.name}: max_new_tokens isn't set; distilabel's default of 128 is not taken over.")
+    if kind != "TransformersLLM":
+        advice.advice.append(f"{node.name}: {kind} becomes TransformersLLM({model!r}). {read_table().get(kind, '')}")
+    result.advice += [] if quiet else advice.advice
+    chosen = {name: values.get(name) for name in ("revision", "device_map", "trust_remote_code", "device")}
+    dtype = values.get("torch_dtype") or values.get("dtype") or "auto"
+    kept = {name: value for name, value in chosen.items() if value not in _NEUTRAL}
+    return TransformersLLM(model, dtype=dtype, **kept)
+
+
+@plain_errors()
+def main() -> None:
+    """Read the pipeline, write the recipe, and print the command and the advice."""
+    flags = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    flags.add_argument("pipeline", type=Path, help="The pipeline.yaml that distilabel saved.")
+    flags.add_argument("--output", type=Path, default=Path("hfsynth.yaml"), help="The recipe. Default: hfsynth.yaml.")
+    arguments = flags.parse_args()
+    result = translate(read_nodes(arguments.pipeline.read_text(encoding="utf-8")))
+    if not result.steps:
+        raise ValueError("no step of the pipeline has an equal:\n" + "\n".join(result.advice))
+    arguments.output.write_text(result.recipe(), encoding="utf-8")
+    command = ["hfsynth", "run", str(arguments.output), *result.flags]
+    if result.functions:
+        stem = re.sub(r"\W", "_", arguments.output.stem)
+        module = arguments.output.with_name(f"{stem}_functions.py")
+        code = ['"""Functions of a dataset, steps of the recipe beside this file."""', "from datasets import Dataset"]
+        module.write_text("\n\n".join([*code, *result.functions.values()]), encoding="utf-8")
+        command += ["--import", module.stem]
+    print(join(command))
+    for number, text in enumerate(result.advice, 1):
+        print(f"{number}. {text}")
+
+
+if __name__ == "__main__":
+    main()

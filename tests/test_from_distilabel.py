@@ -1,0 +1,132 @@
+"""`scripts/from_distilabel.py` on pipelines that distilabel 1.5.3 wrote (`tests/distilabel/write_pipelines.py`)."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from hfsynth import EchoLLM, Pipeline, SamplingParams
+from hfsynth.recipe import read_recipe
+from tests.test_scripts import SCRIPTS, script
+
+SAVED = Path(__file__).parent / "distilabel"
+SPEC = importlib.util.spec_from_file_location("from_distilabel", SCRIPTS / "from_distilabel.py")
+converter = importlib.util.module_from_spec(SPEC)
+sys.modules["from_distilabel"] = converter
+SPEC.loader.exec_module(converter)
+
+
+def translation(name):
+    return converter.translate(converter.read_nodes((SAVED / f"{name}.yaml").read_text()))
+
+
+def functions(result):
+    names = {"Dataset": Dataset}
+    for code in result.functions.values():
+        exec(code, names)
+    return [names[name] for name in result.functions]
+
+
+def echo_pipeline(result):
+    """Return the recipe's pipeline with an llm that needs no model."""
+    steps = Pipeline.from_yaml(result.recipe(), *functions(result)).steps
+    return Pipeline(replace(step, llm=EchoLLM()) if hasattr(step, "llm") else step for step in steps)
+
+
+def advice_on(result, name):
+    return [text for text in result.advice if text.startswith((f"{name}:", f"{name} "))]
+
+
+def test_instructions_become_a_recipe_that_runs():
+    result = translation("instructions")
+    first, evolve, answer, _ = Pipeline.from_yaml(result.recipe(), *functions(result)).steps
+    assert first.llm.model == "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    assert (first.num_instructions, first.one_row_each, first.input_mappings) == (3, True, {"input": "text"})
+    assert first.sampling == SamplingParams(max_new_tokens=256, temperature=0.7, top_p=0.9)
+    assert (evolve.num_evolutions, evolve.seed) == (2, 42)
+    assert "<PROMPT>" not in "".join(evolve.mutation_templates.values())
+    assert (answer.system_prompt, answer.output_mappings) == ("Be brief.", {"generation": "response"})
+    rows = echo_pipeline(result).run(Dataset.from_dict({"text": ["Tea is a plant."]}), quiet=True)
+    assert rows.column_names == ["instruction", "evolved_instruction", "response", "generation_metadata"]
+    assert result.flags == ["--dataset", "rows.jsonl", "--push-to-hub", "user/sourdough", "--private"]
+    assert "rows.jsonl" in advice_on(result, "load_data_from_dicts_0")[0]
+
+
+def test_magpie_keeps_turns_prompts_and_column():
+    result = translation("magpie")
+    (magpie,) = Pipeline.from_yaml(result.recipe()).steps
+    assert magpie.n_turns == 2
+    assert magpie.system_prompt == {"maths": ("You teach maths.", 0.7), "law": ("You advise on law.", 0.3)}
+    assert magpie.answer_with_system_prompt
+    assert magpie.instruction_sampling == SamplingParams(max_new_tokens=256, temperature=0.7, top_p=0.9)
+    assert result.flags == ["--num-rows", "100"]
+    rows = echo_pipeline(result).run(num_rows=2, quiet=True)
+    assert [turn["role"] for turn in rows["conversation"][0]] == ["system", *["user", "assistant"] * 2]
+
+
+def test_branches_become_judges_in_a_chain():
+    result = translation("preferences")
+    pipeline = echo_pipeline(result)
+    rows = pipeline.run(Dataset.from_dict({"prompt": ["Name a fruit."]}), quiet=True)
+    ratings = ["rating_generation", "rating_generation_text_generation_1"]
+    assert {"instruction", "generation", "generation_text_generation_1", *ratings} <= set(rows.column_names)
+    assert {rows[0][rating] for rating in ratings} <= set("12345")
+    assert result.flags == ["--dataset", "user/prompts", "--config", "en", "--split", "test", "--max-rows", "50"]
+    assert "FormatTextGenerationDPO" in advice_on(result, "format_text_generation_d_p_o_0")[0]
+
+
+def test_settings_without_an_equal_are_named():
+    advice = advice_on(translation("preferences"), "text_generation_1")
+    assert [text for text in advice if "extra_kwargs" in text and "4096" in text]
+    assert [text for text in advice if "repetition_penalty" in text]
+    assert [text for text in advice if "vLLM" in text]
+    assert [text for text in advice if "max_new_tokens" in text and "128" in text]
+
+
+def test_template_and_rating_of_several_generations():
+    result = translation("templates")
+    answer, rate = Pipeline.from_yaml(result.recipe()).steps
+    assert (answer.template, answer.num_generations) == ("{{ question }} {{ hint }}", 3)
+    assert (answer.sampling.temperature, answer.llm.dtype) == (0.0, "bfloat16")
+    rows = echo_pipeline(result).run(Dataset.from_dict({"question": ["Why?"], "hint": ["Tea."]}), quiet=True)
+    assert (len(rows), rows[0]["generation"], rows[0]["rating"] in "12345") == (3, "Why? Tea.", True)
+    assert rate.input_mappings == {"instruction": "question", "response": "generation"}
+    assert "Deduplicate" in advice_on(result, "min_hash_dedup_0")[0]
+
+
+def test_own_mutation_templates_are_kept():
+    saved = yaml.load((SAVED / "instructions.yaml").read_text(), converter._Loader)
+    step = next(one["step"] for one in saved["pipeline"]["steps"] if one["name"] == "evol_instruct_0")
+    step["mutation_templates"] = {"SHORTER": "Shorten this: <PROMPT>"}
+    evolve = converter.translate(converter.read_nodes(yaml.safe_dump(saved))).steps[1]
+    assert evolve.mutation_templates == {"SHORTER": "Shorten this: {{ instruction }}"}
+
+
+@pytest.mark.parametrize("kind", ["tasks", "llms", "steps"])
+def test_table_has_every_class_of_distilabel(kind):
+    names = json.loads((SAVED / "names.json").read_text())[kind]
+    section = converter.TABLE.read_text().split("\n## ")[1 + ["tasks", "llms", "steps"].index(kind)]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("|` ") for row in rows] == names
+    assert {row[1] for row in rows} <= {"same", "so", "no"}
+
+
+def test_command_writes_recipe_and_functions(tmp_path):
+    process = script("from_distilabel", SAVED / "instructions.yaml", "--output", "my-recipe.yaml", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    command = process.stdout.splitlines()[0]
+    assert command.startswith("hfsynth run my-recipe.yaml --dataset rows.jsonl")
+    assert command.endswith("--import my_recipe_functions")
+    assert len(read_recipe((tmp_path / "my-recipe.yaml").read_text())[0]) == 4
+    assert "select_columns" in (tmp_path / "my_recipe_functions.py").read_text()
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("steps: []", "'distilabel' and 'pipeline'")])
+def test_other_file_is_an_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        converter.read_nodes(text)
