@@ -207,9 +207,9 @@ class ChatTokenizer:
     def tokenize_choices(self, request: Request, prompt: str) -> TokenizedChoices:
         """Return a request's choices as token ids.
 
-        Choices are tokenized apart from the prompt, which an engine reads once for all of them, so that the prompt ends
-        in the same token before each. Spaces at its end are moved to the choices, since in most vocabularies a word and
-        the space before it are one token. Some tokenizers add that space by themselves.
+        Choices are tokenized apart from the prompt, which an engine reads once for all of them, so that the prompt
+        ends in the same token before each. Spaces at its end are moved to the choices, since in most vocabularies a
+        word and the space before it are one token. Some tokenizers add that space by themselves.
 
         Args:
             request: A request with choices.
