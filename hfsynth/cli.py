@@ -71,8 +71,8 @@ class RunArguments:
     chunk_size: int = field(
         default=128,
         metadata={
-            "help": "Rows that are computed and saved together. Each chunk ends before the next begins, so use "
-            "several times the batch size."
+            "help": "Rows that are computed and saved together. With most llms a chunk ends before the next begins, "
+            "so use several times the batch size."
         },
     )
     push_to_hub: str | None = field(

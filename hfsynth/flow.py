@@ -1,10 +1,11 @@
-"""A row's flow: a generator that yields requests and receives completions, and `FlowDriver`, which runs many at once.
+"""A row's flow: a generator that yields requests and receives completions; the seeds of its requests; `FlowDriver`.
 
     def flow(self, row, rng):
         completion = yield Request(messages=...)
         return {"generation": completion.text}
 
 A flow does no I/O and knows no batch, device or chat template, so it is tested with `next` and `send` alone.
+`derive_seed` makes each request's seed from the row's index and the turn. A `FlowDriver` runs many flows at once.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ from hfsynth.watchdog import PATIENCE, Watchdog
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
-_MAX_RAISED = 8  # rows of a technique that may raise before one is completed
+_MAX_RAISED = 8  # the row at which an exception is raised, if no row of the technique was completed
 _FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # raised for every row alike
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
 _MISTAKES_ALWAYS = (NameError, ImportError)
@@ -88,7 +89,7 @@ def is_transient(error: str, finish_reason: str) -> bool:
 class Attempt:
     """A `with` block that keeps the exception raised in it, so that only one row or request fails.
 
-    Exceptions that end the process (an interrupt, an exit) or that every row would raise pass through.
+    It does not keep an interrupt, an exit, or the `fatal` exceptions, which every row would raise.
 
     Args:
         fatal: The exceptions that every row would raise.
@@ -115,9 +116,9 @@ class Attempt:
 class RaisedRows:
     """Counts rows of a technique that raised before any row was completed.
 
-    After a completed row, an exception is the failure of its row. Before, it may also be a bug of the technique, or an
-    llm that can't continue. Such an exception is raised at the end of the batch if its type shows that, else when the
-    eighth row raises.
+    Once a row is completed, an exception is the failure of its row. Until then, it may also mean a bug of the
+    technique or an unusable llm. If its type shows that (`TypeError`, `GenerationError` and the like), it is raised at
+    the end of the batch. Any other exception is raised when eight rows have raised.
     """
 
     completed: bool = False

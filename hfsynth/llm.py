@@ -19,8 +19,8 @@ Need = Literal["user turn", "choices", "schema"]
 """What a technique may need of an llm besides answers to chats: a turn written as the user, choices scored, an answer
 kept to a JSON schema."""
 SameRows = Literal["row", "chunk", "none"]
-"""Which rows are equal when a run is repeated on the same device, dtype and package versions: each one, whatever runs
-beside it; those of a chunk that is completed by itself; or none."""
+"""Which rows a repeated run reproduces, on the same device, dtype and package versions. "row": every row, whatever
+else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none for sure."""
 
 
 class Message(TypedDict):
@@ -76,13 +76,13 @@ class Request:
     """One completion that a flow asks for."""
 
     messages: tuple[Message, ...]
-    """The conversation so far; without one, an assistant reads what the chat template puts before any answer."""
+    """The conversation so far. If it is empty, the prompt is what the chat template puts before any answer."""
     role: Role = "assistant"
     """Whose turn is to be written: "assistant" answers the conversation, "user" speaks as the user (Magpie)."""
     sampling: SamplingParams = SamplingParams()
     """How its tokens are chosen."""
     seed: int = 0
-    """Start of this request's own random stream; set by the technique from the row's index and the turn."""
+    """Start of this request's own random stream; `FlowDriver` derives it from the row's index and the turn."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
     keep_truncated: bool | None = False
@@ -99,12 +99,12 @@ class Completion:
     """What an llm wrote for one request, or how it scored one's choices."""
 
     text: str
-    """The text, without end tokens, stop texts and thinking; of choices, the likeliest, the first of equal ones."""
+    """The text, without end tokens, stop texts and thinking. Of a request with choices, the likeliest one, on a
+    tie the first."""
     finish_reason: FinishReason
-    """"stop": ended by itself; "length": cut off by `max_new_tokens` or the context; "error": it failed, and the text
-    is what there was until then; "refused": it failed, and would at any time (it is too long for the model, or
-    nothing that its chat template takes). A row that failed by an "error" is tried again when the run is started
-    again; one that was refused is not."""
+    """"stop": the model ended it. "length": `max_new_tokens` or the context cut it off. "error": it failed this time,
+    `text` is what was generated until then, and the next run retries the row. "refused": it would fail every time
+    (the prompt is too long, or the chat template rejects it), and the row is not retried."""
     prompt_tokens: int = 0
     """Tokens that the model read."""
     completion_tokens: int = 0
@@ -213,14 +213,14 @@ class LLM(ABC):
     def same_rows(self) -> SameRows:
         """What the llm promises of a repeated run, for the record and the card.
 
-        Unless it is "chunk", a run lets the rows of its next chunks in while earlier chunks are still being completed;
-        under "chunk", rows would then depend on how many processes share the chunks. "row" and "none" are for an llm
-        whose `stream` takes no more requests than it has room for.
+        With "chunk", a run completes one chunk after the other: mixed chunks would make rows depend on the number of
+        processes. With "row" and "none", rows of the next chunk fill the slots that become free. Return one of these
+        only if `stream` takes requests as slots become free, rather than all at once.
         """
         return "chunk"
 
     def lacks(self, need: Need) -> str:
-        """Return why the llm can't do what a technique needs, and what would do; "" if it can.
+        """Return what the llm can't do of what a technique needs, and what to use instead; "" if it can.
 
         A run asks before its first row, without loading, and again before each step, once the llm is loaded.
         """

@@ -165,9 +165,9 @@ class CategorySampler(Sampler):
     """Sample categories by their weights: a column for each entry of `weights` and `weights_by`.
 
     Weights are relative: `{"maths": 3, "law": 1}` makes maths three quarters of the rows. Of each 1,000 rows in
-    succession, every value has its share to within a row (Latin hypercube sampling). The shares hold beside forbidden
-    combinations too, whose probability goes to the other combinations (iterative proportional fitting); then within
-    a few rows of 1,000.
+    succession, every value has its share to within a row (Latin hypercube sampling). Forbidden combinations leave the
+    shares as they are, to within a few rows of 1,000: their probability is spread over the other combinations by
+    iterative proportional fitting.
 
     >>> from datasets import Dataset
     >>> sampler = CategorySampler(
@@ -194,8 +194,8 @@ class CategorySampler(Sampler):
     weights_by: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "Column → a second column, sampled or of the dataset → a value of the second → weights of the "
-            "first where the second has that value. `weights` has those of all other values."
+            "help": "{column: {other: {value: weights}}}: the weights of a column where another one, sampled or of "
+            "the dataset, has that value. For a value that is not listed, `weights` has them."
         },
     )
     forbidden: tuple[Any, ...] = field(
@@ -235,7 +235,7 @@ class CategorySampler(Sampler):
         return tuple(sorted(set(self._others.values()) - set(self._order)))
 
     def sample(self, indices: Sequence[int], batch: Batch) -> Columns:
-        """Return the values of some rows: of connected columns in one draw, of each other column in one of its own."""
+        """Return the values of some rows. Connected columns are drawn jointly, every other column by itself."""
         numbers = {column: _spread_numbers(self, column, indices) for column in ("", *self._order)}
         rows: list[dict[str, str]] = []
         for place in range(len(indices)):
@@ -280,7 +280,7 @@ class CategorySampler(Sampler):
 
     @cached_property
     def _connected(self) -> tuple[str, ...]:
-        """The columns of forbidden combinations, and those that their weights depend on, in order."""
+        """The columns to be drawn jointly: those of `forbidden`, and the sampled ones that their weights depend on."""
         found = {column for combination in self.forbidden for column in combination}
         for column in reversed(self._order):
             if column in found and column in self._others:
@@ -298,7 +298,7 @@ class CategorySampler(Sampler):
         return found
 
     def _check_values(self, where: str, column: str, values: Iterable[str]) -> None:
-        """Check that values are among those of a sampled column; of a column of the dataset, any may be.
+        """Check that values are among those of a sampled column. A column of the dataset may have any value.
 
         Raises:
             ValueError: If one isn't.
@@ -363,7 +363,8 @@ class CategorySampler(Sampler):
         """Return the distribution of the allowed combinations of the connected columns; each is computed once.
 
         Args:
-            read: The dataset's columns that weights depend on, and their values, as far as these have weights.
+            read: The row's columns of the dataset that weights depend on, with their values; without values that have
+                no weights of their own.
 
         Raises:
             ValueError: If a value can't have its share.
@@ -535,7 +536,7 @@ class _Distribution:
 
     values: Sequence[Any]
     limits: Sequence[float]
-    """Sum of the probabilities up to each value, and of its own."""
+    """Cumulative probability up to each value, its own included."""
 
     @classmethod
     def of(cls, values: Sequence[Any], weights: Sequence[float] | _Table) -> "_Distribution":
@@ -592,7 +593,7 @@ def _checked_weights_by(column: str, options: Any) -> dict[str, dict[str, dict[s
 
 
 def _spread_numbers(sampler: Sampler, column: str, indices: Sequence[int]) -> list[float]:
-    """Return a random number from 0 to below 1 for each row: of 1,000 rows in succession, one in each thousandth."""
+    """Return a random number in [0, 1) for each row; each block of 1,000 rows has one in each interval of 1/1000."""
     blocks = {
         block: _block_numbers(sampler.seed, sampler.name, column, block) for block in {i // _BLOCK for i in indices}
     }
@@ -639,7 +640,7 @@ def _load_personas(name: str, config: str | None, split: str, revision: str | No
 
 @lru_cache(maxsize=64)
 def _order_of_pass(seed: int, step: str, turn: int, count: int) -> tuple[int, int]:
-    """Return the first place and the step size, without a common divisor with the count, of one pass."""
+    """Return the start and stride of one pass. The stride is coprime to the count, so each persona is visited once."""
     rng = random.Random(derive_seed(seed, step, turn, -1))
     strides = iter(lambda: rng.randrange(1, count + 1), None)
     return rng.randrange(count), next(stride for stride in strides if math.gcd(stride, count) == 1)

@@ -30,19 +30,19 @@ class Node:
 
     name: str
     model: str
-    """The llm's name; "" for filters and functions."""
+    """The llm's name; "" for a step without an llm."""
     reads: tuple[str, ...]
     makes: tuple[str, ...] | None
-    """None for filters and functions: any column may pass, and a function may write any."""
+    """The columns that the step adds; None for a filter, which passes all, and a function, which may write any."""
 
 
 class Step(ABC):
-    """One step of a pipeline: a `Technique`, a `Filter` or a `FunctionStep`."""
+    """One step of a pipeline: a `Technique`, a `Filter`, a `Sampler` or a `FunctionStep`."""
 
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
     stateful: ClassVar[bool] = False
-    """Whether it compares a row with those before it: of more rows it drops a larger share."""
+    """Whether it compares a row with earlier rows. Then it drops a larger share of a larger dataset."""
 
     reads_earlier_rows: ClassVar[bool] = False
     """Whether the rows that earlier rounds of a run have kept are read too."""
@@ -140,7 +140,7 @@ class Step(ABC):
         """
 
     def needed_columns(self, available: Collection[str]) -> list[str]:  # noqa: ARG002 - of techniques
-        """Return the dataset's columns that the step's inputs are read from, given what earlier steps have written."""
+        """Return the columns that the step reads, after its input mappings, of those that are available to it."""
         return []
 
     def default_inputs(self) -> list[str]:
@@ -159,7 +159,7 @@ class Step(ABC):
 
 
 class DatasetStep(Step):
-    """A step that reads a dataset as a whole, in one process: a filter or a function."""
+    """A step that reads a dataset as a whole, in one process: a filter, a function or a sampler."""
 
     @abstractmethod
     def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> tuple[Dataset, Dataset | None]:

@@ -30,18 +30,17 @@ _FIXED_ARGUMENTS = ("generation_config", "override_generation_config", "runner",
 
 @dataclass(frozen=True)
 class VLLM(CheckpointLLM["VLLMEngine"]):
-    """A model by its name on the Hub or its folder, run by vLLM. Loads on first use, once a process for equal ones.
+    """A model by its name on the Hub or its folder, run by vLLM. Loaded on first use; equal ones share an engine.
 
-    The engine runs in this process, so that a script needs no `if __name__ == "__main__"`; with tensor parallelism,
-    or several processes of `accelerate launch`, in a process of vLLM's own, on the devices of this rank. A process
-    has one engine: loading another unloads it.
+    By default the engine runs in this process, so a script needs no `if __name__ == "__main__"`. With tensor
+    parallelism or several ranks, vLLM starts a subprocess of its own on this rank's devices. A process has one engine:
+    loading another unloads it.
 
     Prompts are the token ids that `TransformersLLM` reads, and every sampling parameter is sent, so the model's own
     defaults for generation are never used. vLLM takes temperatures up to 2, and raises one below 0.01 to 0.01.
 
-    On a CPU, and unless `engine_kwargs` says otherwise: float16 and bfloat16 are slow where the processor lacks
-    them; the KV cache takes half of the free memory, 4 GiB at most; prompts are read at once, not in chunks, since
-    seeded requests need that there.
+    On a CPU, unless `engine_kwargs` sets them, the KV cache takes half of the free memory, at most 4 GiB, and chunked
+    prefill is off, because seeded requests need that. float16 and bfloat16 are slow on processors without them.
 
     >>> llm = VLLM("HuggingFaceTB/SmolLM2-135M-Instruct", engine_kwargs={"max_model_len": 4096})
     >>> llm.model_name
@@ -95,7 +94,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
     def same_rows(self) -> SameRows:
         """What a repeated run promises: the rows of a chunk, where the engine runs in this process.
 
-        In a process of its own, an engine batches requests as they happen to arrive, and rounds by the batch.
+        In a subprocess, batches depend on when requests arrive, and floating-point rounding depends on the batch.
         """
         return "chunk" if self._is_in_process else "none"
 
@@ -183,7 +182,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
 
     @property
     def _is_in_process(self) -> bool:
-        """Whether the engine runs in this process: unless the user says so, where it needs no other device or rank."""
+        """Whether the engine runs in this process: by the environment variable, or else for one rank and device."""
         if chosen := os.environ.get(_IN_PROCESS):
             return chosen == "0"
         devices = [self.engine_kwargs.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]

@@ -1,4 +1,4 @@
-"""Render the dataset card: the YAML header, and a Markdown section for each configuration."""
+"""Render the dataset card: the YAML header, and a Markdown section for each configuration (card.md.jinja)."""
 
 import hashlib
 import json
