@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hfsynth.llm import Request as Request
     from hfsynth.llm import SamplingParams as SamplingParams
     from hfsynth.llms.echo import EchoLLM as EchoLLM
+    from hfsynth.llms.openai import OpenAILLM as OpenAILLM
     from hfsynth.llms.reward_model import RewardModel as RewardModel
     from hfsynth.llms.scripted import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
@@ -85,6 +86,7 @@ _HOMES = {
     "Magpie": "techniques.magpie",
     "Message": "llm",
     "Novelty": "filters.novelty",
+    "OpenAILLM": "llms.openai",
     "PersonaSampler": "samplers",
     "Pipeline": "pipeline",
     "PushError": "errors",
@@ -139,6 +141,7 @@ __all__ = [
     "Magpie",
     "Message",
     "Novelty",
+    "OpenAILLM",
     "PersonaSampler",
     "Pipeline",
     "PushError",

@@ -22,6 +22,8 @@ from hfsynth.secrets import children, is_secret_field, masked, redact, repr_of
 Description = dict[str, Any]
 """A configuration as plain values: `CLASS_KEY` and the fields. Of a function of a dataset: `function` and `source`."""
 CLASS_KEY = "__class__"  # the reference to a class, with "/2" appended where the class is at version 2
+UNHASHED: Mapping[str, Any] = {"hashed": False}
+"""Metadata of a field that rows don't depend on, such as an address: another value finds the same cached rows."""
 SECRET_KEY = "__secret__"  # the reference to a secret; "text" beside it has the value with *** for what is secret
 
 
@@ -38,7 +40,8 @@ class Configuration:
     """A frozen dataclass that pickles as canonical JSON of its fields, with the secrets and classes beside it.
 
     The hash that `Dataset.map` and runs take of it covers the fields, the code of classes that are not hfsynth's own
-    (with what they use of their own modules), and the `files_state()` of llms and filters. Secrets don't change it.
+    (with what they use of their own modules), and the `files_state()` of llms and filters. Secrets and fields that are
+    marked `UNHASHED` don't change it.
     """
 
     version: ClassVar[int] = 1
@@ -100,11 +103,7 @@ class _Encoder(ABC):
         if (text := masked(value, name, marked)) is not None:
             return self.secret(value, text, place or name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {
-                f.name: self.encode(getattr(value, f.name), f.name, is_secret_field(f), f.name)
-                for f in dataclasses.fields(value)
-                if f.init
-            }
+            fields = {f.name: self.encode_field(value, f) for f in dataclasses.fields(value) if f.init}
             version = getattr(value, "version", 1)
             reference = self.class_reference(value)
             return {CLASS_KEY: reference if version == 1 else f"{reference}/{version}", **fields}
@@ -118,6 +117,10 @@ class _Encoder(ABC):
             f"{value!r} of type {type(value).__name__} can't be part of a configuration; "
             "use text, numbers, lists, dicts and frozen dataclasses."
         )
+
+    def encode_field(self, owner: Any, field: "dataclasses.Field[Any]") -> Any:
+        """Return the plain form of a dataclass's field."""
+        return self.encode(getattr(owner, field.name), field.name, is_secret_field(field), field.name)
 
     @abstractmethod
     def class_reference(self, value: Any) -> str:
@@ -133,12 +136,18 @@ class _Encoder(ABC):
 
 
 class _PickleEncoder(_Encoder):
-    """Refers to classes and secrets by their places in lists, and collects the states of files."""
+    """Refers to classes, secrets and unhashed values by their places in lists, and collects the states of files."""
 
     def __init__(self) -> None:
         self.classes: list[type] = []
         self.secrets: list[Any] = []
         self.states: list[str] = []
+
+    def encode_field(self, owner: Any, field: "dataclasses.Field[Any]") -> Any:
+        if field.metadata.get("hashed", True):
+            return super().encode_field(owner, field)
+        self.secrets.append(getattr(owner, field.name))  # beside the JSON, which the hash covers
+        return {SECRET_KEY: len(self.secrets) - 1}
 
     def class_reference(self, value: Any) -> str:
         if type(value) not in self.classes:

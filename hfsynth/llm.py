@@ -109,6 +109,10 @@ class Completion:
     """Tokens that the model read."""
     completion_tokens: int = 0
     """Tokens that the model wrote, thinking and end token included."""
+    cached_tokens: int = 0
+    """Those of `prompt_tokens` that were in a cache already, where an llm says so."""
+    reasoning_tokens: int = 0
+    """Those of `completion_tokens` that are thinking, where an llm says so."""
     written: str = ""
     """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
     thinking: str | None = None
@@ -225,6 +229,13 @@ class LLM(ABC):
         A run asks before its first row, without loading, and again before each step, once the llm is loaded.
         """
         return f"{self.model_name} can't keep its answers to a JSON schema" if need == "schema" else ""
+
+    def server_facts(self) -> Mapping[str, str]:
+        """Return what a server states of itself and the model, for the record, once the llm is loaded; here, nothing.
+
+        A run that is continued logs a warning where these have changed since its first chunks.
+        """
+        return {}
 
     @abstractmethod
     def complete(self, requests: Sequence[Request]) -> list[Completion]:

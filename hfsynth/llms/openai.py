@@ -1,0 +1,320 @@
+"""Any model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, OpenAI, Hugging Face's providers."""
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import get_token
+
+from hfsynth.config import UNHASHED, Configuration, settle_fields
+from hfsynth.distributed import rank
+from hfsynth.errors import GenerationError, ServerError
+from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows
+from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
+from hfsynth.llms.server_client import LoopThread, RetryPolicy, ServerClient
+from hfsynth.llms.server_kinds import VERSION_PATHS, kind_of, model_entries, server_facts
+from hfsynth.llms.server_model import ChatEndpoint, Endpoint, RawEndpoint, Sender, ServerModel
+from hfsynth.secrets import masked
+
+_URL_VARIABLE, _KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
+_OPENAI = "https://api.openai.com/v1"
+_HUGGING_FACE = ("huggingface.co", "hf.co", "endpoints.huggingface.cloud")  # hosts that take the Hub's token
+_CONNECTED: dict[tuple[int, str], ServerModel] = {}
+"""Process id and configuration of an llm → its server. A forked process has no thread of its parent's."""
+
+
+@dataclass(frozen=True)
+class OpenAILLM(Configuration, LLM):
+    """A model that a server offers under `/v1/chat/completions`, or with a `tokenizer` under `/v1/completions`.
+
+    With a tokenizer, prompts are rendered and tokenized here, as for `TransformersLLM`: techniques that write a user's
+    turn (Magpie) or score choices (Judge) need one. The key is read from an environment variable, and is never part
+    of the configuration.
+
+    >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
+    >>> llm.model_name, llm.same_rows
+    ('Qwen/Qwen3-8B', 'none')
+    >>> OpenAILLM("gpt-5-mini").lacks("choices")[:47]
+    'gpt-5-mini is only asked to answer chats by its'
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    model: str = field(metadata={"help": "Name of the model on the server."})
+    base_url: tuple[str, ...] = field(
+        default=(),
+        kw_only=True,
+        metadata={
+            "help": "Address up to /v1; of several, process k takes the k-th in turn. Default: $OPENAI_BASE_URL, else "
+            "OpenAI.",
+            **UNHASHED,
+        },
+    )
+    tokenizer: str | None = field(
+        default=None,
+        kw_only=True,
+        metadata={"help": "Name on the Hub, folder or GGUF file of the model's tokenizer, to send raw prompts."},
+    )
+    api_key_variable: str | None = field(
+        default=None,
+        kw_only=True,
+        metadata={
+            "help": "Environment variable with the key. Default: HF_TOKEN for Hugging Face's hosts, else "
+            "OPENAI_API_KEY.",
+            **UNHASHED,
+        },
+    )
+    chat_template_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        kw_only=True,
+        metadata={"help": "Variables of the chat template, such as enable_thinking."},
+    )
+    extra_body: Mapping[str, Any] = field(
+        default_factory=dict,
+        kw_only=True,
+        metadata={"help": "Further fields of every request, such as reasoning_effort."},
+    )
+    concurrency: int = field(
+        default=64,
+        kw_only=True,
+        metadata={"help": "Most requests in flight; fewer while the server is overloaded.", **UNHASHED},
+    )
+    timeout: float = field(
+        default=600.0, kw_only=True, metadata={"help": "Seconds that the server may take for a request.", **UNHASHED}
+    )
+    patience: float = field(
+        default=300.0,
+        kw_only=True,
+        metadata={
+            "help": "Seconds without a completed request after which a failing server counts as dead.",
+            **UNHASHED,
+        },
+    )
+    retry_delay: float = field(
+        default=0.5,
+        kw_only=True,
+        metadata={
+            "help": "Seconds before a failed request is sent a second time; doubled each further time.",
+            **UNHASHED,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        settle_fields(self)
+        if not self.model.strip():
+            raise ValueError(f"OpenAILLM.model must be the name of a model, got {self.model!r}.")
+        for url in self.base_url:
+            _check_url("OpenAILLM.base_url", url)
+        if self.concurrency < 1:
+            raise ValueError(f"OpenAILLM.concurrency must be at least 1, got {self.concurrency}.")
+        for name in ("timeout", "patience", "retry_delay"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+            if getattr(self, name) <= 0:
+                raise ValueError(f"OpenAILLM.{name} must be above 0 seconds, got {getattr(self, name)}.")
+
+    @property
+    def model_name(self) -> str:
+        """The model as the server names it; of a path, its last part."""
+        return os.path.basename(self.model.rstrip("/")) if self.model.startswith(("/", ".", "~")) else self.model
+
+    @property
+    def same_rows(self) -> SameRows:
+        """Nothing is promised: a server batches requests with others', and may ignore seeds."""
+        return "none"
+
+    def lacks(self, need: Need) -> str:
+        """Return why a need can't be met, and what would do; choices are known once the server was asked."""
+        if need == "schema":
+            return super().lacks(need)
+        if self.tokenizer is None:
+            return f"{self.model_name} is only asked to answer chats by its server; {_chat_advice(self.model)}"
+        if need == "choices" and self._key in _CONNECTED and not self.connected().scores_prompts():
+            return (
+                f"the server of {self.model_name} doesn't score the tokens of a prompt; use a server that does, such "
+                "as vLLM's, or score in process with TransformersLLM(...) or VLLM(...)"
+            )
+        return ""
+
+    def prompt(self, request: Request) -> str:
+        """Return the text that the model reads: with a tokenizer exactly, else the messages.
+
+        Raises:
+            ChatTemplateError: If the tokenizer's chat template can't render it.
+        """
+        if self.tokenizer is None:
+            return super().prompt(request)
+        endpoint = self.connected().endpoint
+        assert isinstance(endpoint, RawEndpoint)
+        return endpoint.chat.prompt(request)
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete all requests, in their order.
+
+        A request that the server refuses is a completion with `finish_reason="refused"` and the server's words; one on
+        which it fails every time is one with "error".
+
+        Raises:
+            ChatTemplateError: If every request needs something that the tokenizer's chat template lacks.
+            GenerationError: If every request needs a tokenizer, and there is none.
+            ServerError: If the server refuses the key or the model, or stays unreachable.
+        """
+        waiting = Requests()
+        for index, request in enumerate(requests):
+            waiting.put(index, request)
+        completions = dict(self.stream(waiting)) if requests else {}
+        return [completions[index] for index in range(len(requests))]
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests until none is left, each as soon as it is there, at most `concurrency` at once.
+
+        Raises:
+            ChatTemplateError, GenerationError, ServerError: As `complete` does.
+        """
+        return self.connected().stream(requests)
+
+    def origin(self) -> Origin:
+        """Return the license and languages that the model's card in the cache of the Hub states.
+
+        The commit is unknown: a server tells none.
+        """
+        return replace(model_origin(self.tokenizer or self.model, None, None), commit="")
+
+    def files_state(self) -> str:
+        """Return a text that changes when the tokenizer's files do; "" without a tokenizer."""
+        if self.tokenizer is None:
+            return ""
+        folder, gguf_file = split_gguf_path(self.tokenizer, None)
+        return files_state(folder, None, gguf_file)
+
+    def server_facts(self) -> Mapping[str, str]:
+        """Return the server's kind and version, and what it states of the model; nothing before it was asked."""
+        return _CONNECTED[self._key].facts if self._key in _CONNECTED else {}
+
+    def load(self) -> "OpenAILLM":
+        """Ask the server for its models, and load the tokenizer, if there is one.
+
+        Raises:
+            GenerationError: If the tokenizer can't be loaded.
+            ServerError: If the server can't be used, or takes no raw prompts.
+        """
+        self.connected()
+        return self
+
+    def unload(self) -> None:
+        """Close the connections; the next `complete` opens them again."""
+        if (model := _CONNECTED.pop(self._key, None)) is not None:
+            model.close()
+
+    def connected(self) -> ServerModel:
+        """Return the server, asked what it is.
+
+        Raises:
+            GenerationError, ServerError: As `load` does.
+        """
+        if self._key not in _CONNECTED:
+            _CONNECTED[self._key] = self._connect()
+        return _CONNECTED[self._key]
+
+    @property
+    def _key(self) -> tuple[int, str]:
+        unhashed = [getattr(self, f.name) for f in fields(self) if not f.metadata.get("hashed", True)]
+        return os.getpid(), f"{self.to_json()} {unhashed} {self._url()}"
+
+    def _connect(self) -> ServerModel:
+        """Open the connections.
+
+        Raises:
+            GenerationError, ServerError: As `load` does.
+        """
+        chat = None
+        if self.tokenizer is not None:
+            folder, gguf_file = split_gguf_path(self.tokenizer, None)
+            source = {"gguf_file": gguf_file} if gguf_file else {}
+            chat = load_chat_tokenizer(folder, name=self.model_name, variables=self.chat_template_kwargs, **source)
+        loop, client = LoopThread(), self._client()
+        try:
+            models = loop.run(client.get(f"{client.base_url}/models")) or {}
+            client.models = tuple(str(entry.get("id")) for entry in model_entries(models))
+            kind = kind_of(models)
+            path = VERSION_PATHS.get(kind.name)
+            stated = loop.run(client.get(client.base_url.removesuffix("/v1") + path)) if path else None
+            facts = server_facts(kind, self.model, models, stated or {})
+            sender = Sender(client, self.extra_body)
+            endpoint: Endpoint = ChatEndpoint(
+                sender, kind, self.model, self.chat_template_kwargs, _chat_advice(self.model)
+            )
+            if chat is not None:
+                limit = facts.get("context", "")
+                limits = [chat.context, int(limit) if limit.isdigit() else None]
+                context = min((one for one in limits if one is not None), default=None)
+                endpoint = RawEndpoint(sender, kind, self.model, replace(chat, context=context))
+                if fault := loop.run(endpoint.find_form()):
+                    raise ServerError(
+                        f"{client.base_url}/completions takes no prompts of a tokenizer: {fault}. Leave tokenizer out "
+                        "to have chats answered, or use a server such as vLLM's."
+                    )
+        except GenerationError:
+            loop.run(client.close())
+            loop.stop()
+            raise
+        return ServerModel(loop, endpoint, sender, facts, self.concurrency)
+
+    def _client(self) -> ServerClient:
+        url = self._url()
+        variable = self.api_key_variable or ("HF_TOKEN" if _is_hugging_face(url) else _KEY_VARIABLE)
+        key = os.environ.get(variable) or (get_token() if variable == "HF_TOKEN" else None) or ""
+        masked(key, marked=True)  # errors that quote it have *** in its place
+        state = "a valid key" if key else "a key, which isn't set"
+        return ServerClient(
+            url,
+            {"Authorization": f"Bearer {key}"} if key else {},
+            f"set the environment variable {variable} to {state}, or name another one by api_key_variable",
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            policy=RetryPolicy(patience=self.patience, first_delay=self.retry_delay),
+        )
+
+    def _url(self) -> str:
+        """Return the address of this process's server.
+
+        Raises:
+            ValueError: If the environment variable has no address.
+        """
+        if self.base_url:
+            return self.base_url[rank() % len(self.base_url)]
+        url = os.environ.get(_URL_VARIABLE) or _OPENAI
+        _check_url(_URL_VARIABLE, url)
+        return url
+
+
+def _chat_advice(model: str) -> str:
+    return (
+        f"give tokenizer={model!r} (a name or folder), if the server has /v1/completions, or use "
+        "TransformersLLM(...) or VLLM(...)"
+    )
+
+
+def _is_hugging_face(url: str) -> bool:
+    """Whether an address is Hugging Face's, reached so that nobody else reads the token."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme == "https" and any(host == name or host.endswith(f".{name}") for name in _HUGGING_FACE)
+
+
+def _check_url(name: str, url: str) -> None:
+    """Check an address.
+
+    Raises:
+        ValueError: If it is none, or has a key in it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name} must be an address such as http://localhost:8000/v1, got {masked(url) or url!r}.")
+    if parts.username or parts.password or parts.query:
+        raise ValueError(
+            f"{name} has a user, password or query, got {masked(url) or url!r}; give the key by api_key_variable."
+        )

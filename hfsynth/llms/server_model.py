@@ -1,0 +1,443 @@
+"""A model behind a server: requests become HTTP bodies, and answers completions, many in flight at once.
+
+ChatEndpoint    /chat/completions   the server renders the conversation by its own chat template
+RawEndpoint     /completions        the prompt is rendered here, as token ids or, where it takes none, as text
+"""
+
+import logging
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Literal, Protocol
+
+from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices
+from hfsynth.errors import GenerationError, ServerError
+from hfsynth.llm import Completion, FinishReason, Request, Requests
+from hfsynth.llms.server_client import FailedError, LoopThread, RefusedError, ServerClient
+from hfsynth.llms.server_kinds import ServerKind, unsupported_fields
+from hfsynth.thinking import THINKING, split_thinking
+
+logger = logging.getLogger(__name__)
+PromptForm = Literal["ids", "text"]
+"""How a server takes a raw prompt."""
+_MAX_REFUSED = 16  # requests that a server refuses, while it completes none, before a run stops
+_ABOUT_LENGTH = ("context", "too long", "maximum", "too many tokens")  # words of a refusal that is the row's own fault
+_FINISH_REASONS: dict[str, FinishReason] = {
+    "": "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
+    "length": "length", "max_tokens": "length", "model_length": "length",
+}  # fmt: skip
+_FAILED = ("abort", "error")  # finish reasons of a request that may be completed at another time
+
+
+class Endpoint(Protocol):
+    """Completes requests under one path of a server."""
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one request.
+
+        Raises:
+            FailedError, RefusedError, ServerError: As `ServerClient.post` does.
+        """
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise if these requests would fail for a reason that is no single row's.
+
+        Raises:
+            ChatTemplateError, GenerationError: With what would do.
+        """
+
+
+@dataclass
+class Sender:
+    """Posts bodies to a server, without the fields that it has refused as unknown.
+
+    Args:
+        client: The server.
+        extra_body: Fields of every body, which replace hfsynth's own.
+    """
+
+    client: ServerClient
+    extra_body: Mapping[str, Any]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Fields that the server doesn't know → the field that it takes instead, or ""."""
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Post a body, and once more without the fields that the server says it doesn't know.
+
+        Raises:
+            FailedError, RefusedError, ServerError: As `ServerClient.post` does.
+        """
+        while True:
+            fields = self._supported_fields({**body, **self.extra_body})
+            try:
+                return await self.client.post(path, fields)
+            except RefusedError as error:
+                if not self._leave_out(fields, error):
+                    raise
+
+    def _supported_fields(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        names = {name: self.left_out.get(name, name) for name in body}
+        return {names[name]: value for name, value in body.items() if names[name]}
+
+    def _leave_out(self, body: Mapping[str, Any], error: RefusedError) -> bool:
+        """Note the fields that a refusal names as unknown; return whether there were any."""
+        words = str(error)
+        if "max_tokens" in body and "max_completion_tokens" in words:
+            unknown = {"max_tokens": "max_completion_tokens"}
+        else:
+            unknown = dict.fromkeys(unsupported_fields(body, words, error.parameter), "")
+        for name in unknown.keys() - self.left_out:
+            logger.warning("%s is not sent any more, as the server doesn't know it: %s", name, words)
+        self.left_out.update(unknown)
+        return bool(unknown)
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """Completes chats, which the server renders.
+
+    Args:
+        sender: The server.
+        kind: Its kind.
+        model: The model's name there.
+        template_variables: The chat template's variables besides the messages.
+        advice: What would do for a request that is no chat.
+    """
+
+    sender: Sender
+    kind: ServerKind
+    model: str
+    template_variables: Mapping[str, Any]
+    advice: str
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one chat."""
+        if fault := self._fault(request):
+            raise RefusedError(fault)
+        sampling = request.sampling
+        body = {
+            "model": self.model,
+            "messages": [dict(message) for message in request.messages],
+            **self.kind.sampling_fields(sampling, request.seed, sampling.max_new_tokens),
+        }
+        if self.template_variables:
+            body["chat_template_kwargs"] = dict(self.template_variables)
+        data = await self.sender.post("/chat/completions", body)
+        choice = _first_choice(data)
+        message = choice.get("message")
+        message = message if isinstance(message, Mapping) else {}
+        text, thinking = _content(message.get("content")), message.get("reasoning") or message.get("reasoning_content")
+        if not isinstance(thinking, str) or not thinking:
+            thinking, text = split_thinking("", text, THINKING)
+        cuts = [text.index(stop) for stop in sampling.stop if stop in text]
+        text = text[: min(cuts, default=len(text))].strip()
+        return _with_usage(_ended(Completion(text=text, finish_reason="stop", thinking=thinking), choice), data)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise if none of these requests is a chat.
+
+        Raises:
+            GenerationError: If each has choices, wants a user's turn, or is no conversation to be answered.
+        """
+        faults = [self._fault(request) for request in requests]
+        if faults and all(faults):
+            raise GenerationError(faults[0])
+
+    def _fault(self, request: Request) -> str:
+        """Return why a request is no chat, or "" if it is one."""
+        last = request.messages[-1]["role"] if request.messages else ""
+        if request.choices:
+            wanted = "scores of choices"
+        elif request.role == "user":
+            wanted = "a user's turn"
+        elif last in ("", "assistant"):
+            wanted = "an answer to a conversation that is empty" if not last else "an answer after an answer"
+        else:
+            return ""
+        return f"{self.model} answers chats, and was asked for {wanted}; {self.advice}."
+
+
+@dataclass
+class RawEndpoint:
+    """Completes prompts that are rendered here.
+
+    Args:
+        sender: The server.
+        kind: Its kind.
+        model: The model's name there.
+        chat: Renders requests, and reads token ids.
+    """
+
+    sender: Sender
+    kind: ServerKind
+    model: str
+    chat: ChatTokenizer
+    form: PromptForm = "ids"
+    scores_prompts: bool | None = None
+    """Whether the server scores the tokens of a prompt; None until it was asked."""
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one request."""
+        rendered = self.chat.render(request)
+        if isinstance(rendered, Completion):
+            return rendered
+        if isinstance(rendered, RenderedChoices):
+            return self.chat.scored(rendered, await self._scores(rendered.tokens))
+        return await self._generate(rendered)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise as `ChatTokenizer.check` does."""
+        self.chat.check(requests)
+
+    async def find_form(self) -> str:
+        """Find out whether the server takes token ids or text; return why it takes neither, or "" if it takes one.
+
+        Raises:
+            ServerError: If the server can't be used.
+        """
+        ids = self.chat.tokenizer("a", add_special_tokens=False).input_ids
+        forms: list[tuple[PromptForm, list[int] | str]] = [("ids", ids), ("text", "a")]
+        fault = ""
+        for self.form, prompt in forms:
+            try:
+                data = await self.sender.post("/completions", {"model": self.model, "prompt": prompt, "max_tokens": 1})
+            except (RefusedError, FailedError) as error:
+                fault = str(error)
+            else:
+                read = _usage(data).get("prompt_tokens")
+                if self.form == "text" or not isinstance(read, int) or read == len(ids):
+                    return ""
+                fault = f"of {len(ids)} token ids, it read {read}"
+        return fault
+
+    async def find_scores(self) -> bool:
+        """Find out whether the server scores the tokens of a prompt."""
+        if self.scores_prompts is None:
+            ids = self.chat.tokenizer("a b", add_special_tokens=False).input_ids
+            try:
+                self.scores_prompts = self.form == "ids" and all(await self._echo([ids, ids]))
+            except (RefusedError, FailedError) as error:
+                logger.info("%s scores no prompts: %s", self.model, error)
+                self.scores_prompts = False
+        return self.scores_prompts
+
+    async def _generate(self, rendered: RenderedRequest) -> Completion:
+        tokens = rendered.tokens
+        prompt: list[int] | str = tokens.prompt_ids
+        if self.form == "text":
+            prompt = self._prompt_text(rendered)
+        sampling = replace(tokens.sampling, stop=tokens.stop)
+        body = {
+            "model": self.model,
+            "prompt": prompt,
+            **self.kind.sampling_fields(sampling, tokens.seed, tokens.max_new_tokens),
+            "stop_token_ids": sorted(tokens.end_tokens),
+            **self.kind.raw,
+        }
+        data = await self.sender.post("/completions", body)
+        choice = _first_choice(data)
+        ids, text = choice.get("token_ids"), _content(choice.get("text"))
+        if isinstance(ids, list) and ids:
+            completion = self.chat.completion(rendered, Generated(ids, "stop"))
+        else:
+            completion = replace(self.chat.completion_of_text(rendered, text, "stop"), written=text)
+        return _with_usage(_ended(completion, choice), data)
+
+    def _prompt_text(self, rendered: RenderedRequest) -> str:
+        """Return a prompt for a server that tokenizes it, and puts a BOS token before it where the model has one.
+
+        Raises:
+            RefusedError: If the server would read a special token in a row's text.
+        """
+        if self.chat.tokenizer(rendered.prompt, add_special_tokens=False).input_ids != rendered.tokens.prompt_ids:
+            raise RefusedError("the row has the text of a special token, which this server can't read as text")
+        bos = self.chat.template.bos_token
+        return rendered.prompt.removeprefix(bos) if bos else rendered.prompt
+
+    async def _scores(self, tokens: TokenizedChoices) -> tuple[float, ...]:
+        """Return the log-likelihood of each choice and the end of its turn.
+
+        Raises:
+            RefusedError: If the server scores no prompts.
+        """
+        ends: list[list[int]] = [[end] for end in sorted(tokens.end_tokens)] or [[]]
+        prompts = [[*tokens.prompt_ids, *choice, *end] for choice in tokens.choices for end in ends]
+        echoed = await self._echo(prompts)
+        start = len(tokens.prompt_ids)
+        scores: list[float] = []
+        for number, choice in enumerate(tokens.choices):
+            own = echoed[number * len(ends) : (number + 1) * len(ends)]
+            middle = math.fsum(own[0][start : start + len(choice)])
+            last = [math.exp(one[-1]) for one in own] if tokens.end_tokens else [1.0]
+            scores.append(middle + (math.log(total) if (total := math.fsum(last)) > 0 else -math.inf))
+        return tuple(scores)
+
+    async def _echo(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the log-probabilities of each prompt's tokens, 0 for the first token.
+
+        Raises:
+            RefusedError: If the server gives none.
+        """
+        body = {
+            "model": self.model,
+            "prompt": [list(prompt) for prompt in prompts],
+            "max_tokens": 0,
+            "temperature": 0.0,
+            "echo": True,
+            "logprobs": 1,
+        }
+        data = await self.sender.post("/completions", body)
+        found = data.get("choices")
+        choices = sorted(found, key=lambda choice: choice.get("index", 0)) if isinstance(found, list) else []
+        scored = [(choice.get("logprobs") or {}).get("token_logprobs") or [] for choice in choices]
+        if [len(one) for one in scored] != [len(prompt) for prompt in prompts]:
+            raise RefusedError("the server doesn't score the tokens of a prompt (echo with logprobs)")
+        return [[float(value or 0.0) for value in one] for one in scored]
+
+
+class ServerModel:
+    """A model behind a server, ready to complete requests.
+
+    Args:
+        loop: Where requests are in flight.
+        endpoint: What completes them.
+        sender: The server.
+        facts: What the server states of itself and the model.
+        concurrency: Most requests in flight.
+    """
+
+    def __init__(
+        self, loop: LoopThread, endpoint: Endpoint, sender: Sender, facts: Mapping[str, str], concurrency: int
+    ) -> None:
+        self.endpoint = endpoint
+        self._facts = facts
+        self._sender = sender
+        self._loop = loop
+        self._concurrency = concurrency
+        self._refused = 0  # requests that the server refused, before it completed any
+        self._has_completed = False
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the server states of itself and the model, and the fields of requests that it doesn't know."""
+        left_out = {"left_out": ", ".join(sorted(self._sender.left_out))} if self._sender.left_out else {}
+        return {**self._facts, **left_out}
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests as `LLM.stream` does.
+
+        Raises:
+            ChatTemplateError: As `ChatTokenizer.check` does.
+            GenerationError: If requests are no chats, and the llm has no tokenizer.
+            ServerError: If the server can't be used.
+        """
+        self.endpoint.check(requests.waiting())
+        answered: SimpleQueue[Hashable] = SimpleQueue()
+        in_flight: dict[Hashable, Future[Completion]] = {}
+        try:
+            while True:
+                while len(in_flight) < self._concurrency and (item := requests.take()) is not None:
+                    key, request = item
+                    in_flight[key] = self._loop.start(self._complete(request))
+                    in_flight[key].add_done_callback(partial(_put, answered, key))
+                if not in_flight:
+                    return
+                key = answered.get()
+                yield key, in_flight.pop(key).result()
+        finally:
+            for future in in_flight.values():
+                future.cancel()
+
+    def scores_prompts(self) -> bool:
+        """Whether the server scores choices; the first call asks it.
+
+        Raises:
+            ServerError: If the server can't be used.
+        """
+        return isinstance(self.endpoint, RawEndpoint) and self._loop.run(self.endpoint.find_scores())
+
+    def close(self) -> None:
+        """Close the connections and end the loop."""
+        self._loop.run(self._sender.client.close())
+        self._loop.stop()
+
+    async def _complete(self, request: Request) -> Completion:
+        try:
+            completion = await self.endpoint.complete(request)
+        except RefusedError as error:
+            self._note_refusal(error)
+            return Completion(text="", finish_reason="refused", error=str(error))
+        except FailedError as error:
+            return Completion(text="", finish_reason="error", error=str(error))
+        self._has_completed |= completion.finish_reason not in ("refused", "error")
+        return completion
+
+    def _note_refusal(self, error: Exception) -> None:
+        """Count a refused request.
+
+        Raises:
+            ServerError: If the server refused the first ones, not for their lengths, and completed none.
+        """
+        if self._has_completed or any(word in str(error).lower() for word in _ABOUT_LENGTH):
+            return
+        self._refused += 1
+        if self._refused >= _MAX_REFUSED:
+            raise ServerError(
+                f"{self._sender.client.base_url} refused the first {self._refused} requests and completed none; the "
+                f"last time: {error}. Check model, sampling and extra_body."
+            )
+
+
+def _put(answered: "SimpleQueue[Hashable]", key: Hashable, future: "Future[Completion]") -> None:  # noqa: ARG001
+    answered.put(key)
+
+
+def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first choice of an answer.
+
+    Raises:
+        RefusedError: If there is none.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        raise RefusedError(f"the server's answer has no choices: {str(data)[:200]}")
+    return choices[0]
+
+
+def _content(content: Any) -> str:
+    """Return the text of an answer's content: a text, a list of parts, or nothing."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _ended(completion: Completion, choice: Mapping[str, Any]) -> Completion:
+    """Return a completion that ended for the reason that an answer's choice states."""
+    reason = str(choice.get("finish_reason") or "")
+    if reason in _FINISH_REASONS:
+        return replace(completion, finish_reason=_FINISH_REASONS[reason])
+    error = f"the server ended the answer for the reason {reason!r}"
+    return replace(completion, finish_reason="error" if reason in _FAILED else "refused", error=error)
+
+
+def _usage(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    usage = data.get("usage")
+    return usage if isinstance(usage, Mapping) else {}
+
+
+def _with_usage(completion: Completion, data: Mapping[str, Any]) -> Completion:
+    """Return a completion with the token counts that an answer states."""
+    usage = _usage(data)
+    prompt, written = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
+    counts = {
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "cached_tokens": prompt.get("cached_tokens"),
+        "reasoning_tokens": written.get("reasoning_tokens"),
+    }
+    stated: dict[str, Any] = {name: count for name, count in counts.items() if isinstance(count, int)}
+    return replace(completion, **stated)
