@@ -69,7 +69,7 @@ class ModelServer:
         self.retry_after = "0"
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
-        self.most_in_flight = 0
+        self.peak_in_flight = 0
         self._in_flight = 0
         self._attempts: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
@@ -109,7 +109,7 @@ class ModelServer:
         """Count a request, and return its number and the number of its attempts so far."""
         with self._lock:
             self._in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+            self.peak_in_flight = max(self.peak_in_flight, self._in_flight)
             number, attempts = self._attempts.get(content, (len(self._attempts), 0))
             self._attempts[content] = number, attempts + 1
             return number, attempts

@@ -101,13 +101,13 @@ class InFlightLimit:
     """How many requests are sent at once: halved where the server is overloaded, and raised by one after successes.
 
     Args:
-        most: The number at the beginning, and the largest.
+        capacity: The number at the beginning, and the largest.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.now = most
-        self.lowest = most
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.now = capacity
+        self.lowest = capacity
         """The smallest number so far."""
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -146,7 +146,7 @@ class InFlightLimit:
     def note_success(self) -> None:
         """Count a completed request; as many as are in flight raise the limit by one."""
         self._successes += 1
-        if self._successes >= self.now and self.now < self.most:
+        if self._successes >= self.now and self.now < self.capacity:
             self.now += 1
             self._successes = 0
             self._wake()

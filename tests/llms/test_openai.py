@@ -162,7 +162,7 @@ def test_faults_at_any_request_change_no_row(pattern, count):
     assert texts(completions) == [f"{number} question {number}" for number in range(count)]
 
 
-def test_slow_answer_is_asked_for_again():
+def test_slow_answer_is_asked_for_twice():
     slow = lambda number, attempt: "slow" if attempt == 0 and number == 0 else ""  # noqa: E731
     with ModelServer(faults=slow) as server, llm_of(server, timeout=0.3) as llm:
         assert texts(llm.complete(questions(3))) == [f"{number} question {number}" for number in range(3)]
@@ -196,7 +196,7 @@ def test_overloaded_server_gets_fewer_requests_at_once(caplog):
     with ModelServer(limited, delay=0.01) as server, llm_of(server, concurrency=32) as llm:
         completions = llm.complete(questions(60))
     assert texts(completions) == ["ok"] * 60
-    assert server.most_in_flight <= 32
+    assert server.peak_in_flight <= 32
     assert "at most 4 requests" in caplog.text
 
 
@@ -285,7 +285,7 @@ def test_stream_takes_no_more_than_concurrency(server):
             taken.append(key)
             assert len(taken) + len(requests) >= 20 - 4
     assert sorted(taken) == list(range(20))
-    assert server.most_in_flight <= 4
+    assert server.peak_in_flight <= 4
 
 
 def test_stream_takes_a_request_that_follows_a_completion(server):
