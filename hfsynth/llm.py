@@ -233,7 +233,8 @@ class LLM(ABC):
     def server_facts(self) -> Mapping[str, str]:
         """Return what a server states of itself and the model, for the record, once the llm is loaded; here, nothing.
 
-        A run that is continued logs a warning where these have changed since its first chunks.
+        "left_out" lists the fields of requests that the server doesn't know. A run that is continued logs a warning
+        where another fact has changed since it began.
         """
         return {}
 

@@ -65,6 +65,8 @@ class StepRecord:
     """The model's origin, as far as the machine of the run had its card or file."""
     same_rows: str | None = None
     """What the llm promises of a repeated run (`LLM.same_rows`)."""
+    server: Mapping[str, str] = field(default_factory=dict)
+    """What a server stated of itself and the model (`LLM.server_facts`)."""
     finished: str = ""
     """Date in UTC, in ISO format."""
     citation: str = ""
@@ -182,6 +184,7 @@ def step_record(
     tally: StepTally,
     seconds: tuple[float, float],
     processes: int,
+    server: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the fields of the record of a step that has just been finished.
 
@@ -191,6 +194,7 @@ def step_record(
         tally: The counts of its rows.
         seconds: The time of all processes added up, and the wall time.
         processes: The world size.
+        server: What a server stated of itself and the model.
     """
     record = StepRecord(
         name=step.name,
@@ -204,6 +208,7 @@ def step_record(
         versions=versions(),
         origin=step.origin(),
         same_rows=step.same_rows,
+        server=server or {},
         finished=datetime.now(timezone.utc).date().isoformat(),
         citation=step.citation,
     )

@@ -313,12 +313,15 @@ def _models(config: ConfigFacts) -> list[tuple[str, Origin]]:
 
 
 def _machine_lines(config: ConfigFacts) -> Iterator[str]:
-    """Yield the duration and hardware of each step, then the versions of packages."""
+    """Yield the duration, hardware and server of each step, then the versions of packages."""
     for name, step in _numbered_steps(config):
         if step.machine:
             total = f", {duration(step.seconds)} in total" if step.processes > 1 else ""
             hardware = f"{counted(step.processes, 'process')} on {step.machine}"
             yield f"{name}: {duration(step.wall_seconds)}{total}, {hardware}"
+        if step.server:
+            facts = ", ".join(f"{fact.replace('_', ' ')} {value}" for fact, value in step.server.items())
+            yield f"{name}: completed by a server, which stated: {facts}"
     for versions in dict.fromkeys(json.dumps(dict(step.versions)) for step in config.steps if step.versions):
         yield "Versions: " + ", ".join(f"{package} {version}" for package, version in json.loads(versions).items())
 

@@ -6,6 +6,7 @@ A step has a folder, named by a hash of all that its rows depend on:
     chunk-00003-of-00128.arrow   the rows of a finished chunk; a chunk is consecutive rows
     chunk-00003-of-00128.failed  why a chunk raised
     input.json, inputs.arrow     hashes of the input, by which other runs recognise equal chunks and rows
+    server.json                  what the llm's server stated of itself when the step began
     timings.jsonl                a line for each chunk that was run
     transient-RUN                run RUN left rows with transient failures, which the next run retries
     dropped.arrow                the rows that a filter dropped
@@ -240,6 +241,16 @@ class StepFolder:
         others = (name for name in names if not name.startswith(f"writing-{self.worker_id}-"))
         ends = (name.rpartition("-")[2] for name in others)
         return {int(end) for end in ends if end.isdigit()}
+
+    def note_server(self, facts: Mapping[str, str]) -> dict[str, str]:
+        """Return what a server stated of itself when the step began; if nothing is kept, keep what it states now."""
+        file = self.path / "server.json"
+        try:
+            earlier: dict[str, str] = read_json(file)
+        except (FileNotFoundError, DamagedFileError):
+            earlier = dict(facts)
+            self._write(file, earlier)
+        return earlier
 
     def note_timing(self, number: int, rows: int, seconds: float) -> None:
         """Append a chunk's line to the step's timings; a line this short is written at once."""

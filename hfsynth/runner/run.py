@@ -324,6 +324,7 @@ class _RunState:
                 self.progress,
                 state.rows_in,
                 files.earlier_rows(technique, step_input),
+                self._later_steps(state),
             )
             self.failures.run(worker)
         result = folder.load(features, files.fingerprint)
@@ -390,6 +391,12 @@ class _RunState:
         """Return the numbers that retries of a step's rows by one key may have had, from the last down."""
         last = max((folder.retries for folder in self._existing(step, key, 0)), default=0)
         return list(reversed(range(last + 1)))
+
+    def _later_steps(self, state: _StepState) -> list[Technique]:
+        """Return the techniques after a step that have its llm."""
+        later = [other.step for other in self.steps[self.steps.index(state) + 1 :]]
+        llm = state.step.llm if isinstance(state.step, Technique) else None
+        return [step for step in later if isinstance(step, Technique) and step.llm == llm]
 
     def _swap_model(self, llm: LLM) -> None:
         """Unload the llm of the technique before, if it is another: two are never in memory at once."""

@@ -65,6 +65,7 @@ class StepWorker:
         progress: Counts rows, tokens and failures.
         first: Index of the dataset's first row in the step's input, if earlier rounds had some.
         earlier: Folders with rows that may be taken over, the latest first.
+        later: Later steps with the same llm, whose needs are checked before this step spends a row.
     """
 
     dataset: Dataset
@@ -76,6 +77,7 @@ class StepWorker:
     progress: Progress
     first: int = 0
     earlier: Sequence[EarlierRows] = ()
+    later: Sequence[Technique] = ()
     _slowest: float = field(default=0.0, init=False)
     """Seconds of this process's slowest chunk."""
     _chunks: "ChunksInFlight" = field(init=False)
@@ -118,7 +120,9 @@ class StepWorker:
             self._left_journals = self.folder.journals()
         if not all(map(self._is_reusable, missing)):
             self.technique.llm.load()  # if it can't be loaded, every chunk would fail twice
-            self.technique.check_ready()
+            for technique in (self.technique, *self.later):
+                technique.check_ready()
+            self._check_server()
         with DiskErrors(self.folder.path), closing(self._journals):
             try:
                 self._complete_chunks()
@@ -128,6 +132,23 @@ class StepWorker:
                 ) from error
         if not self.folder.finished:
             raise RunError(self._chunks_failed_message(self.folder.failures()))
+
+    def _check_server(self) -> None:
+        """Log a warning where a server states another model or version of itself than when the step began."""
+        stated = self.technique.llm.server_facts()
+        facts = {name: fact for name, fact in stated.items() if name != "left_out"}  # found out as the step runs
+        if facts and (earlier := self.folder.note_server(facts)) != facts:
+            changes = [
+                f"{name} was {earlier.get(name, '')!r} and is {facts.get(name, '')!r}"
+                for name in sorted({*earlier, *facts})
+                if earlier.get(name) != facts.get(name)
+            ]
+            logger.warning(
+                "the server of %s has changed since the first rows of %s, which are kept: %s",
+                self.technique.model_name,
+                self.technique.name,
+                "; ".join(changes),
+            )
 
     def _complete_chunks(self) -> None:
         """Process chunks until none is left, then merge them, unless some have failed twice."""
@@ -234,7 +255,8 @@ class StepWorker:
 
             def record(_: int) -> dict[str, Any]:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
-                return step_record(self.technique, columns, tally, seconds, self.group.world_size)
+                server = self.technique.llm.server_facts()
+                return step_record(self.technique, columns, tally, seconds, self.group.world_size, server)
 
             self.folder.merge_chunks(tally.update, record)
 

@@ -350,6 +350,33 @@ def test_restarted_server_loses_no_row(tmp_path):
     assert result["generation"][:] == faultless["generation"][:]
 
 
+def test_server_with_other_weights_is_noticed_on_resuming(tmp_path, server, caplog):
+    """The rows that are kept stay, and the record has what the server stated last."""
+    pipeline = Pipeline((TextGeneration(llm_of(server, patience=0.3, concurrency=2)),))
+    server.faults = lambda number, attempt: "503" if number >= 4 else ""
+    with pytest.raises(RunError):
+        pipeline.run(rows(8), run_dir=tmp_path, chunk_size=2, quiet=True)
+    assert "has changed" not in caplog.text
+    pipeline.steps[0].llm.unload()
+    server.faults = lambda number, attempt: ""
+    server.model = "/models/finetuned"
+    result = pipeline.run(rows(8), run_dir=tmp_path, chunk_size=2, quiet=True)
+    assert "served_model was 'user/small' and is 'finetuned'" in caplog.text
+    (step,) = records(result)[0].steps
+    assert step.server == {"server": "vllm 1.2.3", "served_model": "finetuned", "owner": "vllm"}
+    assert step.same_rows == "none"
+
+
+def test_later_step_is_refused_before_an_earlier_one_costs(tmp_path, server, raw):
+    """Whether a server scores choices is known once it was asked, and then no row is spent."""
+    first = TextGeneration(raw, input_mappings={"instruction": "text"})
+    with pytest.raises(GenerationError, match="doesn't score"):
+        (first >> Judge(raw, template="{{ text }}")).run(
+            Dataset.from_dict({"text": ["a"]}), run_dir=tmp_path, quiet=True
+        )
+    assert all(body.get("echo") for body in server.bodies)
+
+
 def test_unreachable_server_is_an_error_that_names_it(server):
     url = server.url
     server.stop()
