@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hfsynth.analysis.report import Comparison as Comparison
     from hfsynth.analysis.report import Report as Report
     from hfsynth.analysis.report import report as report
+    from hfsynth.config import Configuration as Configuration
     from hfsynth.errors import ChatTemplateError as ChatTemplateError
     from hfsynth.errors import ColumnError as ColumnError
     from hfsynth.errors import GenerationError as GenerationError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from hfsynth.runner.run import run as run
     from hfsynth.samplers import CategorySampler as CategorySampler
     from hfsynth.samplers import PersonaSampler as PersonaSampler
+    from hfsynth.technique import Input as Input
     from hfsynth.technique import Technique as Technique
     from hfsynth.techniques.bootstrap import BootstrapInstructions as BootstrapInstructions
     from hfsynth.techniques.bootstrap import SeedPool as SeedPool
@@ -71,6 +73,7 @@ _HOMES = {
     "ColumnError": "errors",
     "Comparison": "analysis.report",
     "Completion": "llm",
+    "Configuration": "config",
     "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
     "Drop": "filter",
@@ -79,6 +82,7 @@ _HOMES = {
     "Filter": "filter",
     "GenerationError": "errors",
     "HfsynthError": "errors",
+    "Input": "technique",
     "InstructionFollowingDifficulty": "techniques.instruction_difficulty",
     "InstructionRules": "filters.instruction_rules",
     "Judge": "techniques.judge",
@@ -127,6 +131,7 @@ __all__ = [
     "ColumnError",
     "Comparison",
     "Completion",
+    "Configuration",
     "Decontaminate",
     "Deduplicate",
     "Drop",
@@ -135,6 +140,7 @@ __all__ = [
     "Filter",
     "GenerationError",
     "HfsynthError",
+    "Input",
     "InstructionFollowingDifficulty",
     "InstructionRules",
     "Judge",

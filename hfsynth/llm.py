@@ -193,10 +193,10 @@ class LLM(ABC):
     """An engine that completes requests. `model_name` and `complete` are all that one must define.
 
     An llm is pickled and hashed with its techniques, so it is a frozen dataclass of plain configuration, which
-    inherits from `hfsynth.config.Configuration` too, and loads its model on the first `complete`. `with llm:` loads
+    inherits from `hfsynth.Configuration` too, and loads its model on the first `complete`. `with llm:` loads
     the model on entry and unloads it at the end.
 
-    >>> from hfsynth.config import Configuration
+    >>> from hfsynth import Configuration
     >>> @dataclass(frozen=True)
     ... class Shout(Configuration, LLM):
     ...     model_name = "shout"

@@ -1,6 +1,8 @@
 """The README's code runs, from top to bottom, on the real model."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,16 @@ def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, 
     assert "questions/hfsynth.yaml" in hub.dataset("user/sourdough").files
     assert "flowchart LR" in capsys.readouterr().out
     names["llm"].unload()
+
+
+@pytest.mark.parametrize("file", ["summary.py", "concise.py", "program_llm.py"])
+def test_file_of_your_own_runs_and_prints_its_output(file, tmp_path):
+    pattern = rf"```python\n# {re.escape(file)}\n(.*?)```\n\n```text\n(.*?)```"
+    code, output = re.search(pattern, README, re.DOTALL).groups()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    (tmp_path / file).write_text(code)
+    process = subprocess.run([sys.executable, file], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, output), process.stderr
 
 
 def test_example_has_form_of_quickstart_output():
