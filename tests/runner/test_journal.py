@@ -131,7 +131,7 @@ def test_run_killed_within_a_chunk_asks_for_no_row_twice(tmp_path):
     assert not list((tmp_path / "run").rglob("journal-*"))
 
 
-def test_run_interrupted_keeps_failed_rows_but_not_transient_ones(tmp_path):
+def test_run_interrupted_keeps_failed_but_no_transient_rows(tmp_path):
     """Failures that may go away are tried a second time, others are not."""
 
     class Faulty(OneByOne):
