@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Make instructions from a few that people wrote, as Self-Instruct does: a pool that grows, by rules and novelty.
 
     python scripts/bootstrap.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset seeds.jsonl --num-rows 5000

@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Make instructions harder, or rarer.
 
     python scripts/evol_instruct.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset instructions.jsonl

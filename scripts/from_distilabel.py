@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Turn a pipeline that distilabel saved as YAML into a recipe, which `hfsynth run` runs.
 
     python scripts/from_distilabel.py pipeline.yaml --output hfsynth.yaml

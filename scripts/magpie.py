@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Make instructions and responses from nothing but a model's chat template.
 
     python scripts/magpie.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --num-rows 1000

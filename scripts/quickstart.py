@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Make two small instruction-tuning datasets with one model, from a few texts and from nothing.
 
 `self_instruct`: the texts of scripts/seeds.jsonl → SelfInstruct → EvolInstruct → TextGeneration.

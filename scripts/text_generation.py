@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hfsynth"]
+#
+# [tool.uv.sources]
+# hfsynth = { path = "..", editable = true }
+# ///
 """Answer the instructions of a dataset.
 
     python scripts/text_generation.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset instructions.jsonl
