@@ -9,6 +9,7 @@ Before an answer, the text is the template rendered with its generation prompt. 
 begins. No list of models is needed, and the prompt of turn k equals the template's rendering of the turns before it.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers, split_th
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""
+ToolRenders = Callable[[Sequence[Mapping[str, Any]]], Render]
+"""Tools as JSON schemas → a chat template that renders them."""
 RenderMessages = Callable[[tuple[Message, ...]], str]
 """A prompt as a function of its messages."""
 Decode = Callable[[Sequence[int]], str]
@@ -166,9 +169,10 @@ class ChatTokenizer:
         Raises:
             ChatTemplateError: If the chat template can't render it.
         """
+        template = self.template.with_tools(request.tools)
         if request.choices and request.role == "assistant":
-            return self.template.before_answer(request.messages)
-        return self.template.prompt(request.messages, request.role)
+            return template.before_answer(request.messages)
+        return template.prompt(request.messages, request.role)
 
     def render(self, request: Request) -> RenderedRequest | RenderedChoices | Completion:
         """Return a request as text and token ids, or a completion with the error of a refused request.
@@ -293,6 +297,11 @@ class ChatTokenizer:
             rendered = self.prompt(replace(request, messages=messages))
             return rendered.rstrip(" ") if request.choices else rendered
 
+        if request.tools and self._plain_text.is_marked("\n".join(_texts_in(request.tools))):
+            raise ChatTemplateError(
+                f"a tool's schema has the text of a special token, which {self.template.name} would not read as text; "
+                "take it out of the row."
+            )
         ids = self._plain_text.of_prompt(prompt, request.messages, render)
         if not ids:
             raise ChatTemplateError("the chat template makes an empty prompt of the conversation")
@@ -341,12 +350,14 @@ class ChatTemplate:
         render: The template.
         bos_token: The tokenizer's BOS token; "" if it has none.
         render_thinking: The template with thinking switched on, if it may have such variables.
+        tool_renders: Tools → the template with them.
     """
 
     name: str
     render: Render
     bos_token: str = ""
     render_thinking: Render | None = None
+    tool_renders: ToolRenders | None = None
 
     @classmethod
     def of_tokenizer(cls, name: str, tokenizer: Any, variables: Mapping[str, Any]) -> "ChatTemplate":
@@ -362,7 +373,34 @@ class ChatTemplate:
             partial(_render, tokenizer, dict(variables)),
             tokenizer.bos_token or "",
             partial(_render, tokenizer, {**_THINKING_ON, **variables}),
+            lambda tools: partial(_render, tokenizer, {**variables, "tools": [dict(tool) for tool in tools]}),
         )
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> "ChatTemplate":
+        """Return the template as it renders conversations in which the model may call these tools.
+
+        Raises:
+            ChatTemplateError: If it shows none of them.
+        """
+        if not tools:
+            return self
+        key = json.dumps(tools, sort_keys=True, default=str)
+        if key not in self._with_tools:
+            self._with_tools[key] = self._of_tools(tools)
+        return self._with_tools[key]
+
+    def _of_tools(self, tools: Sequence[Mapping[str, Any]]) -> "ChatTemplate":
+        render = self.tool_renders(tools) if self.tool_renders else self.render
+        template = replace(self, render=render, tool_renders=None)
+        names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
+        rendered = template._rendered(_user_turn(_USER), True)
+        if left_out := [name for name in names if name not in rendered]:
+            raise ChatTemplateError(f"the chat template of {self.name} leaves out the tools {left_out}")
+        return template
+
+    @cached_property
+    def _with_tools(self) -> "dict[str, ChatTemplate]":
+        return {}
 
     def prompt(self, messages: Sequence[Message], role: Role = "assistant") -> str:
         """Return the prompt for the next turn of `role` in a conversation.
@@ -420,16 +458,18 @@ class ChatTemplate:
         return ""
 
     def _check_roles(self, messages: Sequence[Message]) -> None:
-        """Check that the template renders every role of the messages, since many templates omit some silently."""
+        """Check that the template renders tool calls, and every role, since many templates omit some silently."""
         for role in sorted({message["role"] for message in messages} - _ROLES):
             if not self._has_role(messages, role):
                 raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
+        calls = [call for message in messages for call in message.get("tool_calls", ())]
+        names = [str(call.get("function", call).get("name", "")) for call in calls]
+        if names and (left_out := [name for name in names if name not in self._rendered(messages, False)]):
+            raise ChatTemplateError(f"the chat template of {self.name} leaves out the calls of the tools {left_out}")
 
     def _has_role(self, messages: Sequence[Message], role: str) -> bool:
         """Return whether the template renders the turns of a role in such a conversation."""
-        turns: list[Message] = [
-            {"role": one["role"], "content": _OTHER if one["role"] == role else one["content"]} for one in messages
-        ]
+        turns: list[Message] = [{**one, "content": _OTHER} if one["role"] == role else one for one in messages]
         count = sum(one["role"] == role for one in messages)
         return self._rendered(turns, False).count(_OTHER) >= count
 
@@ -651,17 +691,18 @@ class PlainText:
             ChatTemplateError: If the template changes a content with the text of an added token, so that it can't be
                 found in the prompt; or the tokenizer finds such a token even in the split text.
         """
-        if not any(self.is_marked(message["content"]) for message in messages):
+        texts = [text for message in messages for text in _texts_in(message)]
+        if not any(map(self.is_marked, texts)):
             return self.tokens(prompt)
-        free = _unused("".join(message["content"] for message in messages))
+        free = _unused("".join(texts))
         masked, _ = self._masked(messages, free, self._pattern)
         of_template = self._added(self.tokens(render(masked)))
         tokens = self.tokens(prompt)
         surplus = _surplus(self._added(tokens), of_template)
         if not surplus:  # the template omitted that part of the contents, as it does with thoughts
             return tokens
-        texts = [text for text, token in self._markers.items() if token in surplus]
-        for pattern in (re.compile("|".join(map(re.escape, texts))), self._pattern):
+        found_texts = [text for text, token in self._markers.items() if token in surplus]
+        for pattern in (re.compile("|".join(map(re.escape, found_texts))), self._pattern):
             masked, found = self._masked(messages, free, pattern)
             rendered = render(masked)
             if _restored(rendered, found, free) == prompt:
@@ -708,10 +749,8 @@ class PlainText:
             found.append(match.group())
             return f"{free[0]}{len(found) - 1}{free[1]}"
 
-        masked: list[Message] = [
-            {"role": message["role"], "content": pattern.sub(mask, message["content"])} for message in messages
-        ]
-        return tuple(masked), found
+        masked: Any = tuple(_map_texts(message, partial(pattern.sub, mask)) for message in messages)
+        return masked, found
 
     def _refusal(self, token: int) -> str:
         text = next(text for text, number in self._markers.items() if number == token)
@@ -746,6 +785,26 @@ class PlainText:
     def _reads(self, tokens: Sequence[int], text: str) -> bool:
         read = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return bool(read.lstrip() == text.lstrip())
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a message with its texts changed, those in its tool calls and thoughts included, but for its role."""
+    if isinstance(value, Mapping):
+        return {name: one if name == "role" else _map_texts(one, change) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield all texts in lists and dicts, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from map(str, value)
+        yield from _texts_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_texts_in, value))
 
 
 def _unused(text: str) -> tuple[str, str]:

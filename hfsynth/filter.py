@@ -13,8 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 from datasets import Dataset, Features
 
 from hfsynth.config import Configuration, settle_fields
+from hfsynth.conversation import content_text
 from hfsynth.errors import ColumnError
-from hfsynth.llm import content_text
 from hfsynth.metadata import failed_rows, failures_dataset
 from hfsynth.step import DatasetStep
 

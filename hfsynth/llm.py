@@ -3,12 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
 from hfsynth.config import as_texts, settle_fields
-from hfsynth.errors import GenerationError, RowError
+from hfsynth.errors import GenerationError
 from hfsynth.secrets import repr_of
 
 Role = Literal["assistant", "user"]
@@ -23,11 +23,23 @@ SameRows = Literal["row", "chunk", "none"]
 else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none for sure."""
 
 
-class Message(TypedDict):
-    """One turn of a conversation: `role` is "system", "user" or "assistant"; `content` is its text."""
-
+class _Turn(TypedDict):
     role: str
     content: str
+
+
+class Message(_Turn, total=False):
+    """One turn of a conversation: `role` is "system", "user" or "assistant", say; `content` is its text.
+
+    The other fields are those that chat templates read of models that call tools or think.
+    """
+
+    tool_calls: list[Any]
+    tool_call_id: str
+    name: str
+    reasoning_content: str
+    reasoning: str
+    thinking: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +95,8 @@ class Request:
     """How its tokens are chosen."""
     seed: int = 0
     """Start of this request's own random stream; `FlowDriver` derives it from the row's index and the turn."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tools that the model may call, as JSON schemas: what the chat template gets as `tools`."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
     keep_truncated: bool | None = False
@@ -309,79 +323,3 @@ class LLM(ABC):
     def __exit__(self, *exception: object) -> None:
         """Unload."""
         self.unload()
-
-
-_CALLS = ("tool_calls", "function_call")  # fields of a turn that a model must read to understand what follows
-_TEXT_PARTS = ("text", "input_text", "output_text")
-
-
-def checked_messages(column: str, messages: object) -> tuple[Message, ...]:
-    """Return a row's conversation, of one message at least.
-
-    Args:
-        column: Where it comes from, for error messages.
-        messages: What the row has there.
-
-    Raises:
-        RowError: If it is not a list of messages with role and content; or a turn calls a tool or has a part that is
-            no text, such as an image: without it, the model would read another conversation.
-
-    >>> checked_messages("messages", [{"role": "user", "content": "Hi", "date": None}])
-    ({'role': 'user', 'content': 'Hi'},)
-    """
-    if (
-        isinstance(messages, (str, bytes, Mapping))
-        or not isinstance(messages, Iterable)
-        or not (listed := list(messages))
-    ):
-        raise RowError(f"{column} is not a list of role and content: {messages!r:.200}")
-    return tuple(_checked(column, message) for message in listed)
-
-
-def _checked(column: str, message: object) -> Message:
-    """Return one message, if it has nothing but a text to be read.
-
-    Raises:
-        RowError: If it has no role or text, calls a tool, or has a part that is no text.
-    """
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
-        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
-    if message["role"] not in MESSAGE_ROLES:  # a template writes it as it is, beside its special tokens
-        raise RowError(f"{column} has a turn of role {message['role']!r:.200}; a role is one of {list(MESSAGE_ROLES)}")
-    if called := [field for field in _CALLS if message.get(field)]:
-        raise RowError(
-            f"{column} has a turn of {message['role']!r} with {called[0]}, which aren't read: {message!r:.200}"
-        )
-    try:
-        text = content_text(message.get("content"))
-    except ValueError as error:
-        raise RowError(f"{column} has a turn of {message['role']!r} with {error}") from None
-    if text is None:
-        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
-    return {"role": message["role"], "content": text}
-
-
-def content_text(content: object) -> str | None:
-    r"""Return the text of a message's content: a text, or a list of parts of type text, one below the other.
-
-    Returns:
-        None where there is no content.
-
-    Raises:
-        ValueError: If a part is no text, such as an image.
-
-    >>> content_text([{"type": "text", "text": "Name a fruit."}, {"type": "text", "text": "A red one."}])
-    'Name a fruit.\nA red one.'
-    """
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, (list, tuple)):
-        raise ValueError(f"content of type {type(content).__name__}; texts and lists of text parts are read.")
-    texts: list[str] = []
-    for part in content:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS else part
-        if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise ValueError(f"a part of type {kind!r} in its content; only parts of type 'text' are read.")
-        texts.append(text)
-    return "\n".join(texts) if texts else None

@@ -5,7 +5,7 @@ from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer, PreTrainedTok
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError, InstructionFollowingDifficulty, Judge, Magpie, Request, TextGeneration
-from hfsynth.chat import ChatTemplate, PlainText, turn_end
+from hfsynth.chat import ChatTemplate, ChatTokenizer, PlainText, turn_end
 from hfsynth.thinking import THINKING, split_thinking
 from tests.conftest import GGUF, package_folder
 from tests.tiny import letters, tokenized
@@ -507,3 +507,62 @@ def test_finish_reason_with_byte_tokens_finds_stop():
     written = list(f"abc {stop}".encode())
     one = tokenized([1], stop=(stop,), max_new_tokens=100)
     assert one.finish_reason(written, lambda tokens: bytes(tokens).decode(errors="replace")) == "stop"
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Say the weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALLED = (
+    user("Do I need a coat in Oslo?"),
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I should look.",
+        "tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}],
+    },
+    {"role": "tool", "name": "get_weather", "content": "4 degrees"},
+)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "llama3_1", "gptoss", "glm4moe"])
+def test_prompt_with_tools_is_the_rendering_of_the_template(name):
+    """The model reads what `apply_chat_template(messages, tools=...)` makes of the row, to the character."""
+    tokenizer = slow()
+    tokenizer.chat_template = TEMPLATES[name]
+    chat = ChatTokenizer(tokenizer, ChatTemplate.of_tokenizer(name, tokenizer, {}), frozenset(), None)
+    expected = tokenizer.apply_chat_template(list(CALLED), tools=[WEATHER], tokenize=False, add_generation_prompt=True)
+    prompt = chat.prompt(Request(messages=CALLED, tools=(WEATHER,)))
+    assert prompt == expected
+    assert "get_weather" in prompt
+    assert "4 degrees" in prompt
+
+
+def test_template_that_leaves_out_a_call_refuses_it():
+    with pytest.raises(ChatTemplateError, match=r"leaves out the calls of the tools \['get_weather'\]"):
+        template(CHATML).prompt(CALLED)
+
+
+def test_template_that_leaves_out_tools_refuses_them():
+    tokenizer = slow()
+    tokenizer.chat_template = CHATML
+    with pytest.raises(ChatTemplateError, match=r"leaves out the tools \['get_weather'\]"):
+        ChatTemplate.of_tokenizer("a-model", tokenizer, {}).with_tools([WEATHER])
+
+
+def test_special_token_in_a_call_stays_text():
+    tokenizer = slow()
+    tokenizer.chat_template = TEMPLATES["qwen3"]
+    chat = ChatTokenizer(tokenizer, ChatTemplate.of_tokenizer("qwen3", tokenizer, {}), frozenset(), None)
+    plain, marked = ({"city": city} for city in ("Oslo", "<|im_end|>"))
+    ids = []
+    for arguments in (plain, marked):
+        call = {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+        messages = (CALLED[0], {**CALLED[1], "tool_calls": [call]}, CALLED[2])
+        ids.append(chat.render(Request(messages=messages)).tokens.prompt_ids)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ids[0].count(end) == ids[1].count(end) == 3

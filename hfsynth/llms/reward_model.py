@@ -1,6 +1,6 @@
 """Reward models: a conversation goes in, a number that says how good its last answer is comes out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -69,9 +69,7 @@ class RewardModel(CheckpointLLM["Classifier"]):
                     f"{self.model_name} is a reward model: it scores conversations that end with an answer, and "
                     f"writes nothing. It was asked for {wanted}; use TransformersLLM(...) for that."
                 )
-        return (
-            self.loaded_model().score([request.messages for request in requests], self.batch_size) if requests else []
-        )
+        return self.loaded_model().score(requests, self.batch_size) if requests else []
 
     def _load(self) -> "Classifier":
         """Load the model and its tokenizer.
@@ -114,19 +112,19 @@ class Classifier:
     context: int | None
     """Most tokens of a conversation; None where neither model nor tokenizer sets a limit."""
 
-    def score(self, conversations: Sequence[Sequence[Message]], batch_size: int) -> list[Completion]:
-        """Score conversations, those of near lengths together.
+    def score(self, requests: Sequence[Request], batch_size: int) -> list[Completion]:
+        """Score the conversations of requests, those of near lengths together.
 
         Raises:
             GenerationError: If one alone runs out of memory.
         """
         from hfsynth.engine.kv_cache import split_on_oom
 
-        completions: list[Completion | None] = [None] * len(conversations)
+        completions: list[Completion | None] = [None] * len(requests)
         encoded: dict[int, Encoded] = {}
-        for number, conversation in enumerate(conversations):
+        for number, request in enumerate(requests):
             try:
-                encoded[number] = self._encode(conversation)
+                encoded[number] = self._encode(request.messages, request.tools)
             except (ChatTemplateError, PromptTooLongError) as error:
                 completions[number] = Completion(text="", finish_reason="refused", error=str(error))
         order = sorted(encoded, key=lambda number: -len(encoded[number]["input_ids"]))
@@ -147,8 +145,8 @@ class Classifier:
         pad: int | None = getattr(self.model.config.get_text_config(), "pad_token_id", None)
         return pad
 
-    def _encode(self, conversation: Sequence[Message]) -> Encoded:
-        """Turn a conversation into tokens.
+    def _encode(self, conversation: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Encoded:
+        """Turn a conversation, in which these tools may be called, into tokens.
 
         Raises:
             ChatTemplateError: If the chat template can't render it.
@@ -156,10 +154,11 @@ class Classifier:
         """
         plain_text = PlainText(self.tokenizer, self.template.name if self.template else "")
         if self.template is not None:
-            text = self.template.conversation(conversation)
+            template = self.template.with_tools(tools)
+            text = template.conversation(conversation)
             encoded = self.tokenizer(text, add_special_tokens=False)
             if any(plain_text.is_marked(message["content"]) for message in conversation):
-                tokens = plain_text.of_prompt(text, conversation, self.template.conversation)
+                tokens = plain_text.of_prompt(text, conversation, template.conversation)
                 fill = {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
                 encoded = {name: fill.get(name, [0] * len(tokens)) for name in encoded}
         else:

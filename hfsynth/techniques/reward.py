@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from datasets import Features, Value
 
+from hfsynth.conversation import read_conversation
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Message, Request, checked_messages
+from hfsynth.llm import Completion, Message, Request
 from hfsynth.technique import Input, Inputs, Technique
 
 
@@ -107,7 +108,7 @@ def _turns(instruction: str, response: str) -> tuple[Message, ...]:
 def _conversation(row: Row) -> tuple[Message, ...]:
     if "messages" not in row:
         return _turns(row["instruction"], row["response"])
-    messages = checked_messages("messages", row["messages"])
+    messages = read_conversation("messages", row["messages"])
     if messages[-1]["role"] != "assistant":
         raise RowError(f"messages ends with a turn of {messages[-1]['role']!r}: there is no answer to score")
     return messages

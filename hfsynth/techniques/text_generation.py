@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
+from hfsynth.conversation import read_conversation
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Message, Request, SamplingParams, checked_messages
+from hfsynth.llm import Completion, Message, Request, SamplingParams
 from hfsynth.prompts import check_filled, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
@@ -139,7 +140,7 @@ def _unanswered_messages(conversation: object) -> tuple[Message, ...]:
     Raises:
         RowError: If it is no list of messages, or ends with the assistant.
     """
-    messages = checked_messages("messages", conversation)
+    messages = read_conversation("messages", conversation)
     if messages[-1]["role"] == "assistant":
         raise RowError("messages ends with an assistant's turn; it must end with a turn to answer")
     return messages

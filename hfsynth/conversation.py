@@ -1,0 +1,227 @@
+"""Read conversations as datasets have them: role/content, ShareGPT's from/value, dicts of lists, JSON, text parts."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from datasets import Json, LargeList, List, Value
+
+from hfsynth.errors import RowError
+from hfsynth.llm import MESSAGE_ROLES, Message
+
+EXTRA_FIELDS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
+"""Fields of a message besides role and content that chat templates read; others are left out."""
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+_CALL_ROLES = ("function_call", "tool_call")  # ShareGPT turns whose text is the JSON of a call
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_SHAPES = "lists of messages with role and content, or from and value; dicts of such lists; or the JSON text of either"
+
+
+def read_conversation(column: str, value: object) -> tuple[Message, ...]:
+    """Return a row's conversation, of one message at least.
+
+    A message has a role, a text, and those of `EXTRA_FIELDS` that are not None; content that is None beside tool calls
+    becomes "". None inside a tool call is left out, since a dataset fills the fields that other calls have with it.
+
+    Args:
+        column: Where it comes from, for error messages.
+        value: What the row has there: a list of messages with role and content, or with from and value (ShareGPT); a
+            dict of the lists of roles and contents; or the JSON text of either.
+
+    Raises:
+        RowError: If it is none of these, a role is unknown, or a part of a content is no text, such as an image.
+
+    >>> read_conversation("messages", [{"role": "user", "content": "Hi", "date": None}])
+    ({'role': 'user', 'content': 'Hi'},)
+    >>> read_conversation("conversations", '[{"from": "human", "value": "Hi"}]')
+    ({'role': 'user', 'content': 'Hi'},)
+    """
+    messages: Any = _rows(_from_json(column, value))
+    is_list = not isinstance(messages, (str, bytes, Mapping)) and isinstance(messages, Iterable)
+    if not is_list or not (listed := list(messages)):
+        raise RowError(f"{column} is not a list of role and content: {value!r:.200}")
+    return tuple(_read_message(column, message) for message in listed)
+
+
+def read_tools(column: str, value: object) -> tuple[dict[str, Any], ...]:
+    """Return a row's tools as JSON schemas; () for None and for an empty list.
+
+    Args:
+        column: Where they come from, for error messages.
+        value: What the row has there: a list of schemas, or its JSON text, as TRL's datasets have it.
+
+    Raises:
+        RowError: If it is neither.
+
+    >>> read_tools("tools", '[{"type": "function", "function": {"name": "now", "parameters": null}}]')
+    ({'type': 'function', 'function': {'name': 'now'}},)
+    """
+    tools = _from_json(column, value) if value else []
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in map(_parsed, tools)):
+        raise RowError(f"{column} is not a list of tools as JSON schemas: {value!r:.200}")
+    return tuple(_without_none(_parsed(tool)) for tool in tools)
+
+
+def conversation_fault(kind: Any) -> str:
+    """Say why a column with a feature can't hold conversations; "" where it can.
+
+    >>> conversation_fault(Value("int64")).partition(";")[0]
+    'it holds int64'
+    """
+    columns = kind if isinstance(kind, Mapping) else None
+    if columns is None and isinstance(kind, List | LargeList):
+        columns = kind.feature
+        if isinstance(columns, Json):
+            return ""
+    if isinstance(kind, Json) or (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
+        return ""
+    if isinstance(columns, Mapping) and any(set(columns) >= pair for pair in ({"role", "content"}, {"from", "value"})):
+        return ""
+    found = kind.dtype if isinstance(kind, Value) else str(kind)
+    return f"it holds {found:.200}; conversations are {_SHAPES}"
+
+
+def is_conversation(kind: Any) -> bool:
+    """Return whether a feature says that its values are conversations, rather than texts that may be JSON."""
+    return kind is not None and not isinstance(kind, Value | Json) and not conversation_fault(kind)
+
+
+def content_text(content: object) -> str | None:
+    r"""Return the text of a message's content: a text, or a list of parts of type text, one below the other.
+
+    Returns:
+        None where there is no content.
+
+    Raises:
+        ValueError: If a part is no text, such as an image.
+
+    >>> content_text([{"type": "text", "text": "Name a fruit."}, {"type": "text", "text": "A red one."}])
+    'Name a fruit.\nA red one.'
+    """
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, (list, tuple)):
+        raise ValueError(f"content of type {type(content).__name__}; texts and lists of text parts are read.")
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise ValueError(f"a part of type {kind!r} in its content; only parts of type 'text' are read.")
+        texts.append(text)
+    return "\n".join(texts) if texts else None
+
+
+def _from_json(column: str, value: object) -> object:
+    """Return the value of a JSON text; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{column} is not JSON: {error.msg} (column {error.colno})", value) from error
+
+
+def _rows(value: object) -> object:
+    """Return the messages of a dict of lists, or of a dict that has them as its only list; others as they are."""
+    if not isinstance(value, Mapping):
+        return value
+    for name in ("messages", "conversations", "conversation"):
+        if isinstance(value.get(name), list | tuple):
+            return value[name]
+    lists = {name: one for name, one in value.items() if isinstance(one, list | tuple)}
+    longest = max(map(len, lists.values()), default=0)
+    if not any(set(lists) >= pair for pair in ({"role", "content"}, {"from", "value"})):
+        return value
+    return [{name: one[place] for name, one in lists.items() if len(one) == longest} for place in range(longest)]
+
+
+def _read_message(column: str, message: object) -> Message:
+    """Return one message.
+
+    Raises:
+        RowError: If it has no role, or neither text nor tool calls, or has a part that is no text.
+    """
+    message = _parsed(message)
+    if isinstance(message, Mapping) and message.get("role") is None and isinstance(message.get("from"), str):
+        message = _from_sharegpt(column, message)
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
+        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
+    role = message["role"]
+    if role not in MESSAGE_ROLES:  # a template writes it as it is, beside its special tokens
+        raise RowError(f"{column} has a turn of role {role!r:.200}; a role is one of {list(MESSAGE_ROLES)}")
+    try:
+        text = content_text(message.get("content"))
+    except ValueError as error:
+        raise RowError(f"{column} has a turn of {role!r} with {error}") from None
+    read: Any = {"role": role, "content": "" if text is None else text}
+    call = message.get("function_call")  # the older form of OpenAI's format
+    legacy = [{"type": "function", "function": _parsed(call)}] if call else None
+    for field in EXTRA_FIELDS:
+        value = message.get(field) or (legacy if field == "tool_calls" else None)
+        if value:
+            read[field] = _read_calls(column, value) if field == "tool_calls" else value
+    if text is None and "tool_calls" not in read:
+        raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
+    checked: Message = read
+    return checked
+
+
+def _from_sharegpt(column: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a ShareGPT turn with role and content.
+
+    Raises:
+        RowError: If its `from` is none that ShareGPT's datasets have, or the call in its text can't be read.
+    """
+    role, value = message["from"], message.get("value")
+    extra = {field: message.get(field) for field in EXTRA_FIELDS}
+    if role in _CALL_ROLES:
+        calls = _from_json(column, value)
+        named = calls if isinstance(calls, list) else [calls]
+        if not all(isinstance(call, Mapping) and "name" in call for call in named):
+            raise RowError(f"{column} has a turn of {role!r} that is no JSON of a call with name and arguments")
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": call} for call in named],
+        }
+    if role not in _SHAREGPT_ROLES:
+        raise RowError(f"{column} has a turn from {role!r}; one of {sorted({*_SHAREGPT_ROLES, *_CALL_ROLES})} is read")
+    return {**extra, "role": _SHAREGPT_ROLES[role], "content": value}
+
+
+def _read_calls(column: str, value: object) -> list[Any]:
+    """Return tool calls, given as a list or as its JSON text."""
+    calls = _from_json(column, value)
+    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in map(_parsed, calls)):
+        raise RowError(f"{column} has tool_calls that are no list of calls: {value!r:.200}")
+    return [_without_none(_parsed(call)) for call in calls]
+
+
+def _parsed(value: object) -> Any:
+    """Return the object of a JSON text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
+def _without_none(value: Any) -> Any:
+    """Return a value without the fields of dicts that are None."""
+    if isinstance(value, Mapping):
+        return {name: _without_none(one) for name, one in value.items() if one is not None}
+    return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value
