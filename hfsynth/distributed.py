@@ -1,15 +1,17 @@
 """The processes of a launch: rank, world size, device, and counters that all of them share.
 
-`accelerate launch` names each process in environment variables and gives all of them one store. The store's counters
-are atomic, so each process takes the next chunk as soon as it is free, without a collective call: no process ever
-waits for all others. A process that runs alone counts for itself.
+`accelerate launch` and `torchrun` name each process in environment variables (RANK, WORLD_SIZE, …) and give all of
+them one store; for the tasks of a plain `srun`, Slurm's variables stand for these (`slurm_environment`). The store's
+counters are atomic, so each process takes the next chunk as soon as it is free, without a collective call: no process
+ever waits for all others. A process that runs alone counts for itself.
 """
 
 import os
+import re
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
@@ -19,22 +21,84 @@ if TYPE_CHECKING:
     import torch
 
 _RUNS = count()  # runs of this process so far; equal in all processes, since all run the same script
+_LONGEST_PAUSE = 2.0  # seconds between two polls
+_FIRST_PORT, _PORTS = 20_000, 20_000  # of process 0 in a job of Slurm
 _RUN_ID_TIMEOUT = timedelta(minutes=10)  # a process may start late: it downloads a dataset, or its node boots slowly
 
 
 def rank() -> int:
-    """Return this process's number among those that `accelerate launch` started; 0 for a single process."""
-    return int(os.environ.get("RANK", "0"))
+    """Return this process's number among those of the launch; 0 for a single process."""
+    return int(_environment().get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return the number of processes that `accelerate launch` started, on all nodes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the number of processes of the launch, on all nodes."""
+    return int(_environment().get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """Return the number of processes that `accelerate launch` started on this node."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Return the number of processes of the launch on this node."""
+    return int(_environment().get("LOCAL_WORLD_SIZE", "1"))
+
+
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a launch that the variables of an `srun` task stand for; none for a single task.
+
+    Process 0 runs on the first node of the step. Its port follows from the numbers of the job and the step, unless
+    MASTER_PORT is set.
+
+    Args:
+        environment: The process's environment.
+
+    >>> slurm_environment(
+    ...     {
+    ...         "SLURM_STEP_NUM_TASKS": "4",
+    ...         "SLURM_PROCID": "3",
+    ...         "SLURM_LOCALID": "1",
+    ...         "SLURM_STEP_NODELIST": "gpu[07-08,11]",
+    ...         "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    ...         "SLURM_NODEID": "1",
+    ...         "SLURM_JOB_ID": "1234",
+    ...     }
+    ... )["MASTER_ADDR"]
+    'gpu07'
+    """
+    tasks, own = environment.get("SLURM_STEP_NUM_TASKS", ""), environment.get("SLURM_PROCID", "")
+    if not (tasks.isdigit() and own.isdigit()) or int(tasks) < 2 or "RANK" in environment:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
+    job = int(environment.get("SLURM_JOB_ID", "0")) * 31 + int(environment.get("SLURM_STEP_ID", "0"))
+    sizes = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", tasks))
+    node = int(environment.get("SLURM_NODEID", "0"))
+    return {
+        "RANK": own,
+        "WORLD_SIZE": tasks,
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "LOCAL_WORLD_SIZE": str(sizes[node] if node < len(sizes) else 1),
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or _first_node(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(_FIRST_PORT + job % _PORTS),
+    }
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Return the numbers of tasks of the nodes, which Slurm writes as `2(x3),1`."""
+    sizes: list[int] = []
+    for tasks, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        sizes += [int(tasks)] * int(repeats or 1)
+    return sizes
+
+
+def _first_node(nodes: str) -> str:
+    """Return the first of a list of nodes, which Slurm writes as `gpu[07-08,11],cpu1`."""
+    name, number = re.match(r"([^,\[]*)(?:\[(\d+))?", nodes).groups()  # type: ignore[union-attr] # matches ""
+    return f"{name}{number or ''}" or "localhost"
+
+
+def _environment() -> Mapping[str, str]:
+    """Return the environment; of a task of a plain `srun`, with the variables of a launch, which torch reads too."""
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ:
+        os.environ.update(slurm_environment(os.environ))
+    return os.environ
 
 
 def is_main_process() -> bool:
@@ -130,12 +194,17 @@ class ProcessGroup:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
-    """Poll a condition until it holds or the seconds have passed; return whether it holds."""
+    """Poll a condition until it holds or the seconds have passed; return whether it holds.
+
+    The pauses grow, up to two seconds: many processes may wait for hours, and look at a shared folder.
+    """
     end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() >= end:
+        left = end - time.monotonic()
+        if left <= 0:
             return False
-        time.sleep(pause)
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.2, _LONGEST_PAUSE)
     return True
 
 

@@ -79,3 +79,44 @@ def test_wait_until_ends_as_soon_as_the_condition_holds():
     answers = iter([False, False, True])
     assert wait_until(lambda: next(answers), seconds=5, pause=0)
     assert not wait_until(lambda: False, seconds=0)
+
+
+SLURM = {
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_PROCID": "4",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_STEP_NODELIST": "gpu[07-08,11],cpu1",
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_ID": "0",
+}
+
+
+def test_slurm_environment_of_a_task_names_the_launch():
+    found = distributed.slurm_environment(SLURM)
+    port = found.pop("MASTER_PORT")
+    assert found == {
+        "RANK": "4",
+        "WORLD_SIZE": "5",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "gpu07",
+    }
+    assert 1024 < int(port) < 65_536
+    assert distributed.slurm_environment({**SLURM, "SLURM_PROCID": "1"})["MASTER_PORT"] == port
+    assert distributed.slurm_environment({**SLURM, "SLURM_STEP_ID": "1"})["MASTER_PORT"] != port
+
+
+@pytest.mark.parametrize("change", [{"SLURM_STEP_NUM_TASKS": "1"}, {"RANK": "0"}, {"SLURM_STEP_NUM_TASKS": ""}])
+def test_slurm_environment_single_task_or_launcher_is_empty(change):
+    assert distributed.slurm_environment({**SLURM, **change}) == {}
+
+
+def test_slurm_tasks_give_rank_and_sizes(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is removed afterwards
+        monkeypatch.delenv(name)
+    assert (distributed.rank(), distributed.world_size(), distributed.local_world_size()) == (4, 5, 1)
