@@ -66,13 +66,15 @@ class RunArguments:
     )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(
-        default=None, metadata={"help": "Folder for finished chunks; default: in the cache of datasets."}
+        default=None, metadata={"help": "Folder for finished rows; default: in the cache of datasets."}
     )
-    chunk_size: int = field(
-        default=128,
+    chunk_size: int | None = field(
+        default=None, metadata={"help": "Rows of a chunk, the unit of files; default: by the number of rows."}
+    )
+    deterministic: bool = field(
+        default=False,
         metadata={
-            "help": "Rows that are computed and saved together. With most llms a chunk ends before the next begins, "
-            "so use several times the batch size."
+            "help": "Complete each chunk by itself, so that the same rows run beside each row in every run; slower."
         },
     )
     push_to_hub: str | None = field(
@@ -214,6 +216,7 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
         max_tokens=run.max_tokens,
         run_dir=run.run_dir,
         chunk_size=run.chunk_size,
+        deterministic=run.deterministic,
     )
     save(dataset, run.output_dir, config_name=name)
     rows = split_failures(dataset)[0] if METADATA_COLUMN in dataset.column_names else dataset

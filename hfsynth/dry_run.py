@@ -27,7 +27,7 @@ from hfsynth.llm import Completion, Request
 from hfsynth.metadata import failed_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
-from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
+from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
@@ -501,7 +501,7 @@ def preview_pipeline(
     num_rows: int | None,
     max_rows: int | None,
     max_tokens: int | None,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> Preview:
     """Run the first rows of a dataset through a pipeline, as `Pipeline.preview` documents."""
     if n < 1:
@@ -512,6 +512,7 @@ def preview_pipeline(
     limit = max(n, measured) if is_main_process() else 0
     count = min(rows for rows in (limit, source.num_rows, max_rows) if rows is not None)
     steps = trace_steps(pipeline.steps, source.rows(0, count, ()))
+    chunk_size = chunk_size or choose_chunk_size(num_rows or source.num_rows)
     return Preview(tuple(steps), estimate(steps, source, count, goal, chunk_size), n)
 
 

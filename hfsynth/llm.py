@@ -162,6 +162,14 @@ class Requests:
         waiting = self._first or self._later
         return waiting.popleft() if waiting else None
 
+    def take_waiting(self) -> list[tuple[Hashable, Request]]:
+        """Remove and return all that wait, in their order; where none waits, those that `more` puts at once."""
+        if not self and self._more:
+            self._more()
+        taken = [*self._first, *self._later]
+        self.clear()
+        return taken
+
     def waiting(self) -> list[Request]:
         """List those that wait, in their order."""
         return [request for _, request in (*self._first, *self._later)]
@@ -231,11 +239,16 @@ class LLM(ABC):
     def same_rows(self) -> SameRows:
         """What the llm promises of a repeated run, for the record and the card.
 
-        With "chunk", a run completes one chunk after the other: mixed chunks would make rows depend on the number of
-        processes. With "row" and "none", rows of the next chunk fill the slots that become free. Return one of these
-        only if `stream` takes requests as slots become free, rather than all at once.
+        A run lets the rows of its next chunks in while earlier chunks are still being completed. With "chunk", rows
+        then depend on how many processes share the chunks, and `deterministic=True` completes one chunk after the
+        other. With "row", that changes nothing; with "none", rows differ all the same.
         """
         return "chunk"
+
+    @property
+    def parallel_requests(self) -> int | None:
+        """How many requests are completed at once, if that is known before the model is loaded."""
+        return None
 
     def lacks(self, need: Need) -> str:
         """Return what the llm can't do of what a technique needs, and what to use instead; "" if it can.
@@ -270,7 +283,7 @@ class LLM(ABC):
         Raises:
             GenerationError: If the llm can't go on.
         """
-        while waiting := list(iter(requests.take, None)):
+        while waiting := requests.take_waiting():
             completions = self.complete([request for _, request in waiting])
             if len(completions) != len(waiting):
                 raise GenerationError(

@@ -161,7 +161,8 @@ class Pipeline:
         max_rows: int | None = None,
         max_tokens: int | None = None,
         run_dir: str | Path | None = None,
-        chunk_size: int = 128,
+        chunk_size: int | None = None,
+        deterministic: bool = False,
         quiet: bool = False,
         push_target: str | None = None,
     ) -> Dataset:
@@ -179,8 +180,10 @@ class Pipeline:
                 times `num_rows`.
             max_tokens: Limit of prompt and completion tokens of all steps for `num_rows`: no round begins that is
                 likely to pass it. Where a limit or the input ends first, fewer rows are returned, with a warning.
-            run_dir: Folder of finished chunks. Default: a folder in the cache of datasets.
-            chunk_size: Rows that are computed, saved and lost together; best several times the batch size.
+            run_dir: Folder of finished rows. Default: a folder in the cache of datasets.
+            chunk_size: Rows of a chunk, the unit of files. Default: by the number of rows.
+            deterministic: Complete each chunk by itself, with the same rows beside each row in every run, for llms
+                whose rows depend on what runs beside them. Slower: devices wait for the end of each chunk.
             quiet: Show no progress bars.
             push_target: A dataset on the Hub, `user/name`, to push the result to afterwards: your right to push is
                 checked before the run.
@@ -209,6 +212,7 @@ class Pipeline:
             max_tokens=max_tokens,
             run_dir=run_dir,
             chunk_size=chunk_size,
+            deterministic=deterministic,
             quiet=quiet,
         ).dataset
 
@@ -221,7 +225,7 @@ class Pipeline:
         num_rows: int | None = None,
         max_rows: int | None = None,
         max_tokens: int | None = None,
-        chunk_size: int = 128,
+        chunk_size: int | None = None,
     ) -> "Preview":
         """Run the first rows, and return every prompt, completion and result, with an estimate of a run's cost.
 

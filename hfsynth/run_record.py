@@ -139,6 +139,8 @@ class RunRecord:
     """Rows that were accepted, if a number was requested."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """The limits `max_rows` and `max_tokens`, if a number was requested."""
+    deterministic: bool = False
+    """Whether each chunk was completed by itself, for llms whose rows depend on what runs beside them."""
 
     def saved_tokens(self, place: int) -> int:
         """Estimate the completion tokens that later steps saved since the step at `place` dropped rows.

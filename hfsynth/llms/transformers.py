@@ -63,6 +63,11 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         },
     )
 
+    @property
+    def parallel_requests(self) -> int | None:
+        """The batch size, if it is set."""
+        return self.batch_size
+
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading; a GGUF file's path becomes its folder and its name."""
         super().__post_init__()

@@ -376,6 +376,7 @@ def _reproduction_snippet(run: RunRecord, recipe: str, repo_id: str) -> tuple[st
         command = f"hfsynth run {recipe} {shlex.join(_command_flags(run))} --output-dir reproduced"
         return _input_sentence(run), "\n".join(line for line in (install, fetch, command) if line), "bash"
     limits = {**({"num_rows": run.wanted} if run.wanted else {}), **run.limits, "chunk_size": run.chunk_size}
+    limits |= {"deterministic": True} if run.deterministic else {}
     code = [
         *([f"# {fetch}"] if fetch else []),
         "from pathlib import Path\n\nfrom hfsynth import Pipeline",
@@ -414,6 +415,11 @@ def _promise_sentence(run: RunRecord) -> str:
     if sampled := [step.name for step in run.steps if step.same_rows == "none"]:
         names = ", ".join(map(plain, sampled))
         return f"A repeated run generates other rows, since servers sampled the completions of {names}."
+    if _depends_on_chunks(run) and not run.deterministic:
+        return (
+            "A repeated run generates other rows where rounding decides: it depends on the rows that are completed "
+            "together, which `deterministic=True` would fix."
+        )
     equal = "device, dtype, chunk size" if _depends_on_chunks(run) else "device, dtype"
     return f"The same {equal} and package versions generate the same rows."
 
@@ -434,7 +440,9 @@ def _command_flags(run: RunRecord) -> list[str]:
     else:
         flags += _size_flags(run)
     flags += _model_flags(run.steps)
-    return flags + (["--chunk-size", str(run.chunk_size)] if _depends_on_chunks(run) else [])
+    if _depends_on_chunks(run) and run.deterministic:
+        flags += ["--chunk-size", str(run.chunk_size), "--deterministic"]
+    return flags
 
 
 def _model_flags(steps: Sequence[StepRecord]) -> list[str]:

@@ -3,6 +3,7 @@
 A step has a folder, named by a hash of all that its rows depend on:
 
     journal-00003-WORKER.jsonl   the finished rows of a chunk in flight, a line each
+    claim-00003                  which process completes a chunk
     chunk-00003-of-00128.arrow   the rows of a finished chunk; a chunk is consecutive rows
     chunk-00003-of-00128.failed  why a chunk raised
     input.json, inputs.arrow     hashes of the input, by which other runs recognise equal chunks and rows
@@ -35,6 +36,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.flow import storable
 from hfsynth.metadata import FAILURE_FEATURES, failures_dataset
+from hfsynth.runner.claims import is_running
 from hfsynth.runner.journal import find_journals
 from hfsynth.runner.reuse import EqualChunk, StepInput, equal_chunks
 from hfsynth.runner.storage import (
@@ -235,13 +237,6 @@ class StepFolder:
         self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
         return first
 
-    def being_written(self) -> set[int]:
-        """Return the chunks that other processes of this run are writing, or were writing when they died."""
-        names = (path.name for path in self.path.glob(f"writing-{self._token}-*"))
-        others = (name for name in names if not name.startswith(f"writing-{self.worker_id}-"))
-        ends = (name.rpartition("-")[2] for name in others)
-        return {int(end) for end in ends if end.isdigit()}
-
     def note_server(self, facts: Mapping[str, str]) -> dict[str, str]:
         """Return what a server stated of itself when the step began; if nothing is kept, keep what it states now."""
         file = self.path / "server.json"
@@ -356,7 +351,7 @@ class StepFolder:
 
     def cleanup(self) -> None:
         """Remove the files that a finished step no longer needs, except files that another run is writing."""
-        for pattern in ("chunk-*", "journal-*", "writing-*"):
+        for pattern in ("chunk-*", "journal-*", "claim-*", "writing-*"):
             for leftover in self.path.glob(pattern):
                 own = leftover.name.startswith(f"writing-{self._token}")
                 if pattern != "writing-*" or own or _is_abandoned(leftover):
@@ -438,27 +433,13 @@ class StepFolder:
 def _is_abandoned(leftover: Path) -> bool:
     """Whether the process that was writing is dead; on another machine, whether it has long stopped writing."""
     own = re.match(rf"writing-\w+-\d+-{re.escape(socket.gethostname())}-(\d+)-", leftover.name)
-    if own and not _is_running(int(own[1])):
+    if own and not is_running(int(own[1])):
         return True
     try:
         files = [leftover, *leftover.iterdir()] if leftover.is_dir() else [leftover]
         return time.time() - max(file.stat().st_mtime for file in files) > _ABANDONED_AFTER
     except FileNotFoundError:
         return True
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # a zombie can still be signalled
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 def _read_timings(file: Path) -> list[dict[str, Any]]:

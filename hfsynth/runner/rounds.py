@@ -13,8 +13,14 @@ from typing import Protocol, runtime_checkable
 
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hfsynth.llm import LLM
 from hfsynth.runner.reuse import content_key
 
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 1024  # rows
+_CHUNKS = 64  # of a run, about: enough to share among processes
+_ISOLATED_BATCHES = 4  # of a chunk that is completed by itself: at its end, slots are idle
+_DEFAULT_BATCH = 128  # requests that an llm completes at once, if it doesn't name their number
+_SWAP_MARGIN = 1.25  # times the rows that a round needs, where each round loads models
 _FIRST_ROUND = 1 / 8  # of the rows wanted: enough to estimate the acceptance rate
 _MAX_GROWTH = 4  # times the rows tried so far
 _TRIED_OF_ENDLESS = 10  # times the rows wanted, where the input has no end and no limit is set
@@ -81,6 +87,28 @@ class EmptyRows:
     def rows(self, first: int, count: int, accepted: Sequence[Dataset]) -> Dataset:  # noqa: ARG002 - see RowSource
         """Return rows with their index as `id`."""
         return Dataset.from_dict({"id": list(range(first, first + count))}, Features({"id": Value("int64")}))
+
+
+def choose_chunk_size(num_rows: int | None, isolated: Sequence[LLM] = ()) -> int:
+    """Return the number of rows of a chunk.
+
+    Where chunks overlap, devices don't wait for the end of a chunk, so it is small enough for all processes to have
+    several, and large enough for few files. Where chunks are isolated, it doesn't depend on the number of rows, which
+    may be raised later.
+
+    Args:
+        num_rows: Rows of the input, or rows wanted; None if that is unknown.
+        isolated: The llms whose chunks are completed by themselves.
+
+    >>> choose_chunk_size(1000), choose_chunk_size(20_000), choose_chunk_size(1_000_000)
+    (32, 512, 1024)
+    """
+    if isolated:
+        return _ISOLATED_BATCHES * max(llm.parallel_requests or _DEFAULT_BATCH for llm in isolated)
+    size = _SMALLEST_CHUNK
+    while size < _LARGEST_CHUNK and size * _CHUNKS < (num_rows or 0):
+        size *= 2
+    return size
 
 
 def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowSource:
@@ -163,12 +191,15 @@ class Usage:
     tokens: int = 0
     """Tokens read and written."""
 
-    def next_round(self, target: Target, source: RowSource, chunk_size: int) -> int:
+    def next_round(self, target: Target, source: RowSource, chunk_size: int, swaps_models: bool = False) -> int:
         """Return the number of input rows of the next round; 0 if the target is reached or nothing may be spent.
 
         A round takes as many rows as the target needs at the acceptance rate so far, in whole chunks if more than one.
         The first round measures the rate: a chunk, or an eighth of the rows wanted. No later round is more than four
         times the rows tried so far.
+
+        Where each round loads one model after the other, the first round has all rows wanted, and later ones a margin:
+        two or three rounds are likely to do.
 
         >>> Usage(tried=200, accepted=50).next_round(Target(100), EmptyRows(), chunk_size=128)
         256
@@ -181,7 +212,10 @@ class Usage:
         if source.round_size:
             count = source.round_size
         elif self.accepted:
-            count = min(ceil(missing * self.tried / self.accepted), _MAX_GROWTH * self.tried)
+            margin = _SWAP_MARGIN if swaps_models else 1.0
+            count = min(ceil(missing * self.tried / self.accepted * margin), _MAX_GROWTH * self.tried)
+        elif swaps_models:
+            count = max(target.num_rows, _MAX_GROWTH * self.tried)
         else:
             count = max(min(target.num_rows, chunk_size), ceil(target.num_rows * _FIRST_ROUND), self.tried)
         if not source.round_size and count > chunk_size:

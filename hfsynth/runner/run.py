@@ -29,7 +29,7 @@ from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.reuse import EarlierRows, StepInput, content_key, fingerprint_of, sibling_folders
-from hfsynth.runner.rounds import RowSource, Target, Usage, source_of
+from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.runner.step_worker import DiskErrors, StepWorker, reason_lines, run_dataset_step
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
@@ -72,7 +72,8 @@ def run(
     max_rows: int | None = None,
     max_tokens: int | None = None,
     run_dir: str | Path | None = None,
-    chunk_size: int = 128,
+    chunk_size: int | None = None,
+    deterministic: bool = False,
     quiet: bool = False,
 ) -> RunResult:
     """Run all steps of a pipeline over a dataset, computing only what no earlier run has finished.
@@ -85,8 +86,10 @@ def run(
         max_rows: Rows of the input to try for `num_rows` at most. Default: all, or ten times `num_rows` without a
             dataset.
         max_tokens: Tokens to read and write for `num_rows`, in all steps; no round begins that is likely to exceed it.
-        run_dir: Where finished chunks are kept; all nodes must share it. Default: a folder in the cache of datasets.
-        chunk_size: Rows that are computed, saved and lost together; best several times the batch size.
+        run_dir: Where finished rows are kept; all nodes must share it. Default: a folder in the cache of datasets.
+        chunk_size: Rows of a chunk, the unit of files. Default: by the number of rows (see `choose_chunk_size`).
+        deterministic: Complete each chunk by itself, with the same rows beside each row in every run, for llms whose
+            rows depend on what runs beside them. Devices wait for the end of each chunk, and a kill costs a chunk.
         quiet: Show no progress.
 
     Returns:
@@ -109,12 +112,19 @@ def run(
     >>> result.dataset["generation"][:]
     ['Name a colour.']
     """
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
     target = Target.from_options(num_rows, max_rows, max_tokens)
     source = source_of(dataset, num_rows)
     pipeline.check(source.rows(0, 0, ()).features)
-    options = _RunOptions(Path(run_dir) if run_dir is not None else default_run_dir(), chunk_size, quiet)
+    if chunk_size is None:
+        isolated = [
+            step.llm for step in pipeline.steps if isinstance(step, Technique) and _is_isolated(step, deterministic)
+        ]
+        chunk_size = choose_chunk_size(num_rows or source.num_rows, isolated)
+        logger.info("chunks have %d rows each", chunk_size)
+    folder = Path(run_dir) if run_dir is not None else default_run_dir()
+    options = _RunOptions(folder, chunk_size, deterministic, quiet)
     if target is None:
         return _run_all(pipeline.steps, source.rows(0, source.num_rows or 0, ()), options)
     return _run_until(pipeline.steps, source, target, options)
@@ -129,21 +139,31 @@ def default_run_dir() -> Path:
 class _RunOptions:
     run_dir: Path
     chunk_size: int
+    deterministic: bool
     quiet: bool
+
+    def record(self, source: Source) -> RunRecord:
+        """Return the record of a run of these options, without steps."""
+        return RunRecord(source, (), self.chunk_size, deterministic=self.deterministic)
+
+
+def _is_isolated(step: Step, deterministic: bool) -> bool:
+    """Whether the chunks of a step are completed each by itself: where rows depend on what runs beside them."""
+    return deterministic and step.same_rows not in (None, "row")
 
 
 def _run_all(steps: Sequence[Step], dataset: Dataset, options: _RunOptions) -> RunResult:
     """Run all steps over all rows of a dataset."""
     with _started(steps, options, [content_key(dataset, options.chunk_size)]) as state:
         result = state.run_round(dataset)
-    return state.result(result, dataset, RunRecord(Source.of(dataset), (), options.chunk_size))
+    return state.result(result, dataset, options.record(Source.of(dataset)))
 
 
 def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options: _RunOptions) -> RunResult:
     """Run all steps over as much of the input as the target takes, round by round."""
     usage, accepted, first = Usage(), list[Dataset](), source.rows(0, 0, ())
     with _started(steps, options, [source.fingerprint, target]) as state:
-        while count := usage.next_round(target, source, options.chunk_size):
+        while count := usage.next_round(target, source, options.chunk_size, state.num_models > 1):
             rows = source.rows(usage.tried, count, accepted)
             first = first if usage.tried else rows
             result = state.run_round(rows, stop_when_empty=True)
@@ -159,7 +179,8 @@ def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options
     result = result.select(range(min(target.num_rows, len(result))))
     description = source.describe() if isinstance(source, Configuration) else {}
     read = replace(Source.of(first), rows=usage.tried, recipe=description)
-    record = RunRecord(read, (), options.chunk_size, "", target.num_rows, usage.accepted, target.limits)
+    record = options.record(read)
+    record = replace(record, wanted=target.num_rows, accepted=usage.accepted, limits=target.limits)
     return state.result(result, first, record)
 
 
@@ -174,7 +195,7 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
     """
     group = ProcessGroup.current()
     _check_shared(options.run_dir, group)
-    states = [_StepState(step, step.fingerprint()) for step in steps]
+    states = [_StepState(step, _step_hash(step, options.deterministic)) for step in steps]
     run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size])
     failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group)
     try:
@@ -187,6 +208,12 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
         raise
     finally:
         failures.write()
+
+
+def _step_hash(step: Step, deterministic: bool) -> str:
+    """Return the hash of all that a step's rows depend on, except its input."""
+    fingerprint = step.fingerprint()
+    return str(Hasher.hash((fingerprint, "isolated chunks"))) if _is_isolated(step, deterministic) else fingerprint
 
 
 @dataclass
@@ -251,6 +278,15 @@ class _RunState:
         records = [state.record for state in self.steps if state.record is not None]
         return sum(record.prompt_tokens + record.completion_tokens for record in records)
 
+    @property
+    def num_models(self) -> int:
+        """Number of different llms, of which one at a time is in memory."""
+        llms: list[LLM] = []
+        for state in self.steps:
+            if isinstance(state.step, Technique) and state.step.llm not in llms:
+                llms.append(state.step.llm)
+        return len(llms)
+
     def run_round(self, dataset: Dataset, stop_when_empty: bool = False) -> Dataset:
         """Take some rows through all steps.
 
@@ -312,6 +348,7 @@ class _RunState:
         columns = technique.columns_read(dataset.features)
         step_input = StepInput(state.fingerprint, dataset, columns, self.options.chunk_size, state.rows_in)
         folder = replace(files.folder, input=step_input)
+        is_isolated = _is_isolated(technique, self.options.deterministic)
         if not folder.finished:
             self._swap_model(technique.llm)
             worker = StepWorker(
@@ -323,8 +360,9 @@ class _RunState:
                 self.group,
                 self.progress,
                 state.rows_in,
-                files.earlier_rows(technique, step_input),
+                [] if is_isolated else files.earlier_rows(technique, step_input),
                 self._later_steps(state),
+                is_isolated,
             )
             self.failures.run(worker)
         result = folder.load(features, files.fingerprint)

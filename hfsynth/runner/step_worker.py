@@ -31,6 +31,7 @@ from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_d
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, StepFolder
+from hfsynth.runner.claims import Claims
 from hfsynth.runner.journal import Journals, read_journal
 from hfsynth.runner.reuse import EarlierRows
 from hfsynth.runner.storage import DamagedFileError, set_aside
@@ -45,6 +46,7 @@ _DISK_ERRORS = (
 _PATIENCE = 2.0  # times this process's slowest chunk that another process may take for its last one
 _DEFAULT_PATIENCE = 30.0  # seconds, if this process has finished no chunk to compare with
 _PROCESS_0_TIMEOUT = 24 * 3600.0  # seconds for a filter or function on process 0, for which the others wait
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.05, 2.0, 1.5  # seconds between two looks at a shared folder
 _MAX_FAILED = 64  # rows that fail, while none is completed, before a run stops
 _MAX_CHUNKS_LISTED = 20  # failed chunks in an error message; all of them are in the failures
 _MAX_REASONS_LISTED = 5
@@ -66,6 +68,8 @@ class StepWorker:
         first: Index of the dataset's first row in the step's input, if earlier rounds had some.
         earlier: Folders with rows that may be taken over, the latest first.
         later: Later steps with the same llm, whose needs are checked before this step spends a row.
+        is_isolated: Whether each chunk is completed by itself, from its first row on: no rows of other chunks beside
+            its own, no rows from journals.
     """
 
     dataset: Dataset
@@ -78,6 +82,7 @@ class StepWorker:
     first: int = 0
     earlier: Sequence[EarlierRows] = ()
     later: Sequence[Technique] = ()
+    is_isolated: bool = False
     _slowest: float = field(default=0.0, init=False)
     """Seconds of this process's slowest chunk."""
     _chunks: "ChunksInFlight" = field(init=False)
@@ -86,6 +91,7 @@ class StepWorker:
     """Indices of rows that the progress has counted: of a chunk that raised, some are run a second time."""
     _unsaved_failures: dict[int, str] = field(default_factory=dict, init=False)
     """Index of a failed row in a chunk that is not saved → reason."""
+    _claims: Claims = field(init=False)
     _journals: Journals = field(init=False)
     _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
     """Chunk → journals that processes of earlier runs, or processes that died, have left."""
@@ -93,6 +99,7 @@ class StepWorker:
     def __post_init__(self) -> None:
         """Begin with no chunk in flight."""
         self._streak = FailureStreak()
+        self._claims = Claims(self.folder.path, self.folder.worker_id)
         self._journals = Journals(self.folder.path, self.folder.worker_id, self.technique.output_features)
         self._chunks = ChunksInFlight(
             self.dataset,
@@ -102,6 +109,7 @@ class StepWorker:
             self.first,
             self._take_over_rows,
             Watcher(self._count_completion, self._count_row),
+            not self.is_isolated,
         )
 
     def run(self) -> None:
@@ -117,13 +125,13 @@ class StepWorker:
             if self.group.is_main:
                 self._inherit_timings()
             missing = self.folder.missing()
-            self._left_journals = self.folder.journals()
+            self._find_left_journals()
         if not all(map(self._is_reusable, missing)):
             self.technique.llm.load()  # if it can't be loaded, every chunk would fail twice
             for technique in (self.technique, *self.later):
                 technique.check_ready()
             self._check_server()
-        with DiskErrors(self.folder.path), closing(self._journals):
+        with DiskErrors(self.folder.path), closing(self._journals), closing(self._claims):
             try:
                 self._complete_chunks()
             except ServerError as error:
@@ -195,15 +203,26 @@ class StepWorker:
             while not self.folder.finished and (number := self._chunks.next()) is not None:
                 self._process(number, self._chunks.outcomes)
 
-    def _claim(self) -> int | None:
-        """Return the next chunk that is not there yet; None if there are no more."""
+    def _find_left_journals(self) -> None:
+        self._left_journals = {} if self.is_isolated else self.folder.journals()
+
+    def _claim(self, in_flight: int) -> int | None:
+        """Return the next chunk that is neither there nor another run's; None if there are no more for now.
+
+        Args:
+            in_flight: Chunks that this process has begun. It takes no more than its share, since its first rows may
+                come long before other processes are ready.
+        """
+        if in_flight >= -(-self.folder.num_chunks // self.group.world_size):
+            return None
         while not self.folder.finished:
             number = self.group.next_index(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
                 return None
-            if not self.folder.has_chunk(number) and not self.folder.adopt(number):
+            if self.folder.has_chunk(number) or self.folder.adopt(number):
+                self._count_finished_chunk(number)
+            elif self._claims.take(number):
                 return number
-            self._count_finished_chunk(number)
         return None
 
     def _rows(self, number: int) -> range:
@@ -212,6 +231,7 @@ class StepWorker:
     def _steal_chunks(self) -> None:
         """Process the chunks of processes that died, are slow, or failed on them."""
         began = time.monotonic()
+        pause = _SHORTEST_PAUSE
         offered: set[int] = set()
         while missing := self.folder.missing():
             if self.folder.finished:  # the chunks are removed once the step is finished
@@ -221,27 +241,33 @@ class StepWorker:
             retried = [number for number in failed if self.group.next_index(self._counter(f"retry-{number}")) == 0]
             stolen = retried or self._abandoned(missing, time.monotonic() - began)
             if stolen:
-                self._left_journals = self.folder.journals()
+                self._find_left_journals()
             for number in stolen:
+                self._claims.take(number)  # a slow process of this run may keep its claim
                 self._process(number, self._chunks.run_isolated)
                 began = time.monotonic() if self._lost_others else began
+            pause = _SHORTEST_PAUSE if stolen else min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
             if not retried:
-                time.sleep(0.05)
+                time.sleep(_SHORTEST_PAUSE if stolen else pause)
 
     def _abandoned(self, missing: list[int], waited: float) -> list[int]:
         """Return at most one missing chunk that no process is likely to be running.
 
-        While the store lives, every missing chunk belongs to a process, which gets time to finish. Without the store
-        no process knows of the others, so they begin at different places and skip chunks that are being written.
+        While the store lives, every missing chunk belongs to a process of this run, which gets time to finish, or to
+        a living process of another run, for which this one waits. Without the store no process knows of the others,
+        so they begin at different places and skip chunks that are claimed.
         """
         patience = _PATIENCE * self._slowest if self._slowest else _DEFAULT_PATIENCE
-        if self.group.world_size == 1 or waited >= patience:
-            candidates = missing
-        elif self._lost_others:
-            written = self.folder.being_written()
-            candidates = [number for number in missing if number not in written]
+        owners = {number: self._claims.owner(number) for number in missing}
+        token = self.group.run_id[:8]
+        others = [number for number in missing if not owners[number].startswith(token)]
+        free = [number for number in others if not owners[number]]
+        if self.group.world_size == 1:
+            candidates = free
+        elif waited >= patience:
+            candidates = free + [number for number in missing if owners[number].startswith(token)]
         else:
-            candidates = []
+            candidates = free if self._lost_others else []
         return candidates[self.group.rank * len(candidates) // self.group.world_size :][:1]
 
     def _merge_chunks(self) -> None:
@@ -308,6 +334,7 @@ class StepWorker:
             self.progress.add(-len(rows), failed=-failed)  # another process has counted them
         for row in rows:
             self._unsaved_failures.pop(self.first + row, None)
+        self._claims.release(number)
         self._journals.remove(number)
         for journal in self._left_journals.pop(number, ()):
             journal.unlink(missing_ok=True)
@@ -324,6 +351,7 @@ class StepWorker:
         text = str(cause) if without_traceback else "".join(traceback.format_exception(cause))
         logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, redact(text))
         self.folder.note_failure(number, rows, cause)
+        self._claims.release(number)
         self._streak.add_chunk(sum(self.first + row not in self._unsaved_failures for row in rows), cause)
         self._check_streak()
 
@@ -363,8 +391,9 @@ class StepWorker:
             RunError: If too many rows in succession failed transiently.
         """
         index, outcome = run.seeds.row, run.outcome
-        with DiskErrors(self.folder.path):
-            self._journals.append((index - self.first) // self.chunk_size, index, outcome)
+        if not self.is_isolated:
+            with DiskErrors(self.folder.path):
+                self._journals.append((index - self.first) // self.chunk_size, index, outcome)
         if index not in self._counted:
             self._counted.add(index)
             self.progress.add(1, failed=self._is_new_failure(index, outcome))
@@ -430,26 +459,28 @@ class StepWorker:
 class ChunksInFlight:
     """The rows of chunks, completed by the technique's llm.
 
-    While an llm finishes the last rows of one chunk, rows of the next chunk fill the free places of its batch, if the
-    llm's outputs don't depend on the batch.
+    While an llm finishes the last rows of one chunk, rows of the next chunks fill its free slots.
 
     Args:
         dataset: The step's input.
         technique: The step.
         rows: Number of a chunk → its rows.
-        claim: Returns the number of the next chunk for this process, or None if there is none.
+        claim: Takes the number of chunks in flight; returns the next chunk for this process, or None if there is
+            none.
         first: Index of the dataset's first row in the step's input.
         earlier_outcomes: Rows of the dataset → outcomes that earlier runs had, by the rows' indices.
         watcher: Called as completions come and rows end.
+        overlaps: Whether rows of several chunks are completed beside each other.
     """
 
     dataset: Dataset
     technique: Technique
     rows: Callable[[int], range]
-    claim: Callable[[], int | None]
+    claim: Callable[[int], int | None]
     first: int = 0
     earlier_outcomes: Callable[[range], Mapping[int, Outcome]] | None = None
     watcher: Watcher = field(default_factory=Watcher)
+    overlaps: bool = True
     _current: tuple[int, list[RowState]] | None = field(default=None, init=False)
     _started: deque[tuple[int, list[RowState]]] = field(default_factory=deque, init=False)
     _claimed: deque[int] = field(default_factory=deque, init=False)
@@ -460,8 +491,11 @@ class ChunksInFlight:
         self._flows = self._new_flows()
 
     def next(self) -> int | None:
-        """Return the next chunk: one that is in flight, or a new one."""
-        self._current = self._started.popleft() if self._started else None
+        """Return the next chunk: one in flight, first one whose rows are finished, or a new one."""
+        finished = (started for started in self._started if all(row.finished for row in started[1]))
+        self._current = next(finished, self._started[0] if self._started else None)
+        if self._current is not None:
+            self._started.remove(self._current)
         return self._current[0] if self._current else self._claim()
 
     def outcomes(self, number: int) -> list[Outcome]:
@@ -490,7 +524,7 @@ class ChunksInFlight:
             RuntimeError: As `outcomes` does.
         """
         self.reset()
-        chunks = replace(self, claim=lambda: None)
+        chunks = replace(self, overlaps=False)
         with closing(chunks):
             return chunks.outcomes(number)
 
@@ -510,7 +544,8 @@ class ChunksInFlight:
         return FlowDriver(self.technique.llm, self._start_next, self.technique.raised_rows, self.watcher)
 
     def _claim(self) -> int | None:
-        return self._claimed.popleft() if self._claimed else self.claim()
+        in_flight = len(self._started) + (self._current is not None)
+        return self._claimed.popleft() if self._claimed else self.claim(in_flight)
 
     def _start(self, number: int) -> list[RowState]:
         rows = self.rows(number)
@@ -523,10 +558,8 @@ class ChunksInFlight:
         return self._flows.start(started, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
 
     def _start_next(self) -> None:
-        """Start the next chunk's rows, unless the llm's rows depend on the chunk that they are completed in."""
-        if self.technique.same_rows == "chunk":
-            return
-        number = self._claim()
+        """Start the next chunk's rows, unless chunks are isolated."""
+        number = self._claim() if self.overlaps else None
         if number is not None:
             self._started.append((number, self._start(number)))
 

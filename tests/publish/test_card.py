@@ -439,19 +439,19 @@ def test_reproduction_of_own_steps_is_a_command():
     assert language == "bash"
     assert install.startswith("pip install ./hfsynth")
     assert download.startswith("hf download user/data text/hfsynth.yaml ")
-    assert command == "hfsynth run text/hfsynth.yaml --max-rows 3 --chunk-size 2 --output-dir reproduced"
+    assert command == "hfsynth run text/hfsynth.yaml --max-rows 3 --output-dir reproduced"
 
 
 def test_reproduction_has_the_number_of_accepted_rows():
     code = snippet(run_record(Pipeline((Magpie(EchoLLM()),)), num_rows=3))[1]
-    assert "--num-rows 3 --chunk-size 2 --output-dir" in code
+    assert "--num-rows 3 --output-dir" in code
 
 
 def test_reproduction_has_the_limits_of_the_run():
     record = run_record(Pipeline((Magpie(EchoLLM()),)), num_rows=3, max_rows=9)
     assert record.limits == {"max_rows": 9}
     short = replace(record, accepted=2, limits={"max_rows": 9, "max_tokens": 50})
-    assert "--num-rows 3 --max-rows=9 --max-tokens=50 --chunk-size 2 --output-dir" in snippet(short)[1]
+    assert "--num-rows 3 --max-rows=9 --max-tokens=50 --output-dir" in snippet(short)[1]
 
 
 def test_reproduction_names_a_source_on_the_hub_and_commit():
@@ -474,20 +474,27 @@ def test_reproduction_of_configured_input_needs_no_flag():
     record = run_record(Pipeline((TextGeneration(EchoLLM()),)), Dataset.from_dict({"instruction": ["a"]}))
     source = Source(4, ("examples",), recipe=SeedPool(seeds=("a",) * 8).describe())
     command = snippet(RunRecord(source, record.steps, 2, "", 5, 5))[1].splitlines()[-1]
-    assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --chunk-size 2 --output-dir reproduced"
+    assert command == "hfsynth run text/hfsynth.yaml --num-rows 5 --output-dir reproduced"
 
 
 @pytest.mark.parametrize(
-    ("same_rows", "words"), [("chunk", "chunk size"), ("row", "dtype and package"), ("none", "Magpie")]
+    ("same_rows", "deterministic", "words"),
+    [
+        ("chunk", True, "chunk size"),
+        ("chunk", False, "deterministic=True"),
+        ("row", False, "dtype and package"),
+        ("none", False, "Magpie"),
+    ],
 )
-def test_reproduction_states_the_promise_of_the_llm(same_rows, words):
+def test_reproduction_states_the_promise_of_the_llm(same_rows, deterministic, words):
     """A server promises no equal rows, so its card names the steps that it sampled."""
     record = run_record(Pipeline((Magpie(EchoLLM()),)), NO_INPUT)
     assert record.steps[0].same_rows == "chunk"
-    sentence, code, _ = snippet(replace(record, steps=(replace(record.steps[0], same_rows=same_rows),)))
+    steps = (replace(record.steps[0], same_rows=same_rows),)
+    sentence, code, _ = snippet(replace(record, steps=steps, deterministic=deterministic))
     assert words in sentence
-    assert ("--chunk-size 2" in code) == (same_rows == "chunk")
-    assert ("other rows" in sentence) == (same_rows == "none")
+    assert ("--chunk-size 2 --deterministic" in code) == deterministic
+    assert ("other rows" in sentence) == (same_rows != "row" and not deterministic)
 
 
 def test_reproduction_with_users_classes_is_python():

@@ -3,14 +3,35 @@
 import pytest
 from datasets import Dataset, load_dataset
 
-from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, split_failures
+from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, TransformersLLM, split_failures
 from hfsynth.run_record import records
-from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target, Usage
+from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target, Usage, choose_chunk_size
 from tests.helpers import OnlyOnce, RepeatingLLM
 
 
 def test_next_round_first_is_an_eighth_in_full_chunks():
     assert Usage().next_round(Target(1000), EmptyRows(), chunk_size=32) == 128
+
+
+def test_next_round_two_models_take_few_rounds():
+    """Each round loads both models: at an acceptance rate of a third, three rounds do."""
+    usage, rounds = Usage(), 0
+    while count := usage.next_round(Target(1000), EmptyRows(), 32, swaps_models=True):
+        tried = usage.tried + count
+        usage, rounds = Usage(tried, tried // 3), rounds + 1
+    assert rounds == 2
+    assert 3000 <= usage.tried <= 4000
+
+
+@pytest.mark.parametrize(("rows", "size"), [(None, 32), (100, 32), (5000, 128), (10**7, 1024)])
+def test_choose_chunk_size_grows_with_the_rows(rows, size):
+    assert choose_chunk_size(rows) == size
+
+
+def test_choose_chunk_size_isolated_chunks_have_several_batches():
+    llms = [TransformersLLM("a", batch_size=8), TransformersLLM("b", batch_size=32)]
+    assert choose_chunk_size(10**7, llms) == choose_chunk_size(10, llms) == 128
+    assert choose_chunk_size(10, [EchoLLM()]) == 512
 
 
 def test_next_round_few_rows_wanted_takes_no_full_chunk():

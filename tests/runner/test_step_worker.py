@@ -1,6 +1,6 @@
 """Steps in one process: chunks and their failures, chunks in flight, filters and functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunError, ServerError, TextGeneration
 from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
+from hfsynth.runner.run import run as run_pipeline
 from hfsynth.runner.step_worker import ChunksInFlight, run_dataset_step
 from hfsynth.step import as_step
 from tests.helpers import OnlyOnce, RepeatingLLM
@@ -192,7 +193,7 @@ def in_flight(llm, number, size=3):
     rows_in = Dataset.from_dict({"instruction": [f"{n} {'x' * (n * 7 % 5)}" for n in range(number)]})
     left = list(range(-(-number // size)))
     rows = lambda chunk: range(chunk * size, min((chunk + 1) * size, number))  # noqa: E731
-    return ChunksInFlight(rows_in, TextGeneration(llm), rows, lambda: left.pop(0) if left else None)
+    return ChunksInFlight(rows_in, TextGeneration(llm), rows, lambda _: left.pop(0) if left else None)
 
 
 def drain(chunks):
@@ -209,7 +210,7 @@ def test_outcomes_free_slots_take_rows_of_the_next_chunk():
     assert drain(chunks) == {1: ["3", "4", "5"], 2: ["6", "7", "8"], 3: ["9", "10", "11"]}
 
 
-def test_outcomes_llm_without_overlap_gets_single_chunks(tmp_path):
+def test_outcomes_llm_without_a_stream_gets_single_chunks(tmp_path):
     log = tmp_path / "log"
     chunks = in_flight(RepeatingLLM(log=str(log)), 12)
     chunks.outcomes(chunks.next())
@@ -231,6 +232,65 @@ def test_run_overlap_raising_request_fails_alone(tmp_path):
     result = Pipeline((TextGeneration(SlottedLLM(bad="say 7")),)).run(rows, run_dir=tmp_path, chunk_size=2, quiet=True)
     assert result["generation"][:] == [f"say {n}" if n != 7 else None for n in range(12)]
     assert result[7]["generation_metadata"][0]["error"] == "LookupError: bad request"
+
+
+class BesideLLM(SlottedLLM):
+    """Answers with the texts that are completed beside a request's own, as rounding may depend on them."""
+
+    same_rows: ClassVar[str] = "chunk"
+
+    def stream(self, requests):
+        beside = []
+        while item := requests.take():
+            beside.append(item)
+            if len(beside) == self.slots or not len(requests):
+                texts = [text(request) for _, request in beside]
+                LOG.extend(texts)
+                for key, request in beside:
+                    yield key, replace(self.complete([request])[0], text=" ".join(texts))
+                beside = []
+
+
+def test_run_overlap_is_the_default_and_deterministic_isolates(tmp_path):
+    rows = Dataset.from_dict({"instruction": [f"{n}" for n in range(10)]})
+    chain = Pipeline((TextGeneration(BesideLLM(slots=3)),))
+    isolated = run_pipeline(chain, rows, run_dir=tmp_path, chunk_size=4, deterministic=True, quiet=True)
+    assert isolated.dataset["generation"][:] == [*["0 1 2"] * 3, "3", *["4 5 6"] * 3, "7", "8 9", "8 9"]
+    assert isolated.record.deterministic
+    LOG.clear()
+    overlapping = run_pipeline(chain, rows, run_dir=tmp_path, chunk_size=4, quiet=True)
+    assert len(LOG) == 10  # rows of the one are no rows of the other
+    assert not overlapping.record.deterministic
+
+
+def test_run_deterministic_interrupted_starts_its_chunk_anew(tmp_path):
+    """Rows of a chunk that is completed in two parts would have other rows beside them."""
+
+    class Interrupted(BesideLLM):
+        def complete(self, requests):
+            if text(requests[0]) == "7" and not (tmp_path / "complete").exists():
+                raise KeyboardInterrupt
+            return super().complete(requests)
+
+    rows = Dataset.from_dict({"instruction": [f"{n}" for n in range(10)]})
+    chain = Pipeline((TextGeneration(Interrupted(slots=2)),))
+    options = {"chunk_size": 5, "deterministic": True, "quiet": True}
+    with pytest.raises(KeyboardInterrupt):
+        chain.run(rows, run_dir=tmp_path / "run", **options)
+    (tmp_path / "complete").touch()
+    LOG.clear()
+    result = chain.run(rows, run_dir=tmp_path / "run", **options)
+    assert LOG == ["5", "6", "7", "8", "9"]
+    assert result.to_list() == chain.run(rows, run_dir=tmp_path / "other", **options).to_list()
+
+
+def test_run_deterministic_llm_of_equal_rows_still_overlaps(tmp_path):
+    rows = Dataset.from_dict({"instruction": [f"say {n}" for n in range(6)]})
+    chain = Pipeline((TextGeneration(SlottedLLM(slots=6)),))
+    log = [
+        chain.run(rows, run_dir=tmp_path, chunk_size=2, deterministic=flag, quiet=True) and len(LOG) for flag in (0, 1)
+    ]
+    assert log == [6, 6]  # the rows of the first run are those of the second
 
 
 REPEATED = Dataset.from_dict({"instruction": ["a", "b", "a"]})

@@ -1,0 +1,122 @@
+"""Claims: files by which processes of any run, on any machine, share the chunks of a step without a common store.
+
+A claim `claim-00003` names the process that completes chunk 3. A process is taken for dead if it no longer runs, or,
+on another machine, if it has not touched its claims for two minutes. A claim that is taken from a living process by
+mistake costs a chunk that is completed twice, and never a row.
+"""
+
+import os
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfsynth.runner.storage import retry_passing
+
+_TOUCH_SECONDS = 15.0  # between two touches of a process's claims
+_DEAD_AFTER = 120.0  # seconds without a touch, by the clocks of two machines
+_WRITE_SECONDS = 10.0  # in which a new claim gets its content
+
+
+@dataclass
+class Claims:
+    """The claims of one process in one step's folder.
+
+    Args:
+        folder: The step's folder.
+        worker_id: This process's `ProcessGroup.worker_id`.
+    """
+
+    folder: Path
+    worker_id: str
+    _held: set[int] = field(default_factory=set, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def take(self, chunk: int) -> bool:
+        """Claim a chunk; return False if a living process of any run has claimed it."""
+        if chunk in self._held:
+            return True
+        if not self._create(chunk):
+            if self.owner(chunk):
+                return False
+            self._file(chunk).unlink(missing_ok=True)
+            if not self._create(chunk):
+                return False
+        self._held.add(chunk)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._touch, daemon=True)
+            self._thread.start()
+        return True
+
+    def owner(self, chunk: int) -> str:
+        """Return the `worker_id` of the living process that has claimed a chunk; "" if there is none."""
+        file = self._file(chunk)
+        try:
+            owner, touched = retry_passing(lambda: (file.read_text(encoding="utf-8"), file.stat().st_mtime))
+        except FileNotFoundError:
+            return ""
+        age = time.time() - touched
+        if not owner:
+            return "unknown" if age < _WRITE_SECONDS else ""
+        return owner if is_alive(owner, age) else ""
+
+    def release(self, chunk: int) -> None:
+        """Give up a claim of this process."""
+        if chunk in self._held:
+            self._held.discard(chunk)
+            self._file(chunk).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give up all claims of this process."""
+        self._stop.set()
+        for chunk in list(self._held):
+            self.release(chunk)
+
+    def _file(self, chunk: int) -> Path:
+        return self.folder / f"claim-{chunk:05d}"
+
+    def _create(self, chunk: int) -> bool:
+        try:
+            descriptor = os.open(self._file(chunk), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(self.worker_id)
+        return True
+
+    def _touch(self) -> None:
+        while not self._stop.wait(_TOUCH_SECONDS):
+            for chunk in list(self._held):
+                try:
+                    os.utime(self._file(chunk))
+                except OSError:  # just released, or a passing error of a network file system
+                    continue
+
+
+def is_alive(worker_id: str, age: float) -> bool:
+    """Whether the process of a `ProcessGroup.worker_id` runs, as far as this machine can tell.
+
+    Args:
+        worker_id: The process's.
+        age: Seconds since it touched a file; what counts if it runs on another machine.
+    """
+    own = re.match(rf"\w+-\d+-{re.escape(socket.gethostname())}-(\d+)$", worker_id)
+    return is_running(int(own[1])) if own else age < _DEAD_AFTER
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs, by its number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # a zombie can still be signalled
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return state.rpartition(")")[2].split()[0] != "Z"
