@@ -72,7 +72,7 @@ def test_tools_are_read_as_schemas(value):
 
 
 @pytest.mark.parametrize("value", [5, "now", [5], json.dumps(TOOL)])
-def test_tools_of_another_kind_fail_their_row(value):
+def test_tools_of_a_wrong_kind_fail_their_row(value):
     with pytest.raises(RowError, match=r"^tools "):
         read_tools("tools", value)
 
