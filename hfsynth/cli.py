@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ from hfsynth.data import load_rows
 from hfsynth.distributed import is_main_process
 from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, PushError, RunError
 from hfsynth.llm import LLM, SamplingParams
+from hfsynth.llms.openai import OpenAILLM
+from hfsynth.llms.transformers import TransformersLLM
 from hfsynth.metadata import METADATA_COLUMN, split_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.publish.files import check_config_name, save
@@ -36,6 +38,8 @@ from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
 
 T = TypeVar("T")
+LLMS: dict[str, type[LLM]] = {"transformers": TransformersLLM, "openai": OpenAILLM}
+"""Value of --llm → the class whose flags a script then has."""
 _PACKAGE = Path(__file__).parent
 _EXPECTED = (ColumnError, ChatTemplateError, GenerationError, RunError, PushError, OSError)
 
@@ -255,11 +259,37 @@ def print_main(text: str) -> None:
         print(text)  # noqa: T201 - a script's own output
 
 
+def llm_class(flags: Sequence[str] | None = None) -> type[LLM]:
+    """Return the class that --llm names, whose flags `build_parser` then adds.
+
+    Args:
+        flags: The command line; default: that of this process.
+
+    >>> llm_class(["--llm", "openai", "--model", "small"]).__name__
+    'OpenAILLM'
+    """
+    choice = ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_llm_flag(choice)
+    return LLMS[choice.parse_known_args(flags)[0].engine]
+
+
+def _add_llm_flag(group: Any) -> None:
+    group.add_argument(
+        "--llm",
+        dest="engine",  # `llm` is a technique's field
+        choices=LLMS,
+        default="transformers",
+        help="Engine; --llm NAME --help lists its flags. Default: transformers.",
+    )
+
+
 def build_parser(description: str | None, *classes: type) -> ArgumentParser:
     """Return a parser with a flag for each field of some dataclasses, grouped by class."""
     flags = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     for cls in classes:
         group = flags.add_argument_group(cls.__name__, (cls.__doc__ or "").splitlines()[0])
+        if issubclass(cls, LLM):
+            _add_llm_flag(group)
         for name, kind, declared in _flags(cls):
             _add_flag(group, name, kind, declared)
     return flags

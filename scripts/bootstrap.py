@@ -14,8 +14,8 @@ The input has a column `instruction`, with at least eight seeds; --max-rows limi
 
 from dataclasses import dataclass, field, replace
 
-from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool, TransformersLLM
-from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
+from hfsynth import BootstrapInstructions, InstructionRules, Novelty, Pipeline, SeedPool
+from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, plain_errors, run_and_save
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,16 @@ class FilterArguments:
         return InstructionRules() >> Novelty(texts=seeds)
 
 
-@plain_errors(TransformersLLM, BootstrapInstructions)
+@plain_errors(*LLMS.values(), BootstrapInstructions)
 def main() -> None:
     """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
-    arguments = build_parser(
-        __doc__, RunArguments, TransformersLLM, BootstrapInstructions, FilterArguments
-    ).parse_args()
+    arguments = build_parser(__doc__, RunArguments, llm_class(), BootstrapInstructions, FilterArguments).parse_args()
     run = from_args(RunArguments, arguments)
     seed_rows = replace(run, max_rows=None).rows()
     if run.num_rows is None or seed_rows is None:
         raise ValueError("bootstrapping needs the seeds (--dataset) and the number of instructions (--num-rows).")
     seeds = tuple(seed_rows["instruction"])
-    generate = from_args(BootstrapInstructions, arguments, from_args(TransformersLLM, arguments))
+    generate = from_args(BootstrapInstructions, arguments, from_args(llm_class(), arguments))
     run_and_save(
         generate >> from_args(FilterArguments, arguments).filters(seeds), run, "bootstrap", SeedPool(seeds=seeds)
     )

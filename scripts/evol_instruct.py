@@ -12,15 +12,15 @@
 The input has a column `instruction`; the output adds `evolved_instruction` and `evolutions`.
 """
 
-from hfsynth import EvolInstruct, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
+from hfsynth import EvolInstruct, Pipeline
+from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, plain_errors, run_and_save
 
 
-@plain_errors(TransformersLLM, EvolInstruct)
+@plain_errors(*LLMS.values(), EvolInstruct)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = build_parser(__doc__, RunArguments, TransformersLLM, EvolInstruct).parse_args()
-    llm = from_args(TransformersLLM, arguments)
+    arguments = build_parser(__doc__, RunArguments, llm_class(), EvolInstruct).parse_args()
+    llm = from_args(llm_class(), arguments)
     run_and_save(
         Pipeline((from_args(EvolInstruct, arguments, llm),)), from_args(RunArguments, arguments), "evol_instruct"
     )

@@ -12,15 +12,15 @@
 No input is needed; with one (--dataset), its columns are kept, and a `system_prompt` column is each row's own.
 """
 
-from hfsynth import Magpie, Pipeline, TransformersLLM
-from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
+from hfsynth import Magpie, Pipeline
+from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, plain_errors, run_and_save
 
 
-@plain_errors(TransformersLLM, Magpie)
+@plain_errors(*LLMS.values(), Magpie)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = build_parser(__doc__, RunArguments, TransformersLLM, Magpie).parse_args()
-    llm = from_args(TransformersLLM, arguments)
+    arguments = build_parser(__doc__, RunArguments, llm_class(), Magpie).parse_args()
+    llm = from_args(llm_class(), arguments)
     run_and_save(Pipeline((from_args(Magpie, arguments, llm),)), from_args(RunArguments, arguments), "magpie")
 
 

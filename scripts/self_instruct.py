@@ -12,15 +12,15 @@
 The input has a column `input`; the output has a row with an `instruction` for each that was made.
 """
 
-from hfsynth import Pipeline, SelfInstruct, TransformersLLM
-from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
+from hfsynth import Pipeline, SelfInstruct
+from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, plain_errors, run_and_save
 
 
-@plain_errors(TransformersLLM, SelfInstruct)
+@plain_errors(*LLMS.values(), SelfInstruct)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = build_parser(__doc__, RunArguments, TransformersLLM, SelfInstruct).parse_args()
-    llm = from_args(TransformersLLM, arguments)
+    arguments = build_parser(__doc__, RunArguments, llm_class(), SelfInstruct).parse_args()
+    llm = from_args(llm_class(), arguments)
     run_and_save(
         Pipeline((from_args(SelfInstruct, arguments, llm),)), from_args(RunArguments, arguments), "self_instruct"
     )

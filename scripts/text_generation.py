@@ -12,15 +12,15 @@
 The input has a column `instruction`, or `messages`, or the columns of --template; the output adds `generation`.
 """
 
-from hfsynth import Pipeline, TextGeneration, TransformersLLM
-from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, run_and_save
+from hfsynth import Pipeline, TextGeneration
+from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, plain_errors, run_and_save
 
 
-@plain_errors(TransformersLLM, TextGeneration)
+@plain_errors(*LLMS.values(), TextGeneration)
 def main() -> None:
     """Run the technique over the input, save what comes out, and push it where asked."""
-    arguments = build_parser(__doc__, RunArguments, TransformersLLM, TextGeneration).parse_args()
-    llm = from_args(TransformersLLM, arguments)
+    arguments = build_parser(__doc__, RunArguments, llm_class(), TextGeneration).parse_args()
+    llm = from_args(llm_class(), arguments)
     run_and_save(
         Pipeline((from_args(TextGeneration, arguments, llm),)), from_args(RunArguments, arguments), "text_generation"
     )

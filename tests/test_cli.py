@@ -10,6 +10,7 @@ from hfsynth import (
     InstructionFollowingDifficulty,
     Judge,
     Magpie,
+    OpenAILLM,
     Pipeline,
     Reward,
     RewardModel,
@@ -35,7 +36,7 @@ def test_without_flags_a_technique_has_its_defaults(cls):
 
 
 def test_every_field_has_a_help_text():
-    for cls in (*TECHNIQUES, TransformersLLM, RewardModel, SamplingParams, RunArguments):
+    for cls in (*TECHNIQUES, TransformersLLM, OpenAILLM, RewardModel, SamplingParams, RunArguments):
         for field in cls.__dataclass_fields__.values():
             if field._field_type.name != "_FIELD_CLASSVAR":
                 assert field.metadata["help"], (cls, field.name)

@@ -10,6 +10,7 @@ import pytest
 from datasets import load_dataset
 
 from tests.conftest import GGUF
+from tests.model_server import MODEL, ModelServer
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TECHNIQUES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "bootstrap"]
@@ -35,6 +36,21 @@ def test_help_lists_every_flag(name, monkeypatch, capsys):
     assert {"--model", "--push-to-hub"} <= flags
     if name != "quickstart":
         assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= flags
+
+
+def test_llm_flag_chooses_the_engine_and_its_flags(tmp_path):
+    with ModelServer() as server:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"instruction": "Say hi."}\n')
+        flags = ["--llm", "openai", "--model", MODEL, "--base-url", server.url, "--dataset", rows]
+        process = script("text_generation", *flags, HF_HOME=str(tmp_path / "home"), cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    saved = load_dataset(
+        str(tmp_path / "outputs"), "text_generation", split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert saved["generation"][0].endswith("Say hi.")
+    recipe = (tmp_path / "outputs" / "text_generation" / "hfsynth.yaml").read_text()
+    assert "__class__: OpenAILLM" in recipe
 
 
 def test_wrong_value_loads_no_model(tmp_path):

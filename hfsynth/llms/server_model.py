@@ -23,6 +23,7 @@ from hfsynth.thinking import THINKING, split_thinking
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]
 """How a server takes a raw prompt."""
+_AHEAD = 4  # one request waits in the loop for every four in flight, so that a free place is taken at once
 _MAX_REFUSED = 16  # requests that a server refuses, while it completes none, before a run stops
 _ABOUT_LENGTH = ("context", "too long", "maximum", "too many tokens")  # words of a refusal that is the row's own fault
 _FINISH_REASONS: dict[str, FinishReason] = {
@@ -316,7 +317,7 @@ class ServerModel:
         self._facts = facts
         self._sender = sender
         self._loop = loop
-        self._concurrency = concurrency
+        self._capacity = concurrency + concurrency // _AHEAD
         self._refused = 0  # requests that the server refused, before it completed any
         self._has_completed = False
 
@@ -339,7 +340,7 @@ class ServerModel:
         in_flight: dict[Hashable, Future[Completion]] = {}
         try:
             while True:
-                while len(in_flight) < self._concurrency and (item := requests.take()) is not None:
+                while len(in_flight) < self._capacity and (item := requests.take()) is not None:
                     key, request = item
                     in_flight[key] = self._loop.start(self._complete(request))
                     in_flight[key].add_done_callback(partial(_put, answered, key))
