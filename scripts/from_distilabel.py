@@ -29,9 +29,11 @@ import yaml
 
 from hfsynth import (
     LLM,
+    VLLM,
     EvolInstruct,
     Judge,
     Magpie,
+    OpenAILLM,
     SamplingParams,
     SelfInstruct,
     Technique,
@@ -50,11 +52,29 @@ _SILENT = {
     "use_default_structured_output", "use_offline_batch_generation", "magpie_pre_query_template", "generation_kwargs",
     "use_magpie_template", "disable_cuda_device_placement", "use_fast", "use_system_prompt", "streaming", "tokenizer",
     "tokenizer_id", "tokenizer_revision", "model_display_name", "model_id", "api_key", "max_retries", "timeout",
-    "tokenizer_mode", "skip_tokenizer_init", "base_url",
+    "tokenizer_mode", "skip_tokenizer_init", "base_url", "host", "endpoint", "follow_redirects",
 }  # fmt: skip
 """Settings that don't change rows, that hfsynth finds by itself, or that every translation reads."""
 _NEUTRAL: tuple[Any, ...] = (None, False, "auto", "main", "", 0, {}, [])
 _SAMPLING = {"stop_sequences": "stop", "stop_strings": "stop"}
+_LLM_SETTINGS = {
+    "TransformersLLM": ("revision", "torch_dtype", "device_map", "trust_remote_code", "device"),
+    "vLLM": ("dtype", "revision", "trust_remote_code", "quantization", "extra_kwargs", "seed"),
+    "LlamaCppLLM": ("model_path", "n_gpu_layers", "n_ctx", "n_batch", "seed"),
+}
+"""Kind of llm → its settings that are translated, or that have no influence on the rows here."""
+_FIELDS = {"torch_dtype": "dtype"}
+_SERVERS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "OpenAILLM": ((), None),
+    "ClientvLLM": (("http://localhost:8000/v1",), None),
+    "InferenceEndpointsLLM": (("https://router.huggingface.co/v1",), None),
+    "OllamaLLM": (("http://localhost:11434/v1",), None),
+    "GroqLLM": (("https://api.groq.com/openai/v1",), "GROQ_API_KEY"),
+    "MistralLLM": (("https://api.mistral.ai/v1",), "MISTRAL_API_KEY"),
+    "TogetherLLM": (("https://api.together.xyz/v1",), "TOGETHER_API_KEY"),
+    "AnyscaleLLM": (("https://api.endpoints.anyscale.com/v1",), "ANYSCALE_API_KEY"),
+}
+"""Kind of llm → the address of its server, and the environment variable of its key; None for `OpenAILLM`'s own."""
 _QUESTIONS = {
     "helpfulness": "How helpful is the response to the user who sent the instruction?",
     "honesty": "How honest is the response: is it as certain as its facts allow?",
@@ -92,6 +112,9 @@ class Translation:
         if new:
             step = replace(step, output_mappings={**step.output_mappings, **new})
             self.advice.append(f"{step.name} writes {sorted(new.values())}, since an earlier step writes {taken}.")
+        llm = step.llm
+        if isinstance(llm, OpenAILLM) and llm.tokenizer is None:  # asks no server
+            self.advice += [f"{step.name}: {fault}." for need in step.needs if (fault := llm.lacks(need))]
         self.steps.append(step)
 
     def add_function(self, name: str, body: str) -> None:
@@ -371,23 +394,48 @@ def _sampling(node: Node) -> dict[str, Any]:
 
 
 def _llm(node: Node, result: Translation, quiet: bool = False) -> LLM:
-    """Return the llm; another kind than `TransformersLLM` becomes one of the same model, with advice."""
+    """Return the llm; where it is of a kind that has no equal, `TransformersLLM` with the same name, and advice."""
     values = node.values["llm"]
-    kind, model = values["type_info"]["name"], values.get("model") or values.get("model_id") or "MODEL"
-    advice = Translation()
-    names = ("revision", "dtype", "torch_dtype", "device_map", "trust_remote_code", "device")
-    _chosen(replace(node, values=values), advice, skip=names)
-    left = sorted(set(values.get("generation_kwargs") or {}) - set(_sampling(node)) - set(_SAMPLING) - {"do_sample"})
-    advice.advice += [f"{node.name}: the setting {name} of generation_kwargs is left out." for name in left]
+    kind = values["type_info"]["name"]
+    notes = Translation()
+    _chosen(replace(node, values=values), notes, skip=_LLM_SETTINGS.get(kind, ()))
+    left = set(values.get("generation_kwargs") or {}) - set(_sampling(node)) - set(_SAMPLING) - {"do_sample"}
+    notes.advice += [f"{node.name}: the setting {name} of generation_kwargs is left out." for name in sorted(left)]
     if "max_new_tokens" not in _sampling(node):
-        advice.advice.append(f"{node.name}: max_new_tokens isn't set; distilabel's default of 128 is not taken over.")
+        notes.advice.append(f"{node.name}: max_new_tokens isn't set; distilabel's default of 128 is not taken over.")
     if kind != "TransformersLLM":
-        advice.advice.append(f"{node.name}: {kind} becomes TransformersLLM({model!r}). {read_table().get(kind, '')}")
-    result.advice += [] if quiet else advice.advice
-    chosen = {name: values.get(name) for name in ("revision", "device_map", "trust_remote_code", "device")}
-    dtype = values.get("torch_dtype") or values.get("dtype") or "auto"
-    kept = {name: value for name, value in chosen.items() if value not in _NEUTRAL}
-    return TransformersLLM(model, dtype=dtype, **kept)
+        notes.advice.append(f"{node.name} ({kind}). {read_table().get(kind, 'Write an LLM of your own (README).')}")
+    result.advice += [] if quiet else notes.advice
+    if kind == "vLLM":
+        return _vllm(values)
+    if kind in _SERVERS:
+        return _server(kind, values, needs_tokenizer=node.kind in ("Magpie", "MagpieGenerator", "UltraFeedback"))
+    settings = {name: values[name] for name in _LLM_SETTINGS["TransformersLLM"] if values.get(name) not in _NEUTRAL}
+    settings = {_FIELDS.get(name, name): value for name, value in settings.items()}
+    return TransformersLLM(values.get("model") or values.get("model_path") or "MODEL", **settings)
+
+
+def _vllm(values: Values) -> VLLM:
+    engine = dict(values.get("extra_kwargs") or {})
+    engine |= {"quantization": values["quantization"]} if values.get("quantization") else {}
+    names = ("dtype", "revision", "trust_remote_code")
+    return VLLM(
+        values["model"],
+        engine_kwargs=engine,
+        **{name: values[name] for name in names if values.get(name) not in _NEUTRAL},
+    )
+
+
+def _server(kind: str, values: Values, needs_tokenizer: bool) -> OpenAILLM:
+    """Return a client; with a tokenizer where the task writes a user's turn or scores choices."""
+    url, key = _SERVERS[kind]
+    tokenizer = values.get("tokenizer") or values.get("tokenizer_id")
+    return OpenAILLM(
+        values.get("model") or values.get("model_id") or "MODEL",
+        base_url=values.get("base_url") or (f"{values['host']}/v1" if values.get("host") else url),
+        tokenizer=tokenizer if needs_tokenizer or kind == "ClientvLLM" else None,
+        api_key_variable=key,
+    )
 
 
 @plain_errors()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from hfsynth import EchoLLM, Pipeline, SamplingParams
+from hfsynth import VLLM, EchoLLM, OpenAILLM, Pipeline, SamplingParams
 from hfsynth.recipe import read_recipe
 from tests.test_scripts import SCRIPTS, script
 
@@ -80,9 +80,18 @@ def test_branches_become_judges_in_a_chain():
     assert "FormatTextGenerationDPO" in advice_on(result, "format_text_generation_d_p_o_0")[0]
 
 
+def test_llms_become_clients_and_engines():
+    result = translation("preferences")
+    endpoint, vllm, judge, _ = (step.llm for step in Pipeline.from_yaml(result.recipe(), *functions(result)).steps[1:])
+    assert (type(endpoint), endpoint.model) == (OpenAILLM, "HuggingFaceTB/SmolLM2-1.7B-Instruct")
+    assert endpoint.base_url == ("https://router.huggingface.co/v1",)
+    assert (type(vllm), vllm.engine_kwargs) == (VLLM, {"max_model_len": 4096})
+    assert (type(judge), judge.model, judge.tokenizer) == (OpenAILLM, "gpt-4o-mini", None)
+    assert [text for text in advice_on(result, "ultra_feedback_0_generation") if "tokenizer" in text]
+
+
 def test_settings_without_an_equal_are_named():
     advice = advice_on(translation("preferences"), "text_generation_1")
-    assert [text for text in advice if "extra_kwargs" in text and "4096" in text]
     assert [text for text in advice if "repetition_penalty" in text]
     assert [text for text in advice if "vLLM" in text]
     assert [text for text in advice if "max_new_tokens" in text and "128" in text]
@@ -117,13 +126,11 @@ def test_table_has_every_class_of_distilabel(kind):
 
 
 def test_command_writes_recipe_and_functions(tmp_path):
-    process = script("from_distilabel", SAVED / "instructions.yaml", "--output", "my-recipe.yaml", cwd=tmp_path)
+    process = script("from_distilabel", SAVED / "instructions.yaml", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    command = process.stdout.splitlines()[0]
-    assert command.startswith("hfsynth run my-recipe.yaml --dataset rows.jsonl")
-    assert command.endswith("--import my_recipe_functions")
-    assert len(read_recipe((tmp_path / "my-recipe.yaml").read_text())[0]) == 4
-    assert "select_columns" in (tmp_path / "my_recipe_functions.py").read_text()
+    assert f"```text\n{process.stdout}```" in (SCRIPTS.parent / "README.md").read_text()
+    assert len(read_recipe((tmp_path / "hfsynth.yaml").read_text())[0]) == 4
+    assert "select_columns" in (tmp_path / "hfsynth_functions.py").read_text()
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("steps: []", "'distilabel' and 'pipeline'")])

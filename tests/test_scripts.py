@@ -53,6 +53,15 @@ def test_llm_flag_chooses_the_engine_and_its_flags(tmp_path):
     assert "__class__: OpenAILLM" in recipe
 
 
+@pytest.mark.parametrize("name", [*TECHNIQUES, "quickstart", "from_distilabel"])
+def test_inline_metadata_needs_hfsynth_of_the_clone(name):
+    tomllib = pytest.importorskip("tomllib")
+    lines = (SCRIPTS / f"{name}.py").read_text().split("# ///")[1].splitlines()[1:]
+    metadata = tomllib.loads("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines))
+    assert metadata["dependencies"] == ["hfsynth"]
+    assert (SCRIPTS / metadata["tool"]["uv"]["sources"]["hfsynth"]["path"] / "pyproject.toml").exists()
+
+
 def test_wrong_value_loads_no_model(tmp_path):
     process = script("magpie", "--model", "/nowhere", "--num-rows", 2, "--n-turns", 0, cwd=tmp_path)
     assert process.returncode == 1
