@@ -18,7 +18,7 @@ from hfsynth.publish.card import body_mark, read_body, read_metadata, render_bod
 from hfsynth.publish.card_data import SplitFacts, numbered_name
 from hfsynth.publish.files import column_type, dataset_info, file_checksums, recipe_text
 from hfsynth.run_record import StepRecord
-from hfsynth.verification.published import PublishedConfig
+from hfsynth.verification.published_config import PublishedConfig
 
 _CLOSE = 1e-9  # relative difference of figures that differ by rounding alone
 _BATCH_ROWS = 10_000

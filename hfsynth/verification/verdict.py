@@ -20,7 +20,7 @@ from hfsynth.step import DatasetFunction, Step
 from hfsynth.technique import Technique
 from hfsynth.text import counted
 from hfsynth.verification.figures import Check, check_card, check_figures, check_files, check_recipe, check_steps
-from hfsynth.verification.published import PublishedConfig, open_config
+from hfsynth.verification.published_config import PublishedConfig, open_config
 from hfsynth.verification.remake import RemadeRow, Remake
 from hfsynth.verification.sources import find_source_rows, own_columns
 
