@@ -2,7 +2,8 @@
 
     python scripts/dataset_cards.py --model FOLDER --gguf-file FILE
 
-One for each technique that has a script, and one for the quickstart, which chains three.
+One for each technique that has a script, and one for the quickstart, which chains three. After a change of the card's
+template alone, `--cards-only` writes the cards anew from their records, without a model.
 """
 
 import argparse
@@ -12,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from hfsynth.publish.card import write_card
+from hfsynth.publish.files import read_facts
 
 SCRIPTS = Path(__file__).parent
 CARDS = SCRIPTS.parent / "dataset_cards"
@@ -32,11 +36,17 @@ RUNS = {
 def main() -> None:
     """Run every script, and keep what it wrote."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
+    source = flags.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="Name of an instruct model on the Hub, or a folder.")
+    source.add_argument("--cards-only", action="store_true", help="Write the cards of the present rows anew.")
     flags.add_argument("--gguf-file", help="GGUF file in that folder.")
     flags.add_argument("--output-dir", type=Path, default=CARDS, help="Default: dataset_cards.")
     flags.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="Default: all.")
     arguments = flags.parse_args()
+    if arguments.cards_only:
+        for name in arguments.only:
+            rewrite_card(arguments.output_dir / name)
+        return
     model = ["--model", arguments.model, "--dtype", "float32"]
     model += ["--gguf-file", arguments.gguf_file] if arguments.gguf_file else []
     for name in arguments.only:
@@ -47,6 +57,12 @@ def main() -> None:
             subprocess.run(command, check=True, env={**os.environ, **home})
             shutil.rmtree(arguments.output_dir / name, ignore_errors=True)
             shutil.copytree(output, arguments.output_dir / name)
+
+
+def rewrite_card(folder: Path) -> None:
+    """Write a card anew from the records beside it."""
+    facts, card = read_facts(folder), folder / "README.md"
+    card.write_text(write_card(folder.name, card.read_text(encoding="utf-8"), facts, facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""The cards of dataset_cards/ are what the scripts write today."""
+"""The datasets of dataset_cards/ are what the scripts write today."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hfsynth import verify
 from tests.conftest import GGUF
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "dataset_cards"
 NAMES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "quickstart", "bootstrap"]
+RECORDED = ["text_generation", "self_instruct", "evol_instruct"]  # those with their rows and records
 REWRITTEN = "self_instruct"  # each of the others takes minutes
 OTHER_RUN = [  # of the day, the machine and its speed, and the packages
     (r"begin \w+,|end \w+ -->", "mark"),
@@ -50,6 +53,8 @@ def test_script_writes_its_card(smollm_folder, tmp_path):
     if machine(committed) == machine(fresh):
         assert comparable(fresh) == comparable(committed)
     assert without_texts(fresh) == without_texts(committed)
+    found = verify(str(tmp_path / REWRITTEN), rows=2, model=smollm_folder)
+    assert (found.rows.equal, found.exit_status) == (2, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,6 +63,24 @@ def test_cards_have_their_pictures(name):
     assert len(pictures) >= 2
     for picture in pictures:
         assert (CARDS / name / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_card_and_files_are_as_recorded(name):
+    records = list((CARDS / name).glob("*/hfsynth.json"))
+    assert records
+    for config in records:
+        found = verify(str(CARDS / name), config.parent.name, rows=0)
+        assert found.exit_status == 0, str(found)
+
+
+def test_cards_only_writes_equal_cards(tmp_path):
+    shutil.copytree(CARDS / "self_instruct", tmp_path / "self_instruct")
+    card = tmp_path / "self_instruct/README.md"
+    card.write_text(card.read_text().replace("### Verify", "### Check"))
+    flags = ["--cards-only", "--only", "self_instruct", "--output-dir", str(tmp_path)]
+    subprocess.run([sys.executable, str(ROOT / "scripts/dataset_cards.py"), *flags], check=True)
+    assert card.read_text() == (CARDS / "self_instruct/README.md").read_text()
 
 
 def test_page_lists_every_card():
