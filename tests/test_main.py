@@ -24,7 +24,7 @@ def test_run_recipe_of_saved_dataset_equals_it(tmp_path, hub):
     )
     save(pipeline.run(Dataset.from_dict({"id": list(range(6))}), quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "hfsynth run default/hfsynth.yaml --max-rows 6 --chunk-size 128 --output-dir reproduced" in card
+    assert "hfsynth run default/hfsynth.yaml --max-rows 6 --output-dir reproduced" in card
     flags = ["--max-rows", 6, "--output-dir", tmp_path / "again", "--push-to-hub", "user/again", "--private"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def test_run_recipe_of_bootstrapping_uses_its_seeds(tmp_path):
     pipeline = Pipeline((BootstrapInstructions(EchoLLM()),))
     save(pipeline.run(pool, num_rows=20, run_dir=tmp_path / "run", quiet=True), tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "hfsynth run default/hfsynth.yaml --num-rows 20 --chunk-size 128 --output-dir reproduced" in card
+    assert "hfsynth run default/hfsynth.yaml --num-rows 20 --output-dir reproduced" in card
     assert "rows of a SeedPool" in card
     flags = ["--num-rows", 20, "--output-dir", tmp_path / "again", "--run-dir", tmp_path / "run-again"]
     done = run("run", tmp_path / "made" / "default" / "hfsynth.yaml", *flags)
