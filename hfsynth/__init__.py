@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from hfsynth.techniques.self_instruct import SelfInstruct as SelfInstruct
     from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
+    from hfsynth.training_format import TrainingFormat as TrainingFormat
     from hfsynth.verification.verdict import Verification as Verification
     from hfsynth.verification.verdict import verify as verify
 
@@ -110,6 +111,7 @@ _HOMES = {
     "ServerError": "errors",
     "Technique": "technique",
     "TextGeneration": "techniques.text_generation",
+    "TrainingFormat": "training_format",
     "TransformersLLM": "llms.transformers",
     "Verification": "verification.verdict",
     "VLLM": "llms.vllm",
@@ -167,6 +169,7 @@ __all__ = [
     "ServerError",
     "Technique",
     "TextGeneration",
+    "TrainingFormat",
     "TransformersLLM",
     "Verification",
     "WellFormed",

@@ -36,6 +36,7 @@ from hfsynth.publish.hub import check_push_target
 from hfsynth.run_record import records
 from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
+from hfsynth.training_format import training_format
 
 T = TypeVar("T")
 LLMS: dict[str, type[LLM]] = {"transformers": TransformersLLM, "openai": OpenAILLM}
@@ -79,6 +80,13 @@ class RunArguments:
         default=False,
         metadata={
             "help": "Complete each chunk by itself, so that the same rows run beside each row in every run; slower."
+        },
+    )
+    format: str | Mapping[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Lay the result out as one of TRL's dataset types, such as prompt-completion; a JSON object sets "
+            "more fields of TrainingFormat."
         },
     )
     push_to_hub: str | None = field(
@@ -200,6 +208,8 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
     """
     name = run.config_name or config_name
     check_config_name(name)
+    if run.format is not None:
+        pipeline >>= training_format(run.format)
     if not run.preview:
         _check_output_dir(Path(run.output_dir))
     if run.push_to_hub and is_main_process():

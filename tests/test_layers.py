@@ -13,7 +13,7 @@ LAYERS = [
     ["analysis"],
     ["runner"],
     ["pipeline", "recipe"],
-    ["techniques", "filters", "samplers"],
+    ["techniques", "filters", "samplers", "training_format"],
     ["technique", "filter", "run_record"],
     ["llms"],
     ["engine"],
