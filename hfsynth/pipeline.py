@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, Features
 from hfsynth.distributed import is_main_process
 from hfsynth.recipe import build_source, build_step, read_recipe, replace_model, write_recipe
 from hfsynth.step import DatasetFunction, Node, Step, as_step
+from hfsynth.training_format import TrainingFormat
 
 if TYPE_CHECKING:
     from hfsynth.dry_run import Preview
@@ -270,6 +271,7 @@ class Pipeline:
         config_name: str = "default",
         private: bool | None = None,
         token: str | None = None,
+        format: TrainingFormat | str | None = None,
     ) -> str | None:
         """Push a result of this pipeline to the Hub, as `hfsynth.push_to_hub` does.
 
@@ -279,6 +281,7 @@ class Pipeline:
             config_name: Name of the configuration.
             private: Whether a new dataset is private. Default: the namespace's setting.
             token: A token with write access. Default: the one that you are logged in with.
+            format: What a trainer is to take the rows as, as for `hfsynth.save`.
 
         Returns:
             The URL of the commit on process 0; None on other processes.
@@ -288,7 +291,9 @@ class Pipeline:
         """
         from hfsynth.publish.hub import push_to_hub
 
-        return push_to_hub(dataset, repo_id, config_name=config_name, private=private, token=token, steps=self.steps)
+        return push_to_hub(
+            dataset, repo_id, config_name=config_name, private=private, token=token, steps=self.steps, format=format
+        )
 
     def to_yaml(self) -> str:
         """Return the pipeline as a recipe: every field of every step, as `from_yaml` reads it."""

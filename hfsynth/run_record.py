@@ -244,6 +244,13 @@ def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
     dataset.info.description = "\n".join(line for line in lines if line)
 
 
+def replace_last_record(dataset: Dataset, record: RunRecord) -> None:
+    """Write a record in the place of the last one that a dataset carries."""
+    lines = (dataset.info.description or "").split("\n")
+    last = max(place for place, line in enumerate(lines) if line.startswith(_PREFIX))
+    dataset.info.description = "\n".join([*lines[:last], f"{_PREFIX}{record.to_json()}", *lines[last + 1 :]])
+
+
 def records(dataset: Dataset) -> list[RunRecord]:
     """Return the records that a dataset carries, in the order of the runs; none for a dataset that no run returned."""
     lines = (dataset.info.description or "").split("\n")

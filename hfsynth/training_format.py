@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset, Features, Json, List, Value, concatenate_datasets
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import is_conversation, read_conversation
@@ -235,11 +235,11 @@ class TrainingFormat(Configuration, DatasetStep):
         }
         kinds = {name: features[name] for name in COLUMNS[self.type]}
         new = Dataset.from_dict(values, features=Features(kinds))
-        rest = dataset.select(places).select_columns(others)
-        for name in COLUMNS[self.type]:
-            rest = rest.add_column(name, new.data.column(name), feature=new.features[name])
-        rest.info.description = dataset.info.description  # the records of runs
-        return rest.select_columns(list(features))
+        if others:
+            rest = dataset.select(places).select_columns(others)
+            new = concatenate_datasets([new, rest], axis=1, split=dataset.split)
+        new.info.description = dataset.info.description  # the records of runs
+        return new
 
 
 def training_format(form: TrainingFormat | str | Mapping[str, Any]) -> TrainingFormat:

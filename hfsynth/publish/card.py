@@ -34,6 +34,12 @@ from hfsynth.text import counted, duration, fenced, number, plain
 
 _MAX_REASONS = 10  # listed for a step; the others are added up
 _MAX_SCRIPTS = 4
+_TRAINERS = {
+    "DPOTrainer": {"prompt", "chosen", "rejected"},
+    "KTOTrainer": {"prompt", "completion", "label"},
+    "SFTTrainer": {"prompt", "completion"},
+}
+"""TRL's trainer → the columns that it reads; SFTTrainer reads `messages` too."""
 _BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->\n?(.*?)<!-- hfsynth: end \1 -->\n?", re.DOTALL)
 _HEADER = re.compile(r"\A(?:\ufeff)?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
@@ -166,6 +172,7 @@ def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
     return template.render(
         configs=configs,
         summary=_summary,
+        training_code=_training_code,
         loading_code=partial(_loading_code, repo_id=repo_id),
         diagrams=_diagrams,
         numbered_steps=_numbered_steps,
@@ -240,6 +247,27 @@ def _format_source(source: Source) -> str:
 def _loading_code(config: ConfigFacts, repo_id: str) -> str:
     names = ", ".join(map(json.dumps, (repo_id, config.config_name)))
     return f"from datasets import load_dataset\n\ndataset = load_dataset({names})"
+
+
+def _training_code(config: ConfigFacts) -> list[str]:
+    """Return the lines that train on a configuration in one of TRL's conversational formats; none for another."""
+    messages = {name for name, kind in config.columns.items() if kind.startswith(("list of {role", "list of Json"))}
+    trainer = next(
+        (
+            name
+            for name, columns in _TRAINERS.items()
+            if messages >= columns - {"label"} and set(config.columns) >= columns
+        ),
+        "SFTTrainer" if "messages" in messages else "",
+    )
+    if not trainer or not config.splits:
+        return []
+    split = json.dumps(config.splits[0].name)
+    return [
+        f"from trl import {trainer}\n\n"
+        f'trainer = {trainer}(model="HuggingFaceTB/SmolLM2-135M-Instruct", train_dataset=dataset[{split}])\n'
+        "trainer.train()"
+    ]
 
 
 def _diagrams(config: ConfigFacts) -> Iterator[tuple[str, str]]:

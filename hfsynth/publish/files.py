@@ -36,9 +36,11 @@ from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, 
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
+from hfsynth.publish.formatting import apply_format
 from hfsynth.recipe import write_recipe
 from hfsynth.run_record import RunRecord, record_from_rows, records
 from hfsynth.step import Step
+from hfsynth.training_format import TrainingFormat, training_format
 
 logger = logging.getLogger(__name__)
 FACTS_FILE = "hfsynth.json"
@@ -58,6 +60,7 @@ def save(
     *,
     config_name: str = "default",
     steps: Sequence[Step] = (),
+    format: TrainingFormat | str | None = None,
 ) -> None:
     """Write the rows on which no step failed as one configuration of a dataset folder, with a dataset card.
 
@@ -69,8 +72,11 @@ def save(
         folder: The dataset's folder.
         config_name: Name of the configuration, and of its subfolder.
         steps: The techniques of a dataset that `Dataset.map` generated; the result of a run contains them.
+        format: What a trainer is to take the rows as: a type of `TrainingFormat`, such as "prompt-completion", or a
+            `TrainingFormat`. Default: the rows as they are.
 
     Raises:
+        ColumnError: If the rows lack a column of the format.
         FileExistsError: If the save would overwrite files that hfsynth did not write.
         ValueError: If `config_name` can't be a folder's name, or the card in the folder can't be read.
 
@@ -90,7 +96,7 @@ def save(
     writing = target.with_name(f".{config_name}-writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    facts = write_facts(writing, write_config(writing, dataset, config_name, steps), {})
+    facts = write_facts(writing, write_config(writing, dataset, config_name, steps, format), {})
     if not facts.rows:
         logger.warning("configuration %s has no rows; its card lists the reasons", config_name)
     now = {**{one.config_name: one for one in before}, config_name: facts}
@@ -214,7 +220,13 @@ def generated_configs(paths: Collection[str]) -> set[str]:
     return {path.removesuffix(ending) for path in paths if path.endswith(ending) and path.count("/") == 1}
 
 
-def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str, steps: Sequence[Step]) -> ConfigFacts:
+def write_config(
+    folder: Path,
+    dataset: Dataset | DatasetDict,
+    config_name: str,
+    steps: Sequence[Step],
+    format: TrainingFormat | str | None = None,
+) -> ConfigFacts:
     """Write all files of a configuration except its facts.
 
     Args:
@@ -222,11 +234,19 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
         dataset: The rows.
         config_name: The configuration's name.
         steps: The techniques of a dataset that `Dataset.map` generated.
+        format: As for `save`.
 
     Returns:
         The facts, for `write_facts`.
+
+    Raises:
+        ColumnError: If the rows lack a column of the format.
     """
     splits = {name: split.with_format(None) for name, split in splits_of(dataset).items()}
+    dropped: Mapping[str, Dataset] = {}
+    if format is not None:
+        with without_bars():
+            splits, dropped = apply_format(splits, training_format(format))
     facts_of_splits, infos = list[SplitFacts](), list[SplitInfo]()
     written_failures = set[str]()  # of a run of several splits, the first one gets the failures of dropped rows
     with without_bars():
@@ -238,6 +258,7 @@ def write_config(folder: Path, dataset: Dataset | DatasetDict, config_name: str,
             written_failures |= {run.failures_file for run in runs}
             others = [other for other_name, other in splits.items() if other_name != name]
             failures = _add_recorded_failures(failed, new_runs, _failures_in(others, new_runs))
+            failures = concatenate_datasets([failures, dropped[name]]) if dropped.get(name) else failures
             if len(failures):
                 (folder / "failures").mkdir(exist_ok=True)
                 failures.to_parquet(folder / "failures" / f"{name}.parquet")

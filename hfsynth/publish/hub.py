@@ -38,6 +38,7 @@ from hfsynth.publish.files import (
 from hfsynth.publish.retry import status_of, with_retries
 from hfsynth.step import Step
 from hfsynth.text import counted, one_line
+from hfsynth.training_format import TrainingFormat
 
 
 def push_to_hub(
@@ -48,6 +49,7 @@ def push_to_hub(
     private: bool | None = None,
     token: str | None = None,
     steps: Sequence[Step] = (),
+    format: TrainingFormat | str | None = None,
 ) -> str | None:
     """Push the rows on which no step failed, the failures, the recipe and a dataset card in one commit.
 
@@ -61,6 +63,7 @@ def push_to_hub(
         private: Whether a new dataset is private; default: the namespace's setting.
         token: A token with write access; default: the one that you are logged in with.
         steps: The techniques of a dataset that `Dataset.map` generated; the result of a run contains them.
+        format: What a trainer is to take the rows as, as for `save`.
 
     Returns:
         The URL of the commit; None in other processes.
@@ -84,7 +87,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory(prefix="hfsynth-push-", dir=cache) as folder:
         config_folder = Path(folder) / config_name
         config_folder.mkdir()
-        facts = write_config(config_folder, dataset, config_name, steps)
+        facts = write_config(config_folder, dataset, config_name, steps, format)
         facts = write_facts(config_folder, facts, fetch_origins(api, facts))
         try:
             return _Push(api, repo_id, facts, Path(folder)).run(private)
