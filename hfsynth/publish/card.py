@@ -445,8 +445,8 @@ def _promise_sentence(run: RunRecord) -> str:
         return f"A repeated run generates other rows, since servers sampled the completions of {names}."
     if _depends_on_chunks(run) and not run.deterministic:
         return (
-            "The same device, dtype and package versions generate nearly the same rows: rounding depends on which rows "
-            "are completed together. `deterministic=True` fixes that."
+            "The same device, dtype and package versions generate nearly the same rows: rounding depends on which "
+            "rows are completed together. `deterministic=True` fixes that."
         )
     equal = "device, dtype, chunk size" if _depends_on_chunks(run) else "device, dtype"
     return f"The same {equal} and package versions generate the same rows."
