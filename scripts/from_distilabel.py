@@ -38,10 +38,12 @@ from hfsynth import (
     SelfInstruct,
     Technique,
     TextGeneration,
+    TrainingFormat,
     TransformersLLM,
 )
 from hfsynth.cli import plain_errors
 from hfsynth.recipe import write_recipe
+from hfsynth.step import Step
 
 Values = Mapping[str, Any]
 TABLE = Path(__file__).with_suffix(".md")
@@ -89,8 +91,8 @@ _QUESTIONS = {
 class Translation:
     """A recipe that grows step by step."""
 
-    steps: list[Technique | Values] = field(default_factory=list)
-    """Techniques, and descriptions of functions."""
+    steps: list[Step | Values] = field(default_factory=list)
+    """Steps, and descriptions of functions."""
     flags: list[str] = field(default_factory=list)
     """Flags of `hfsynth run`."""
     advice: list[str] = field(default_factory=list)
@@ -132,7 +134,7 @@ class Translation:
 
     def recipe(self) -> str:
         """Return the steps as YAML."""
-        return write_recipe([step.describe() if isinstance(step, Technique) else step for step in self.steps])
+        return write_recipe([step.describe() if isinstance(step, Step) else step for step in self.steps])
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,38 @@ def _group_columns(node: Node, result: Translation) -> None:
             result.advice.append(f"{node.name}: {target!r} stays the columns {result.groups[target]}, one value each.")
 
 
+def _format_for_sft(node: Node, result: Translation) -> None:
+    is_chat = node.kind == "FormatChatGenerationSFT"
+    prompt = node.inputs.get("messages", "messages") if is_chat else node.inputs.get("instruction", "instruction")
+    answer: str | None = node.inputs.get("generation", "generation")
+    if is_chat and answer not in result.versions:
+        answer = None  # the conversation has its answer
+    result.steps.append(TrainingFormat("language-modeling", instruction=prompt, response=answer, name=node.name))
+
+
+def _format_for_dpo(node: Node, result: Translation) -> None:
+    """Make a pair of the best and the worst response by their ratings."""
+    prompt = node.inputs.get("instruction", "instruction")
+    column = node.inputs.get("generations", "generations")
+    responses = result.groups.get(column, [])
+    ratings = [f"rating_{response}" for response in responses]
+    if len(responses) > 1 and set(ratings) <= set(result.versions):
+        grouped = {column: responses, "ratings": ratings}
+        lists = ", ".join(
+            f"{name!r}: [{', '.join(f'row[{one!r}]' for one in names)}]" for name, names in grouped.items()
+        )
+        result.add_function(f"group_for_{node.name}", f"return dataset.map(lambda row: {{{lists}}})")
+        fields_of_pair = {"response": column, "score": "ratings"}
+    elif result.place_of(Judge, "rating") is not None:
+        fields_of_pair = {"response": node.inputs.get("generations", "generation"), "score": "rating"}
+    else:
+        result.advice.append(
+            f"{node.name} ({node.kind}) is left out: no step rates responses. {read_table()[node.kind]}"
+        )
+        return
+    result.steps.append(TrainingFormat("preference", instruction=prompt, name=node.name, **fields_of_pair))
+
+
 def _keep_columns(node: Node, result: Translation) -> None:
     wanted = [single for name in node.values["columns"] for single in result.groups.get(name, [name])]
     kept = [name for name in wanted if name not in ("model_name", "distilabel_metadata")]
@@ -345,6 +379,10 @@ def _push_to_hub(node: Node, result: Translation) -> None:
 _TRANSLATORS: dict[str, Callable[[Node, Translation], None]] = {
     "EvolInstruct": _evol_instruct,
     "ExpandColumns": _expand_columns,
+    "FormatChatGenerationDPO": _format_for_dpo,
+    "FormatChatGenerationSFT": _format_for_sft,
+    "FormatTextGenerationDPO": _format_for_dpo,
+    "FormatTextGenerationSFT": _format_for_sft,
     "GroupColumns": _group_columns,
     "KeepColumns": _keep_columns,
     "LoadDataFromDicts": _load_from_dicts,

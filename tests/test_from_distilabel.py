@@ -10,7 +10,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from hfsynth import VLLM, EchoLLM, OpenAILLM, Pipeline, SamplingParams
+from hfsynth import VLLM, EchoLLM, OpenAILLM, Pipeline, SamplingParams, ScriptedLLM, Technique
 from hfsynth.recipe import read_recipe
 from tests.test_scripts import SCRIPTS, script
 
@@ -59,30 +59,33 @@ def test_instructions_become_a_recipe_that_runs():
 
 def test_magpie_keeps_turns_prompts_and_column():
     result = translation("magpie")
-    (magpie,) = Pipeline.from_yaml(result.recipe()).steps
+    magpie, _ = Pipeline.from_yaml(result.recipe()).steps
     assert magpie.n_turns == 2
     assert magpie.system_prompt == {"maths": ("You teach maths.", 0.7), "law": ("You advise on law.", 0.3)}
     assert magpie.answer_with_system_prompt
     assert magpie.instruction_sampling == SamplingParams(max_new_tokens=256, temperature=0.7, top_p=0.9)
     assert result.flags == ["--num-rows", "100"]
     rows = echo_pipeline(result).run(num_rows=2, quiet=True)
-    assert [turn["role"] for turn in rows["conversation"][0]] == ["system", *["user", "assistant"] * 2]
+    assert [turn["role"] for turn in rows["messages"][0]] == ["system", *["user", "assistant"] * 2]
 
 
 def test_branches_become_judges_in_a_chain():
     result = translation("preferences")
-    pipeline = echo_pipeline(result)
+    rename, first, second, *others = echo_pipeline(result).steps
+    pipeline = Pipeline((rename, first, replace(second, llm=ScriptedLLM(["A fig."])), *others))
     rows = pipeline.run(Dataset.from_dict({"prompt": ["Name a fruit."]}), quiet=True)
-    ratings = ["rating_generation", "rating_generation_text_generation_1"]
-    assert {"instruction", "generation", "generation_text_generation_1", *ratings} <= set(rows.column_names)
-    assert {rows[0][rating] for rating in ratings} <= set("12345")
+    ratings = rows["ratings"][0]
+    assert set(ratings) <= set("12345")
+    chosen = ("Name a fruit.", "A fig.")[ratings.index(max(ratings))]
+    assert rows["chosen"][0] == [{"role": "assistant", "content": chosen}]
+    assert {"prompt", "chosen", "rejected"} <= set(rows.column_names)
     assert result.flags == ["--dataset", "user/prompts", "--config", "en", "--split", "test", "--max-rows", "50"]
-    assert "FormatTextGenerationDPO" in advice_on(result, "format_text_generation_d_p_o_0")[0]
 
 
 def test_llms_become_clients_and_engines():
     result = translation("preferences")
-    endpoint, vllm, judge, _ = (step.llm for step in Pipeline.from_yaml(result.recipe(), *functions(result)).steps[1:])
+    steps = Pipeline.from_yaml(result.recipe(), *functions(result)).steps
+    endpoint, vllm, judge, _ = (step.llm for step in steps if isinstance(step, Technique))
     assert (type(endpoint), endpoint.model) == (OpenAILLM, "HuggingFaceTB/SmolLM2-1.7B-Instruct")
     assert endpoint.base_url == ("https://router.huggingface.co/v1",)
     assert (type(vllm), vllm.engine_kwargs) == (VLLM, {"max_model_len": 4096})
