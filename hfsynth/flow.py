@@ -223,8 +223,11 @@ class FlowDriver:
             with Watchdog(
                 step, model, lambda: sum(not run.finished for run in batch), self._patience
             ) as self._watchdog:
-                while not all(run.finished for run in batch):
-                    self._go_on()
+                while waiting:
+                    if waiting[-1].finished:
+                        waiting.pop()
+                    else:
+                        self._go_on()
             self._watchdog = None
         self._raised.check()
         return [run.outcome for run in batch]

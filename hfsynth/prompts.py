@@ -355,6 +355,11 @@ def _compiled(template: str) -> Template:
     return _ENVIRONMENT.compiled(template)
 
 
+@lru_cache(maxsize=256)
+def _variables(template: str) -> tuple[str, ...]:
+    return tuple(sorted(meta.find_undeclared_variables(_ENVIRONMENT.parse(template))))
+
+
 def render_prompt(template: str, variables: Mapping[str, Any]) -> str:
     """Render a prompt; None is rendered as an empty text.
 
@@ -437,7 +442,7 @@ def prompt_variables(template: str, owner: str = "") -> tuple[str, ...]:
     ('language', 'question')
     """
     try:
-        return tuple(sorted(meta.find_undeclared_variables(_ENVIRONMENT.parse(template))))
+        return _variables(template)
     except TemplateSyntaxError as error:
         start = f"{owner} is {template!r}, which" if owner else repr(template)
         reason = error.message.rstrip(".") if error.message else "it can't be parsed"

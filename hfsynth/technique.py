@@ -159,19 +159,19 @@ def _merge_into(batch: LazyBatch, sources: Sequence[int], outputs: Columns, feat
     return {}
 
 
-def check_rows(owner: str, result: object, features: Features) -> list[Row]:
+def check_rows(owner: str, result: object, schema: pa.Schema) -> list[Row]:
     """Return the result of a flow as a list of rows.
 
     Args:
         owner: The technique's class.
         result: The value that its flow returned.
-        features: Its outputs.
+        schema: Its outputs, as the Arrow schema of their features.
 
     Raises:
         FlowError: If it isn't a dict of the outputs, or a list of such dicts, or a value has another type.
         RowError: If a value has the right type but can't be stored.
     """
-    wanted = f"it must return a dict with the keys {list(features)}, or a list of such dicts, or raise RowError"
+    wanted = f"it must return a dict with the keys {schema.names}, or a list of such dicts, or raise RowError"
     if isinstance(result, Mapping):
         rows: list[Any] = [result]
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes):
@@ -179,11 +179,10 @@ def check_rows(owner: str, result: object, features: Features) -> list[Row]:
     else:
         returned = "nothing" if result is None else f"{result!r:.200}, of type {type(result).__name__}"
         raise FlowError(f"{owner}.flow returned {returned}; {wanted}.")
-    schema = features.arrow_schema
     for row in rows:
         if not isinstance(row, Mapping):
             raise FlowError(f"{owner}.flow returned a list with {row!r:.200}, of type {type(row).__name__}; {wanted}.")
-        if set(row) != set(features):
+        if set(row) != set(schema.names):
             raise FlowError(f"{owner}.flow returned a dict with the keys {list(row)}; {wanted}.")
         for name, value in row.items():
             _check_value(f"{owner}.flow returned", name, value, schema.field(name).type)
@@ -557,8 +556,8 @@ class Technique(Configuration, Step):
         self._check_types(batch, wiring)
         rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices))]
         rngs = [random.Random(seeds.row_seed()) for seeds in self.row_seeds(indices, batch)]
-        features = self.output_features
-        return [self._guarded(row, rng, features) for row, rng in zip(rows, rngs, strict=True)]
+        schema = self.output_features.arrow_schema
+        return [self._guarded(row, rng, schema) for row, rng in zip(rows, rngs, strict=True)]
 
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
         """Convert the outcomes of a batch to the columns that `__call__` returns."""
@@ -579,7 +578,7 @@ class Technique(Configuration, Step):
         features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
         return merge_columns(batch, [source for source, _ in rows], columns, features)
 
-    def _guarded(self, row: Row, rng: random.Random, features: Features) -> Flow:
+    def _guarded(self, row: Row, rng: random.Random, schema: pa.Schema) -> Flow:
         """Run a row's flow, or fail before any request if the row lacks a text."""
         for name, kind in self.input_features(row).items():
             self._check_text(name, row[name], kind)
@@ -592,7 +591,7 @@ class Technique(Configuration, Step):
                 "completion = yield Request(…) in it."
             )
         result = yield from flow
-        return check_rows(type(self).__name__, result, features)
+        return check_rows(type(self).__name__, result, schema)
 
     def _check_text(self, name: str, value: Any, kind: Input) -> None:
         """Check an input of a row.

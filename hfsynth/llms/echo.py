@@ -33,7 +33,8 @@ class EchoLLM(Configuration, LLM):
         return [self._complete(request) for request in requests]
 
     def _complete(self, request: Request) -> Completion:
-        time.sleep(self.seconds_per_request)
+        if self.seconds_per_request:
+            time.sleep(self.seconds_per_request)
         read = sum(len(message["content"].split()) for message in request.messages)
         if request.choices:
             return _scored(request, read)

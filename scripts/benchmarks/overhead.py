@@ -1,0 +1,56 @@
+"""Measure what a run costs beside its models: rows of an echo through two techniques, and the same run repeated.
+
+    python scripts/benchmarks/overhead.py --rows 1000000
+
+Prints the seconds and the processor time for each row and step, the largest memory, and the seconds of the repetition.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+
+from datasets import Dataset, disable_progress_bars
+
+from hfsynth import EchoLLM, Pipeline, TextGeneration
+
+
+def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, chunk_size: int | None) -> tuple[float, float]:
+    """Return the seconds and the processor time of a run."""
+    began, processor = time.perf_counter(), time.process_time()
+    result = pipeline.run(rows, run_dir=run_dir, chunk_size=chunk_size, quiet=True)
+    assert len(result) == len(rows)
+    return time.perf_counter() - began, time.process_time() - processor
+
+
+def megabytes() -> float:
+    """Return the largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="Rows of the input.")
+    parser.add_argument("--chunk-size", type=int, help="Rows of a chunk; default: by the number of rows.")
+    arguments = parser.parse_args()
+    disable_progress_bars()
+    second = TextGeneration(EchoLLM(), output_mappings={"generation": "second"}, template="{{ generation }}", name="B")
+    pipeline = TextGeneration(EchoLLM()) >> second
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/rows.jsonl"
+        with open(file, "w", encoding="utf-8") as lines:
+            lines.writelines(f'{{"instruction": "Name fruit {number}."}}\n' for number in range(arguments.rows))
+        rows = Dataset.from_json(file, cache_dir=folder)
+        before = megabytes()
+        for label in ("run", "repetition"):
+            seconds, processor = measure(pipeline, rows, f"{folder}/run", arguments.chunk_size)
+            print(
+                f"{label}: {seconds:.2f} s, {processor:.2f} s of the processor: "
+                f"{1e6 * processor / arguments.rows / 2:.1f} us a row and step; "
+                f"{megabytes():,.0f} MB at most, {before:,.0f} MB before"
+            )
+
+
+if __name__ == "__main__":
+    main()
