@@ -25,7 +25,7 @@ from hfsynth.runner.storage import FORMAT_VERSION, DamagedFileError, retry_passi
 from hfsynth.secrets import redact
 
 logger = logging.getLogger(__name__)
-_SYNC_SECONDS = 5.0  # between two waits for the disk; a kill of the process loses nothing that was written
+_SYNC_SECONDS = 5.0  # between two fsyncs: a killed process loses nothing, a crashed machine these last seconds
 _MAX_OPEN = 64  # journals of one process that are open at once
 _FIELDS = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens", "truncated")
 
@@ -106,8 +106,8 @@ def find_journals(folder: Path) -> dict[int, list[Path]]:
 def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
     """Return the outcomes in a journal by the rows' indices in the step's input; of a row's lines, the last.
 
-    A torn last line is left out; so are other lines with a wrong checksum, with a warning. A journal without a sound
-    first line, of another step or version is set aside. There are no rows if another process has removed the file.
+    An incomplete last line is left out, other lines with a wrong checksum with a warning. The journal is set aside if
+    its first line is damaged, or of another step or version. If another process has removed the file, it has no rows.
 
     Args:
         file: The journal.

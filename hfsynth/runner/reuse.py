@@ -239,7 +239,7 @@ class EarlierRows:
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Indices of the input's rows, sorted, and where the output rows of each begin and end: (rows,) each."""
+        """The sorted indices of input rows, and the start and end of their output rows in `_table`: (rows,) each."""
         batches = self._table.select([METADATA_COLUMN]).to_batches() if len(self._table) else []
         parts = [_last_rows(batch.column(METADATA_COLUMN)) for batch in batches]
         rows = np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -59,7 +59,7 @@ class RunResult:
     """The rows of the last step; with `num_rows`, only accepted ones."""
     failures: Dataset
     """One row for each row on which a step failed or that a filter dropped, with `step`, `row` (its index in the
-    step's input), `column`, `reason` and `raw`; of dropped rows also `rule`, `value` and `met`."""
+    step's input), `column`, `reason` and `raw`; of dropped rows also `rule`, `value` and `matched`."""
     record: RunRecord
     """The input, and for each step its configuration, model, tokens, times, and counts of rows and failures."""
 
@@ -97,7 +97,7 @@ def run(
         rows, and a warning.
 
     Raises:
-        ColumnError: If a step's columns don't fit; before any model is loaded, unless a function made the columns.
+        ColumnError: If a step's columns don't fit. Raised before a model is loaded, except for steps after a function.
         GenerationError: If an llm can't be loaded.
         RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes. What was
             finished is kept.
@@ -191,7 +191,7 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
     Args:
         steps: The steps.
         options: The run's.
-        keys: What tells the input and target from any others: for the name of the failures file.
+        keys: Values that identify the input and the target, hashed into the failures file's name.
     """
     group = ProcessGroup.current()
     _check_shared(options.run_dir, group)
@@ -241,10 +241,10 @@ class _StepFiles:
     superseded: Sequence[StepFolder]
     """Folders of earlier runs over the same input, in which some rows failed transiently; latest first."""
     of_earlier_input: Sequence[StepFolder]
-    """Folders of earlier runs over the input as it was before some of its failed rows were tried again."""
+    """This step's folders from before an earlier step retried failed rows, which changed this step's input."""
 
     def earlier_rows(self, technique: Technique, step_input: StepInput) -> list[EarlierRows]:
-        """Return the rows that the technique may take over: of earlier runs, of other inputs, of damaged results."""
+        """Return reusable rows: of earlier runs, of other inputs, and of a damaged result's sound files."""
         folders = [folder.path for folder in (*self.superseded, *self.of_earlier_input)]
         folders += [path for path in sibling_folders(self.folder.path, step_input.step) if path not in folders]
         if self.folder.has_salvage:
@@ -270,7 +270,7 @@ class _RunState:
     _llm: LLM | None = None
     """The llm in memory."""
     _earlier_fingerprints: dict[str, list[str]] = field(default_factory=dict)
-    """Fingerprint of a step's rows → their fingerprints before rows with transient failures were tried again."""
+    """Fingerprint of a step's output → its fingerprints in runs before transient failures were retried."""
 
     @property
     def tokens(self) -> int:
@@ -292,8 +292,8 @@ class _RunState:
 
         Args:
             dataset: The rows.
-            stop_when_empty: Skip the remaining steps once no row is left. Only if another round has rows: a function
-                of the user's may make no columns from no rows.
+            stop_when_empty: Skip the remaining steps once no row is left. Use it only if another round has rows: of an
+                empty dataset, a user's function may not make its columns.
         """
         self.rounds += 1
         for number, state in enumerate(self.steps, 1):
@@ -329,7 +329,7 @@ class _RunState:
         features = step.features_after(dataset.features, number)
         if isinstance(step, DatasetStep):
             result, failed = self._run_dataset_step(step, state, dataset, files), 0
-            found = True  # by the progress, which counts such a step's rows once it is finished
+            found = True  # dataset steps report no progress while they run, so their rows are counted here
         elif isinstance(step, Technique) and features is not None:
             result, failed = self._run_technique(step, state, dataset, features, files)
         else:
@@ -403,7 +403,7 @@ class _RunState:
         return _StepFiles(folder, fingerprint, superseded, of_earlier_input)
 
     def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
-        """Return the key of a step's rows, and those that the same rows had in earlier runs, latest first."""
+        """Return the key of a step's folder, and its keys from before earlier steps retried rows, latest first."""
         earlier_results = [fingerprint_of(result) for result in state.results] if state.step.reads_earlier_rows else []
         rest = (state.fingerprint, self.options.chunk_size, state.rows_in, earlier_results)
         inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
@@ -411,7 +411,7 @@ class _RunState:
         return key, earlier_keys
 
     def _input_key(self, dataset: Dataset) -> str:
-        """Return a step's output's own key; of any other dataset, a hash of its content."""
+        """Return the fingerprint of a step's output in this run; for any other dataset, a hash of its content."""
         fingerprint = fingerprint_of(dataset)
         is_output = fingerprint in self._earlier_fingerprints
         return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
@@ -426,7 +426,7 @@ class _RunState:
         return [newest, *others] if newest.path.exists() else others
 
     def _retries(self, step: Step, key: str) -> list[int]:
-        """Return the numbers that retries of a step's rows by one key may have had, from the last down."""
+        """Return all numbers of retries that there may be for a key, highest first."""
         last = max((folder.retries for folder in self._existing(step, key, 0)), default=0)
         return list(reversed(range(last + 1)))
 
@@ -532,7 +532,7 @@ class _Failures:
         if not self.parts or not (self.group.is_main or not self.group.has_store):
             return
         failures = self.dataset()
-        replaces = self.complete or not self.file.exists()  # else an earlier run of the same had at least as many
+        replaces = self.complete or not self.file.exists()  # an interrupted run has no more than the earlier run
         with DiskErrors(self.file.parent), without_bars():
             if len(failures) and replaces:
                 writing = self.file.with_name(f".failures-{self.group.worker_id}")
