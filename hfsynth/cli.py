@@ -29,6 +29,7 @@ from hfsynth.errors import ChatTemplateError, ColumnError, GenerationError, Push
 from hfsynth.llm import LLM, SamplingParams
 from hfsynth.llms.openai import OpenAILLM
 from hfsynth.llms.transformers import TransformersLLM
+from hfsynth.llms.vllm import VLLM
 from hfsynth.metadata import METADATA_COLUMN, split_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.publish.files import check_config_name, save
@@ -39,7 +40,7 @@ from hfsynth.secrets import redact
 from hfsynth.training_format import training_format
 
 T = TypeVar("T")
-LLMS: dict[str, type[LLM]] = {"transformers": TransformersLLM, "openai": OpenAILLM}
+LLMS: dict[str, type[LLM]] = {"transformers": TransformersLLM, "vllm": VLLM, "openai": OpenAILLM}
 """Value of --llm → the class whose flags a script then has."""
 _PACKAGE = Path(__file__).parent
 _EXPECTED = (ColumnError, ChatTemplateError, GenerationError, RunError, PushError, OSError)

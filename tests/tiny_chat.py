@@ -33,9 +33,9 @@ def save_chat_model(folder: Path, seed: int = 0) -> str:
     tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    model = tiny(
-        LlamaConfig, torch.float32, seed, vocab_size=len(tokenizer), max_position_embeddings=512, eos_token_id=ends
-    )
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "eos_token_id": ends}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}  # of 32 dimensions: vLLM takes no smaller ones
+    model = tiny(LlamaConfig, torch.float32, seed, **sizes, **heads)
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
     return str(folder)

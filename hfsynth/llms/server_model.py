@@ -124,6 +124,8 @@ class ChatEndpoint:
             "messages": [dict(message) for message in request.messages],
             **self.kind.sampling_fields(sampling, request.seed, sampling.max_new_tokens),
         }
+        if request.tools:
+            body["tools"] = [dict(tool) for tool in request.tools]
         if self.template_variables:
             body["chat_template_kwargs"] = dict(self.template_variables)
         data = await self.sender.post("/chat/completions", body)

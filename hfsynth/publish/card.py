@@ -442,7 +442,7 @@ def _promise_sentence(run: RunRecord) -> str:
     """Return what equals in a repeated run, as the llms of its steps promise."""
     if sampled := [step.name for step in run.steps if step.same_rows == "none"]:
         names = ", ".join(map(plain, sampled))
-        return f"A repeated run generates other rows, since servers sampled the completions of {names}."
+        return f"A repeated run generates other rows: the llm of {names} promises no equal ones."
     if _depends_on_chunks(run) and not run.deterministic:
         return (
             "The same device, dtype and package versions generate nearly the same rows: rounding depends on which "

@@ -2,11 +2,12 @@
 
 import json
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from hfsynth import OpenAILLM, SamplingParams, TransformersLLM
+from hfsynth import VLLM, OpenAILLM, SamplingParams, TransformersLLM
 from hfsynth.chat import TokenizedRequest
 from tests.llms.contract import EngineContract
 from tests.model_server import MODEL, ModelServer, Refusal
@@ -23,6 +24,16 @@ class TestTransformersLLM(EngineContract):
     @classmethod
     def llm(cls, model_folder):
         with TransformersLLM(model_folder, dtype="float32", batch_size=4) as llm:
+            yield llm
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: bash scripts/test_vllm.sh")
+class TestVLLM(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def llm(cls, model_folder):
+        with VLLM(model_folder, dtype="float32", engine_kwargs={"enforce_eager": True}) as llm:
             yield llm
 
 
