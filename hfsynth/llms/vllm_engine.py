@@ -10,12 +10,13 @@ Requests enter as others finish, never in batches. Written for vLLM 0.32 and 0.3
 import difflib
 import logging
 import os
+import queue
 import random
 import sys
 import types
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any
 
@@ -197,6 +198,30 @@ class _Beginnings:
 _Job = _Text | _Beginnings
 
 
+class _OutputsOfLivingCore:
+    """The queue of a core in a process of its own, for whose outputs vLLM waits forever if the process is killed.
+
+    Args:
+        client: What vLLM reads the outputs from.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._resources, self._queue = client.resources, client.outputs_queue
+
+    def get(self) -> Any:
+        """Return the next outputs.
+
+        Raises:
+            RuntimeError: If none come any more.
+        """
+        while True:
+            try:
+                return self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if self._resources.engine_dead and self._queue.empty():
+                    raise RuntimeError("the process of its core was killed.") from None
+
+
 class VLLMEngine:
     """An engine of vLLM in memory.
 
@@ -210,6 +235,8 @@ class VLLMEngine:
         self.chat.context = engine.vllm_config.model_config.max_model_len
         self._slots: int = engine.vllm_config.scheduler_config.max_num_seqs
         self._engine: LLMEngine | None = engine
+        if hasattr(engine.engine_core, "outputs_queue"):  # the core has a process of its own
+            engine.engine_core.outputs_queue = _OutputsOfLivingCore(engine.engine_core)
         self._process = os.getpid()
         self._ids = count()
         self._is_calling = False
@@ -306,7 +333,8 @@ class VLLMEngine:
         """Read an output of vLLM; of a scoring, the last one completes the request."""
         (result,) = output.outputs
         if isinstance(job, _Text):
-            yield job.key, self.chat.completion(job.rendered, read_generated(result))
+            completion = self.chat.completion(job.rendered, read_generated(result))
+            yield job.key, replace(completion, cached_tokens=output.num_cached_tokens or 0)
             return
         scoring = job.scoring
         scoring.waiting -= 1

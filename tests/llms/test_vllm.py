@@ -5,8 +5,11 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +35,7 @@ from hfsynth.llm import Requests
 from hfsynth.llms.checkpoint import LOADED_MODELS
 from tests.conftest import GGUF
 
+ROOT = Path(__file__).parents[2]
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 runs_vllm = [
     pytest.mark.vllm,
@@ -47,6 +51,11 @@ OWN_DEFAULTS = {"eos_token_id": 2, "do_sample": True, "top_k": 1, "repetition_pe
 
 def ask(text, **options):
     return Request(messages=({"role": "user", "content": text},), **{"sampling": GREEDY, **options})
+
+
+def uncached(completion):
+    """Return a completion without what other requests had in the cache already."""
+    return replace(completion, cached_tokens=0)
 
 
 def sample(text, seed):
@@ -133,12 +142,12 @@ class TestCompletions:
 
     def test_greedy_completions_are_those_of_transformers(self, llm, reference):
         requests = [*map(ask, QUESTIONS), ask("A long story.", sampling=replace(GREEDY, max_new_tokens=5))]
-        assert llm.complete(requests) == reference.complete(requests)
+        assert [uncached(one) for one in llm.complete(requests)] == reference.complete(requests)
 
     def test_user_turns_are_those_of_transformers(self, llm, reference):
         history = ({"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."})
         requests = [Request(messages=turns, role="user", sampling=GREEDY) for turns in ((), history)]
-        assert llm.complete(requests) == reference.complete(requests)
+        assert [uncached(one) for one in llm.complete(requests)] == reference.complete(requests)
         assert [llm.prompt(request) for request in requests] == [reference.prompt(request) for request in requests]
 
     def test_seed_decides_a_completion(self, llm):
@@ -146,7 +155,7 @@ class TestCompletions:
         completions = llm.complete(requests)
         assert len({completion.text for completion in completions}) == len(requests)
         assert llm.complete(requests) == completions  # a chunk again, with other chunks between them
-        assert llm.complete(requests[::-1])[::-1] == completions
+        assert [*map(uncached, llm.complete(requests[::-1])[::-1])] == [*map(uncached, completions)]
 
     def test_stop_text_across_tokens_is_cut(self, llm, reference):
         requests = [
@@ -155,7 +164,7 @@ class TestCompletions:
         ]
         completions = llm.complete(requests)
         assert [completion.text for completion in completions] == ["The capital of", "The capital", "The capita"]
-        assert completions == reference.complete(requests)
+        assert [uncached(one) for one in completions] == reference.complete(requests)
 
     def test_requests_that_vllm_refuses_fail_alone(self, llm):
         requests = [
@@ -170,6 +179,11 @@ class TestCompletions:
         assert [one.finish_reason for one in refused] == ["refused"] * 4
         reasons = ["fill the model's context of 2048", "temperature must be in", "more than the model's context", ""]
         assert all(reason in one.error for reason, one in zip(reasons, refused, strict=True))
+
+    def test_cached_tokens_are_full_blocks_of_a_prompt(self, llm):
+        completions = llm.complete([ask("One fruit? " * 20, seed=seed) for seed in range(3)])
+        blocks = (completions[0].prompt_tokens - 1) // 32
+        assert [one.cached_tokens for one in completions] == [0, blocks * 32, blocks * 32]
 
     def test_stream_lets_a_request_join(self, llm):
         """A row's next turn enters while others decode: its first one is done long before a longer one is."""
@@ -199,13 +213,13 @@ class TestCompletions:
         assert sorted(completed) == list(range(13))
 
     def test_stream_left_open_does_not_mix_with_the_next(self, llm):
-        expected = llm.complete([ask(text) for text in QUESTIONS])
+        expected = [uncached(one) for one in llm.complete([ask(text) for text in QUESTIONS])]
         requests = Requests()
         for key, text in enumerate(QUESTIONS):
             requests.put(key, ask(text, sampling=replace(GREEDY, max_new_tokens=3 + key)))
         left = llm.stream(requests)
         next(left)
-        assert llm.complete([ask(text) for text in QUESTIONS]) == expected
+        assert [uncached(one) for one in llm.complete([ask(text) for text in QUESTIONS])] == expected
         assert len(list(left)) == 3
 
     def test_stream_closed_early_frees_the_engine(self, llm):
@@ -299,3 +313,93 @@ class TestTechniques:
                 rows.map(technique(engine), batched=True, with_indices=True)[column] for engine in (llm, reference)
             )
             assert np.array(mine) == pytest.approx(np.array(other), abs=1e-3)
+
+
+class TestProcesses:
+    """Scripts that load a small model each: own processes, kills, launches."""
+
+    pytestmark = runs_vllm
+
+    @staticmethod
+    def start(script, tmp_path, *arguments, launcher=(sys.executable,), **variables):
+        file = tmp_path / "script.py"
+        file.write_text(script)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.Popen(
+            [*map(str, launcher), str(file), *map(str, arguments)],
+            env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, *arguments, **options):
+        process = self.start(*arguments, **options)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output[-3000:]
+        return output
+
+    def test_engine_that_dies_is_loaded_anew(self, tiny, tmp_path):
+        """A script without a __main__ guard, and an engine in a process of its own, which is killed."""
+        script = f"""
+import psutil
+from hfsynth import VLLM, GenerationError, Request, SamplingParams
+from hfsynth.llm import Requests
+print("begins")
+llm = VLLM({tiny!r}, dtype="float32", engine_kwargs={EAGER!r})
+def ask(tokens):
+    return Request(messages=({{"role": "user", "content": "Hi!"}},), sampling=SamplingParams(max_new_tokens=tokens))
+requests = Requests()
+for key, tokens in enumerate((2, 1500)):
+    requests.put(key, ask(tokens))
+stream = llm.stream(requests)
+print(next(stream)[0])
+for child in psutil.Process().children(recursive=True):
+    child.kill()
+try:
+    print(list(stream))
+except GenerationError as error:
+    print("died:", error)
+print(llm.complete([ask(4)])[0].completion_tokens, llm.same_rows)
+llm.unload()
+left = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+print([command for command in (" ".join(child.cmdline()) for child in left) if "resource_tracker" not in command])
+"""
+        output = self.run(script, tmp_path, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+        assert output.count("begins\n") == 1
+        assert "died: vLLM's engine died" in output
+        assert "\n4 none\n" in output
+        assert output.rstrip().endswith("[]")
+
+    PIPELINE = """
+import json, sys
+from datasets import Dataset
+from hfsynth import VLLM, Pipeline, SamplingParams, TextGeneration
+from hfsynth.distributed import rank
+folder, model, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+llm = VLLM(model, dtype="float32", engine_kwargs=arguments)
+rows = Dataset.from_dict({"instruction": [f"Say {n}." for n in range(24)]})
+step = TextGeneration(llm, sampling=SamplingParams(max_new_tokens=40), keep_truncated=True)
+result = Pipeline((step,)).run(rows, run_dir=folder, chunk_size=4, quiet=True)
+print(f"\\nrank {rank()}", json.dumps(list(result["generation"])))
+"""
+
+    @staticmethod
+    def rows(output):
+        lines = [line for line in output.splitlines() if line.startswith("rank ")]
+        assert len({line[7:] for line in lines}) == 1
+        return json.loads(lines[0][7:])
+
+    def test_killed_run_resumes_with_the_same_rows(self, tiny, tmp_path):
+        arguments = tiny, json.dumps(EAGER)
+        expected = self.rows(self.run(self.PIPELINE, tmp_path, tmp_path / "undisturbed", *arguments))
+        process = self.start(self.PIPELINE, tmp_path, tmp_path / "killed", *arguments)
+        while not list((tmp_path / "killed").rglob("chunk-*.arrow")) and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+        assert self.rows(self.run(self.PIPELINE, tmp_path, tmp_path / "killed", *arguments)) == expected
+        assert len(expected) == len(set(expected)) == 24
+
+    def test_launch_has_an_engine_a_rank(self, tiny, tmp_path):
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        launcher += ["--main_process_port", "0"]
+        arguments = tmp_path / "run", tiny, json.dumps(EAGER)
+        assert len(set(self.rows(self.run(self.PIPELINE, tmp_path, *arguments, launcher=launcher)))) == 24
