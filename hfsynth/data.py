@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import (
+    ClassLabel,
     Dataset,
     DatasetDict,
     Features,
@@ -228,6 +229,18 @@ def sample_indices(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
 def text_columns(features: Features) -> list[str]:
     """List the columns of texts and of conversations, without `generation_metadata`."""
     return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
+
+
+def class_names(kind: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the names of class labels; of a feature that is no `ClassLabel`, the values themselves.
+
+    >>> from datasets import ClassLabel
+    >>> class_names(ClassLabel(names=["no", "yes"]), [1, None, -1])
+    ['yes', None, None]
+    """
+    if not isinstance(kind, ClassLabel):
+        return values
+    return [kind.int2str(value) if value is not None and value >= 0 else None for value in values]
 
 
 def is_chat(kind: Any) -> bool:

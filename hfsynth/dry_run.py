@@ -217,7 +217,9 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
     columns = technique.columns_read(dataset.features)
     batch = dataset.select_columns(columns)[:] if columns else {}
     traces = [_TracedFlow(technique) for _ in indices]
-    flows = [trace.run(flow) for trace, flow in zip(traces, technique.flows(batch, indices), strict=True)]
+    flows = [
+        trace.run(flow) for trace, flow in zip(traces, technique.flows(batch, indices, dataset.features), strict=True)
+    ]
     start = time.monotonic()
     outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices, batch))
     seconds = time.monotonic() - start

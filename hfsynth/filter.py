@@ -14,6 +14,7 @@ from datasets import Dataset, Features
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import content_text
+from hfsynth.data import class_names
 from hfsynth.errors import ColumnError
 from hfsynth.metadata import failed_rows, failures_dataset
 from hfsynth.step import DatasetStep
@@ -149,7 +150,7 @@ class Filter(Configuration, DatasetStep):
         failed = failed_rows(dataset)
         place = 0
         for rows in dataset.select_columns(self.column).with_format(None).iter(_ROWS_AT_ONCE):
-            for value in rows[self.column]:
+            for value in class_names(dataset.features[self.column], rows[self.column]):
                 if (value is not None or self.decides_on_none) and place not in failed:
                     yield place, value
                 place += 1

@@ -459,6 +459,21 @@ def optional_variables(template: str) -> frozenset[str]:
     return frozenset(test.node.name for test in tests if test.name == "defined" and isinstance(test.node, nodes.Name))
 
 
+def conditional_variables(template: str) -> frozenset[str]:
+    """Return the names that a template tests, by `if`, `is defined` or `default`: it renders without them.
+
+    >>> sorted(conditional_variables("{{ a }}{{ b if b else '' }}{% if c %}{{ c }}{% endif %}{{ d | default('') }}"))
+    ['b', 'c', 'd']
+    """
+    parsed = _ENVIRONMENT.parse(template)
+    tests: list[nodes.Node] = [branch.test for branch in parsed.find_all(nodes.If)]
+    tests += [branch.test for branch in parsed.find_all(nodes.CondExpr)]
+    tests += [one for one in parsed.find_all(nodes.Filter) if one.name in ("default", "d")]
+    found = [name for test in tests for name in (test, *test.find_all(nodes.Name))]
+    names = {name.name for name in found if isinstance(name, nodes.Name)}
+    return optional_variables(template) | names
+
+
 def check_prompt(owner: str, template: str, allowed: tuple[str, ...]) -> None:
     """Check that the template in a field is valid and reads only the names that its technique provides.
 

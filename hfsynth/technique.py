@@ -22,6 +22,8 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
+from hfsynth.conversation import conversation_fault
+from hfsynth.data import class_names
 from hfsynth.errors import ColumnError, FlowError, GenerationError, RowError
 from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
 from hfsynth.llm import LLM, Need, Origin, SameRows
@@ -79,9 +81,12 @@ def column_type(batch: Batch, column: str) -> pa.DataType | None:
     return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON
 
 
-def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int) -> list[Row]:
+def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int, features: Features | None = None) -> list[Row]:
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
-    columns = {name: plain_values(batch[column]) for name, column in wiring.items()}
+    features = batch.formatter.features if isinstance(batch, LazyBatch) else features
+    columns = {
+        name: class_names((features or {}).get(column), plain_values(batch[column])) for name, column in wiring.items()
+    }
     return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
 
 
@@ -259,6 +264,7 @@ class Input(Enum):
 
     TEXT = "text; a row where it is None, blank or no text fails"
     OPTIONAL_TEXT = "text, or None"
+    CONVERSATION = "a conversation; a row without one fails"
     ANYTHING = "whatever the dataset has"
 
 
@@ -484,7 +490,10 @@ class Technique(Configuration, Step):
         wiring = self.wire(features)
         for name, kind in self.input_features(wiring).items():
             found = features[wiring[name]]
-            if kind is not Input.ANYTHING and getattr(found, "dtype", "") not in ("string", "large_string", "null"):
+            if kind is Input.CONVERSATION:
+                if fault := conversation_fault(found):
+                    raise ColumnError(f"{self.name} can't read conversations in column {wiring[name]!r}: {fault}.")
+            elif kind is not Input.ANYTHING and getattr(found, "dtype", "") not in ("string", "large_string", "null"):
                 raise ColumnError(f"{self.name} needs text in column {wiring[name]!r}, which holds {found}.")
         return Features({**features, **self.written_features, METADATA_COLUMN: METADATA_FEATURE})
 
@@ -546,15 +555,20 @@ class Technique(Configuration, Step):
         seeding = scalar_columns(features.arrow_schema) if self.needs_no_input else []
         return sorted({*self.wire(features).values(), *seeding})
 
-    def flows(self, batch: Batch, indices: Sequence[int]) -> list[Flow]:
+    def flows(self, batch: Batch, indices: Sequence[int], features: Features | None = None) -> list[Flow]:
         """Return a flow for each row of a batch, not started.
+
+        Args:
+            batch: Columns of the rows, by name.
+            indices: The rows' indices in the dataset.
+            features: The dataset's, by which class labels get their names; a batch of `Dataset.map` has its own.
 
         Raises:
             ColumnError: If an input is missing or of the wrong type, or an output would replace a column.
         """
         wiring = self.wire(batch)
         self._check_types(batch, wiring)
-        rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices))]
+        rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices), features)]
         rngs = [random.Random(seeds.row_seed()) for seeds in self.row_seeds(indices, batch)]
         schema = self.output_features.arrow_schema
         return [self._guarded(row, rng, schema) for row, rng in zip(rows, rngs, strict=True)]
@@ -599,7 +613,7 @@ class Technique(Configuration, Step):
         Raises:
             RowError: If it must be text, and isn't.
         """
-        if kind is Input.ANYTHING or (value is None and kind is Input.OPTIONAL_TEXT):
+        if kind in (Input.ANYTHING, Input.CONVERSATION) or (value is None and kind is Input.OPTIONAL_TEXT):
             return
         column = self.input_mappings.get(name, name)
         if value is not None and not isinstance(value, str):
@@ -612,7 +626,7 @@ class Technique(Configuration, Step):
         for name, kind in self._inputs(wiring).items():
             column = wiring[name]
             found = column_type(batch, column)
-            if kind is Input.ANYTHING or found is None:
+            if kind in (Input.ANYTHING, Input.CONVERSATION) or found is None:
                 continue
             value = next((value for value in batch[column] if value is not None), None)
             if value is not None and not isinstance(value, str):

@@ -245,13 +245,11 @@ def test_map_in_a_new_process_reads_the_cache(tmp_path):
     ],
 )
 def test_wire_with_unread_input_column_hints_once(columns, mappings, hinted, caplog):
-    technique = TextGeneration(EchoLLM(), name=f"Step{len(columns)}{hinted}", input_mappings=mappings)
+    technique = EvolInstruct(EchoLLM(), name=f"Step{len(columns)}{hinted}", input_mappings=mappings)
     for _ in range(2):
         technique.wire(columns)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * hinted
-    assert [r"template='{{ instruction }}\n\n{{ input }}'" in message for message in caplog.messages] == [
-        True
-    ] * hinted
+    assert ["input_mappings={'input': 'input'}" in message for message in caplog.messages] == [True] * hinted
 
 
 FEATURES = Features({"b": Value("string")})

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
+from datasets import ClassLabel, Features
+
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Drop, Filter
 
@@ -37,7 +39,7 @@ class Where(Filter):
     _: KW_ONLY
     minimum: float | None = field(default=None, metadata={"help": "Lowest number that is kept."})
     maximum: float | None = field(default=None, metadata={"help": "Highest number that is kept."})
-    among: tuple[Any, ...] = field(default=(), metadata={"help": "Values that are kept."})
+    among: tuple[Any, ...] = field(default=(), metadata={"help": "Values that are kept; of a ClassLabel, names."})
 
     def __post_init__(self) -> None:
         """Check the condition."""
@@ -52,6 +54,20 @@ class Where(Filter):
             )
         if limits != sorted(limits):
             raise ValueError(f"Where.minimum must be at most maximum={self.maximum}, got {self.minimum}.")
+
+    def check_features(self, features: Features) -> Features:
+        """Return the features unchanged.
+
+        Raises:
+            ColumnError: If the column is missing; or holds class labels, and the condition isn't about their names.
+        """
+        kind = super().check_features(features)[self.column]
+        if isinstance(kind, ClassLabel) and not set(self.among) & set(kind.names):
+            raise ColumnError(
+                f"{self.name} compares class labels by name; column {self.column!r} has the names {kind.names}. "
+                "Use among=(…) with some of them."
+            )
+        return features
 
     def decide(self, values: Iterable[Any], kept: Iterable[Any]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Compare each value with the limits, or with the values that are kept."""

@@ -553,7 +553,7 @@ class ChunksInFlight:
         batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
         indices = range(self.first + rows.start, self.first + rows.stop)
         earlier = self.earlier_outcomes(rows) if self.earlier_outcomes is not None else {}
-        flows = self.technique.flows(batch, indices)
+        flows = self.technique.flows(batch, indices, self.dataset.features)
         started = [earlier.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
         return self._flows.start(started, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.conversation import read_conversation
+from hfsynth.conversation import read_conversation, read_tools
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Completion, Message, Request, SamplingParams
-from hfsynth.prompts import check_filled, prompt_variables, render_prompt
+from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.prompts import check_filled, conditional_variables, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 
@@ -20,9 +21,11 @@ from hfsynth.technique import Input, Inputs, Technique
 class TextGeneration(Technique):
     """Answer each row: `instruction` → `generation`.
 
-    Reads the columns of `template`; or else `instruction`; or, if there is none, the conversation in `messages`. A
-    column `system_prompt` takes precedence over the field. A row fails if an answer reaches `max_new_tokens`, unless
-    `keep_truncated` is set, or if all of its answers are empty.
+    Reads the columns of `template`; or else `instruction`, with `input` below it where no earlier step has written the
+    rows (Alpaca); or, if there is no instruction, the conversation in `messages` with the tools in `tools` (see
+    `conversation.read_conversation` for their shapes). A column `system_prompt` takes precedence over the field. A row
+    fails if a column of the template is None or blank, unless the template tests it (`if`, `is defined`); if an answer
+    reaches `max_new_tokens`, unless `keep_truncated` is set; or if all of its answers are empty.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -31,11 +34,18 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
-    version: ClassVar[int] = 3
-    input_advice: ClassVar[str] = r"use template='{{ instruction }}\n\n{{ input }}'"
+    version: ClassVar[int] = 4
+    input_advice: ClassVar[str] = "set use_input=True"
 
     template: str | None = field(
         default=None, metadata={"help": "Jinja2 prompt over columns, instead of `instruction`."}
+    )
+    use_input: bool | None = field(
+        default=None,
+        metadata={"help": "Append `input` to `instruction`. Default: where no earlier step wrote the rows."},
+    )
+    regenerate: bool = field(
+        default=False, metadata={"help": "Answer anew a conversation that ends with an answer; else its row fails."}
     )
     system_prompt: str | None = field(default=None, metadata={"help": "System prompt of rows without their own."})
     num_generations: int = field(default=1, metadata={"help": "Answers to each row; each becomes one row."})
@@ -67,9 +77,14 @@ class TextGeneration(Technique):
         if self.template is not None:
             inputs = dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
         elif "messages" in available and "instruction" not in available:
-            inputs = {"messages": Input.ANYTHING}
+            inputs = {"messages": Input.CONVERSATION}
+            if "tools" in available:
+                inputs["tools"] = Input.ANYTHING
         else:
             inputs = {"instruction": Input.TEXT}
+            is_asked = METADATA_COLUMN not in available if self.use_input is None else self.use_input
+            if self.use_input or (is_asked and "input" in available):
+                inputs["input"] = Input.OPTIONAL_TEXT
         if "system_prompt" in available:
             inputs.setdefault("system_prompt", Input.OPTIONAL_TEXT)
         return inputs
@@ -82,7 +97,12 @@ class TextGeneration(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request `num_generations` answers."""
-        request = Request(messages=self._conversation(row), sampling=self.sampling, keep_truncated=self.keep_truncated)
+        request = Request(
+            messages=self._conversation(row),
+            tools=read_tools("tools", row["tools"]) if "tools" in row and self.template is None else (),
+            sampling=self.sampling,
+            keep_truncated=self.keep_truncated,
+        )
         completions: list[Completion] = []
         texts: list[str] = []
         truncated: list[TruncatedError] = []
@@ -110,23 +130,33 @@ class TextGeneration(Technique):
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         if self.template is None and "messages" in row:
-            messages = _unanswered_messages(row["messages"])
+            messages = _unanswered_messages(row["messages"], self.regenerate)
         else:
-            prompt = row["instruction"] if self.template is None else _render_template(self.template, row)
+            prompt = _instruction(row) if self.template is None else _render_template(self.template, row)
             messages = ({"role": "user", "content": prompt},)
         system_prompt = row.get("system_prompt") or self.system_prompt
-        if system_prompt and not any(message["role"] == "system" for message in messages):
+        if system_prompt and not any(message["role"] in ("system", "developer") for message in messages):
             return ({"role": "system", "content": system_prompt}, *messages)
         return messages
+
+
+def _instruction(row: Row) -> str:
+    """Return a row's instruction, with its input below it."""
+    instruction, text = row["instruction"], row.get("input")
+    return f"{instruction}\n\n{text}" if text and text.strip() else str(instruction)
 
 
 def _render_template(template: str, row: Row) -> str:
     """Render a row's prompt.
 
     Raises:
-        RowError: If all columns of the template are None or blank, or the prompt is blank.
+        RowError: If a column that the template doesn't test is None or blank, or all of its columns are.
     """
     columns = prompt_variables(template)
+    tested = conditional_variables(template)
+    for name in columns:
+        if name not in tested:
+            check_filled(row, (name,))
     check_filled(row, columns)
     prompt = render_prompt(template, {name: row[name] for name in columns})
     if not prompt.strip():
@@ -134,13 +164,19 @@ def _render_template(template: str, row: Row) -> str:
     return prompt
 
 
-def _unanswered_messages(conversation: object) -> tuple[Message, ...]:
-    """Return the messages of a conversation that the model is to answer.
+def _unanswered_messages(conversation: object, regenerate: bool) -> tuple[Message, ...]:
+    """Return the messages of a conversation that the model is to answer; without the last answer, to `regenerate` it.
 
     Raises:
-        RowError: If it is no list of messages, or ends with the assistant.
+        RowError: If it is no list of messages, ends with the assistant, or has nothing but a system prompt.
     """
     messages = read_conversation("messages", conversation)
-    if messages[-1]["role"] == "assistant":
-        raise RowError("messages ends with an assistant's turn; it must end with a turn to answer")
+    while regenerate and messages and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    if messages and messages[-1]["role"] == "assistant":
+        raise RowError(
+            "messages ends with an assistant's turn; it must end with a turn to answer, or set regenerate=True"
+        )
+    if all(message["role"] in ("system", "developer") for message in messages):
+        raise RowError("messages has no turn to answer, only a system prompt")
     return messages

@@ -1,7 +1,7 @@
 import pickle
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 from datasets.fingerprint import Hasher
 
 from hfsynth import ColumnError, Where
@@ -64,3 +64,10 @@ def test_where_equal_fields_have_one_hash():
     where = Where("quality", among=["good"], name="Good")
     assert pickle.loads(pickle.dumps(where)) == where
     assert Hasher.hash(where) != Hasher.hash(Where("quality", among=["fair"], name="Good"))
+
+
+def test_where_compares_class_labels_by_name():
+    rows = Dataset.from_dict({"topic": [1, 0]}, features=Features({"topic": ClassLabel(names=["tea", "coffee"])}))
+    assert Where("topic", among=("tea",))(rows)["topic"][:] == [0]
+    with pytest.raises(ColumnError, match="coffee"):
+        Where("topic", minimum=0).check_features(rows.features)

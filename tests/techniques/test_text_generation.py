@@ -1,9 +1,9 @@
 import random
 
 import pytest
-from datasets import Dataset, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hfsynth import ColumnError, EchoLLM, RowError, SamplingParams, TextGeneration
+from hfsynth import ColumnError, EchoLLM, Pipeline, RowError, SamplingParams, TextGeneration
 from tests.helpers import RepeatingLLM, drive, say
 
 LLM = EchoLLM()
@@ -152,13 +152,13 @@ def test_text_generation_without_instruction_is_an_error():
     [
         ({"a": None}, "^a is None$"),
         ({"a": " \n"}, "^a is empty$"),
-        ({"a": None, "b": ""}, "^a and b are empty$"),
-        ({"a": None, "b": None}, "^a and b are None$"),
+        ({"a": None, "b": ""}, "^a is None$"),
+        ({"a": "Tea", "b": " "}, "^b is empty$"),
         ({"a": []}, "^a is empty$"),
         ({"a": [None, {"b": " "}]}, "^a is empty$"),
     ],
 )
-def test_text_generation_template_all_blank_fails(row, reason):
+def test_text_generation_template_with_a_blank_column_fails(row, reason):
     template = "Summarise:" + "".join(f"{{{{ {name} }}}}" for name in row)
     with pytest.raises(RowError, match=reason):
         next(TextGeneration(LLM, template=template).flow(row, RNG))
@@ -174,3 +174,47 @@ def test_text_generation_template_writes_none_as_nothing():
     technique = TextGeneration(LLM, template="{{ a }}{{ '\nInput: ' ~ b if b else '' }}")
     (request,), _ = drive(technique.flow({"a": "Say hi.", "b": None}, RNG), say("x"))
     assert contents(request) == [("user", "Say hi.")]
+
+
+def test_text_generation_reads_tools_and_calls():
+    call = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
+    talk = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    talk.append({"role": "tool", "content": "9"})
+    row = {"messages": talk, "tools": '[{"type": "function", "function": {"name": "now"}}]'}
+    requests, rows = drive(TextGeneration(EchoLLM()).flow(row, None), say("At 9."))
+    assert requests[0].tools == ({"type": "function", "function": {"name": "now"}},)
+    assert requests[0].messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert rows == [{"generation": "At 9."}]
+
+
+@pytest.mark.parametrize(("use_input", "expected"), [(None, "Translate.\n\nTea"), (False, "Translate.")])
+def test_text_generation_reads_the_input_of_alpaca(use_input, expected):
+    rows = Dataset.from_dict({"instruction": ["Translate."], "input": ["Tea"], "output": ["Tee"]})
+    answered = rows.map(TextGeneration(EchoLLM(), use_input=use_input), batched=True, with_indices=True)
+    assert answered["generation"][:] == [expected]
+
+
+def test_text_generation_regenerates_the_last_answer():
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    requests, _ = drive(TextGeneration(EchoLLM(), regenerate=True).flow({"messages": talk}, None), say("Hello"))
+    assert requests[0].messages == (talk[0],)
+
+
+def test_text_generation_of_a_system_prompt_alone_fails():
+    with pytest.raises(RowError, match="only a system prompt"):
+        next(TextGeneration(EchoLLM()).flow({"messages": [{"role": "system", "content": "Be brief."}]}, None))
+
+
+def test_text_generation_of_no_conversations_is_an_error():
+    features = Dataset.from_dict({"messages": [[1, 2]]}).features
+    with pytest.raises(ColumnError, match=r"conversations in column 'messages'.*role and content"):
+        TextGeneration(EchoLLM()).check_features(features)
+
+
+def test_template_reads_the_names_of_class_labels():
+    features = Features({"topic": ClassLabel(names=["tea", "coffee"])})
+    rows = Dataset.from_dict({"topic": [1, 0]}, features=features)
+    technique = TextGeneration(EchoLLM(), template="On {{ topic }}.")
+    mapped = rows.map(technique, batched=True, with_indices=True)
+    run = Pipeline((technique,)).run(rows, quiet=True)
+    assert mapped["generation"][:] == run["generation"][:] == ["On coffee.", "On tea."]
