@@ -67,6 +67,10 @@ class StepRecord:
     """What the llm promises of a repeated run (`LLM.same_rows`)."""
     server: Mapping[str, str] = field(default_factory=dict)
     """What a server stated of itself and the model (`LLM.server_facts`)."""
+    repeated_rows: int = 0
+    """Rows that were completed a second time, each by itself, since the llm promises that this makes no difference."""
+    unequal_rows: int = 0
+    """Those of them that differed."""
     finished: str = ""
     """Date in UTC, in ISO format."""
     citation: str = ""
@@ -79,7 +83,8 @@ class StepRecord:
 
     def plus(self, later: "StepRecord") -> "StepRecord":
         """Return the sum of this round's record and a later one's."""
-        added = ("rows_in", "rows_out", "truncated", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds")
+        added = ["rows_in", "rows_out", "truncated", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds"]
+        added += ["repeated_rows", "unequal_rows"]
         counted = ("finish_reasons", "failures", "stopped")
         changed: dict[str, Any] = {name: getattr(self, name) + getattr(later, name) for name in added}
         changed |= {name: dict(Counter(getattr(self, name)) + Counter(getattr(later, name))) for name in counted}

@@ -454,7 +454,7 @@ def _promise_sentence(run: RunRecord) -> str:
 
 def _depends_on_chunks(run: RunRecord) -> bool:
     """Whether rows depend on the chunk that they were completed in."""
-    return any(step.same_rows == "chunk" for step in run.steps)
+    return any(step.same_rows == "chunk" or step.unequal_rows for step in run.steps)
 
 
 def _command_flags(run: RunRecord) -> list[str]:

@@ -25,7 +25,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
-from hfsynth.flow import FlowDriver, Outcome, RowState, Watcher
+from hfsynth.flow import FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
@@ -91,6 +91,8 @@ class StepWorker:
     """Indices of rows that the progress has counted: of a chunk that raised, some are run a second time."""
     _unsaved_failures: dict[int, str] = field(default_factory=dict, init=False)
     """Index of a failed row in a chunk that is not saved → reason."""
+    _samples: dict[int, list[Row]] = field(default_factory=dict, init=False)
+    """Indices of the first and the last row that this process completed → their outputs."""
     _claims: Claims = field(init=False)
     _journals: Journals = field(init=False)
     _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
@@ -278,13 +280,47 @@ class StepWorker:
             )
         if not self.folder.finished:
             tally = StepTally(self.technique.written_rejection_column)
+            repeated, unequal = self._repeat_samples()
 
             def record(_: int) -> dict[str, Any]:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
                 server = self.technique.llm.server_facts()
-                return step_record(self.technique, columns, tally, seconds, self.group.world_size, server)
+                fields = step_record(self.technique, columns, tally, seconds, self.group.world_size, server)
+                return {**fields, "repeated_rows": repeated, "unequal_rows": unequal}
 
             self.folder.merge_chunks(tally.update, record)
+
+    def _repeat_samples(self) -> tuple[int, int]:
+        """Complete a few rows a second time, each by itself, where the llm promises that this makes no difference.
+
+        Returns:
+            The number of these rows, and of those that differ.
+        """
+        samples = self._samples if self.technique.same_rows == "row" else {}
+        unequal = sum(self._complete_alone(index - self.first) != outputs for index, outputs in samples.items())
+        if unequal:
+            logger.warning(
+                "%d of %d rows of %s differ when they are completed alone, although %s promises equal rows: rounding "
+                "depends on what runs beside a row. The record and the card say so; float32 may help",
+                unequal,
+                len(samples),
+                self.technique.name,
+                self.technique.model_name,
+            )
+        return len(samples), unequal
+
+    def _complete_alone(self, row: int) -> list[Row]:
+        """Return the outputs of a row of the dataset, completed by itself."""
+        alone = ChunksInFlight(
+            self.dataset,
+            self.technique,
+            lambda _: range(row, row + 1),
+            lambda _: None,
+            self.first,
+            overlaps=False,
+        )
+        with closing(alone):
+            return alone.outcomes(0)[0].rows
 
     @property
     def _lost_others(self) -> bool:
@@ -398,6 +434,8 @@ class StepWorker:
             self._counted.add(index)
             self.progress.add(1, failed=self._is_new_failure(index, outcome))
         self._unsaved_failures.pop(index, None)
+        if not outcome.error:
+            self._samples = {**dict([*self._samples.items()][:1]), index: outcome.rows}
         if outcome.error:
             self._unsaved_failures[index] = outcome.error
         self._streak.add(outcome)

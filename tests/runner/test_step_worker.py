@@ -290,7 +290,22 @@ def test_run_deterministic_llm_of_equal_rows_still_overlaps(tmp_path):
     log = [
         chain.run(rows, run_dir=tmp_path, chunk_size=2, deterministic=flag, quiet=True) and len(LOG) for flag in (0, 1)
     ]
-    assert log == [6, 6]  # the rows of the first run are those of the second
+    assert log == [8, 8]  # two were completed a second time; the rows of the first run are those of the second
+
+
+class BoastingLLM(BesideLLM):
+    """Promises what it doesn't keep."""
+
+    same_rows: ClassVar[str] = "row"
+
+
+@pytest.mark.parametrize(("llm", "unequal"), [(SlottedLLM(), 0), (BoastingLLM(), 2)])
+def test_run_repeats_rows_where_equal_ones_are_promised(tmp_path, caplog, llm, unequal):
+    rows = Dataset.from_dict({"instruction": [f"{n}" for n in range(8)]})
+    result = run_pipeline(Pipeline((TextGeneration(llm),)), rows, run_dir=tmp_path, quiet=True)
+    (step,) = result.record.steps
+    assert (step.repeated_rows, step.unequal_rows) == (2, unequal)
+    assert ("2 of 2 rows" in caplog.text) == bool(unequal)
 
 
 REPEATED = Dataset.from_dict({"instruction": ["a", "b", "a"]})
