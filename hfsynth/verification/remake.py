@@ -14,7 +14,7 @@ from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.progress import without_bars
 from hfsynth.samplers import Sampler
-from hfsynth.step import FunctionStep, Step
+from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 _EXCERPT = 30  # characters of a text from its first difference on
@@ -92,13 +92,13 @@ class Remake:
             if isinstance(step, Technique):
                 features = _without_metadata(step.features_after(features, place + 1) or features)
                 self._run_technique(step, running, self.steps[place + 1 :])
-            elif isinstance(step, FunctionStep):
-                features = self._run_function(step, running, features)
             elif isinstance(step, Filter):
                 self._run_filter(step, running, features)
             elif isinstance(step, Sampler):
                 features = step.features_after(features, place + 1) or features
                 self._run_sampler(step, running, self.steps[place + 1 :])
+            elif isinstance(step, DatasetStep):
+                features = self._apply(step, running, features)
         names = [name for name in published.column_names if name != METADATA_COLUMN]
         self.columns = [name for name in names if name in features]
         if added := [name for name in names if name not in features]:
@@ -152,8 +152,8 @@ class Remake:
                 sampled = {name: values[0] for name, values in step.sample([index], batch).items()}
             chain.candidates = [{**row, **sampled} for row in chain.candidates]
 
-    def _run_function(self, step: FunctionStep, chains: Sequence[_Chain], features: Features) -> Features:
-        """Apply a function to the candidates of each row; where it needs other rows too, leave them as they are."""
+    def _apply(self, step: DatasetStep, chains: Sequence[_Chain], features: Features) -> Features:
+        """Apply a function or format to the candidates of each row; one that needs other rows too leaves them."""
         after = features
         for chain in chains:
             result = None
@@ -191,13 +191,18 @@ def index_at(
         None where a function comes before the first technique, or there is no technique.
     """
     first = next((place for place, step in enumerate(later) if isinstance(step, Technique)), None)
-    if first is None or any(isinstance(step, FunctionStep) for step in later[:first]):
+    if first is None or has_function(later[:first]):
         return None
     index = int(entries[0]["row"])
     for step in reversed(later[:first]):
         for place in sorted(dropped.get(step.name, ())):
             index += place <= index
     return index
+
+
+def has_function(steps: Sequence[Step]) -> bool:
+    """Return whether a step may change columns and rows in any way: a function of the user's, or a format."""
+    return not all(isinstance(step, Technique | Filter | Sampler) for step in steps)
 
 
 def first_difference(published: Any, remade: Any) -> str:

@@ -16,8 +16,8 @@ from hfsynth.pipeline import read_source
 from hfsynth.publish.files import recipe_text
 from hfsynth.run_record import RunRecord
 from hfsynth.runner.rounds import RowSource
-from hfsynth.step import FunctionStep, Step
-from hfsynth.verification.remake import index_at
+from hfsynth.step import Step
+from hfsynth.verification.remake import has_function, index_at
 
 OWN_COLUMNS = "the dataset's own columns"
 """Origin of source rows that were read from the published rows."""
@@ -68,7 +68,7 @@ def find_source_rows(
     if name := override or (run.source.name if "/" in run.source.name else ""):
         try:
             source = _load_source(run, name if override else None)
-            found = _match(source, indices, own, _has_function(steps))
+            found = _match(source, indices, own, has_function(steps))
         except (DatasetsError, PushError, OSError, ValueError) as error:
             if override:
                 raise ValueError(f"the source {name!r} can't be read: {error}") from error
@@ -153,10 +153,6 @@ def own_columns(run: RunRecord, steps: Sequence[Step], published: Dataset) -> li
     written = {name for step in steps for name in step.written_features}
     source = run.source.columns or published.column_names
     return [name for name in published.column_names if name in source and name not in {*written, METADATA_COLUMN}]
-
-
-def _has_function(steps: Sequence[Step]) -> bool:
-    return any(isinstance(step, FunctionStep) for step in steps)
 
 
 def _first_rows(published: Dataset) -> np.ndarray:

@@ -315,6 +315,16 @@ def test_verify_source_gives_dropped_columns(tmp_path):
     assert found.rows.equal == 12
 
 
+def test_verify_training_format_is_repeated(tmp_path):
+    source = texts(4, "instruction")
+    source.to_json(tmp_path / "texts.jsonl")
+    dataset = run(Pipeline((TextGeneration(LLM),)), source)
+    folder = saved(dataset, tmp_path, format="prompt-completion")
+    found = verify(str(folder), source=str(tmp_path / "texts.jsonl"))
+    assert (found.rows.equal, found.exit_status) == (4, 0)
+    assert set(found.rows.columns) == {"prompt", "completion"}
+
+
 @pytest.mark.parametrize("config", [None, "d"])
 def test_verify_unnamed_configuration_lists_them(tmp_path, config):
     rows = run(Pipeline((ANSWER,)), texts(2, "instruction"))
