@@ -157,7 +157,10 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_authorized(owner):
             return
         if self.path == "/v1/models":
-            self._send(200, owner.models())
+            try:
+                self._send(200, owner.models())
+            except Refusal as refusal:
+                self._send(refusal.status, refusal.answer)
         elif self.path == "/version":
             self._send(200, {"version": "1.2.3"})
         else:

@@ -36,6 +36,7 @@ _KEEP_ALIVE = 3.0  # seconds that an idle connection is kept: many servers close
 _TRANSIENT = {408, 409, 425, 429}  # time-out, conflict, too early, rate limit; and 500 and above
 _OVERLOADED = {429, 503}
 _UNUSABLE = {401, 402, 403, 404, 405}
+_GET_ATTEMPTS = 3  # after which a server that answers 500 is taken to have nothing to say
 _WARNING_PAUSE = 60.0  # seconds between two warnings of failures that were followed by a success
 _MAX_WORDS = 400  # characters of a server's answer that an error quotes
 
@@ -68,8 +69,9 @@ class _UnusableError(ServerError):
 class _TransientError(Exception):
     """An attempt failed, and a later one may succeed."""
 
-    def __init__(self, reason: str, overloaded: bool = False, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, overloaded: bool = False, wait: float = 0.0, status: int = 0) -> None:
         super().__init__(reason)
+        self.status = status
         self.overloaded = overloaded
         self.wait = wait
 
@@ -246,7 +248,7 @@ class ServerClient:
             await asyncio.sleep(delay)
 
     async def get(self, url: str) -> dict[str, Any] | None:
-        """Return what the server answers to GET, as often as the policy has it; None where that is no JSON object.
+        """Return what the server answers to GET, asked as `post` asks; None where that is no JSON object, or 500.
 
         Raises:
             ServerError: If it refuses the key, or can't be reached for as long as the patience is.
@@ -264,6 +266,10 @@ class ServerClient:
             except _TransientError as error:
                 tries += 1
                 self._check_patience(error)
+                if error.status == 500 and tries >= _GET_ATTEMPTS:  # it runs, and can't say this
+                    logger.info("%s: %s", url, error)
+                    self._failing_since = None
+                    return None
                 delay = self._policy.delay(tries, error.wait)
             await asyncio.sleep(delay)
 
@@ -317,7 +323,7 @@ class ServerClient:
         words = _words(data, response)
         if status in _TRANSIENT or status >= 500:
             wait = _retry_after(response.headers.get("Retry-After", ""))
-            raise _TransientError(f"HTTP {status}: {words}", status in _OVERLOADED, wait)
+            raise _TransientError(f"HTTP {status}: {words}", status in _OVERLOADED, wait, status)
         if status in _UNUSABLE or status < 400:
             raise _UnusableError(self._unusable(url, status, words, response.headers.get("Location", "")), status)
         raise RefusedError(f"the server refuses the request (HTTP {status}): {words}", _parameter(data))

@@ -378,6 +378,16 @@ def test_later_step_is_refused_before_an_earlier_one_costs(tmp_path, server, raw
     assert all(body.get("echo") for body in server.bodies)
 
 
+def test_server_that_lists_no_models_completes_requests(server):
+    def models():
+        raise Refusal(500, "no folder of models")
+
+    server.models = models
+    with llm_of(server) as llm:
+        assert texts(llm.complete(questions(1))) == ["0 question 0"]
+        assert llm.server_facts() == {}
+
+
 def test_unreachable_server_is_an_error_that_names_it(server):
     url = server.url
     server.stop()
