@@ -459,6 +459,7 @@ def optional_variables(template: str) -> frozenset[str]:
     return frozenset(test.node.name for test in tests if test.name == "defined" and isinstance(test.node, nodes.Name))
 
 
+@lru_cache(maxsize=256)
 def conditional_variables(template: str) -> frozenset[str]:
     """Return the names that a template tests, by `if`, `is defined` or `default`: it renders without them.
 
