@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from hfsynth.techniques.self_instruct_instances import SelfInstructInstances as SelfInstructInstances
     from hfsynth.techniques.text_generation import TextGeneration as TextGeneration
     from hfsynth.training_format import TrainingFormat as TrainingFormat
-    from hfsynth.verification.verdict import Verification as Verification
-    from hfsynth.verification.verdict import verify as verify
+    from hfsynth.verification.verify import Verification as Verification
+    from hfsynth.verification.verify import verify as verify
 
 __version__ = "0.1.0"
 
@@ -113,7 +113,7 @@ _HOMES = {
     "TextGeneration": "techniques.text_generation",
     "TrainingFormat": "training_format",
     "TransformersLLM": "llms.transformers",
-    "Verification": "verification.verdict",
+    "Verification": "verification.verify",
     "VLLM": "llms.vllm",
     "WellFormed": "filters.wellformed",
     "Where": "filters.where",
@@ -122,7 +122,7 @@ _HOMES = {
     "run": "runner.run",
     "save": "publish.files",
     "split_failures": "metadata",
-    "verify": "verification.verdict",
+    "verify": "verification.verify",
 }
 __all__ = [
     "LLM",
