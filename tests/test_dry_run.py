@@ -413,7 +413,7 @@ def test_preview_of_endless_input_counts_traced_rows():
 
 
 def test_preview_of_goal_estimates_rows_to_try():
-    preview = Pipeline((Magpie(EchoLLM(), only_instruction=True),)).preview(num_rows=1000)
+    preview = Pipeline((Magpie(EchoLLM(), only_instruction=True),)).preview(num_rows=1000, chunk_size=128)
     assert preview.estimate.tried == Interval(1024, 1024, pytest.approx(1280))
     assert preview.estimate.rows.expected == 1000
 

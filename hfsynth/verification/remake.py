@@ -15,7 +15,7 @@ from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.progress import without_bars
 from hfsynth.samplers import Sampler
 from hfsynth.step import DatasetStep, Step
-from hfsynth.technique import Technique
+from hfsynth.technique import Batch, Technique
 
 _EXCERPT = 30  # characters of a text from its first difference on
 _MAX_COMPARED = 2_000  # characters by which the closest of several remade rows is chosen
@@ -91,7 +91,7 @@ class Remake:
             running = [chain for chain in chains if not chain.problem]
             if isinstance(step, Technique):
                 features = _without_metadata(step.features_after(features, place + 1) or features)
-                self._run_technique(step, running, self.steps[place + 1 :])
+                self._run_technique(step, running, place)
             elif isinstance(step, Filter):
                 self._run_filter(step, running, features)
             elif isinstance(step, Sampler):
@@ -105,7 +105,7 @@ class Remake:
             self._note(f"no step and no source row has the columns {added}: not compared")
         return [self._compare(chain) for chain in chains]
 
-    def _run_technique(self, technique: Technique, chains: Sequence[_Chain], later: Sequence[Step]) -> None:
+    def _run_technique(self, technique: Technique, chains: Sequence[_Chain], place: int) -> None:
         """Replace the candidates by what they become; candidates that several rows have in common are run once."""
         if self._llm is not None and self._llm != technique.llm:
             self._llm.unload()  # two models are never in memory at once
@@ -116,8 +116,9 @@ class Remake:
             chain.candidates, chain.problem = _with_seed(technique, entry, chain.candidates)
             chain.jobs = [(int(entry["row"]), _json(row)) for row in chain.candidates]
             jobs |= zip(chain.jobs, chain.candidates, strict=True)
-        results = _complete(technique, jobs)
-        replaced = {name for step in later for name in step.written_features}
+        is_generated = any(isinstance(step, Technique) for step in self.steps[:place])
+        results = _complete(technique, jobs, is_generated)
+        replaced = {name for step in self.steps[place + 1 :] for name in step.written_features}
         columns = [name for name in technique.written_features if name not in replaced]
         for chain in (chain for chain in chains if not chain.problem):
             rows = [row for job in chain.jobs for row in results[job][0]]
@@ -246,14 +247,21 @@ def _with_seed(technique: Technique, entry: Mapping[str, Any], candidates: list[
     )
 
 
-def _complete(technique: Technique, jobs: Mapping[_Job, Row]) -> dict[_Job, tuple[list[Row], str]]:
-    """Run a technique; return what each row becomes, and why it fails if it does."""
+def _complete(technique: Technique, jobs: Mapping[_Job, Row], is_generated: bool) -> dict[_Job, tuple[list[Row], str]]:
+    """Run a technique; return what each row becomes, and why it fails if it does.
+
+    Args:
+        technique: The technique.
+        jobs: Rows, without the metadata of earlier steps.
+        is_generated: Whether they had such metadata when the technique read them.
+    """
     if not jobs:
         return {}
     names = dict.fromkeys(name for row in jobs.values() for name in row)
     batch = {name: [row.get(name) for row in jobs.values()] for name in names}
     indices = [index for index, _ in jobs]
-    flows = technique.flows(batch, indices)
+    metadata: Batch = {METADATA_COLUMN: [[]] * len(jobs)} if is_generated else {}
+    flows = technique.flows({**batch, **metadata}, indices)
     outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices, batch), type(technique).__name__)
     features = technique.written_features
     results: dict[_Job, tuple[list[Row], str]] = {}
