@@ -103,7 +103,8 @@ def test_engine_is_measured_in_every_round(tmp_path):
 
 @pytest.mark.model
 def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_folder):
-    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1]
+    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "float32"]
+    flags += ["--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1]
     ways = ["hfsynth, whole run", "continuous batching", "row by row"]
     process = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)
     assert process.returncode == 0, process.stderr
