@@ -23,7 +23,7 @@ from hfsynth.data import load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.pipeline import Pipeline, read_source
 from hfsynth.publish.files import load_failures, load_runs
-from hfsynth.recipe import read_recipe
+from hfsynth.recipe import check_trusted, read_recipe
 from hfsynth.run_record import attach_record
 from hfsynth.verification.verify import STATUS_RECORD_DIFFERS, STATUS_ROWS_DIFFER, verify
 from hfsynth.viewer.page import view
@@ -82,7 +82,8 @@ def run_command(flags: Sequence[str]) -> None:
         text = arguments.recipe.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{arguments.recipe} is not UTF-8 text, as a recipe must be.") from error
-    _, chunk_size = read_recipe(text)
+    steps, chunk_size = read_recipe(text)
+    check_trusted(steps, arguments.model)
     if arguments.chunk_size is None:
         arguments.chunk_size = chunk_size
     pipeline = Pipeline.from_yaml(text, *_own_definitions(arguments.modules), model=arguments.model)

@@ -211,6 +211,18 @@ class Origin:
 L = TypeVar("L", bound="LLM")
 
 
+def complete_by_stream(llm: "LLM", requests: Sequence[Request]) -> list[Completion]:
+    """Complete requests by an llm's `stream`, and return the completions in the requests' order.
+
+    For an llm that defines `stream` itself; the default `stream` calls `complete`.
+    """
+    waiting = Requests()
+    for index, request in enumerate(requests):
+        waiting.put(index, request)
+    completions = dict(llm.stream(waiting)) if requests else {}
+    return [completions[index] for index in range(len(requests))]
+
+
 class LLM(ABC):
     """An engine that completes requests. `model_name` and `complete` are all that one must define.
 

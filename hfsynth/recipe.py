@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -15,6 +16,7 @@ from hfsynth.step import Step, as_step
 _MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 4_000_000, 200_000, 50  # of a recipe; its depth is lists in lists
 _LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # Python's parsing takes time quadratic in the digits
 _LINE_BREAKS = "\x85\u2028\u2029"  # YAML's, besides "\n"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SECRET_VARIABLE = "HFSYNTH_"  # the prefix of the environment variables that secrets are read from
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -99,6 +101,44 @@ def build_source(text: str, names: Mapping[str, Any]) -> Any:
     if not isinstance(description, dict) or CLASS_KEY not in description:
         raise ValueError(f"a recipe's 'source' is a mapping with a {CLASS_KEY!r}, not {str(description)[:80]!r}.")
     return _build(description, names, {})
+
+
+def check_trusted(steps: Sequence[Mapping[str, Any]], model: str | None) -> None:
+    """Check that a recipe, perhaps a stranger's, runs no code and sends no requests that the user doesn't know of.
+
+    Requests carry prompts and the key of an environment variable.
+
+    Args:
+        steps: The descriptions of steps.
+        model: The model that the user names in place of the recipe's.
+
+    Raises:
+        ValueError: If a model's repository brings code and `model` is None; or if an llm has an address of another
+            machine that `OPENAI_BASE_URL` doesn't name.
+    """
+    for llm in (step.get("llm") for step in steps):
+        if not isinstance(llm, Mapping):
+            continue
+        if llm.get("trust_remote_code") and not model:
+            raise ValueError(
+                f"the recipe runs the code of the repository of {llm.get('model')!r}; name the model with --model if "
+                "you trust it."
+            )
+        for address in _addresses(llm):
+            if urlsplit(address).hostname not in _LOOPBACK and address != os.environ.get("OPENAI_BASE_URL"):
+                raise ValueError(
+                    f"the recipe sends prompts and a key to {redact(address)}; set OPENAI_BASE_URL to this address if "
+                    "you trust it."
+                )
+
+
+def _addresses(value: Any) -> Iterator[str]:
+    """Yield the web addresses in plain values."""
+    if isinstance(value, str) and value.strip().lower().startswith(("http://", "https://")):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _addresses(item)
 
 
 def replace_model(description: Description, model: str) -> Description:

@@ -18,7 +18,7 @@ from hfsynth import (
     TransformersLLM,
 )
 from hfsynth.pipeline import public_names
-from hfsynth.recipe import build_step, read_recipe, write_recipe
+from hfsynth.recipe import build_step, check_trusted, read_recipe, write_recipe
 from tests.helpers import NamedLLM
 
 
@@ -182,3 +182,32 @@ steps:
 """
     version = "" if TextGeneration.version == 1 else f"/{TextGeneration.version}"
     assert len(Pipeline.from_yaml(text.replace("/V", version)).steps) == 2
+
+
+def addressed(url):
+    return [{"__class__": "TextGeneration", "llm": {"__class__": "OpenAILLM", "model": "m", "base_url": [url]}}]
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "http://127.0.0.1/v1", "http://[::1]:80/v1"])
+def test_check_trusted_own_machine_passes(url):
+    check_trusted(addressed(url), None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.com/v1", "http://localhost@example.com/v1", "HTTPS://example.com/v1", "http://localhost.co/v1"],
+)
+def test_check_trusted_other_machine_must_be_named(url, monkeypatch):
+    """A recipe of somebody else would have the user's key sent there."""
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ValueError, match="OPENAI_BASE_URL"):
+        check_trusted(addressed(url), "named")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    check_trusted(addressed(url), None)
+
+
+def test_check_trusted_code_of_a_model_needs_its_name():
+    steps = [{"llm": {"__class__": "TransformersLLM/2", "model": "user/m", "trust_remote_code": True}}]
+    with pytest.raises(ValueError, match="--model"):
+        check_trusted(steps, None)
+    check_trusted(steps, "user/m")

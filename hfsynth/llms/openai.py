@@ -11,7 +11,7 @@ from huggingface_hub import get_token
 from hfsynth.config import UNHASHED, Configuration, settle_fields
 from hfsynth.distributed import rank
 from hfsynth.errors import GenerationError, ServerError
-from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows
+from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
 from hfsynth.llms.server_client import LoopThread, RetryPolicy, ServerClient
 from hfsynth.llms.server_kinds import VERSION_PATHS, kind_of, model_entries, server_facts
@@ -162,11 +162,7 @@ class OpenAILLM(Configuration, LLM):
             GenerationError: If every request needs a tokenizer, and there is none.
             ServerError: If the server refuses the key or the model, or stays unreachable.
         """
-        waiting = Requests()
-        for index, request in enumerate(requests):
-            waiting.put(index, request)
-        completions = dict(self.stream(waiting)) if requests else {}
-        return [completions[index] for index in range(len(requests))]
+        return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests until none is left, each as soon as it is there, at most `concurrency` at once.

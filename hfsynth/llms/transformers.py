@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfsynth.distributed import local_world_size, process_device
 from hfsynth.errors import GenerationError
-from hfsynth.llm import Completion, Request, Requests
+from hfsynth.llm import Completion, Request, Requests, complete_by_stream
 from hfsynth.llms.checkpoint import CheckpointLLM, chat_tokenizer, loading_error, split_gguf_path
 
 if TYPE_CHECKING:
@@ -94,11 +94,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
             GenerationError: If the model can't be loaded, one row alone runs out of memory, or every request is an
                 answered conversation, as a reward model takes them.
         """
-        waiting = Requests()
-        for index, request in enumerate(requests):
-            waiting.put(index, request)
-        completions = dict(self.stream(waiting)) if requests else {}
-        return [completions[index] for index in range(len(requests))]
+        return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests until none is left, each as soon as it is there; a free slot takes the next one at once.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfsynth.distributed import world_size
 from hfsynth.errors import GenerationError
-from hfsynth.llm import Completion, Request, Requests, SameRows
+from hfsynth.llm import Completion, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import LOADED_MODELS, CheckpointLLM, load_chat_tokenizer
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
             GenerationError: If the model can't be loaded, the engine dies, or every request is an answered
                 conversation, as a reward model takes them.
         """
-        waiting = Requests()
-        for index, request in enumerate(requests):
-            waiting.put(index, request)
-        completions = dict(self.stream(waiting)) if requests else {}
-        return [completions[index] for index in range(len(requests))]
+        return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests until none is left, each as soon as it is there; the next one enters while others decode.

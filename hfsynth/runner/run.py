@@ -112,8 +112,8 @@ def run(
     >>> result.dataset["generation"][:]
     ['Name a colour.']
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(f"chunk_size must be a positive whole number of rows, got {chunk_size!r}.")
     target = Target.from_options(num_rows, max_rows, max_tokens)
     source = source_of(dataset, num_rows)
     pipeline.check(source.rows(0, 0, ()).features)

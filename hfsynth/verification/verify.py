@@ -14,7 +14,7 @@ from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import public_names
 from hfsynth.publish.card_data import SplitFacts
-from hfsynth.recipe import build_step, replace_model
+from hfsynth.recipe import build_step, check_trusted, replace_model
 from hfsynth.run_record import RunRecord, StepRecord, machine, versions
 from hfsynth.step import DatasetFunction, Step
 from hfsynth.technique import Technique
@@ -306,7 +306,7 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
     """Build the steps of runs.
 
     Raises:
-        ValueError: If a recipe or a class is missing, or the recipe would run code that came with the dataset's model.
+        ValueError: If a recipe or a class is missing, or `check_trusted` refuses the recipe.
     """
     steps = list[Step]()
     for record in (record for run in runs for record in run.steps):
@@ -315,11 +315,7 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
                 f"the record has no recipe of {record.name}; pass steps=[…] to save or push_to_hub for a dataset that "
                 "Dataset.map generated."
             )
-        if (record.recipe.get("llm") or {}).get("trust_remote_code") and not model:
-            raise ValueError(
-                f"the recipe of {record.name} runs the code of its model's repository; name the model with --model if "
-                "you trust it."
-            )
+        check_trusted([record.recipe], model)
         recipe = replace_model(dict(record.recipe), model) if model else dict(record.recipe)
         steps.append(build_step(recipe, names))
     return tuple(steps)

@@ -302,3 +302,9 @@ def test_run_raised_num_rows_asks_for_no_row_twice(tmp_path, wanted):
         chain.run(repeated, num_rows=number, run_dir=tmp_path / "run", chunk_size=4, quiet=True)
     asked = log.read_text().splitlines()
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("size", [0, 2.5, "8"])
+def test_run_chunk_size_of_no_rows_raises(tmp_path, size):
+    with pytest.raises(ValueError, match=f"chunk_size.*{size!r}"):
+        pipeline().run(rows(2), run_dir=tmp_path / "run", chunk_size=size, quiet=True)
