@@ -1,4 +1,4 @@
-"""Llms that load a checkpoint: its files, their state and origin, and the cache of loaded models."""
+"""Base class of the llms that load a checkpoint: check and hash its files, read its card, and cache loaded models."""
 
 import difflib
 import hashlib
@@ -33,16 +33,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SETTINGS = {".json", ".jinja", ".model", ".py", ".tiktoken", ".txt"}  # tokenizer, template, configuration, code
 _WEIGHTS = {".bin", ".safetensors"}
 _TEMPLATES = "additional_chat_templates"  # the one folder inside a model's folder that a tokenizer reads
-_HASHED = 256 * 1024**2  # bytes: of a larger file, blocks are hashed
-_BLOCK, _BLOCKS = 64 * 1024, 256  # bytes; how many of them, evenly spaced, the first and the last included
+_HASHED = 256 * 1024**2  # bytes; in a larger file, only some blocks are hashed
+_BLOCK, _BLOCKS = 64 * 1024, 256  # bytes of a block; number of blocks, evenly spaced from the first to the last
 _DIGESTS: dict[tuple[str, int, int, int, int], str] = {}  # path, size, times and inode → digest of the content
 _COMMITS: dict[tuple[str, str | None], str] = {}  # name on the Hub, revision → commit
 
 
 class CheckpointLLM(Configuration, LLM, Generic[T]):
-    """An llm whose model is loaded from a checkpoint on first use, once a process for all equal llms.
+    """An llm whose model is loaded from a checkpoint on first use. In each process, equal llms share one loaded model.
 
-    A subclass is a frozen dataclass with these fields, and loads a model `T`.
+    A subclass is a frozen dataclass with these fields. `T` is the type of the model that its `_load` returns.
     """
 
     model: str
@@ -66,17 +66,17 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
 
     @property
     def model_name(self) -> str:
-        """The model as the user named it; of a folder or GGUF file, the last part of its name."""
+        """The model as the user named it; for a folder or a GGUF file, only the last part of the path."""
         if self.gguf_file:
             return self.gguf_file.removesuffix(".gguf")
         return os.path.basename(os.path.normpath(self.model)) if os.path.isdir(self.model) else self.model
 
     def origin(self) -> Origin:
-        """Return the origin that the model's folder, or the cache of the Hub, states."""
+        """Return the model's license, languages and commit, read from its folder or from the Hub's cache."""
         return model_origin(self.model, self.revision, self.gguf_file)
 
     def files_state(self) -> str:
-        """Return a text that changes when the model's files do: a hash of a folder's content, the Hub's commit."""
+        """Return a text that changes when the model's files do: a hash of the folder's files, or the Hub's commit."""
         return files_state(self.model, self.revision, self.gguf_file)
 
     def check_ready(self) -> None:
@@ -88,16 +88,16 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
         check_files(self.model, self.gguf_file)
 
     def load(self: C) -> C:
-        """Load the model and its tokenizer, unless an equal llm has in this process.
+        """Load the model and its tokenizer, unless an equal llm in this process has loaded them.
 
         Raises:
-            GenerationError: If the model can't be loaded, or does not fit this kind of llm.
+            GenerationError: If the model can't be loaded, or this class of llm can't run it.
         """
         self.loaded_model()
         return self
 
     def loaded_model(self) -> T:
-        """Return the model in memory; load it unless it is there, or if its files have changed since.
+        """Return the model in memory; load it if it is not there, or if its files have changed since it was loaded.
 
         Raises:
             GenerationError: If it can't be loaded, or this process was forked from one that used a GPU.
@@ -114,9 +114,9 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
         return model
 
     def unload(self) -> None:
-        """Give back the memory of the model; the next `complete` loads it again."""
+        """Free the model's memory; the next `complete` loads it again."""
         if LOADED_MODELS.pop(self._key, None) is not None:
-            from hfsynth.engine.kv_cache import free_memory  # torch loads when a model does
+            from hfsynth.engine.kv_cache import free_memory  # imports torch, which a loaded model has imported already
 
             free_memory()
 
@@ -145,13 +145,13 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
 
 
 LOADED_MODELS: dict[str, tuple[str, Any]] = {}
-"""Configuration of an llm → state of the model's files when it was loaded, the model."""
+"""Configuration of an llm → (state of the model's files when it was loaded, model)."""
 
 
 def split_gguf_path(model: str, gguf_file: str | None) -> tuple[str, str | None]:
-    """Part a GGUF file's own path into its folder, or its repository on the Hub, and its name.
+    """Split the path of a GGUF file into its folder, or its repository on the Hub, and the file's name.
 
-    Any other name stays as it is. One of two parts is a repository's, unless there is such a file.
+    Any other name is returned unchanged. `a/b.gguf` is the name of a repository, unless a local file has that path.
 
     >>> split_gguf_path("/models/smollm2.Q4_1.gguf", None)
     ('/models', 'smollm2.Q4_1.gguf')
@@ -168,7 +168,7 @@ def split_gguf_path(model: str, gguf_file: str | None) -> tuple[str, str | None]
 
 
 def check_files(model: str, gguf_file: str | None = None) -> None:
-    """Check a model's folder before it is loaded: a mistyped path is no name to be looked for on the Hub.
+    """Check a model's folder before it is loaded, so that a mistyped path is not looked up on the Hub.
 
     Args:
         model: Name on the Hub, or folder.
@@ -188,12 +188,13 @@ def check_files(model: str, gguf_file: str | None = None) -> None:
 
 
 def files_state(model: str, revision: str | None, gguf_file: str | None = None) -> str:
-    """Return a text that changes when a model's files do, whatever they are called and whenever they were written.
+    """Return a text that changes when a model's files do. The folder's path and the files' times don't change it.
 
-    Of a folder, the hash of what is in its files: configuration, tokenizer, chat template, code, weights. A copy of
-    the folder has the same. Of a file above 256 MiB, its size and 256 blocks of it are hashed, so that changing a few
-    bytes between two blocks passes unnoticed. Of a model on the Hub, the commit: what the Hub says or, where it can't
-    be reached, the cache. A process asks the Hub once, and not for a revision that is a commit.
+    For a folder, the text is a hash of its files' contents: configuration, tokenizer, chat template, code and weights.
+    A copy of the folder has the same hash. Of a file above 256 MiB, only the size and 256 blocks are hashed, so a
+    change of a few bytes between two blocks is not noticed. For a model on the Hub, the text is the commit, from the
+    Hub or, if the Hub can't be reached, from the cache. A process asks the Hub once for each model and revision, and
+    does not ask if the revision is a commit.
 
     Args:
         model: Name on the Hub, or folder.
@@ -217,7 +218,7 @@ def _is_path(model: str) -> bool:
 
 
 def _fault(folder: Path, gguf_file: str | None) -> str:
-    """Say why a folder holds no model, or none with this GGUF file; "" where it does."""
+    """Return why a folder holds no model, or not this GGUF file; "" if it holds it."""
     files = sorted(path.name for path in folder.glob("*.gguf"))
     if gguf_file:
         if (folder / gguf_file).is_file():
@@ -234,20 +235,20 @@ def _fault(folder: Path, gguf_file: str | None) -> str:
 
 
 def _advice(model: str) -> str:
-    """Say which folder there is instead of one that isn't there, if one is like it."""
+    """Return a hint for a folder that does not exist: the existing folder with the nearest name, if there is one."""
     if os.path.isdir(os.path.expanduser(model)):
         return f" Write {os.path.expanduser(model)!r}."
     parent, name = os.path.split(os.path.normpath(model))
     try:
         others = sorted(os.listdir(parent or "."))
     except OSError:
-        return f" Neither is there {parent!r}." if parent else ""
+        return f" {parent!r} does not exist either." if parent else ""
     near = difflib.get_close_matches(name, others, n=1)
     return f" There is {os.path.join(parent, near[0])!r}." if near else ""
 
 
 def _folder_digest(folder: Path, gguf_file: str | None) -> str:
-    """Hash the files of a folder that loading a model reads, and those of the model that an adapter adapts."""
+    """Hash the files that loading a model reads from a folder and, for an adapter, those of its base model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, path in sorted(_read_files(folder, gguf_file)):
         digest.update(f"{name}\0{_file_digest(path)}\n".encode())
@@ -270,10 +271,10 @@ def _read_files(folder: Path, gguf_file: str | None) -> Iterator[tuple[str, Path
 
 
 def _base_state(adapter: Path) -> str:
-    """Return the state of the model that an adapter's configuration names; "" where it names none but itself."""
+    """Return the state of an adapter's base model; "" if its configuration names no model, or the adapter itself."""
     try:
         configuration = json.loads(adapter.read_text(encoding="utf-8"))
-    except ValueError:  # loading says what is wrong with it
+    except ValueError:  # the error comes when the model is loaded
         return ""
     base = configuration.get("base_model_name_or_path")
     if not isinstance(base, str) or Path(base).resolve() == adapter.parent.resolve():
@@ -282,7 +283,7 @@ def _base_state(adapter: Path) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    """Hash a file's content, once in a process as long as it stays as it is."""
+    """Hash a file's content. A process hashes it again only after its size, times or inode changed."""
     found = path.stat()
     key = str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
     if key not in _DIGESTS:
@@ -304,7 +305,7 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
 
 
 def _hub_commit(model: str, revision: str | None, file: str) -> str:
-    """Return the commit that a name on the Hub stands for; "" where neither the Hub nor the cache knows it."""
+    """Return the commit of a revision on the Hub; "" if neither the Hub nor the cache has one."""
     if revision and _COMMIT.fullmatch(revision):
         return revision
     if (model, revision) not in _COMMITS:
@@ -316,7 +317,7 @@ def _hub_commit(model: str, revision: str | None, file: str) -> str:
 
 
 def _remote_commit(model: str, revision: str | None, file: str) -> str:
-    """Ask the Hub, as loading a model does; "" where it can't be reached or doesn't know the model."""
+    """Return the commit that the Hub reports; "" if the Hub can't be reached or doesn't have the model."""
     from httpx2 import TransportError
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -327,14 +328,14 @@ def _remote_commit(model: str, revision: str | None, file: str) -> str:
 
 
 def _cached_commit(model: str, revision: str | None, file: str) -> str:
-    """Return the commit of the snapshot that is cached for a revision; "" where none is."""
+    """Return the commit of the snapshot that is cached for a revision; "" if none is cached."""
     cached = try_to_load_from_cache(model, file, revision=revision)
     parts = Path(cached).parts if isinstance(cached, str) else ()
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
 def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Origin:
-    """Say what is stated of a model.
+    """Return the license, languages and commit that a model's card or GGUF file states.
 
     Args:
         model: Name on the Hub, or folder.
@@ -352,19 +353,19 @@ def model_origin(model: str, revision: str | None, gguf_file: str | None) -> Ori
 
 
 def _folder_origin(folder: Path, gguf_file: str | None, commit: str) -> Origin:
-    """Read the card in a folder, or what a GGUF file says of itself."""
+    """Return the origin that a folder's card states or, without a card, the metadata of the GGUF file."""
     card = folder / "README.md"
     if card.is_file():
         try:
             return Origin.of_card(RepoCard.load(card, ignore_metadata_errors=True).data.to_dict(), commit)
-        except (ValueError, yaml.YAMLError):  # a card that can't be read states nothing
+        except (ValueError, yaml.YAMLError):  # an unreadable card counts as a card without metadata
             return Origin(commit)
     return _gguf_origin(folder / gguf_file, commit) if gguf_file else Origin(commit)
 
 
 @cache
 def _gguf_origin(file: Path, commit: str) -> Origin:
-    """Read a GGUF file, once in a process: its vocabulary takes seconds, and every step asks."""
+    """Return the origin that a GGUF file states. Cached, since reading its vocabulary takes seconds for each step."""
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
@@ -373,11 +374,11 @@ def _gguf_origin(file: Path, commit: str) -> Origin:
 
 
 def load_chat_tokenizer(model: str, *, name: str, variables: Mapping[str, Any], **source: Any) -> ChatTokenizer:
-    """Load what turns requests into token ids and token ids into completions, without the model's weights.
+    """Load the tokenizer and chat template of a model, without its weights.
 
     Args:
-        model: Name on the Hub, or folder. One that has a tokenizer alone sets no context, and its answers end with
-            the tokenizer's end token.
+        model: Name on the Hub, or folder. Where it holds a tokenizer but no model configuration, the context has no
+            limit, and an answer ends with the tokenizer's EOS token.
         name: The model, for error messages.
         variables: The chat template's variables besides the messages.
         source: Arguments of `from_pretrained` that name the files: revision, gguf_file, trust_remote_code.
@@ -394,11 +395,15 @@ def load_chat_tokenizer(model: str, *, name: str, variables: Mapping[str, Any], 
     try:
         config = AutoConfig.from_pretrained(model, **source)
     except (OSError, ValueError) as error:
-        logger.info("%s has no configuration; its context and end tokens are the tokenizer's: %s", name, error)
+        logger.info(
+            "%s has no model configuration; its context has no limit, and its end token is the tokenizer's: %s",
+            name,
+            error,
+        )
         return chat_tokenizer(name, tokenizer, variables, None, None)
     try:
         defaults = GenerationConfig.from_pretrained(model, revision=source.get("revision", "main"))
-    except OSError:  # as transformers itself: a model without this file is generated from by its configuration
+    except OSError:  # without this file, transformers also derives the defaults from the model's configuration
         defaults = GenerationConfig.from_model_config(config)
     return chat_tokenizer(name, tokenizer, variables, config, defaults)
 
@@ -406,14 +411,14 @@ def load_chat_tokenizer(model: str, *, name: str, variables: Mapping[str, Any], 
 def chat_tokenizer(
     name: str, tokenizer: Any, variables: Mapping[str, Any], config: Any, generation_config: Any
 ) -> ChatTokenizer:
-    """Return the renderer and reader of a checkpoint.
+    """Return the `ChatTokenizer` of a checkpoint.
 
     Args:
         name: The model, for error messages.
-        tokenizer: One of transformers.
+        tokenizer: A tokenizer of transformers.
         variables: The chat template's variables besides the messages.
-        config: The model's configuration, which has the context; None where there is none.
-        generation_config: Its defaults for generation, which have the end tokens; None where there are none.
+        config: The model's configuration, which states the context length; None if there is none.
+        generation_config: The model's generation config, which states the end tokens; None if there is none.
 
     Raises:
         GenerationError: If the tokenizer has no chat template.
@@ -437,8 +442,8 @@ def loading_error(name: str, revision: str | None, error: Exception) -> Generati
     """
     if "trust_remote_code" in str(error):
         return GenerationError(
-            f"{name!r} can't be loaded: it brings Python code of its own, which would be run in this process. "
-            "Read the code; where you trust it, set trust_remote_code=True on the llm (and pin its revision)."
+            f"{name!r} can't be loaded: loading would run Python code of its own in this process. "
+            "Read the code; if you trust it, set trust_remote_code=True on the llm, and pin its revision."
         )
     return GenerationError(f"{name!r} (revision {revision}) can't be loaded: {error}")
 
@@ -465,7 +470,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def prepare_child() -> None:
-    """Let torch compute with one thread if this process was forked: with more, it would wait forever.
+    """Let torch compute with one thread if this process was forked, since its other threads would deadlock.
 
     Raises:
         GenerationError: If the parent had used a GPU.

@@ -11,9 +11,9 @@ from hfsynth.llm import LLM, Completion, Request
 
 @dataclass(frozen=True)
 class EchoLLM(Configuration, LLM):
-    """Answers with the last message's text; as the user, asks a question that its seed picks. Words count as tokens.
+    """Answer with the text of the last message. Words count as tokens.
 
-    It scores choices by a hash of the conversation and the choice.
+    A user's turn is a question with a number from the seed. A choice's score is a hash of the conversation and choice.
 
     >>> llm = EchoLLM()
     >>> request = Request(messages=({"role": "user", "content": "Say it again, please."},))

@@ -22,16 +22,16 @@ _URL_VARIABLE, _KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 _OPENAI = "https://api.openai.com/v1"
 _HUGGING_FACE = ("huggingface.co", "hf.co", "endpoints.huggingface.cloud")  # hosts that take the Hub's token
 _CONNECTED: dict[tuple[int, str], ServerModel] = {}
-"""Process id and configuration of an llm → its server. A forked process has no thread of its parent's."""
+"""(process id, configuration of an llm) → its server. The server's thread does not exist in a forked process."""
 
 
 @dataclass(frozen=True)
 class OpenAILLM(Configuration, LLM):
     """A model that a server offers under `/v1/chat/completions`, or with a `tokenizer` under `/v1/completions`.
 
-    With a tokenizer, prompts are rendered and tokenized here, as for `TransformersLLM`: techniques that write a user's
-    turn (Magpie) or score choices (Judge) need one. The key is read from an environment variable, and is never part
-    of the configuration.
+    With a tokenizer, prompts are rendered and tokenized in this process, as for `TransformersLLM`. Techniques that
+    write a user's turn (Magpie) or score choices (Judge) need it. The key is read from an environment variable, and is
+    never part of the configuration.
 
     >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
     >>> llm.model_name, llm.same_rows
@@ -118,16 +118,19 @@ class OpenAILLM(Configuration, LLM):
 
     @property
     def model_name(self) -> str:
-        """The model as the server names it; of a path, its last part."""
+        """The model as the server names it; for a path, only the last part."""
         return os.path.basename(self.model.rstrip("/")) if self.model.startswith(("/", ".", "~")) else self.model
 
     @property
     def same_rows(self) -> SameRows:
-        """Nothing is promised: a server batches requests with others', and may ignore seeds."""
+        """A repeated run may give other rows: a server batches requests of several clients, and may ignore seeds."""
         return "none"
 
     def lacks(self, need: Need) -> str:
-        """Return why a need can't be met, and what would do; choices are known once the server was asked."""
+        """Return why the llm can't do what a technique needs, with the fix; "" if it can.
+
+        Whether a server scores choices is checked only after `load`.
+        """
         if need == "schema":
             return super().lacks(need)
         if self.tokenizer is None:
@@ -140,7 +143,7 @@ class OpenAILLM(Configuration, LLM):
         return ""
 
     def prompt(self, request: Request) -> str:
-        """Return the text that the model reads: with a tokenizer exactly, else the messages.
+        """Return the text that the model reads if there is a tokenizer, else the text of the messages.
 
         Raises:
             ChatTemplateError: If the tokenizer's chat template can't render it.
@@ -154,18 +157,18 @@ class OpenAILLM(Configuration, LLM):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
 
-        A request that the server refuses is a completion with `finish_reason="refused"` and the server's words; one on
-        which it fails every time is one with "error".
+        The completion of a request that the server refuses has `finish_reason="refused"` and the server's message; if
+        every attempt fails, it has "error".
 
         Raises:
             ChatTemplateError: If every request needs something that the tokenizer's chat template lacks.
             GenerationError: If every request needs a tokenizer, and there is none.
-            ServerError: If the server refuses the key or the model, or stays unreachable.
+            ServerError: If the server rejects the key or the model, or stays unreachable.
         """
         return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete requests until none is left, each as soon as it is there, at most `concurrency` at once.
+        """Yield each completion as soon as it arrives, with at most `concurrency` requests in flight.
 
         Raises:
             ChatTemplateError, GenerationError, ServerError: As `complete` does.
@@ -175,7 +178,7 @@ class OpenAILLM(Configuration, LLM):
     def origin(self) -> Origin:
         """Return the license and languages that the model's card in the cache of the Hub states.
 
-        The commit is unknown: a server tells none.
+        The commit is "", since a server does not report it.
         """
         return replace(model_origin(self.tokenizer or self.model, None, None), commit="")
 
@@ -187,15 +190,15 @@ class OpenAILLM(Configuration, LLM):
         return files_state(folder, None, gguf_file)
 
     def server_facts(self) -> Mapping[str, str]:
-        """Return the server's kind and version, and what it states of the model; nothing before it was asked."""
+        """Return the server's kind and version, and what it reports about the model; {} before it is connected."""
         return _CONNECTED[self._key].facts if self._key in _CONNECTED else {}
 
     def load(self) -> "OpenAILLM":
-        """Ask the server for its models, and load the tokenizer, if there is one.
+        """Connect to the server, list its models, and load the tokenizer, if there is one.
 
         Raises:
             GenerationError: If the tokenizer can't be loaded.
-            ServerError: If the server can't be used, or takes no raw prompts.
+            ServerError: If the server can't be used, or does not accept raw prompts.
         """
         self.connected()
         return self
@@ -206,7 +209,7 @@ class OpenAILLM(Configuration, LLM):
             model.close()
 
     def connected(self) -> ServerModel:
-        """Return the server, asked what it is.
+        """Return the connection to the server; open it on first use.
 
         Raises:
             GenerationError, ServerError: As `load` does.
@@ -250,8 +253,8 @@ class OpenAILLM(Configuration, LLM):
                 endpoint = RawEndpoint(sender, kind, self.model, replace(chat, context=context))
                 if fault := loop.run(endpoint.find_form()):
                     raise ServerError(
-                        f"{client.base_url}/completions takes no prompts of a tokenizer: {fault}. Leave tokenizer out "
-                        "to have chats answered, or use a server such as vLLM's."
+                        f"{client.base_url}/completions does not accept tokenized prompts: {fault}. Leave tokenizer "
+                        "out to send chats, or use a server such as vLLM's."
                     )
         except GenerationError:
             loop.run(client.close())
@@ -263,7 +266,7 @@ class OpenAILLM(Configuration, LLM):
         url = self._url()
         variable = self.api_key_variable or ("HF_TOKEN" if _is_hugging_face(url) else _KEY_VARIABLE)
         key = os.environ.get(variable) or (get_token() if variable == "HF_TOKEN" else None) or ""
-        masked(key, marked=True)  # errors that quote it have *** in its place
+        masked(key, marked=True)  # registers the key, which errors and logs then replace by ***
         state = "a valid key" if key else "a key, which isn't set"
         return ServerClient(
             url,
@@ -278,7 +281,7 @@ class OpenAILLM(Configuration, LLM):
         """Return the address of this process's server.
 
         Raises:
-            ValueError: If the environment variable has no address.
+            ValueError: If the environment variable holds no valid address.
         """
         if self.base_url:
             return self.base_url[rank() % len(self.base_url)]
@@ -295,7 +298,7 @@ def _chat_advice(model: str) -> str:
 
 
 def _is_hugging_face(url: str) -> bool:
-    """Whether an address is Hugging Face's, reached so that nobody else reads the token."""
+    """Return whether an address is one of Hugging Face's over https, so that nobody else can read the token."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     return parts.scheme == "https" and any(host == name or host.endswith(f".{name}") for name in _HUGGING_FACE)
@@ -305,12 +308,12 @@ def _check_url(name: str, url: str) -> None:
     """Check an address.
 
     Raises:
-        ValueError: If it is none, or has a key in it.
+        ValueError: If it is not a web address, or contains a user, password or query.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{name} must be an address such as http://localhost:8000/v1, got {masked(url) or url!r}.")
     if parts.username or parts.password or parts.query:
         raise ValueError(
-            f"{name} has a user, password or query, got {masked(url) or url!r}; give the key by api_key_variable."
+            f"{name} has a user, password or query, got {masked(url) or url!r}; pass the key with api_key_variable."
         )

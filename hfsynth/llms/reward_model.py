@@ -1,4 +1,4 @@
-"""Reward models: a conversation goes in, a number that says how good its last answer is comes out."""
+"""Reward models: score the last answer of a conversation with a sequence-classification model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from hfsynth.llms.checkpoint import CheckpointLLM, loading_error
 
 _UNLIMITED = 1_000_000  # a tokenizer without a limit has a number far above this
 Encoded = dict[str, list[int]]
-"""A conversation as the model reads it: `input_ids`, and the other lists that its tokenizer gives."""
+"""A tokenized conversation: `input_ids` and the other lists that the tokenizer returns."""
 
 
 @dataclass(frozen=True)
 class RewardModel(CheckpointLLM["Classifier"]):
     """Any sequence-classification model of transformers, as the llm of `Reward`. Loads on first use, once a process.
 
-    A conversation is read as the tokenizer's chat template renders it or, where there is no template, as a pair: what
-    was said before the answer, and the answer.
+    A conversation is rendered by the tokenizer's chat template. Without a template, the model reads a pair of texts:
+    the messages before the answer, and the answer.
 
     >>> RewardModel("Skywork/Skywork-Reward-V2-Qwen3-0.6B", dtype="bfloat16").model_name
     'Skywork/Skywork-Reward-V2-Qwen3-0.6B'
@@ -55,11 +55,11 @@ class RewardModel(CheckpointLLM["Classifier"]):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Score conversations whose last turn is the assistant's: the completions have `scores`, and no text.
 
-        One that is longer than the model's context is a completion with `finish_reason="refused"`.
+        The completion of a conversation that is longer than the context has `finish_reason="refused"`.
 
         Raises:
-            GenerationError: If a request wants a text to be written or choices to be scored, the model can't be
-                loaded, or one conversation alone runs out of memory.
+            GenerationError: If a request asks for a text or for the scores of choices, the model can't be loaded, or a
+                batch of one conversation runs out of memory.
         """
         for request in requests:
             last = request.messages[-1]["role"] if request.messages else ""
@@ -75,8 +75,8 @@ class RewardModel(CheckpointLLM["Classifier"]):
         """Load the model and its tokenizer.
 
         Raises:
-            GenerationError: If they can't be loaded, or the checkpoint lacks weights: those of the head, say, which
-                would be random numbers then.
+            GenerationError: If they can't be loaded, or the checkpoint lacks weights, such as those of the head, which
+                transformers would then initialize at random.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -113,10 +113,10 @@ class Classifier:
     """Most tokens of a conversation; None where neither model nor tokenizer sets a limit."""
 
     def score(self, requests: Sequence[Request], batch_size: int) -> list[Completion]:
-        """Score the conversations of requests, those of near lengths together.
+        """Score the conversations of requests in batches of similar lengths.
 
         Raises:
-            GenerationError: If one alone runs out of memory.
+            GenerationError: If a batch of one conversation runs out of memory.
         """
         from hfsynth.engine.kv_cache import split_on_oom
 
@@ -128,7 +128,7 @@ class Classifier:
             except (ChatTemplateError, PromptTooLongError) as error:
                 completions[number] = Completion(text="", finish_reason="refused", error=str(error))
         order = sorted(encoded, key=lambda number: -len(encoded[number]["input_ids"]))
-        size = batch_size if self._pad is not None else 1  # causal models find a row's end by what pads it
+        size = batch_size if self._pad is not None else 1  # causal models find the last token by the pad token
         for first in range(0, len(order), size):
             batch = order[first : first + size]
             rows = [encoded[number] for number in batch]
@@ -141,12 +141,12 @@ class Classifier:
 
     @property
     def _pad(self) -> int | None:
-        """The token that pads, or None where the model knows none."""
+        """The id of the pad token; None if the model's configuration has none."""
         pad: int | None = getattr(self.model.config.get_text_config(), "pad_token_id", None)
         return pad
 
     def _encode(self, conversation: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Encoded:
-        """Turn a conversation, in which these tools may be called, into tokens.
+        """Return the tokens of a conversation in which the model may call these tools.
 
         Raises:
             ChatTemplateError: If the chat template can't render it.
@@ -172,7 +172,7 @@ class Classifier:
         return dict(encoded)
 
     def _logits(self, rows: Sequence[Encoded]) -> list[list[float]]:
-        """Read rows, padded behind: the logits of each, (rows, labels)."""
+        """Return the logits of right-padded rows: (rows, labels)."""
         import torch
 
         longest = max(len(row["input_ids"]) for row in rows)

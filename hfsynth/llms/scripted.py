@@ -13,22 +13,22 @@ from hfsynth.fingerprint import code_state
 from hfsynth.llm import LLM, Completion, Request
 
 Reply = str | Completion
-"""A text, of which a `Completion` is made; or the completion itself."""
+"""The text of a completion, or a `Completion`."""
 _FUNCTIONS: dict[tuple[str, str], Callable[[Request], Reply]] = {}
 
 
 @dataclass(frozen=True)
 class ScriptedLLM(Configuration, LLM):
-    """Returns these replies, one for each request in the order of the requests, and records the requests.
+    """Return scripted replies, one for each request in order, and record the requests.
 
-    Words count as tokens. For a request with choices, a text must be one of them: it gets the score 0, the others -1.
+    Words count as tokens. The reply to a request with choices must be one of them: it gets the score 0, the others -1.
 
     Args:
         replies: Texts or completions, or a function that returns one for a request.
         name: `model_name`.
 
     Raises:
-        RunError: On completion, if there are more requests than replies.
+        RunError: In `complete`, if there are more requests than replies.
 
     >>> llm = ScriptedLLM(["Paris.", "Oslo."])
     >>> requests = [Request(messages=({"role": "user", "content": f"Capital of {name}?"},)) for name in ("F", "N")]
@@ -49,10 +49,10 @@ class ScriptedLLM(Configuration, LLM):
     """The requests so far, in their order. A copy of the llm in another process has a list of its own."""
 
     def __post_init__(self) -> None:
-        """Turn a sequence into a tuple, and a function into its name and its code, which can be pickled and hashed.
+        """Convert a sequence to a tuple, and a function to its name and a hash of its code, which can be pickled.
 
         Raises:
-            ValueError: If `replies` is neither.
+            ValueError: If `replies` is neither a sequence nor a function.
         """
         if isinstance(self.replies, _Function):
             return
@@ -74,8 +74,8 @@ class ScriptedLLM(Configuration, LLM):
         """Return the next replies, one for each request.
 
         Raises:
-            RunError: If there are fewer.
-            ValueError: If a text is none of its request's choices.
+            RunError: If there are fewer replies than requests.
+            ValueError: If a reply is not one of its request's choices.
         """
         return [self._complete(request) for request in requests]
 

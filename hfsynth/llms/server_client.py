@@ -1,4 +1,4 @@
-"""Post JSON to an OpenAI-compatible server: requests in flight, retries, and whose fault a failure is."""
+"""HTTP client of an OpenAI-compatible server: limit the requests in flight, retry, and classify failures."""
 
 import asyncio
 import json
@@ -36,17 +36,17 @@ _KEEP_ALIVE = 3.0  # seconds that an idle connection is kept: many servers close
 _TRANSIENT = {408, 409, 425, 429}  # time-out, conflict, too early, rate limit; and 500 and above
 _OVERLOADED = {429, 503}
 _UNUSABLE = {401, 402, 403, 404, 405}
-_GET_ATTEMPTS = 3  # after which a server that answers 500 is taken to have nothing to say
+_GET_ATTEMPTS = 3  # after so many answers of 500, `get` returns None
 _WARNING_PAUSE = 60.0  # seconds between two warnings of failures that were followed by a success
 _MAX_WORDS = 400  # characters of a server's answer that an error quotes
 
 
 class RefusedError(HfsynthError):
-    """A server refuses one request, and would at any time.
+    """A server refuses one request; a retry would be refused, too.
 
     Args:
-        words: What it says.
-        parameter: The field of the request that it names, if its answer has a place for that.
+        words: The server's error message.
+        parameter: The field of the request that the error is about; "" if the server doesn't state one.
     """
 
     def __init__(self, words: str, parameter: str = "") -> None:
@@ -55,7 +55,7 @@ class RefusedError(HfsynthError):
 
 
 class FailedError(HfsynthError):
-    """A server failed on one request as often as it was asked, while it completed others."""
+    """A server failed on every attempt for one request, while it completed other requests."""
 
 
 class _UnusableError(ServerError):
@@ -78,14 +78,14 @@ class _TransientError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long a server is asked again.
+    """When a failed request is sent again, and when a server counts as dead.
 
     Args:
-        attempts: Most attempts for one request on which the server fails while it completes others.
-        patience: Seconds since the first failure after the last success, after which a server counts as dead.
-        first_delay: Seconds before the second attempt; doubled for each further one, and shortened by up to a half
-            at random, so that requests that failed together don't come back together.
-        longest_delay: Seconds between two attempts at most, unless the server asks for more.
+        attempts: Maximum number of attempts for a request, if the server completes others meanwhile.
+        patience: Seconds without a success, counted from the first failure, after which a server counts as dead.
+        first_delay: Seconds before the second attempt; doubled for each further attempt, and shortened at random by up
+            to a half, so that requests that failed together are not sent again together.
+        longest_delay: Maximum seconds between two attempts, unless the server asks for more.
     """
 
     attempts: int = 6
@@ -94,43 +94,43 @@ class RetryPolicy:
     longest_delay: float = 30.0
 
     def delay(self, failures: int, wait: float) -> float:
-        """Return the seconds to wait after a number of failures, where the server asks to wait for some itself."""
+        """Return the seconds before the next attempt, at least the `wait` seconds that the server asks for."""
         backoff = min(self.first_delay * 2.0 ** min(failures - 1, 30), self.longest_delay)
         return max(backoff * random.uniform(0.5, 1.0), wait)
 
 
 class InFlightLimit:
-    """How many requests are sent at once: halved where the server is overloaded, and raised by one after successes.
+    """Limit of the requests in flight: halved if the server is overloaded, and raised by one after successes.
 
     Args:
-        capacity: The number at the beginning, and the largest.
+        capacity: The initial limit, which is also the maximum.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.now = capacity
         self.lowest = capacity
-        """The smallest number so far."""
+        """The lowest limit so far."""
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._epoch = 0  # number of reductions so far
         self._successes = 0  # since the last change
 
     async def acquire(self) -> int:
-        """Wait for a place, and return the number of reductions so far."""
+        """Wait until the limit allows one more request; return the number of reductions so far."""
         while self._active >= self.now:
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:
                 await place
             except asyncio.CancelledError:
-                self._wake()  # another one, in case this one had been woken
+                self._wake()  # this waiter may have been woken: pass that on to another
                 raise
         self._active += 1
         return self._epoch
 
     def release(self) -> None:
-        """Give a place back."""
+        """Note that a request is no longer in flight."""
         self._active -= 1
         self._wake()
 
@@ -146,7 +146,7 @@ class InFlightLimit:
         return is_lower
 
     def note_success(self) -> None:
-        """Count a completed request; as many as are in flight raise the limit by one."""
+        """Count a completed request; as many successes as the limit raise it by one."""
         self._successes += 1
         if self._successes >= self.now and self.now < self.capacity:
             self.now += 1
@@ -163,7 +163,7 @@ class InFlightLimit:
 
 
 class LoopThread:
-    """An asyncio loop in a thread of its own, in which requests are in flight while flows run in the caller's."""
+    """An asyncio event loop in its own thread, so that requests are in flight while the caller's thread computes."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -171,7 +171,7 @@ class LoopThread:
         self._thread.start()
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run a coroutine in the loop."""
+        """Start a coroutine in the loop, and return its future."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -186,15 +186,15 @@ class LoopThread:
 
 
 class ServerClient:
-    """A client of one server, used from one asyncio loop.
+    """A client of one server, for use in one asyncio event loop.
 
     Args:
         base_url: The server's address, such as "http://localhost:8000/v1".
-        headers: Sent with every request: the key.
-        key_advice: What to do where the server refuses the key.
-        concurrency: Most requests in flight.
-        timeout: Seconds that the server may take to complete a request.
-        policy: How often it is asked again.
+        headers: Headers of every request, such as the key.
+        key_advice: Advice for the error that is raised if the server rejects the key.
+        concurrency: Maximum number of requests in flight.
+        timeout: Maximum seconds for a request.
+        policy: When a failed request is sent again.
     """
 
     def __init__(
@@ -220,16 +220,16 @@ class ServerClient:
             headers=dict(headers), limits=limits, timeout=Timeout(timeout, connect=_CONNECT_TIMEOUT, pool=None)
         )
         self._completed = 0
-        self._failing_since: float | None = None  # the first failure after the last success, by the monotonic clock
-        self._next_warning = 0.0  # when a failure is logged next
+        self._failing_since: float | None = None  # time.monotonic() of the first failure after the last success
+        self._next_warning = 0.0  # time.monotonic() from which a failure is logged again
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Post to a path under the base URL, as often as the policy has it, and return the answer.
+        """Post to a path under the base URL, with the policy's retries, and return the answer.
 
         Raises:
             RefusedError: If the server refuses this request.
-            FailedError: If it fails on it, and completes others.
-            ServerError: If it refuses the key or the model, or nothing was completed for as long as the patience is.
+            FailedError: If every attempt for this request fails, while the server completes others.
+            ServerError: If the server rejects the key or the model, or has completed nothing for `patience` seconds.
         """
         content = json.dumps(body, ensure_ascii=False).encode()
         tries, failures, completed_before = 0, 0, -1
@@ -238,20 +238,23 @@ class ServerClient:
                 return await self._attempt("POST", f"{self.base_url}{path}", content)
             except _TransientError as error:
                 tries += 1
-                if not error.overloaded and self._completed != completed_before:  # else the server is down for all
+                if not error.overloaded and self._completed != completed_before:  # else it fails on all requests
                     failures += 1
                     completed_before = self._completed
                 self._check_patience(error)
                 if failures >= self._policy.attempts:
-                    raise FailedError(f"the server failed {failures} times, the last time so: {error}") from None
+                    raise FailedError(f"the server failed {failures} times; the last failure: {error}") from None
                 delay = self._policy.delay(tries, error.wait)
             await asyncio.sleep(delay)
 
     async def get(self, url: str) -> dict[str, Any] | None:
-        """Return what the server answers to GET, asked as `post` asks; None where that is no JSON object, or 500.
+        """Return the JSON object at an address, with the policy's retries.
+
+        Returns:
+            None if the server refuses the request (such as 404), or answers three times with status 500.
 
         Raises:
-            ServerError: If it refuses the key, or can't be reached for as long as the patience is.
+            ServerError: If the server rejects the key, or can't be reached for `patience` seconds.
         """
         tries = 0
         while True:
@@ -266,7 +269,7 @@ class ServerClient:
             except _TransientError as error:
                 tries += 1
                 self._check_patience(error)
-                if error.status == 500 and tries >= _GET_ATTEMPTS:  # it runs, and can't say this
+                if error.status == 500 and tries >= _GET_ATTEMPTS:  # the server runs, but can't answer this
                     logger.info("%s: %s", url, error)
                     self._failing_since = None
                     return None
@@ -309,16 +312,16 @@ class ServerClient:
         """Return a response's JSON object.
 
         Raises:
-            RefusedError, ServerError, _TransientError: By its status.
+            RefusedError, ServerError, _TransientError: As the status says.
         """
         status, data = response.status_code, _json_object(response)
         fault = data.get("error")
-        if 200 <= status < 300 and fault and "choices" not in data:  # a router reports so what another server answered
+        if 200 <= status < 300 and fault and "choices" not in data:  # a router's report of another server's error
             code = fault.get("code") if isinstance(fault, Mapping) else None
             status = code if isinstance(code, int) and code >= 400 else 500
         if 200 <= status < 300:
             if not data:
-                raise _TransientError(f"the server's answer is no JSON object: {response.text[:_MAX_WORDS]!r}")
+                raise _TransientError(f"the server's answer is not a JSON object: {response.text[:_MAX_WORDS]!r}")
             return data
         words = _words(data, response)
         if status in _TRANSIENT or status >= 500:
@@ -329,7 +332,7 @@ class ServerClient:
         raise RefusedError(f"the server refuses the request (HTTP {status}): {words}", _parameter(data))
 
     def _unusable(self, url: str, status: int, words: str, location: str) -> str:
-        """Return the error of a server that refuses every request, with what to do."""
+        """Return the error message of a server that refuses every request, with the fix."""
         if status in (401, 403):
             advice = self._key_advice
         elif status == 402:
@@ -347,7 +350,7 @@ class ServerClient:
         """Note a failure.
 
         Raises:
-            ServerError: If nothing was completed for as long as the patience is, or the server asks to wait longer.
+            ServerError: If nothing was completed for `patience` seconds, or the server asks to wait longer than that.
         """
         now = time.monotonic()
         if self._failing_since is None:
@@ -372,24 +375,24 @@ class ServerClient:
 def _json_object(response: Response) -> dict[str, Any]:
     try:
         data = response.json()
-    except ValueError:  # cut, or an error page of a proxy
+    except ValueError:  # a truncated answer, or a proxy's error page
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _words(data: Mapping[str, Any], response: Response) -> str:
-    """Return what a server says in an answer that reports an error."""
+    """Return the error message in a server's answer."""
     fault = data.get("error", data.get("detail", data.get("message")))
     if isinstance(fault, Mapping):
         fault = fault.get("message") or json.dumps(dict(fault), ensure_ascii=False)
-    elif isinstance(fault, list):  # of a validation by pydantic
+    elif isinstance(fault, list):  # errors of a validation by pydantic
         fault = "; ".join(str(one.get("msg", one)) if isinstance(one, Mapping) else str(one) for one in fault)
     text = " ".join(str(fault or response.text or response.reason_phrase).split())
     return redact(text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}…")
 
 
 def _parameter(data: Mapping[str, Any]) -> str:
-    """Return the request's field that an answer names, by OpenAI's `param` or pydantic's `loc`."""
+    """Return the field of the request that an error names in OpenAI's `param` or pydantic's `loc`; "" if none."""
     fault, detail = data.get("error"), data.get("detail")
     if isinstance(fault, Mapping) and isinstance(fault.get("param"), str):
         return str(fault["param"])
@@ -399,7 +402,7 @@ def _parameter(data: Mapping[str, Any]) -> str:
 
 
 def _retry_after(value: str) -> float:
-    """Return the seconds that a `Retry-After` header asks for, as a number or a date; 0 without one.
+    """Return the seconds that a `Retry-After` header, a number or a date, asks to wait; 0 without one.
 
     >>> _retry_after("2.5"), _retry_after(""), _retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (2.5, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What the kinds of OpenAI-compatible servers are sent, and how a server's kind is found."""
+"""Kinds of OpenAI-compatible servers (vLLM, SGLang, llama.cpp): detect the kind, and list its request fields."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from hfsynth.llm import SamplingParams
 
 _OFF: dict[str, Any] = {"presence_penalty": 0.0, "min_p": 0.0, "top_k": 0}
-"""Parameters that not every server has, and their values that change nothing."""
+"""Sampling parameters that some servers lack → the value that turns the parameter off."""
 _UNSUPPORTED = re.compile(
     r"unrecogni[sz]ed|unknown|unsupported|unexpected|not supported|not permitted|not allowed|does(?:n't| not) support"
     r"|extra_forbidden|extra inputs",
@@ -17,7 +17,7 @@ _UNSUPPORTED = re.compile(
 )
 _UNSUPPORTED_VALUE = re.compile(r"unsupported value|unsupported_value", re.IGNORECASE)
 _ESSENTIAL = {"model", "messages", "prompt", "max_tokens", "stop", "echo", "logprobs"}
-"""Fields of a request that are never left out: without them, it would be another request."""
+"""Fields that are never left out of a request, since the answer would mean something else without them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class ServerKind:
     """One kind of server.
 
     Args:
-        name: As it is recorded; "" where the kind is unknown.
-        seeds: How many seeds there are: a request's 63-bit seed is folded into these.
-        off: Values of parameters that change nothing. All are sent always, since the server would fill a parameter
-            that is missing from the model's own generation config, or with defaults of its own.
-        raw: Further fields of a request to `/v1/completions`.
+        name: The name in records; "" if the kind is unknown.
+        seeds: Number of seeds that the server takes; a request's 63-bit seed is reduced modulo this.
+        off: Parameters and the values that turn them off. All are always sent, since the server takes a missing
+            parameter from the model's generation config or from its own defaults.
+        raw: Additional fields of a request to `/v1/completions`.
     """
 
     name: str = ""
@@ -38,7 +38,7 @@ class ServerKind:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def sampling_fields(self, sampling: SamplingParams, seed: int, max_tokens: int) -> dict[str, Any]:
-        """Return the fields of a request that say how its tokens are chosen."""
+        """Return the sampling fields of a request."""
         fields = {
             "max_tokens": max_tokens,
             "temperature": sampling.temperature,
@@ -67,7 +67,7 @@ SGLANG = ServerKind(
 )
 LLAMA_CPP = ServerKind(
     "llama.cpp",
-    2**32 - 1,  # the last one asks for a random seed
+    2**32 - 1,  # 2**32 - 1 itself asks for a random seed
     {
         **_OFF,
         "frequency_penalty": 0.0,
@@ -77,14 +77,14 @@ LLAMA_CPP = ServerKind(
 )
 _BY_OWNER = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP}
 VERSION_PATHS = {"vllm": "/version", "sglang": "/get_server_info", "llama.cpp": "/props"}
-"""Kind → path beside `/v1` under which the server states its version and model."""
+"""Kind → path, next to `/v1`, at which the server reports its version and model."""
 
 
 def kind_of(models: Mapping[str, Any]) -> ServerKind:
-    """Return a server's kind, by who owns the models that it lists.
+    """Return a server's kind, from the field `owned_by` of the models that it lists.
 
     Args:
-        models: Its answer to `GET /v1/models`.
+        models: The server's answer to `GET /v1/models`.
 
     >>> kind_of({"data": [{"id": "small", "owned_by": "vllm"}]}).name
     'vllm'
@@ -102,13 +102,13 @@ def model_entries(models: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def server_facts(
     kind: ServerKind, model: str, models: Mapping[str, Any], properties: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return what a server states of itself and of a model, for the record: no address, and no path of its disk.
+    """Return what a server reports about itself and a model, for the record, without addresses and paths on its disk.
 
     Args:
-        kind: The server's.
+        kind: The server's kind.
         model: The model's name.
-        models: Its answer to `GET /v1/models`.
-        properties: Its answer to GET under `VERSION_PATHS`.
+        models: The server's answer to `GET /v1/models`.
+        properties: The server's answer to GET at its path in `VERSION_PATHS`.
     """
     version = properties.get("version") or properties.get("build_info") or ""
     entry = next((entry for entry in model_entries(models) if entry.get("id") == model), {})
@@ -123,7 +123,7 @@ def server_facts(
 
 
 def _last_part(path: Any) -> str:
-    """Return a path's last part, and the name of a model on the Hub as it is."""
+    """Return the last part of a path; a model's name on the Hub is returned unchanged."""
     text = str(path or "")
     is_path = text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1
     return PurePosixPath(text.replace("\\", "/")).name if is_path else text
@@ -134,8 +134,8 @@ def unsupported_fields(body: Mapping[str, Any], words: str, parameter: str) -> l
 
     Args:
         body: The request.
-        words: What the server said.
-        parameter: The field that its answer names in a place for that, or "".
+        words: The server's error message.
+        parameter: The field that the error is about; "" if the server doesn't state one.
 
     >>> unsupported_fields({"model": "m", "top_k": 5}, "Unrecognized request argument supplied: top_k", "")
     ['top_k']

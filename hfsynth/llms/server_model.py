@@ -1,7 +1,7 @@
-"""A model behind a server: requests become HTTP bodies, and answers completions, many in flight at once.
+"""A model behind a server: convert requests to HTTP bodies and answers to completions, with many in flight.
 
-ChatEndpoint    /chat/completions   the server renders the conversation by its own chat template
-RawEndpoint     /completions        the prompt is rendered here, as token ids or, where it takes none, as text
+ChatEndpoint    /chat/completions   the server renders the conversation with its own chat template
+RawEndpoint     /completions        hfsynth renders the prompt, and sends token ids or, if the server can't, text
 """
 
 import logging
@@ -23,14 +23,14 @@ from hfsynth.thinking import THINKING, split_thinking
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]
 """How a server takes a raw prompt."""
-_AHEAD = 4  # one request waits in the loop for every four in flight, so that a free place is taken at once
-_MAX_REFUSED = 16  # requests that a server refuses, while it completes none, before a run stops
-_ABOUT_LENGTH = ("context", "too long", "maximum", "too many tokens")  # words of a refusal that is the row's own fault
+_AHEAD = 4  # one more request waits in the loop for every four in flight, to be sent as soon as one finishes
+_MAX_REFUSED = 16  # refused requests, with none completed, after which a run stops
+_ABOUT_LENGTH = ("context", "too long", "maximum", "too many tokens")  # words of a refusal for a row's length
 _FINISH_REASONS: dict[str, FinishReason] = {
     "": "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
     "length": "length", "max_tokens": "length", "model_length": "length",
 }  # fmt: skip
-_FAILED = ("abort", "error")  # finish reasons of a request that may be completed at another time
+_FAILED = ("abort", "error")  # finish reasons after which a retry may succeed
 
 
 class Endpoint(Protocol):
@@ -44,29 +44,29 @@ class Endpoint(Protocol):
         """
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise if these requests would fail for a reason that is no single row's.
+        """Check that the requests don't all fail for the same reason.
 
         Raises:
-            ChatTemplateError, GenerationError: With what would do.
+            ChatTemplateError, GenerationError: If they do; the message has the fix.
         """
 
 
 @dataclass
 class Sender:
-    """Posts bodies to a server, without the fields that it has refused as unknown.
+    """Posts bodies to a server, without the fields that the server has refused as unknown.
 
     Args:
-        client: The server.
-        extra_body: Fields of every body, which replace hfsynth's own.
+        client: The server's client.
+        extra_body: Fields that are set in every body, in place of hfsynth's own values.
     """
 
     client: ServerClient
     extra_body: Mapping[str, Any]
     left_out: dict[str, str] = field(default_factory=dict)
-    """Fields that the server doesn't know → the field that it takes instead, or ""."""
+    """Field that the server doesn't know → the field that replaces it, or ""."""
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Post a body, and once more without the fields that the server says it doesn't know.
+        """Post a body; if the server doesn't know some of its fields, post it again without them.
 
         Raises:
             FailedError, RefusedError, ServerError: As `ServerClient.post` does.
@@ -91,21 +91,21 @@ class Sender:
         else:
             unknown = dict.fromkeys(unsupported_fields(body, words, error.parameter), "")
         for name in unknown.keys() - self.left_out:
-            logger.warning("%s is not sent any more, as the server doesn't know it: %s", name, words)
+            logger.warning("the server doesn't know the field %s; it is left out from now on: %s", name, words)
         self.left_out.update(unknown)
         return bool(unknown)
 
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """Completes chats, which the server renders.
+    """Completes chats that the server renders.
 
     Args:
-        sender: The server.
-        kind: Its kind.
-        model: The model's name there.
+        sender: Posts to the server.
+        kind: The server's kind.
+        model: The model's name on the server.
         template_variables: The chat template's variables besides the messages.
-        advice: What would do for a request that is no chat.
+        advice: What the error for a request that is not a chat advises.
     """
 
     sender: Sender
@@ -140,17 +140,17 @@ class ChatEndpoint:
         return _with_usage(_ended(Completion(text=text, finish_reason="stop", thinking=thinking), choice), data)
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise if none of these requests is a chat.
+        """Check that at least one of the requests is a chat.
 
         Raises:
-            GenerationError: If each has choices, wants a user's turn, or is no conversation to be answered.
+            GenerationError: If each asks for scores of choices or a user's turn, or has nothing to answer.
         """
         faults = [self._fault(request) for request in requests]
         if faults and all(faults):
             raise GenerationError(faults[0])
 
     def _fault(self, request: Request) -> str:
-        """Return why a request is no chat, or "" if it is one."""
+        """Return why a request is not a chat; "" if it is one."""
         last = request.messages[-1]["role"] if request.messages else ""
         if request.choices:
             wanted = "scores of choices"
@@ -165,13 +165,13 @@ class ChatEndpoint:
 
 @dataclass
 class RawEndpoint:
-    """Completes prompts that are rendered here.
+    """Completes prompts that are rendered in this process.
 
     Args:
-        sender: The server.
-        kind: Its kind.
-        model: The model's name there.
-        chat: Renders requests, and reads token ids.
+        sender: Posts to the server.
+        kind: The server's kind.
+        model: The model's name on the server.
+        chat: Renders requests, and decodes token ids.
     """
 
     sender: Sender
@@ -180,7 +180,7 @@ class RawEndpoint:
     chat: ChatTokenizer
     form: PromptForm = "ids"
     scores_prompts: bool | None = None
-    """Whether the server scores the tokens of a prompt; None until it was asked."""
+    """Whether the server scores the tokens of a prompt; None before the first check."""
 
     async def complete(self, request: Request) -> Completion:
         """Complete one request."""
@@ -192,11 +192,11 @@ class RawEndpoint:
         return await self._generate(rendered)
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise as `ChatTokenizer.check` does."""
+        """Check the requests as `ChatTokenizer.check` does."""
         self.chat.check(requests)
 
     async def find_form(self) -> str:
-        """Find out whether the server takes token ids or text; return why it takes neither, or "" if it takes one.
+        """Set `form` to the form of prompts that the server takes; return why it takes neither, or "".
 
         Raises:
             ServerError: If the server can't be used.
@@ -213,11 +213,11 @@ class RawEndpoint:
                 read = _usage(data).get("prompt_tokens")
                 if self.form == "text" or not isinstance(read, int) or read == len(ids):
                     return ""
-                fault = f"of {len(ids)} token ids, it read {read}"
+                fault = f"it was sent {len(ids)} token ids and counted {read} prompt tokens"
         return fault
 
     async def find_scores(self) -> bool:
-        """Find out whether the server scores the tokens of a prompt."""
+        """Return whether the server scores the tokens of a prompt; the first call tries it."""
         if self.scores_prompts is None:
             ids = self.chat.tokenizer("a b", add_special_tokens=False).input_ids
             try:
@@ -250,21 +250,21 @@ class RawEndpoint:
         return _with_usage(_ended(completion, choice), data)
 
     def _prompt_text(self, rendered: RenderedRequest) -> str:
-        """Return a prompt for a server that tokenizes it, and puts a BOS token before it where the model has one.
+        """Return a prompt as text, without the BOS token, which the server's tokenizer adds.
 
         Raises:
-            RefusedError: If the server would read a special token in a row's text.
+            RefusedError: If a row has the text of a special token, which the server would read as that token.
         """
         if self.chat.tokenizer(rendered.prompt, add_special_tokens=False).input_ids != rendered.tokens.prompt_ids:
-            raise RefusedError("the row has the text of a special token, which this server can't read as text")
+            raise RefusedError("the row has the text of a special token, which this server would read as the token")
         bos = self.chat.template.bos_token
         return rendered.prompt.removeprefix(bos) if bos else rendered.prompt
 
     async def _scores(self, tokens: TokenizedChoices) -> tuple[float, ...]:
-        """Return the log-likelihood of each choice and the end of its turn.
+        """Return the log-likelihood of each choice, followed by the end of the turn.
 
         Raises:
-            RefusedError: If the server scores no prompts.
+            RefusedError: If the server doesn't score the tokens of prompts.
         """
         ends: list[list[int]] = [[end] for end in sorted(tokens.end_tokens)] or [[]]
         prompts = [[*tokens.prompt_ids, *choice, *end] for choice in tokens.choices for end in ends]
@@ -279,10 +279,10 @@ class RawEndpoint:
         return tuple(scores)
 
     async def _echo(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log-probabilities of each prompt's tokens, 0 for the first token.
+        """Return the log-probabilities of each prompt's tokens; 0 for the first token.
 
         Raises:
-            RefusedError: If the server gives none.
+            RefusedError: If the server doesn't return them.
         """
         body = {
             "model": self.model,
@@ -305,11 +305,11 @@ class ServerModel:
     """A model behind a server, ready to complete requests.
 
     Args:
-        loop: Where requests are in flight.
-        endpoint: What completes them.
-        sender: The server.
-        facts: What the server states of itself and the model.
-        concurrency: Most requests in flight.
+        loop: The event loop in which requests are in flight.
+        endpoint: Completes requests.
+        sender: Posts to the server.
+        facts: What the server reports about itself and the model.
+        concurrency: Maximum number of requests in flight.
     """
 
     def __init__(
@@ -320,12 +320,12 @@ class ServerModel:
         self._sender = sender
         self._loop = loop
         self._capacity = concurrency + concurrency // _AHEAD
-        self._refused = 0  # requests that the server refused, before it completed any
+        self._refused = 0  # refused requests before the first completed one
         self._has_completed = False
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the server states of itself and the model, and the fields of requests that it doesn't know."""
+        """What the server reports about itself and the model, and the request fields that it doesn't know."""
         left_out = {"left_out": ", ".join(sorted(self._sender.left_out))} if self._sender.left_out else {}
         return {**self._facts, **left_out}
 
@@ -334,7 +334,7 @@ class ServerModel:
 
         Raises:
             ChatTemplateError: As `ChatTokenizer.check` does.
-            GenerationError: If requests are no chats, and the llm has no tokenizer.
+            GenerationError: If no request is a chat, and the llm has no tokenizer.
             ServerError: If the server can't be used.
         """
         self.endpoint.check(requests.waiting())
@@ -355,7 +355,7 @@ class ServerModel:
                 future.cancel()
 
     def scores_prompts(self) -> bool:
-        """Whether the server scores choices; the first call asks it.
+        """Return whether the server scores choices; the first call tries it.
 
         Raises:
             ServerError: If the server can't be used.
@@ -382,7 +382,7 @@ class ServerModel:
         """Count a refused request.
 
         Raises:
-            ServerError: If the server refused the first ones, not for their lengths, and completed none.
+            ServerError: If the server refused the first 16 requests, not for their lengths, and completed none.
         """
         if self._has_completed or any(word in str(error).lower() for word in _ABOUT_LENGTH):
             return
@@ -390,7 +390,7 @@ class ServerModel:
         if self._refused >= _MAX_REFUSED:
             raise ServerError(
                 f"{self._sender.client.base_url} refused the first {self._refused} requests and completed none; the "
-                f"last time: {error}. Check model, sampling and extra_body."
+                f"last refusal: {error}. Check model, sampling and extra_body."
             )
 
 
@@ -411,7 +411,7 @@ def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _content(content: Any) -> str:
-    """Return the text of an answer's content: a text, a list of parts, or nothing."""
+    """Return the text of an answer's content, which is a text, a list of parts, or None."""
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
         return "".join(part for part in parts if isinstance(part, str))
@@ -419,11 +419,11 @@ def _content(content: Any) -> str:
 
 
 def _ended(completion: Completion, choice: Mapping[str, Any]) -> Completion:
-    """Return a completion that ended for the reason that an answer's choice states."""
+    """Return a completion with the finish reason of the server's choice."""
     reason = str(choice.get("finish_reason") or "")
     if reason in _FINISH_REASONS:
         return replace(completion, finish_reason=_FINISH_REASONS[reason])
-    error = f"the server ended the answer for the reason {reason!r}"
+    error = f"the server ended the answer with the finish reason {reason!r}"
     return replace(completion, finish_reason="error" if reason in _FAILED else "refused", error=error)
 
 
@@ -433,7 +433,7 @@ def _usage(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_usage(completion: Completion, data: Mapping[str, Any]) -> Completion:
-    """Return a completion with the token counts that an answer states."""
+    """Return a completion with the token counts of the server's answer."""
     usage = _usage(data)
     prompt, written = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
     counts = {

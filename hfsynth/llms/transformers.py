@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, in this process, on the device that accelerate gives it."""
+"""The llm for causal language models of transformers, run in this process on the device that accelerate assigns."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransformersLLM(CheckpointLLM["CausalLM"]):
-    """A model by its name on the Hub or its folder. Loads on first use, once a process for all equal ones.
+    """A causal language model from the Hub or a folder. Loads on first use; equal llms of a process share the model.
 
     >>> llm = TransformersLLM("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16")
     >>> llm.model_name
@@ -65,18 +65,18 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
 
     @property
     def parallel_requests(self) -> int | None:
-        """The batch size, if it is set."""
+        """The batch size; None if it is not set."""
         return self.batch_size
 
     def __post_init__(self) -> None:
-        """Check the fields that can be checked without loading; a GGUF file's path becomes its folder and its name."""
+        """Check the fields that can be checked without loading, and split a GGUF file's path into folder and name."""
         super().__post_init__()
         model, gguf_file = split_gguf_path(self.model, self.gguf_file)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "gguf_file", gguf_file)
 
     def prompt(self, request: Request) -> str:
-        """Return the text that the model reads for a request, exactly.
+        """Return the exact text that the model reads for a request.
 
         Raises:
             ChatTemplateError: If the model's chat template can't render it.
@@ -86,21 +86,21 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
 
-        A request that the chat template refuses, or whose prompt leaves no room in the model's context, is a
-        completion with `finish_reason="refused"`. Where memory runs out, fewer are generated or scored at once.
+        The completion has `finish_reason="refused"` if the chat template refuses the request, or if its prompt leaves
+        no room in the model's context. If memory runs out, batches become smaller.
 
         Raises:
-            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
-            GenerationError: If the model can't be loaded, one row alone runs out of memory, or every request is an
-                answered conversation, as a reward model takes them.
+            ChatTemplateError: If every request needs something that the chat template lacks, such as a system role.
+            GenerationError: If the model can't be loaded, a batch of one row runs out of memory, or the last turn of
+                every conversation is an answer already, as for a reward model.
         """
         return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete requests until none is left, each as soon as it is there; a free slot takes the next one at once.
+        """Yield each completion as soon as it is finished; the next request then takes its slot.
 
         Raises:
-            ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
+            ChatTemplateError: As `complete` does, for the requests that are waiting when the stream starts.
             GenerationError: As `complete` does.
         """
         return self.loaded_model().stream(requests, self.batch_size)
@@ -126,7 +126,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         return CausalLM(model, chat)
 
     def _load_weights(self) -> Any:
-        """Load the weights onto this process's device, or all devices that they are to be spread over."""
+        """Load the weights onto this process's device or, with a `device_map`, onto several devices."""
         from transformers import AutoModelForCausalLM
         from transformers.utils.quantization_config import GgufConfig
 
@@ -134,7 +134,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         if self.device_map and processes > 1:
             raise GenerationError(
                 f"device_map is {self.device_map!r}, and {processes} processes run on this node, each of which would "
-                "take all its devices; launch one process a node (--num_processes 1)."
+                "take all its devices; launch one process for each node (--num_processes 1)."
             )
         options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf_file else {}
         if self.device_map:

@@ -1,4 +1,4 @@
-"""Any model that vLLM runs, in this process or in one of vLLM's own."""
+"""The llm for models that vLLM runs, in this process or in a subprocess that vLLM starts."""
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfsynth.llms.vllm_engine import VLLMEngine
 
 _IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
-"""vLLM's variable that says where the core of an engine runs: "0" for the process that starts it."""
+"""vLLM's environment variable for where an engine's core runs: "0" for this process, "1" for a subprocess."""
 _OWN_ARGUMENTS = {
     "model": "model",
     "tokenizer": "model",
@@ -24,30 +24,31 @@ _OWN_ARGUMENTS = {
     "dtype": "dtype",
     "trust_remote_code": "trust_remote_code",
 }
-"""Arguments of vLLM that are fields here."""
+"""Argument of vLLM → the field of `VLLM` that sets it."""
 _FIXED_ARGUMENTS = ("generation_config", "override_generation_config", "runner", "max_logprobs", "logprobs_mode")
 
 
 @dataclass(frozen=True)
 class VLLM(CheckpointLLM["VLLMEngine"]):
-    """A model by its name on the Hub or its folder, run by vLLM. Loaded on first use; equal ones share an engine.
+    """A model from the Hub or a folder, run by vLLM. Loads on first use; equal llms of a process share the engine.
 
     By default the engine runs in this process, so a script needs no `if __name__ == "__main__"`. With tensor
-    parallelism or several ranks, vLLM starts a subprocess of its own on this rank's devices. A process has one engine:
-    loading another unloads it.
+    parallelism or several ranks, vLLM starts a subprocess on this rank's devices. A process has one engine at a time:
+    loading another engine unloads the first.
 
-    Prompts are the token ids that `TransformersLLM` reads, and every sampling parameter is sent, so the model's own
-    defaults for generation are never used. vLLM takes temperatures up to 2, and raises one below 0.01 to 0.01.
+    Prompts are the same token ids as for `TransformersLLM`. Every sampling parameter is set, so the model's generation
+    config is never used. vLLM accepts temperatures up to 2, and raises temperatures below 0.01 to 0.01.
 
-    On a CPU, unless `engine_kwargs` sets them, the KV cache takes half of the free memory, at most 4 GiB, and chunked
-    prefill is off, because seeded requests need that. float16 and bfloat16 are slow on processors without them.
+    On a CPU, by default, the KV cache takes half of the free memory, at most 4 GiB, and chunked prefill is off, since
+    it fails for seeded requests; `engine_kwargs` can change both. float16 and bfloat16 are slow on a CPU without
+    instructions for them.
 
     >>> llm = VLLM("HuggingFaceTB/SmolLM2-135M-Instruct", engine_kwargs={"max_model_len": 4096})
     >>> llm.model_name
     'HuggingFaceTB/SmolLM2-135M-Instruct'
 
     Raises:
-        ValueError: If a field is out of its range, or `engine_kwargs` has an argument that is a field.
+        ValueError: If a field is out of its range, or `engine_kwargs` has an argument that a field sets.
     """
 
     model: str = field(metadata={"help": "Name on the Hub, or folder."})
@@ -92,14 +93,14 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
 
     @property
     def same_rows(self) -> SameRows:
-        """What a repeated run promises: the rows of a chunk, where the engine runs in this process.
+        """A repeated run gives equal rows for each chunk if the engine runs in this process, else it may give others.
 
         In a subprocess, batches depend on when requests arrive, and floating-point rounding depends on the batch.
         """
         return "chunk" if self._is_in_process else "none"
 
     def prompt(self, request: Request) -> str:
-        """Return the text that the model reads for a request, exactly.
+        """Return the exact text that the model reads for a request.
 
         Raises:
             ChatTemplateError: If the model's chat template can't render it.
@@ -109,22 +110,22 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete all requests, in their order.
 
-        A request that the chat template or vLLM refuses, or whose prompt leaves no room in the model's context, is a
-        completion with `finish_reason="refused"`.
+        The completion has `finish_reason="refused"` if the chat template or vLLM refuses the request, or if its prompt
+        leaves no room in the model's context.
 
         Raises:
-            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
-            GenerationError: If the model can't be loaded, the engine dies, or every request is an answered
-                conversation, as a reward model takes them.
+            ChatTemplateError: If every request needs something that the chat template lacks, such as a system role.
+            GenerationError: If the model can't be loaded, the engine dies, or the last turn of every conversation is
+                an answer already, as for a reward model.
         """
         return complete_by_stream(self, requests)
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete requests until none is left, each as soon as it is there; the next one enters while others decode.
+        """Yield each completion as soon as it is finished; the next request is then admitted while others decode.
 
         Raises:
-            ChatTemplateError: As `complete` does, for the requests that wait at the beginning.
-            GenerationError: As `complete` does. An engine that died is unloaded: the next call loads another.
+            ChatTemplateError: As `complete` does, for the requests that are waiting when the stream starts.
+            GenerationError: As `complete` does. An engine that died is unloaded; the next call starts a new one.
         """
         engine = self.loaded_model()
         try:
@@ -134,7 +135,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
                 self.unload()
 
     def loaded_model(self) -> "VLLMEngine":
-        """Return the engine in memory; load it unless it is there.
+        """Return the engine in memory; start it if it is not there, or if the model's files have changed.
 
         Raises:
             GenerationError: If it can't be loaded, or this process was forked from the one that loaded it.
@@ -144,7 +145,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
         return engine
 
     def unload(self) -> None:
-        """End the engine and give back its memory; the next `complete` loads it again."""
+        """Shut the engine down and free its memory; the next `complete` starts it again."""
         if self._key in LOADED_MODELS:
             LOADED_MODELS[self._key][1].shutdown()
         super().unload()
@@ -170,7 +171,7 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
             {"model": self.model, "dtype": self.dtype, **self._source, **self.engine_kwargs}, chat.context
         )
         for key, (_, other) in list(LOADED_MODELS.items()):
-            if isinstance(other, VLLMEngine):  # a process has one: each takes all memory that it may
+            if isinstance(other, VLLMEngine):  # one engine a process, since each takes all memory that it may use
                 other.shutdown()
                 del LOADED_MODELS[key]
         core = {_IN_PROCESS: "0" if self._is_in_process else "1"}
@@ -178,7 +179,10 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
 
     @property
     def _is_in_process(self) -> bool:
-        """Whether the engine runs in this process: by the environment variable, or else for one rank and device."""
+        """Whether the engine runs in this process.
+
+        vLLM's environment variable decides. If it is not set, the engine runs here for one rank with one device.
+        """
         if chosen := os.environ.get(_IN_PROCESS):
             return chosen == "0"
         devices = [self.engine_kwargs.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]

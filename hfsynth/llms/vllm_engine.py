@@ -1,10 +1,10 @@
-"""vLLM's engine under our requests: everything of vLLM's programming interface that hfsynth uses.
+"""Run requests on vLLM's engine. No other module uses vLLM's API.
 
     Request → token ids → add_request ┐
                                       step, step, … → outputs as they finish → Completion
-    choices → beginnings of choices ──┘
+    choices → prefixes of choices ────┘
 
-Requests enter as others finish, never in batches. Written for vLLM 0.32 and 0.33.
+A request is admitted when another finishes; there are no batches. Written for vLLM 0.32 and 0.33.
 """
 
 import difflib
@@ -43,31 +43,31 @@ _LAUNCHER = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
     "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", "VLLM_DIST_IDENT",
 )  # fmt: skip
-"""Variables of `accelerate launch`, with which an engine would take itself for one of the launch's processes, and one
-that vLLM leaves behind."""
+"""Variables of `accelerate launch`, which would make an engine join the launch's process group, and VLLM_DIST_IDENT,
+which vLLM does not remove."""
 _REQUEST_ERRORS = (ValueError, VLLMClientError)
 _ENGINE_ERRORS = (ValueError, RuntimeError, AssertionError, LookupError, OSError, VLLMError)
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
-_BLOCK_SIZE = 32  # tokens that are cached together on a CPU, whose default is 128
+_BLOCK_SIZE = 32  # tokens in a block of the KV cache on a CPU; vLLM's default is 128
 _MAX_CACHE = 4 << 30  # bytes of KV cache on a CPU
-_MAX_TOKEN_IDS = 128  # tokens whose probabilities vLLM gives after one prompt
-# What scoring costs, in tokens read: a beginning's own block and its logits; a prompt's token with its probability.
+_MAX_TOKEN_IDS = 128  # maximum number of tokens whose probabilities vLLM returns after a prompt
+# Cost of scoring, in prefilled tokens: of one prefix (its block and logits), and of one prompt token with its logprob.
 _BEGINNING_COST, _PROMPT_COST = 24, 5
 
 
 def engine_args(arguments: Mapping[str, Any], context: int | None) -> EngineArgs:
-    """Return vLLM's arguments, with our defaults where the user has no value.
+    """Return vLLM's arguments, with hfsynth's defaults for those that the user does not set.
 
     Args:
-        arguments: The user's.
-        context: Most tokens of the model, where `arguments` has no `max_model_len`.
+        arguments: The user's arguments.
+        context: The model's context length, used if `arguments` has no `max_model_len`.
 
     Raises:
         GenerationError: If vLLM doesn't know an argument.
     """
     defaults: dict[str, Any] = {
         "disable_log_stats": True,
-        "generation_config": "vllm",  # not the model's own defaults
+        "generation_config": "vllm",  # not the defaults of the model's generation config
         "max_logprobs": _MAX_TOKEN_IDS,
     }
     if current_platform.is_cpu():
@@ -91,8 +91,8 @@ def start_engine(args: EngineArgs, environment: Mapping[str, str]) -> LLMEngine:
     """Start an engine.
 
     Args:
-        args: Its arguments.
-        environment: Variables that hold while it starts.
+        args: The engine's arguments.
+        environment: Environment variables that are set while the engine starts.
 
     Raises:
         GenerationError: If vLLM can't start it.
@@ -105,10 +105,10 @@ def start_engine(args: EngineArgs, environment: Mapping[str, str]) -> LLMEngine:
 
 
 def _cpu_defaults(arguments: Mapping[str, Any], context: int | None) -> dict[str, Any]:
-    """Return what vLLM would choose otherwise on a CPU.
+    """Return the arguments that replace vLLM's defaults on a CPU.
 
-    A prompt that is read in parts ends the engine if its request has a seed: vLLM sets back its random generator,
-    which torch's for CPUs doesn't support. By default, vLLM would take 92% of the memory.
+    Chunked prefill of a seeded request ends the engine: vLLM sets back the offset of the request's random generator,
+    which torch does not support on CPUs. vLLM's default for the KV cache is 92% of the memory.
     """
     longest = arguments.get("max_model_len") or context
     processes = local_world_size()
@@ -129,7 +129,7 @@ def _cpu_defaults(arguments: Mapping[str, Any], context: int | None) -> dict[str
 
 @contextmanager
 def _own_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set variables and hide the launcher's while an engine starts; put back what vLLM changes in this process.
+    """Set variables and hide the launcher's while an engine starts; then restore the state that vLLM changes.
 
     vLLM writes LOCAL_WORLD_SIZE and LD_PRELOAD, seeds all random numbers, and replaces torch.set_num_threads.
     """
@@ -153,7 +153,7 @@ def _own_environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the user's script, which a spawned process would run again if it has no `if __name__ == "__main__"`."""
+    """Hide the user's script, which a spawned process would run a second time if it has no `__main__` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -164,7 +164,7 @@ def _without_main() -> Iterator[None]:
 
 @dataclass
 class _Text:
-    """A request for a text, which is one request of vLLM."""
+    """A request for a text: one request to vLLM."""
 
     key: Hashable
     rendered: RenderedRequest
@@ -172,22 +172,22 @@ class _Text:
 
 @dataclass
 class _Scoring:
-    """A request with choices, which is one request of vLLM for each beginning, or for each choice."""
+    """A request with choices: one request to vLLM for each prefix of a choice, or for each choice."""
 
     key: Hashable
     rendered: RenderedChoices
     tree: ChoiceTree
     waiting: int
-    """Requests of vLLM that haven't finished."""
+    """Requests to vLLM that haven't finished."""
     found: dict[Beginning, dict[int, float]] = field(default_factory=dict)
-    """Beginning of a choice → token → logarithm of its probability there."""
+    """Prefix of a choice → next token → its log-probability."""
 
 
 @dataclass(frozen=True)
 class _Beginnings:
-    """One request of vLLM for a scoring: the probabilities of tokens after a beginning.
+    """One request to vLLM for a scoring: the probabilities of the tokens after a prefix of a choice.
 
-    With `is_scored`, of the beginning's own tokens too, which is then a choice.
+    With `is_scored`, the prefix is a complete choice, and the probabilities of its own tokens are returned, too.
     """
 
     scoring: _Scoring
@@ -199,10 +199,10 @@ _Job = _Text | _Beginnings
 
 
 class _OutputsOfLivingCore:
-    """The queue of a core in a process of its own, for whose outputs vLLM waits forever if the process is killed.
+    """Output queue of an engine core in a subprocess. vLLM itself would wait forever if the subprocess is killed.
 
     Args:
-        client: What vLLM reads the outputs from.
+        client: vLLM's client of the core, which has the queue.
     """
 
     def __init__(self, client: Any) -> None:
@@ -212,7 +212,7 @@ class _OutputsOfLivingCore:
         """Return the next outputs.
 
         Raises:
-            RuntimeError: If none come any more.
+            RuntimeError: If the subprocess is dead and the queue is empty.
         """
         while True:
             try:
@@ -226,8 +226,8 @@ class VLLMEngine:
     """An engine of vLLM in memory.
 
     Args:
-        engine: vLLM's.
-        chat: The model's tokenizer, whose context becomes the engine's.
+        engine: vLLM's engine.
+        chat: The model's tokenizer; its `context` is set to the engine's.
     """
 
     def __init__(self, engine: LLMEngine, chat: ChatTokenizer) -> None:
@@ -235,25 +235,25 @@ class VLLMEngine:
         self.chat.context = engine.vllm_config.model_config.max_model_len
         self._slots: int = engine.vllm_config.scheduler_config.max_num_seqs
         self._engine: LLMEngine | None = engine
-        if hasattr(engine.engine_core, "outputs_queue"):  # the core has a process of its own
+        if hasattr(engine.engine_core, "outputs_queue"):  # the core runs in a subprocess
             engine.engine_core.outputs_queue = _OutputsOfLivingCore(engine.engine_core)
         self._process = os.getpid()
         self._ids = count()
         self._is_calling = False
         self._streams = 0
         self._finished: dict[str, Any] = {}
-        """Outputs that no stream has taken, by id: two streams may be open at a time."""
+        """Id → output that no stream has taken yet. Two streams may be open at a time."""
 
     @property
     def is_dead(self) -> bool:
-        """Whether the engine raised, or was shut down: it can't go on."""
+        """Whether the engine raised an error or was shut down, so that it can't be used any more."""
         return self._is_calling or self._engine is None
 
     def check_process(self) -> None:
         """Check that this is the process that started the engine.
 
         Raises:
-            GenerationError: If it was forked from that one.
+            GenerationError: If it was forked from that process.
         """
         if self._process != os.getpid():
             raise GenerationError(
@@ -262,7 +262,7 @@ class VLLMEngine:
             )
 
     def shutdown(self) -> None:
-        """End the engine and its processes."""
+        """Shut down the engine and its subprocesses."""
         if self._engine is not None and self._process == os.getpid():
             self._engine.engine_core.shutdown()
         self._engine = None
@@ -272,10 +272,10 @@ class VLLMEngine:
 
         Raises:
             ChatTemplateError: If every request needs something that the chat template lacks.
-            GenerationError: If the engine dies, or every request is an answered conversation.
+            GenerationError: If the engine dies, or the last turn of every conversation is an answer already.
         """
         self.chat.check(requests.waiting())
-        if self._streams == 0:  # a stream must not depend on those before it: what is cached rounds otherwise
+        if self._streams == 0:  # cached prefixes round differently, so rows would depend on earlier streams
             self._call("reset_prefix_cache")
         self._streams += 1
         jobs: dict[str, _Job] = {}
@@ -293,7 +293,7 @@ class VLLMEngine:
                 self._call("abort_request", list(jobs))
 
     def _admit(self, key: Hashable, request: Any, jobs: dict[str, _Job]) -> Iterator[tuple[Hashable, Completion]]:
-        """Hand a request to vLLM; one that is refused is completed at once."""
+        """Send a request to vLLM; yield its completion if it is refused."""
         rendered = self.chat.render(request)
         if isinstance(rendered, Completion):
             yield key, rendered
@@ -308,7 +308,7 @@ class VLLMEngine:
             yield key, Completion(text="", finish_reason="refused", error=f"vLLM refuses the request: {error}")
 
     def _add_choices(self, key: Hashable, rendered: RenderedChoices, jobs: dict[str, _Job]) -> None:
-        """Ask vLLM for the probabilities that a request's scores are made of."""
+        """Send vLLM the requests for the probabilities from which the scores of choices are computed."""
         tree, prompt = ChoiceTree(rendered.tokens), list(rendered.tokens.prompt_ids)
         is_walked = _is_walked(tree)
         texts = list(tree.wanted) if is_walked else list(dict.fromkeys(map(tuple, rendered.tokens.choices)))
@@ -319,18 +319,18 @@ class VLLMEngine:
             self._add([*prompt, *tokens], params, _Beginnings(scoring, tokens, not is_walked), jobs)
 
     def _add(self, token_ids: list[int], params: SamplingParams, job: _Job, jobs: dict[str, _Job]) -> None:
-        name = str(next(self._ids))  # our own: add_request returns an id that outputs don't have
+        name = str(next(self._ids))  # not the id that add_request returns, since outputs don't have it
         self._call("add_request", name, tokens_input(token_ids), params)
         jobs[name] = job
 
     def _take_outputs(self, jobs: Mapping[str, _Job]) -> list[Any]:
-        """Compute until a job's output is there; return those that are."""
+        """Step the engine until at least one job has finished; return the outputs of finished jobs."""
         while not (names := [name for name in self._finished if name in jobs]):
             self._finished |= {output.request_id: output for output in self._call("step") if output.finished}
         return [self._finished.pop(name) for name in names]
 
     def _finish(self, job: _Job, output: Any) -> Iterator[tuple[Hashable, Completion]]:
-        """Read an output of vLLM; of a scoring, the last one completes the request."""
+        """Yield the completion of a finished job; a scoring is completed by its last output."""
         (result,) = output.outputs
         if isinstance(job, _Text):
             completion = self.chat.completion(job.rendered, read_generated(result))
@@ -348,20 +348,20 @@ class VLLMEngine:
             yield scoring.key, self.chat.scored(scoring.rendered, scores)
 
     def _read_choice(self, job: _Beginnings, logprobs: Sequence[Any]) -> None:
-        """Read the probabilities of a choice's own tokens, where vLLM gives those of every token of the prompt."""
+        """Read the log-probabilities of a choice's own tokens from those of the prompt's tokens."""
         start = len(logprobs) - len(job.tokens)
         for place, token in enumerate(job.tokens):
             found = job.scoring.found.setdefault(job.tokens[:place], {})
             found[token] = logprobs[start + place][token].logprob
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of vLLM's engine; what it raises, but for a refused request, is the engine's end.
+        """Call a method of vLLM's engine. Any error other than a refused request leaves the engine dead.
 
         Raises:
             GenerationError: If the engine is dead.
         """
         if self._engine is None or self._is_calling:
-            raise GenerationError("vLLM's engine has ended; it is loaded anew by the next call.")
+            raise GenerationError("vLLM's engine has ended; the next call starts a new one.")
         self._is_calling = True
         try:
             result = getattr(self._engine, method)(*arguments)
@@ -375,7 +375,7 @@ class VLLMEngine:
 
 
 def sampling_params(tokens: TokenizedRequest) -> SamplingParams:
-    """Return vLLM's parameters for a request, every one of them, so that no default of a model or server holds."""
+    """Return vLLM's parameters for a request. All are set, so that no default of a model or server applies."""
     sampling = tokens.sampling
     return SamplingParams(
         n=1,
@@ -389,10 +389,10 @@ def sampling_params(tokens: TokenizedRequest) -> SamplingParams:
         seed=tokens.seed,
         stop=list(tokens.stop),
         stop_token_ids=sorted(tokens.end_tokens),
-        ignore_eos=True,  # the end tokens are those of the request
+        ignore_eos=True,  # stop_token_ids has the request's end tokens
         max_tokens=tokens.max_new_tokens,
         min_tokens=0,
-        detokenize=bool(tokens.stop),  # for stop texts alone: the text is read from the token ids
+        detokenize=bool(tokens.stop),  # only to find stop texts; the completion is decoded from the token ids
         skip_special_tokens=False,
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -419,7 +419,7 @@ def scoring_params(wanted: Sequence[int], *, is_scored: bool) -> SamplingParams:
 
 
 def read_generated(result: Any) -> Generated:
-    """Return vLLM's output as generated tokens: another end than "stop" or "length" is an error."""
+    """Return vLLM's output as generated tokens; a finish reason other than "stop" or "length" is an error."""
     reason = str(result.finish_reason)
     if reason in _FINISH_REASONS:
         return Generated(list(result.token_ids), _FINISH_REASONS[reason])
@@ -427,10 +427,10 @@ def read_generated(result: Any) -> Generated:
 
 
 def _is_walked(tree: ChoiceTree) -> bool:
-    """Whether choices are scored by a request for each beginning, rather than by one for each choice.
+    """Return whether to score choices with one request for each prefix, rather than with one for each choice.
 
-    A request for a beginning finds the prompt in the cache; one that gives the probabilities of its prompt's tokens
-    reads all of it, and computes as many logits.
+    A request for a prefix reuses the prompt's KV cache. A request that returns the probabilities of its prompt's
+    tokens prefills the entire prompt, and computes logits for each of its tokens.
     """
     choices, prompt = tree.choices.choices, len(tree.choices.prompt_ids)
     if max(map(len, tree.wanted.values())) > _MAX_TOKEN_IDS:
