@@ -1,12 +1,13 @@
-"""Convert requests to token ids and token ids to completions, by a model's chat template and tokenizer, without torch.
+"""Convert requests to token ids, and token ids to completions, with a model's chat template and tokenizer.
 
     ChatTokenizer   Request → RenderedRequest or RenderedChoices; Generated → Completion
     ChatTemplate    conversation → prompt for generating an answer or a user's turn, or for scoring an answer
     PlainText       text → token ids, in which row text never becomes a special token
 
-Before an answer, the text is the template rendered with its generation prompt. Before a user's turn (Magpie, arXiv
-2406.08464) the conversation is rendered with a placeholder as the next user's text, and cut where the placeholder
-begins. No list of models is needed, and the prompt of turn k equals the template's rendering of the turns before it.
+The prompt for an answer is the conversation rendered with the template's generation prompt. For a user's turn
+(Magpie, arXiv 2406.08464), the conversation is rendered with a placeholder as the next user's text, and cut where the
+placeholder begins. No list of models is needed, and the prompt of turn k equals the rendering of the turns before it.
+This module doesn't import torch.
 """
 
 import json
@@ -32,7 +33,7 @@ RenderMessages = Callable[[tuple[Message, ...]], str]
 Decode = Callable[[Sequence[int]], str]
 """Token ids → text with special tokens."""
 
-# Variables by which chat templates switch thinking on; a template ignores the others.
+# Variables that switch thinking on in chat templates; a template ignores those that it doesn't have.
 _THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
 _USER, _OTHER = "Placeholder-of-a-user", "another one's text"
 _SYSTEM, _ANSWER = "Placeholder-system", "Placeholder-answer"
@@ -40,7 +41,7 @@ _ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
 _PRIVATE = range(0xE000, 0xF8FF)  # private use characters of Unicode, which no template has
 _ANCHORS = ("", "\n", "=")
-_TAIL = 8  # more tokens than the longest stop text has bytes, since it may begin within a token
+_TAIL = 8  # tokens that are decoded beyond the stop text's length, since it may begin within a token
 
 
 class PromptTooLongError(ValueError):
@@ -55,7 +56,7 @@ class TokenizedRequest:
     sampling: SamplingParams
     seed: int
     max_new_tokens: int
-    """`SamplingParams.max_new_tokens`, or less if the context ends before."""
+    """`SamplingParams.max_new_tokens`, or what is left of the context, if that is less."""
     end_tokens: frozenset[int]
     """Tokens that end the completion."""
     stop: tuple[str, ...]
@@ -91,7 +92,7 @@ class TokenizedChoices:
     choices: Sequence[Sequence[int]]
     """The tokens of each text."""
     end_tokens: frozenset[int]
-    """Tokens that end a text; without any, the end of a text is not scored."""
+    """Tokens that end a text; if empty, the end of a text is not scored."""
 
     @cached_property
     def token_ids(self) -> list[int]:
@@ -131,12 +132,12 @@ class Generated:
 class ChatTokenizer:
     """Converts requests to token ids, and generated token ids to completions, for every engine.
 
-        rendered = chat.render(request)            # a Completion, where the request is refused
+        rendered = chat.render(request)            # a Completion, if the request is refused
         generated = engine.generate(rendered.tokens)
         completion = chat.completion(rendered, generated)
 
     Args:
-        tokenizer: Of transformers, fast or slow.
+        tokenizer: A tokenizer of transformers, fast or slow.
         template: The chat template of the model.
         end_tokens: Tokens that end an answer.
         context: Maximum number of tokens of prompt and completion together; None for no limit.
@@ -148,23 +149,23 @@ class ChatTokenizer:
     context: int | None
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise if all requests would fail for the same reason, which is then no fault of a row.
+        """Check that the requests don't all fail for the same reason, which would not be an error of single rows.
 
         Raises:
-            ChatTemplateError: If every request needs something that the chat template lacks: a system role, say.
-            GenerationError: If every request is an answered conversation, as a reward model takes them.
+            ChatTemplateError: If every request needs something that the chat template lacks, such as a system role.
+            GenerationError: If the last turn of every conversation is an answer already, as for a reward model.
         """
         faults = [self.template.fault(request.messages, request.role) for request in requests]
         if faults and all(faults):
             raise ChatTemplateError(faults[0])
         if requests and all(map(_is_answered, requests)):
             raise GenerationError(
-                f"{self.template.name} writes texts or scores choices, and every request is a conversation that is "
-                "answered already; to score whole conversations, use RewardModel(...) as the llm."
+                f"{self.template.name} writes texts or scores choices, but every request's conversation ends with an "
+                "answer; to score whole conversations, use RewardModel(...) as the llm."
             )
 
     def prompt(self, request: Request) -> str:
-        """Return the text before the next turn, or before the choices.
+        """Return the rendered text up to the next turn, or up to the choices.
 
         Raises:
             ChatTemplateError: If the chat template can't render it.
@@ -211,9 +212,9 @@ class ChatTokenizer:
     def tokenize_choices(self, request: Request, prompt: str) -> TokenizedChoices:
         """Return a request's choices as token ids.
 
-        Choices are tokenized apart from the prompt, which an engine reads once for all of them, so that the prompt
-        ends in the same token before each. Spaces at its end are moved to the choices, since in most vocabularies a
-        word and the space before it are one token. Some tokenizers add that space by themselves.
+        Choices are tokenized separately from the prompt. So the prompt's tokens are the same for all choices, and an
+        engine prefills them once. Spaces at the prompt's end are moved to the choices, since in most vocabularies a
+        word and the space before it are one token. Some tokenizers add that space themselves.
 
         Args:
             request: A request with choices.
@@ -235,7 +236,7 @@ class ChatTokenizer:
         return TokenizedChoices(ids, choices, self._turn_ends(request)[0])
 
     def completion(self, rendered: RenderedRequest, generated: Generated) -> Completion:
-        """Return generated tokens as a completion, without end tokens, stop texts, thinking and special tokens.
+        """Return generated tokens as a completion. Its text has no end tokens, stop texts, thinking or special tokens.
 
         Args:
             rendered: The request.
@@ -252,7 +253,7 @@ class ChatTokenizer:
         )
 
     def completion_of_text(self, rendered: RenderedRequest, text: str, finish_reason: FinishReason) -> Completion:
-        """Return a generated text as a completion, without stop texts, thinking and special tokens.
+        """Return a generated text as a completion. Its text has no stop texts, thinking or special tokens.
 
         Args:
             rendered: The request.
@@ -272,7 +273,7 @@ class ChatTokenizer:
         )
 
     def scored(self, rendered: RenderedChoices, scores: tuple[float, ...]) -> Completion:
-        """Return the scores of a request's choices as a completion, whose text is the likeliest choice."""
+        """Return the scores of a request's choices as a completion. Its text is the choice with the highest score."""
         tokens = rendered.tokens
         return Completion(
             text=rendered.request.choices[scores.index(max(scores))],
@@ -287,10 +288,10 @@ class ChatTokenizer:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _prompt_ids(self, request: Request, prompt: str) -> list[int]:
-        """Return the tokens of a request's prompt, without special tokens in the contents of messages.
+        """Return the tokens of a request's prompt. Contents of messages become no special tokens.
 
         Raises:
-            ChatTemplateError: If there are none.
+            ChatTemplateError: If the prompt is empty, or a tool's schema has the text of a special token.
         """
 
         def render(messages: tuple[Message, ...]) -> str:
@@ -300,22 +301,22 @@ class ChatTokenizer:
         if request.tools and self._plain_text.is_marked("\n".join(_texts_in(request.tools))):
             raise ChatTemplateError(
                 f"a tool's schema has the text of a special token, which {self.template.name} would not read as text; "
-                "take it out of the row."
+                "remove it from the row."
             )
         ids = self._plain_text.of_prompt(prompt, request.messages, render)
         if not ids:
-            raise ChatTemplateError("the chat template makes an empty prompt of the conversation")
+            raise ChatTemplateError("the chat template renders the conversation as an empty prompt")
         return ids
 
     def _choice_ids(self, prompt_ids: Sequence[int], spaces: str, choice: str) -> list[int]:
-        """Return the tokens of a choice with some spaces before it."""
+        """Return the tokens of a choice that follows a prompt and some spaces."""
         alone = self._plain_text.of_text(choice)
         if not spaces or self.decode([*prompt_ids[-1:], *alone]).endswith(spaces + choice):
             return alone
         return self._plain_text.of_text(spaces + choice)
 
     def _turn_ends(self, request: Request) -> tuple[frozenset[int], str]:
-        """Return the tokens that end a request's turn, and a stop text for templates without such tokens."""
+        """Return the tokens that end a request's turn, and a stop text if the template has no such tokens."""
         if request.role == "assistant":
             return self.end_tokens, ""
         special, text = turn_end(self.template.user_end, [token for token, _ in self._added_tokens])
@@ -331,26 +332,26 @@ class ChatTokenizer:
 
     @property
     def _added_tokens(self) -> list[tuple[str, bool]]:
-        """Texts of the added tokens, and whether each is special and thus removed from completions."""
+        """(text, is_special) of each added token. Special ones are removed from completions."""
         return [(token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()]
 
 
 def _is_answered(request: Request) -> bool:
-    """Return whether the conversation already ends with the requested turn, as for a reward model."""
+    """Return whether the conversation already ends with the requested answer, as for a reward model."""
     last = request.messages[-1]["role"] if request.messages else ""
     return last == request.role == "assistant" and not request.choices
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's chat template, and the roles and turns that it can render, found by rendering short conversations.
+    """A model's chat template. Rendering short conversations shows which roles and turns it supports.
 
     Args:
         name: The model, for error messages.
         render: The template.
         bos_token: The tokenizer's BOS token; "" if it has none.
-        render_thinking: The template with thinking switched on, if it may have such variables.
-        tool_renders: Tools → the template with them.
+        render_thinking: The template with thinking switched on; None if it has no variables for that.
+        tool_renders: Returns the template that renders some tools; None if it renders no tools.
     """
 
     name: str
@@ -365,7 +366,7 @@ class ChatTemplate:
 
         Args:
             name: The model, for error messages.
-            tokenizer: One of transformers that has a chat template.
+            tokenizer: A tokenizer of transformers that has a chat template.
             variables: The template's variables besides the messages.
         """
         return cls(
@@ -377,10 +378,10 @@ class ChatTemplate:
         )
 
     def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> "ChatTemplate":
-        """Return the template as it renders conversations in which the model may call these tools.
+        """Return the template for conversations in which the model may call these tools.
 
         Raises:
-            ChatTemplateError: If it shows none of them.
+            ChatTemplateError: If the template does not render one of the tools.
         """
         if not tools:
             return self
@@ -406,7 +407,7 @@ class ChatTemplate:
         """Return the prompt for the next turn of `role` in a conversation.
 
         Raises:
-            ChatTemplateError: If the template can't render these messages, or can't speak as that role.
+            ChatTemplateError: If the template can't render these messages, or can't render that role.
         """
         self._check(messages, role)
         if role == "user":
@@ -414,10 +415,10 @@ class ChatTemplate:
         return self._rendered(messages, True) if messages else self.generation_prompt
 
     def before_answer(self, messages: Sequence[Message]) -> str:
-        """Return the text before an answer in the rendered conversation that includes the answer.
+        """Return the text before an answer, cut from the conversation rendered with the answer.
 
-        It differs from `prompt` for models that think: a generation prompt may open the thinking, which an answer
-        without thinking doesn't have.
+        For a thinking model, `prompt` may return other text: its generation prompt may open the thinking block, which
+        an answer without thinking doesn't have.
 
         Raises:
             ChatTemplateError: If the template can't render these messages, or an answer to them.
@@ -447,7 +448,7 @@ class ChatTemplate:
         return self._rendered(messages, False)
 
     def fault(self, messages: Sequence[Message], role: Role) -> str:
-        """Return the reason why the template can't render a conversation, such as a missing role; "" if it can."""
+        """Return why the template can't render a conversation, such as a missing role; "" if it can."""
         roles = {message["role"] for message in messages}
         if role == "user" and self._user_fault:
             return f"the chat template of {self.name} can't speak as a user: {self._user_fault}"
@@ -458,7 +459,7 @@ class ChatTemplate:
         return ""
 
     def _check_roles(self, messages: Sequence[Message]) -> None:
-        """Check that the template renders tool calls, and every role, since many templates omit some silently."""
+        """Check that the template renders all tool calls and roles, since many templates omit some silently."""
         for role in sorted({message["role"] for message in messages} - _ROLES):
             if not self._has_role(messages, role):
                 raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
@@ -468,7 +469,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template of {self.name} leaves out the calls of the tools {left_out}")
 
     def _has_role(self, messages: Sequence[Message], role: str) -> bool:
-        """Return whether the template renders the turns of a role in such a conversation."""
+        """Return whether the template renders every turn of a role in a conversation."""
         turns: list[Message] = [{**one, "content": _OTHER} if one["role"] == role else one for one in messages]
         count = sum(one["role"] == role for one in messages)
         return self._rendered(turns, False).count(_OTHER) >= count
@@ -477,7 +478,7 @@ class ChatTemplate:
     def generation_prompt(self) -> str:
         """The text that the template puts before any answer, without thinking.
 
-        The BOS token stands before it where the template begins with one.
+        The text begins with the BOS token if the rendered conversation does.
 
         Raises:
             ChatTemplateError: If the template can't render a user's turn, or an answer.
@@ -486,10 +487,10 @@ class ChatTemplate:
         start, _, following = self.before_answer(question).partition(_USER)
         ended = self._rendered(question, False).partition(_USER)[2]
         turn = _common_beginning(following, ended)
-        if turn != ended:  # an end of text stands there instead, whose marker may begin like the answer's
+        if turn != ended:  # an end-of-text marker may begin with the same characters as the answer's marker
             turn = _UNCLOSED.sub("", turn)
         opening = following[len(turn) :]
-        # some have one token for the beginning of a text and of a turn
+        # in some templates, BOS also begins each turn
         has_bos = bool(self.bos_token) and start.startswith(self.bos_token) and not opening.startswith(self.bos_token)
         return self.bos_token + opening if has_bos else opening
 
@@ -506,7 +507,7 @@ class ChatTemplate:
 
     @cached_property
     def user_end(self) -> str:
-        """The text that follows every user's turn, the last one and earlier ones: it shows that the turn has ended.
+        """The text that follows every user's turn, both the last and earlier ones. Generating it ends the turn.
 
         Raises:
             ChatTemplateError: If the template can't speak as a user.
@@ -519,7 +520,7 @@ class ChatTemplate:
 
     @cached_property
     def thinking(self) -> tuple[ThinkingMarkers, ...]:
-        """Markers of the model's thoughts: those of its template, and the common ones of other templates."""
+        """Markers of the model's thinking: those of its template, followed by the common ones of other templates."""
         renders = [self.render, self.render_thinking] if self.render_thinking else [self.render]
         derived = (derive_markers(partial(_attempt, render)) for render in renders)
         return (*next(filter(None, derived), ()), *THINKING)
@@ -551,7 +552,7 @@ class ChatTemplate:
         self._check_roles(messages)
 
     def _cuts(self, messages: Sequence[Message], role: Role, ways: Sequence[tuple[str, bool]]) -> set[str | None]:
-        """Return the texts before a next turn, rendered with each of these (text, generation prompt)."""
+        """Return the different texts before a next turn, rendered with each (text, generation prompt) of `ways`."""
         cuts = set[str | None]()
         for text, generation_prompt in ways:
             turn: Message = {"role": role, "content": text}
@@ -572,7 +573,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template of {self.name} refuses the conversation: {error}") from error
 
     def _fault(self, messages: Sequence[Message], parts: bool) -> str:
-        """Return why the rendering lacks a message, repeats it or changes the order; "" if it does none of these."""
+        """Return how the rendering omits, repeats or reorders messages; "" if each occurs once, in order."""
         try:
             text = self._try(messages, True, parts)
         except ChatTemplateError as error:
@@ -585,7 +586,7 @@ class ChatTemplate:
 
     @cached_property
     def _wants_parts(self) -> bool:
-        """Whether contents must be lists of parts, as for some vision-language models."""
+        """Whether the template takes contents only as lists of parts, as for some vision-language models."""
         return bool(self._fault(_user_turn(_USER), False)) and not self._fault(_user_turn(_USER), True)
 
     @cached_property
@@ -651,13 +652,13 @@ class PlainText:
     """Tokenizes prompts so that the contents of messages stay text.
 
     A tokenizer finds its added tokens anywhere in a text. A row's `<|im_end|>` would end the turn, and the text after
-    it could open a system turn. So only the added tokens of the chat template may become tokens.
+    it could open a system turn. So only the added tokens that the chat template writes may become tokens.
 
     If a message has the text of an added token, that text is split in two, and the parts are tokenized separately.
-    Other prompts are tokenized as they are.
+    All other prompts are tokenized unchanged.
 
     Args:
-        tokenizer: Of transformers, fast or slow.
+        tokenizer: A tokenizer of transformers, fast or slow.
         name: The model, for error messages.
     """
 
@@ -665,7 +666,7 @@ class PlainText:
     name: str
 
     def tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text, in which special tokens may occur."""
+        """Return the tokens of a text, with special tokens where their texts occur."""
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return tokens
 
@@ -688,8 +689,8 @@ class PlainText:
             render: messages → prompt.
 
         Raises:
-            ChatTemplateError: If the template changes a content with the text of an added token, so that it can't be
-                found in the prompt; or the tokenizer finds such a token even in the split text.
+            ChatTemplateError: If the template changes a content that has the text of an added token, so that the text
+                isn't found in the prompt; or if the tokenizer finds such a token even in the split text.
         """
         texts = [text for message in messages for text in _texts_in(message)]
         if not any(map(self.is_marked, texts)):
@@ -699,7 +700,7 @@ class PlainText:
         of_template = self._added(self.tokens(render(masked)))
         tokens = self.tokens(prompt)
         surplus = _surplus(self._added(tokens), of_template)
-        if not surplus:  # the template omitted that part of the contents, as it does with thoughts
+        if not surplus:  # the template omitted that part of the contents, such as the thinking of earlier turns
             return tokens
         found_texts = [text for text, token in self._markers.items() if token in surplus]
         for pattern in (re.compile("|".join(map(re.escape, found_texts))), self._pattern):
@@ -712,12 +713,12 @@ class PlainText:
         raise ChatTemplateError(self._refusal(surplus[0]))
 
     def is_marked(self, text: str) -> bool:
-        """Return whether a text contains that of an added token."""
+        """Return whether a text contains the text of an added token."""
         return self._anywhere is not None and self._anywhere.search(text) is not None
 
     @cached_property
     def _markers(self) -> dict[str, int]:
-        """Texts of the added tokens, without words and white space → their ids."""
+        """Text of an added token → its id; without those that are plain words or white space."""
         added = self.tokenizer.added_tokens_decoder.items()
         found = {one.content: token for token, one in added if one.special or re.search(r"[^\w\s]", one.content)}
         return {text: token for text, token in found.items() if text.strip()}
@@ -735,7 +736,7 @@ class PlainText:
 
     @cached_property
     def _ids(self) -> frozenset[int]:
-        """Ids of the added tokens, without that for unknown characters, which stand for text."""
+        """Ids of the added tokens, without the unknown token if the tokenizer uses it for characters of a text."""
         ids = frozenset(self._markers.values())
         return ids - ({self.tokenizer.unk_token_id} & set(self.tokens(chr(_PRIVATE[0]))))
 
@@ -756,7 +757,7 @@ class PlainText:
         text = next(text for text, number in self._markers.items() if number == token)
         return (
             f"a message has the text of the special token {text!r}, which {self.name} would not read as text: its "
-            "chat template changes the message, or its tokenizer finds it in halves, too; take it out of the row."
+            "chat template changes the message, or its tokenizer joins the split text; remove it from the row."
         )
 
     def _joined(self, pieces: Sequence[str], expected: Sequence[int]) -> list[int] | None:
@@ -765,7 +766,7 @@ class PlainText:
         Some tokenizers put a space before each text, so a piece is tokenized after an anchor, which is then removed.
 
         Returns:
-            None if other added tokens than the expected ones are found.
+            None if the tokens have other added tokens than the expected ones.
         """
         ways = (self._after(anchor, pieces) for anchor in _ANCHORS)
         safe = [tokens for tokens in ways if tokens is not None and self._added(tokens) == list(expected)]
@@ -788,7 +789,7 @@ class PlainText:
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a message with its texts changed, those in its tool calls and thoughts included, but for its role."""
+    """Return a message with all its texts changed, in tool calls and thinking too, except its role."""
     if isinstance(value, Mapping):
         return {name: one if name == "role" else _map_texts(one, change) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -797,7 +798,7 @@ def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Yield all texts in lists and dicts, names of fields included."""
+    """Yield all texts in nested lists and dicts, and the dicts' keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -814,7 +815,7 @@ def _unused(text: str) -> tuple[str, str]:
 
 
 def _surplus(tokens: Sequence[int], expected: Sequence[int]) -> list[int]:
-    """Return the tokens that occur more often than expected, each once; all of them if only the order differs."""
+    """Return the tokens that occur more often than expected, each once; all tokens if only their order differs."""
     more = [token for token in dict.fromkeys(tokens) if tokens.count(token) > expected.count(token)]
     return more or (list(dict.fromkeys(tokens)) if list(tokens) != list(expected) else [])
 

@@ -1,11 +1,11 @@
-"""Choices as a tree of tokens: which probabilities an engine has to find to score them, and the scores of these.
+"""Prefix tree of the tokens of choices: which next-token probabilities scoring needs, and the scores from them.
 
     choices     [7, 8], [7, 9], [5]      end tokens {2}
-    after       ()       (7,)    (5,)    (7, 8)   (7, 9)      beginnings of choices, after the prompt
-    wanted      7, 5     8, 9    2       2        2           tokens whose probabilities are needed there
+    prefix      ()       (7,)    (5,)    (7, 8)   (7, 9)      first tokens of choices, after the prompt
+    wanted      7, 5     8, 9    2       2        2           next tokens whose probabilities are needed
 
-An engine that gives the probabilities of chosen tokens after a prompt reads each beginning once, whatever number of
-choices share it. For choices of one token each, that is the prompt and a token more for the end of each.
+An engine evaluates each prefix once, however many choices share it. Choices of one token each need the prompt, and the
+prompt followed by each choice for the probability of its end.
 """
 
 import math
@@ -16,7 +16,7 @@ from functools import cached_property
 from hfsynth.chat import TokenizedChoices
 
 Beginning = tuple[int, ...]
-"""The first tokens of a choice; () before the first one."""
+"""Prefix of a choice: its first tokens; () for none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class ChoiceTree:
 
     @cached_property
     def wanted(self) -> dict[Beginning, list[int]]:
-        """The tokens whose probabilities are needed after each beginning."""
+        """Prefix → the next tokens whose probabilities are needed."""
         wanted: dict[Beginning, dict[int, None]] = {}
         for choice in map(tuple, self.choices.choices):
             for place, token in enumerate(choice):
@@ -44,10 +44,10 @@ class ChoiceTree:
         return {beginning: list(tokens) for beginning, tokens in wanted.items()}
 
     def scores(self, found: Mapping[Beginning, Mapping[int, float]]) -> tuple[float, ...]:
-        """Return each choice's score: the logarithm of its probability, its end included.
+        """Return each choice's score: the log-probability of its tokens and its end.
 
         Args:
-            found: The logarithms of the probabilities of the wanted tokens after each beginning.
+            found: Prefix → wanted token → its log-probability.
         """
         return tuple(self._score(tuple(choice), found) for choice in self.choices.choices)
 
@@ -58,7 +58,7 @@ class ChoiceTree:
 
 
 def log_sum(values: Sequence[float]) -> float:
-    """Return the logarithm of a sum of probabilities, from their logarithms.
+    """Return the logarithm of a sum of probabilities from their logarithms (log-sum-exp).
 
     >>> round(log_sum([math.log(0.25), math.log(0.5)]), 6) == round(math.log(0.75), 6)
     True

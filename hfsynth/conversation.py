@@ -1,4 +1,4 @@
-"""Read conversations as datasets have them: role/content, ShareGPT's from/value, dicts of lists, JSON, text parts."""
+"""Read conversations in the formats of datasets: role/content, ShareGPT's from/value, dicts of lists, JSON texts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,18 +30,20 @@ _SHAPES = "lists of messages with role and content, or from and value; dicts of 
 
 
 def read_conversation(column: str, value: object) -> tuple[Message, ...]:
-    """Return a row's conversation, of one message at least.
+    """Return a row's conversation, which has at least one message.
 
-    A message has a role, a text, and those of `EXTRA_FIELDS` that are not None; content that is None beside tool calls
-    becomes "". None inside a tool call is left out, since a dataset fills the fields that other calls have with it.
+    A message has a role, a content, and those of `EXTRA_FIELDS` that are not empty. If a message with tool calls has
+    no content, the content becomes "". Fields of a tool call that are None are left out, since a dataset adds the
+    fields of all calls to each call.
 
     Args:
-        column: Where it comes from, for error messages.
-        value: What the row has there: a list of messages with role and content, or with from and value (ShareGPT); a
-            dict of the lists of roles and contents; or the JSON text of either.
+        column: The column's name, for error messages.
+        value: The row's value: a list of messages with role and content, or with from and value (ShareGPT); a dict of
+            the lists of roles and contents; or the JSON text of either.
 
     Raises:
-        RowError: If it is none of these, a role is unknown, or a part of a content is no text, such as an image.
+        RowError: If the value is none of these, a role is unknown, or a part of a content is not text but, say, an
+            image.
 
     >>> read_conversation("messages", [{"role": "user", "content": "Hi", "date": None}])
     ({'role': 'user', 'content': 'Hi'},)
@@ -59,11 +61,11 @@ def read_tools(column: str, value: object) -> tuple[dict[str, Any], ...]:
     """Return a row's tools as JSON schemas; () for None and for an empty list.
 
     Args:
-        column: Where they come from, for error messages.
-        value: What the row has there: a list of schemas, or its JSON text, as TRL's datasets have it.
+        column: The column's name, for error messages.
+        value: The row's value: a list of schemas, or its JSON text, as in TRL's datasets.
 
     Raises:
-        RowError: If it is neither.
+        RowError: If the value is neither.
 
     >>> read_tools("tools", '[{"type": "function", "function": {"name": "now", "parameters": null}}]')
     ({'type': 'function', 'function': {'name': 'now'}},)
@@ -75,7 +77,7 @@ def read_tools(column: str, value: object) -> tuple[dict[str, Any], ...]:
 
 
 def conversation_fault(kind: Any) -> str:
-    """Say why a column with a feature can't hold conversations; "" where it can.
+    """Return why a column with this feature can't hold conversations; "" if it can.
 
     >>> conversation_fault(Value("int64")).partition(";")[0]
     'it holds int64'
@@ -94,18 +96,18 @@ def conversation_fault(kind: Any) -> str:
 
 
 def is_conversation(kind: Any) -> bool:
-    """Return whether a feature says that its values are conversations, rather than texts that may be JSON."""
+    """Return whether a feature is that of conversations. Texts and JSON, which may hold one, don't count."""
     return kind is not None and not isinstance(kind, Value | Json) and not conversation_fault(kind)
 
 
 def content_text(content: object) -> str | None:
-    r"""Return the text of a message's content: a text, or a list of parts of type text, one below the other.
+    r"""Return the text of a message's content, which is a text or a list of text parts; parts are joined by newlines.
 
     Returns:
-        None where there is no content.
+        None if there is no content.
 
     Raises:
-        ValueError: If a part is no text, such as an image.
+        ValueError: If a part is not text but, say, an image.
 
     >>> content_text([{"type": "text", "text": "Name a fruit."}, {"type": "text", "text": "A red one."}])
     'Name a fruit.\nA red one.'
@@ -125,7 +127,7 @@ def content_text(content: object) -> str | None:
 
 
 def _from_json(column: str, value: object) -> object:
-    """Return the value of a JSON text; anything else as it is."""
+    """Return the value of a JSON list or object; return any other value unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -135,7 +137,7 @@ def _from_json(column: str, value: object) -> object:
 
 
 def _rows(value: object) -> object:
-    """Return the messages of a dict of lists, or of a dict that has them as its only list; others as they are."""
+    """Return the messages of a dict of lists, or of a dict with a key such as "messages"; return others unchanged."""
     if not isinstance(value, Mapping):
         return value
     for name in ("messages", "conversations", "conversation"):
@@ -152,7 +154,7 @@ def _read_message(column: str, message: object) -> Message:
     """Return one message.
 
     Raises:
-        RowError: If it has no role, or neither text nor tool calls, or has a part that is no text.
+        RowError: If it has no role, has neither text nor tool calls, or has a part that is not text.
     """
     message = _parsed(message)
     if isinstance(message, Mapping) and message.get("role") is None and isinstance(message.get("from"), str):
@@ -160,7 +162,7 @@ def _read_message(column: str, message: object) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
         raise RowError(f"{column} has an entry without role or content: {message!r:.200}")
     role = message["role"]
-    if role not in MESSAGE_ROLES:  # a template writes it as it is, beside its special tokens
+    if role not in MESSAGE_ROLES:  # a template writes the role unescaped, next to its special tokens
         raise RowError(f"{column} has a turn of role {role!r:.200}; a role is one of {list(MESSAGE_ROLES)}")
     try:
         text = content_text(message.get("content"))
@@ -183,7 +185,7 @@ def _from_sharegpt(column: str, message: Mapping[str, Any]) -> Mapping[str, Any]
     """Return a ShareGPT turn with role and content.
 
     Raises:
-        RowError: If its `from` is none that ShareGPT's datasets have, or the call in its text can't be read.
+        RowError: If its `from` is not one of ShareGPT's roles, or the tool call in its text can't be read.
     """
     role, value = message["from"], message.get("value")
     extra = {field: message.get(field) for field in EXTRA_FIELDS}
@@ -191,7 +193,7 @@ def _from_sharegpt(column: str, message: Mapping[str, Any]) -> Mapping[str, Any]
         calls = _from_json(column, value)
         named = calls if isinstance(calls, list) else [calls]
         if not all(isinstance(call, Mapping) and "name" in call for call in named):
-            raise RowError(f"{column} has a turn of {role!r} that is no JSON of a call with name and arguments")
+            raise RowError(f"{column} has a turn of {role!r} that is not the JSON of a call with name and arguments")
         return {
             "role": "assistant",
             "content": "",
@@ -203,15 +205,15 @@ def _from_sharegpt(column: str, message: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _read_calls(column: str, value: object) -> list[Any]:
-    """Return tool calls, given as a list or as its JSON text."""
+    """Return tool calls from a list, or from the JSON text of a list."""
     calls = _from_json(column, value)
     if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in map(_parsed, calls)):
-        raise RowError(f"{column} has tool_calls that are no list of calls: {value!r:.200}")
+        raise RowError(f"{column} has tool_calls that are not a list of calls: {value!r:.200}")
     return [_without_none(_parsed(call)) for call in calls]
 
 
 def _parsed(value: object) -> Any:
-    """Return the object of a JSON text; anything else as it is."""
+    """Return the object of a JSON text; return any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
@@ -221,7 +223,7 @@ def _parsed(value: object) -> Any:
 
 
 def _without_none(value: Any) -> Any:
-    """Return a value without the fields of dicts that are None."""
+    """Return a value without the entries of its dicts that are None."""
     if isinstance(value, Mapping):
         return {name: _without_none(one) for name, one in value.items() if one is not None}
     return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,12 +1,12 @@
-"""Steps without an llm that add sampled columns, from which templates make prompts that differ: categories, personas.
+"""Steps without an llm that add sampled columns, such as categories and personas, to vary the prompts of a template.
 
     topics = CategorySampler({"topic": {"maths": 3, "law": 1}, "level": ("beginner", "expert")})
     people = PersonaSampler("user/personas")
     ask = TextGeneration(llm, template="You are {{ persona }}. Ask about {{ topic }} as a {{ level }} would.")
     dataset = (topics >> people >> ask).run(num_rows=1_000)
 
-A row's values come from the seed, the step's name and the row's index. Hence the splits of a `DatasetDict` get equal
-values row by row, unless each is sampled with a seed of its own.
+A row's values depend only on the seed, the step's name and the row's index. So all splits of a `DatasetDict` get the
+same values row by row, unless each is sampled with a different seed.
 """
 
 import math
@@ -33,8 +33,8 @@ from hfsynth.step import DatasetStep, Node
 from hfsynth.technique import Batch, Columns, checked_indices, plain_values
 
 _BLOCK = 1_000  # rows over which a column's random numbers are spread evenly
-_MAX_COMBINATIONS = 20_000  # of the values of columns that forbidden combinations connect
-_MAX_ROUNDS = 1_000  # of fitting their probabilities
+_MAX_COMBINATIONS = 20_000  # maximum number of combinations of the connected columns' values
+_MAX_ROUNDS = 1_000  # maximum number of rounds of iterative proportional fitting
 _TOLERANCE = 1e-4  # largest difference between a share and the weights' share
 _TEXT = Value("string")
 _Weights = Mapping[str, float]
@@ -52,7 +52,7 @@ class Sampler(Configuration, DatasetStep, ABC):
     """
 
     _: KW_ONLY
-    seed: int = field(default=0, metadata={"help": "Start of every random draw of this step."})
+    seed: int = field(default=0, metadata={"help": "Seed of this step's random numbers."})
     name: str = field(
         default="", metadata={"help": "The step's name in records; part of the seeds. Default: the class."}
     )
@@ -130,7 +130,7 @@ class Sampler(Configuration, DatasetStep, ABC):
         Args:
             batch: Columns of the rows, by name.
             indices: The rows' indices in the dataset.
-            rank: The process's number, which `with_rank=True` adds: not used.
+            rank: The process's rank, which `with_rank=True` adds. Ignored.
 
         Raises:
             ColumnError: If a column that is read is missing, or one would be replaced.
@@ -164,10 +164,10 @@ class Sampler(Configuration, DatasetStep, ABC):
 class CategorySampler(Sampler):
     """Sample categories by their weights: a column for each entry of `weights` and `weights_by`.
 
-    Weights are relative: `{"maths": 3, "law": 1}` makes maths three quarters of the rows. Of each 1,000 rows in
-    succession, every value has its share to within a row (Latin hypercube sampling). Forbidden combinations leave the
-    shares as they are, to within a few rows of 1,000: their probability is spread over the other combinations by
-    iterative proportional fitting.
+    Weights are relative: with `{"maths": 3, "law": 1}`, three quarters of the rows are maths. In each block of 1,000
+    rows, every value has its share to within one row (Latin hypercube sampling). Forbidden combinations change the
+    shares by at most a few rows in 1,000: iterative proportional fitting spreads their probability over the other
+    combinations.
 
     >>> from datasets import Dataset
     >>> sampler = CategorySampler(
@@ -182,8 +182,8 @@ class CategorySampler(Sampler):
     set()
 
     Raises:
-        ValueError: If a weight is out of range, a column or value is unknown, or forbidden combinations leave some
-            value less than its share.
+        ValueError: If a weight is out of range, a column or value is unknown, or forbidden combinations make the
+            share of a value impossible.
     """
 
     weights: Mapping[str, Any] = field(
@@ -194,12 +194,12 @@ class CategorySampler(Sampler):
     weights_by: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "{column: {other: {value: weights}}}: the weights of a column where another one, sampled or of "
-            "the dataset, has that value. For a value that is not listed, `weights` has them."
+            "help": "{column: {other: {value: weights}}}: weights of a column in rows where the other column, sampled "
+            "or in the dataset, has that value. Values that are not listed use `weights`."
         },
     )
     forbidden: tuple[Any, ...] = field(
-        default=(), metadata={"help": "Combinations that no row has, each as column → value."}
+        default=(), metadata={"help": "Combinations that no row may have, each as column → value."}
     )
 
     def __post_init__(self) -> None:
@@ -226,7 +226,7 @@ class CategorySampler(Sampler):
 
     @property
     def sampled_columns(self) -> tuple[str, ...]:
-        """The columns that are sampled, each after the one that its weights depend on."""
+        """The columns that are sampled, each after the column that its weights depend on."""
         return self._order
 
     @property
@@ -280,7 +280,7 @@ class CategorySampler(Sampler):
 
     @cached_property
     def _connected(self) -> tuple[str, ...]:
-        """The columns to be drawn jointly: those of `forbidden`, and the sampled ones that their weights depend on."""
+        """Columns that are drawn jointly: those of `forbidden`, and the sampled ones that their weights depend on."""
         found = {column for combination in self.forbidden for column in combination}
         for column in reversed(self._order):
             if column in found and column in self._others:
@@ -289,7 +289,7 @@ class CategorySampler(Sampler):
 
     @cached_property
     def _read_by_connected(self) -> dict[str, frozenset[str]]:
-        """The dataset's column → its values that the weights of connected columns depend on."""
+        """Column of the dataset → its values for which connected columns have weights."""
         found: dict[str, frozenset[str]] = {}
         for column in self._connected:
             other = self._others.get(column)
@@ -298,10 +298,10 @@ class CategorySampler(Sampler):
         return found
 
     def _check_values(self, where: str, column: str, values: Iterable[str]) -> None:
-        """Check that values are among those of a sampled column. A column of the dataset may have any value.
+        """Check that a sampled column has these values. A column of the dataset may have any value.
 
         Raises:
-            ValueError: If one isn't.
+            ValueError: If the column never has one of them.
         """
         if column in self._values and (unknown := sorted(set(values) - set(self._values[column]))):
             raise ValueError(
@@ -313,7 +313,8 @@ class CategorySampler(Sampler):
         """Check a forbidden combination.
 
         Raises:
-            ValueError: If it isn't two columns or more with a value each, or names one that is never sampled.
+            ValueError: If it isn't a dict of two or more columns with a value each, or names a column or value that is
+                never sampled.
         """
         if not isinstance(combination, Mapping) or len(combination) < 2:
             raise ValueError(
@@ -332,7 +333,7 @@ class CategorySampler(Sampler):
         """Return a column's weights in a row.
 
         Raises:
-            ColumnError: If there are none for the value of the column that they depend on.
+            ColumnError: If the column has no weights for the value of the column that they depend on.
         """
         other = self._others.get(column, "")
         options: Mapping[str, _Weights] = self.weights_by[column][other] if other else {}
@@ -346,7 +347,7 @@ class CategorySampler(Sampler):
         return own
 
     def _distribution(self, column: str, row: Mapping[str, str]) -> "_Distribution":
-        """Return the distribution of a column's values in a row; each is computed once."""
+        """Return the distribution of a column's values in a row. Distributions are cached."""
         weights = self._weights_in(column, row)
         found: dict[int, _Distribution] = vars(self).setdefault("_distributions", {})
         if id(weights) not in found:
@@ -355,19 +356,18 @@ class CategorySampler(Sampler):
         return found[id(weights)]
 
     def _pick_combination(self, row: Mapping[str, str], number: float) -> dict[str, str]:
-        """Return values of all connected columns."""
+        """Return a value for each connected column."""
         read = tuple((name, row[name]) for name, values in self._read_by_connected.items() if row[name] in values)
         return dict(zip(self._connected, self._combinations(read).pick(number), strict=True))
 
     def _combinations(self, read: tuple[tuple[str, str], ...]) -> "_Distribution":
-        """Return the distribution of the allowed combinations of the connected columns; each is computed once.
+        """Return the distribution of the allowed combinations of the connected columns. Distributions are cached.
 
         Args:
-            read: The row's columns of the dataset that weights depend on, with their values; without values that have
-                no weights of their own.
+            read: (column of the dataset, its value in the row) for each value that `weights_by` lists.
 
         Raises:
-            ValueError: If a value can't have its share.
+            ValueError: If the forbidden combinations make the share of a value impossible.
         """
         found: dict[Any, _Distribution] = vars(self).setdefault("_distributions_of_combinations", {})
         if read not in found:
@@ -395,7 +395,7 @@ class CategorySampler(Sampler):
         return _Distribution.of(names, table[table > 0])
 
     def _allowed(self, values: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-        """Return which combinations of the connected columns are allowed: an axis for each column.
+        """Return which combinations of the connected columns are allowed, as an array with an axis for each column.
 
         Raises:
             ValueError: If there are too many combinations.
@@ -416,7 +416,10 @@ class CategorySampler(Sampler):
         return allowed
 
     def _targets(self, row: Mapping[str, str]) -> list["_Target"]:
-        """Return the shares that the weights ask for: of each connected column, with the one they depend on."""
+        """Return the shares that the weights ask for.
+
+        A column whose weights depend on another connected column has its joint shares with that column.
+        """
         targets: list[_Target] = []
         shares: dict[str, _Table] = {}
         for axis, column in enumerate(self._connected):
@@ -445,7 +448,7 @@ class CategorySampler(Sampler):
 class PersonaSampler(Sampler):
     r"""Sample personas: each row gets columns of a row of another dataset, by default `persona`.
 
-    No persona is taken twice before all have been taken. Other datasets do as well, such as one of contexts.
+    All personas are used once before any is used a second time. Another dataset of texts works as well.
 
     >>> import json, pathlib, tempfile
     >>> from datasets import Dataset
@@ -459,7 +462,7 @@ class PersonaSampler(Sampler):
 
     Raises:
         ValueError: If no column is named; or, when a run begins, if the dataset can't be read or has no rows.
-        ColumnError: When a run begins, if it lacks a column, or one holds no texts.
+        ColumnError: When a run begins, if a column is missing or doesn't hold texts.
     """
 
     personas: str = field(
@@ -470,7 +473,8 @@ class PersonaSampler(Sampler):
     config: str | None = field(default=None, metadata={"help": "Its configuration."})
     split_name: str = field(default="train", metadata={"help": "Its split."})
     revision: str | None = field(
-        default=None, metadata={"help": "Its commit, branch or tag on the Hub; only a commit stays as it is."}
+        default=None,
+        metadata={"help": "Its commit, branch or tag on the Hub; only a commit always names the same rows."},
     )
 
     def __post_init__(self) -> None:
@@ -494,7 +498,7 @@ class PersonaSampler(Sampler):
         self._load()
 
     def files_state(self) -> str:
-        """Return the sizes and modification times of the files, where the personas are in a file or folder."""
+        """Return the sizes and modification times of a file or of a folder's files; "" for a dataset on the Hub."""
         path = find_path(self.personas)
         files = [] if path is None else [path] if path.is_file() else sorted(path.rglob("*"))
         states = [file.stat() for file in files if file.is_file()]
@@ -507,7 +511,7 @@ class PersonaSampler(Sampler):
         return {column: list(found[column]) for column in self.columns}
 
     def _place(self, index: int, count: int) -> int:
-        """Return which persona a row gets; each pass through them goes in steps of a random size."""
+        """Return the index of a row's persona. Each pass over the personas has a random start and stride."""
         turn, place = divmod(index, count)
         start, stride = _order_of_pass(self.seed, self.name, turn, count)
         return (start + place * stride) % count
@@ -536,7 +540,7 @@ class _Distribution:
 
     values: Sequence[Any]
     limits: Sequence[float]
-    """Cumulative probability up to each value, its own included."""
+    """Cumulative probability up to and including each value."""
 
     @classmethod
     def of(cls, values: Sequence[Any], weights: Sequence[float] | _Table) -> "_Distribution":
@@ -546,7 +550,7 @@ class _Distribution:
         return cls([values[place] for place in kept], [limit / sums[-1] for limit in sums])
 
     def pick(self, number: float) -> Any:
-        """Return the value at a number from 0 to below 1."""
+        """Return the value for a number in [0, 1)."""
         return self.values[min(bisect_right(self.limits, number), len(self.values) - 1)]
 
 
@@ -554,7 +558,7 @@ def _checked_weights(where: str, weights: Any) -> dict[str, float]:
     """Return weights as value → weight.
 
     Raises:
-        ValueError: If they are neither that nor texts, or no weight is above 0.
+        ValueError: If the weights are neither such a mapping nor a sequence of texts, or no weight is above 0.
     """
     named = isinstance(weights, Mapping)
     if not named and isinstance(weights, Sequence) and not isinstance(weights, str):
@@ -573,10 +577,10 @@ def _checked_weights(where: str, weights: Any) -> dict[str, float]:
 
 
 def _checked_weights_by(column: str, options: Any) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the weights of a column that depend on a second one.
+    """Return the weights of a column that depend on another column.
 
     Raises:
-        ValueError: If they aren't a dict of one column, and of weights for its values.
+        ValueError: If they aren't a dict of one other column, and of weights for its values.
     """
     where = f"weights_by[{column!r}]"
     by_value = next(iter(options.values())) if isinstance(options, Mapping) and len(options) == 1 else None
@@ -593,7 +597,7 @@ def _checked_weights_by(column: str, options: Any) -> dict[str, dict[str, dict[s
 
 
 def _spread_numbers(sampler: Sampler, column: str, indices: Sequence[int]) -> list[float]:
-    """Return a random number in [0, 1) for each row; each block of 1,000 rows has one in each interval of 1/1000."""
+    """Return a random number in [0, 1) for each row. Each block of 1,000 rows has one number in each 1/1000."""
     blocks = {
         block: _block_numbers(sampler.seed, sampler.name, column, block) for block in {i // _BLOCK for i in indices}
     }
@@ -607,10 +611,10 @@ def _block_numbers(seed: int, step: str, column: str, block: int) -> tuple[float
 
 
 def _fit_table(allowed: NDArray[np.bool_], targets: Sequence[_Target]) -> _Table:
-    """Return probabilities of the allowed cells whose margins are the targets, as near as they come.
+    """Return probabilities of the allowed cells whose margins are as near to the targets as possible.
 
-    Iterative proportional fitting (Deming and Stephan, 1940) from equal probabilities: where no cell is forbidden,
-    columns are independent but for the weights that depend on another one.
+    Iterative proportional fitting (Deming and Stephan, 1940), started from equal probabilities. If no cell is
+    forbidden, two columns are independent unless the weights of one depend on the other.
     """
     table: _Table = allowed / max(allowed.sum(), 1)
     largest = math.inf
@@ -622,7 +626,7 @@ def _fit_table(allowed: NDArray[np.bool_], targets: Sequence[_Target]) -> _Table
             factor = np.divide(wanted, margin, out=np.zeros_like(wanted), where=margin > 0)
             others = tuple(axis for axis in range(table.ndim) if axis not in axes)
             table = table * np.expand_dims(factor, others)
-        if largest < _TOLERANCE or abs(before - largest) < 1e-9:  # fitted, or as near as it comes
+        if largest < _TOLERANCE or abs(before - largest) < 1e-9:  # converged, to the targets or as near as possible
             break
     return table
 

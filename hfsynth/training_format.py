@@ -1,4 +1,4 @@
-"""TrainingFormat: lay rows out as TRL's trainers take them, one step for each of TRL's dataset types."""
+"""TrainingFormat: a step that converts rows to one of TRL's dataset types."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
     "unpaired-preference": ("prompt", "completion", "label"),
 }
-"""Type → the columns that trainers read."""
+"""Dataset type → the columns that TRL's trainers read."""
 _REJECTED_COLUMNS = ("rejected", "base_response")
 _REPLACED = ("messages", "prompt", "completion", "chosen", "rejected", "conversations", "conversation")
 _TEXTS = List({"role": Value("string"), "content": Value("string")})
@@ -39,7 +39,7 @@ class _Example:
     """One prompt with one of its completions."""
 
     row: int
-    """Index of the row that it comes from."""
+    """Index of the source row."""
     prompt: tuple[Any, ...]
     completion: tuple[Any, ...] = ()
     score: Any = None
@@ -47,7 +47,7 @@ class _Example:
 
 @dataclass(frozen=True)
 class _Dropped:
-    """Why a row is not in the format."""
+    """Why a row was dropped."""
 
     rule: str
     value: str
@@ -56,7 +56,7 @@ class _Dropped:
 
 @dataclass(frozen=True)
 class TrainingFormat(Configuration, DatasetStep):
-    """Lay rows out as one of TRL's dataset types, conversational, so that the trainer applies the chat template.
+    """Convert rows to one of TRL's dataset types, in the conversational format: the trainer applies the chat template.
 
     | `type` | columns | trainer |
     |---|---|---|
@@ -66,18 +66,20 @@ class TrainingFormat(Configuration, DatasetStep):
     | `preference` | `prompt`, `chosen`, `rejected` | DPOTrainer, RewardTrainer |
     | `unpaired-preference` | `prompt`, `completion`, `label` | KTOTrainer |
 
-    The prompt is an instruction or a conversation; the completion is a response, each text of a list of several
-    generations, or the last turn of the conversation. A preference is a pair of columns; or the best and the worst by
-    `score` of a list of generations, or of the rows with the same prompt. The columns that are read are replaced;
-    others stay. Rows that lack a part are dropped, with the reason: `no_prompt`, `no_completion`, `no_score`,
-    `no_difference` (all scores of a prompt are equal), `between` (neither the best nor the worst), `unreadable`.
+    The prompt is an instruction or a conversation. The completion is a response, each text of a list of generations,
+    or the last turn of the conversation. A preference comes from a pair of columns, or pairs the responses with the
+    highest and the lowest `score`, among a list of generations or the rows with the same prompt. The columns that are
+    read are replaced; others stay. A row that lacks a part is dropped, with one of these reasons: `no_prompt`,
+    `no_completion`, `no_score`, `no_difference` (all scores of a prompt, or both responses, are equal), `between`
+    (neither the highest nor the lowest score), `unreadable`.
 
     >>> rows = Dataset.from_dict({"instruction": ["Name a fruit."], "generation": ["A fig."]})
     >>> TrainingFormat("prompt-completion")(rows)[0]["completion"]
     [{'role': 'assistant', 'content': 'A fig.'}]
 
     Raises:
-        ValueError: If the type is none of these, or `minimum` and `accepted` don't fit it.
+        ValueError: If the type is not one of these, both `minimum` and `accepted` are set, or one is set for a type
+            without labels.
     """
 
     reads_earlier_rows: ClassVar[bool] = False
@@ -86,12 +88,12 @@ class TrainingFormat(Configuration, DatasetStep):
     instruction: str | None = field(
         default=None,
         kw_only=True,
-        metadata={"help": "Column of the instruction or conversation. Default: found by its name."},
+        metadata={"help": "Column of the instruction or conversation. Default: a column with a usual name."},
     )
     response: str | None = field(
         default=None,
         kw_only=True,
-        metadata={"help": "Column of the response, or of the chosen one. Default: found by its name."},
+        metadata={"help": "Column of the (chosen) response. Default: a column with a usual name."},
     )
     rejected: str | None = field(
         default=None,
@@ -101,7 +103,7 @@ class TrainingFormat(Configuration, DatasetStep):
     score: str | None = field(
         default=None,
         kw_only=True,
-        metadata={"help": "Column of a response's score or label. Default: `reward`, where no response is rejected."},
+        metadata={"help": "Column of a response's score or label. Default: `reward`, if there is no rejected column."},
     )
     minimum: float | None = field(
         default=None, kw_only=True, metadata={"help": "Lowest score of a response that gets the label True."}
@@ -120,13 +122,13 @@ class TrainingFormat(Configuration, DatasetStep):
     thinking_field: str | None = field(
         default="reasoning_content",
         kw_only=True,
-        metadata={"help": "Field of the answer's message for the column `thinking`; None leaves the reasoning out."},
+        metadata={"help": "Message field that gets the text of the column `thinking`; None leaves that text out."},
     )
     tools: bool = field(default=True, kw_only=True, metadata={"help": "Keep the column `tools`, which trainers read."})
     name: str = field(default="", kw_only=True, metadata={"help": "The step's name in records. Default: the class."})
 
     def __post_init__(self) -> None:
-        """Check the type, and what only some types take."""
+        """Check the type, and the fields that only some types use."""
         settle_fields(self)
         object.__setattr__(self, "name", self.name or type(self).__name__)
         if self.type not in _TYPES:
@@ -172,11 +174,11 @@ class TrainingFormat(Configuration, DatasetStep):
         kept: Iterable[Dataset] = (),  # noqa: ARG002 - reads no earlier rows
         first: int = 0,
     ) -> Split:
-        """Return the rows in this format, and those that lack a part as failures (`FAILURE_FEATURES`).
+        """Return the rows in this format, and the dropped rows as failures (`FAILURE_FEATURES`).
 
         Args:
-            dataset: The rows. One on which a technique failed stays, with None.
-            kept: Not read.
+            dataset: The rows. A row on which a technique failed stays, with None in the new columns.
+            kept: Ignored.
             first: Index of the first row.
 
         Raises:
@@ -209,7 +211,7 @@ class TrainingFormat(Configuration, DatasetStep):
         return Split(self._written(dataset, features, written, failed), failures_dataset(entries))
 
     def _rows(self, examples: Sequence[_Example], dropped: dict[int, _Dropped]) -> Iterator[tuple[int, list[_Row]]]:
-        """Yield each row's new rows by the row's index, and note the dropped ones."""
+        """Yield (index of a source row, its new rows), and add the dropped rows to `dropped`."""
         if self.type == "preference":
             yield from _pairs(examples, dropped)
             return
@@ -225,7 +227,7 @@ class TrainingFormat(Configuration, DatasetStep):
     def _written(
         self, dataset: Dataset, features: Features, written: Mapping[int, Sequence[_Row]], failed: set[int]
     ) -> Dataset:
-        """Return the dataset with the new columns, in the order of the rows that they come from."""
+        """Return the dataset with the new columns, in the order of the source rows."""
         empty = [dict.fromkeys(COLUMNS[self.type])]
         news = {row: empty if row in failed else written[row] for row in sorted({*failed, *written})}
         places = [row for row, several in news.items() for _ in several]
@@ -243,7 +245,7 @@ class TrainingFormat(Configuration, DatasetStep):
 
 
 def training_format(form: TrainingFormat | str | Mapping[str, Any]) -> TrainingFormat:
-    """Return a format that is named by its type, or by a mapping of its fields.
+    """Return a format from its type, or from a mapping of its fields.
 
     >>> training_format({"type": "preference", "score": "quality"}).score
     'quality'
@@ -262,12 +264,12 @@ def training_format(form: TrainingFormat | str | Mapping[str, Any]) -> TrainingF
 
 
 def _plain(value: Any) -> Any:
-    """Return messages as a list, without the fields that only some of them have."""
+    """Return messages as a list of dicts; return any other value unchanged."""
     return [dict(message) for message in value] if isinstance(value, tuple | list) else value
 
 
 def _pairs(examples: Sequence[_Example], dropped: dict[int, _Dropped]) -> Iterator[tuple[int, list[_Row]]]:
-    """Yield a pair for each prompt: of two responses whose scores are not equal, the best and the worst."""
+    """Yield a pair for each prompt: the responses with the highest and the lowest score, unless these are equal."""
     groups: dict[str, list[_Example]] = {}
     for one in examples:
         groups.setdefault(json.dumps(one.prompt, sort_keys=True, default=str), []).append(one)
@@ -290,7 +292,7 @@ def _answer(example: _Example) -> str:
 
 @dataclass(frozen=True)
 class _Sources:
-    """The columns that a format is made from; "" for those that it isn't."""
+    """Names of the columns that a format reads; "" for those that it doesn't read."""
 
     instruction: str
     response: str
@@ -335,10 +337,10 @@ class _Sources:
         return sources
 
     def _check(self, form: TrainingFormat, features: Features, found: Sequence[str]) -> None:
-        """Check that the format has all its parts.
+        """Check that the dataset has all columns that the format needs.
 
         Raises:
-            ColumnError: If it lacks one.
+            ColumnError: If one is missing.
         """
         has_answers = self.response or is_conversation(features[self.instruction])
         if form.type not in ("prompt-only", "language-modeling") and not has_answers:
@@ -356,28 +358,28 @@ class _Sources:
         if form.type != "unpaired-preference":
             return
         if not self.score:
-            raise ColumnError(f"{form.name} needs a score to label responses by; the dataset has {found}: score='…'.")
+            raise ColumnError(f"{form.name} needs a score to label responses by; name one of {found} with score='…'.")
         kind = features[self.score]
         kind = kind.feature if isinstance(kind, List) else kind
         if form.minimum is None and not form.accepted and kind != Value("bool"):
             raise ColumnError(f"{form.name} needs minimum=… or accepted=(…) to label responses by {self.score!r}.")
 
     def columns(self, features: Features) -> list[str]:
-        """Return the dataset's columns that are read."""
+        """Return the names of the dataset's columns that are read."""
         names = (
             self.instruction, self.response, self.rejected, self.score, self.input, self.system_prompt, self.thinking
         )  # fmt: skip
         return [name for name in dict.fromkeys(names) if name in features]
 
     def removed(self, form: TrainingFormat, features: Features) -> set[str]:
-        """Return the columns that are not kept: those that are read, and others that trainers would take for them."""
+        """Return the columns to remove: those that are read, and others that a trainer would read in their place."""
         inside = {self.instruction, self.response, self.rejected, self.input, self.system_prompt, self.thinking}
         if form.type == "prompt-only":
             inside |= {name for name in RESPONSE_COLUMNS if name in features}
         return inside | set(_REPLACED) | (set() if form.tools else {"tools"})
 
     def message_feature(self, form: TrainingFormat, features: Features) -> Any:
-        """Return the feature of a list of messages: JSON where they may have more than a role and a text."""
+        """Return the feature of a list of messages: JSON if they may have more fields than role and content."""
         kinds = [features[name] for name in (self.instruction, self.response, self.rejected) if name]
         extra = [kind for kind in kinds if is_conversation(kind) and kind != _TEXTS]
         return List(Json()) if extra or (self.thinking and form.thinking_field) else _TEXTS
@@ -386,7 +388,7 @@ class _Sources:
         """Return the examples of a row.
 
         Raises:
-            RowError: If it has no prompt, completion or score, with the rule as the reason.
+            RowError: If the row has no prompt, completion or score; the reason is the rule's name.
         """
         prompt = self._prompt(form, row)
         if form.type == "prompt-only":
@@ -450,7 +452,7 @@ class _Sources:
             return [None] * count
         value = row[self.score]
         scores = value if isinstance(value, list) else [value]
-        if len(scores) != count or any(score is None or score != score for score in scores):  # NaN is not itself
+        if len(scores) != count or any(score is None or score != score for score in scores):  # NaN != NaN
             raise RowError("no_score")
         if form.type == "preference":
             return list(scores)
@@ -467,7 +469,7 @@ def _is_answer(features: Features, name: str) -> bool:
 
 
 def _reads_input(form: TrainingFormat, instruction: str, features: Features) -> bool:
-    """Return whether `input` is a part of the prompt, as in Alpaca, rather than the text that it was made from."""
+    """Return whether `input` is a part of the prompt, as in Alpaca, and not the text that SelfInstruct read."""
     if "input" not in features or instruction == "input" or is_conversation(features[instruction]):
         return False
     names = list(features)
@@ -476,7 +478,7 @@ def _reads_input(form: TrainingFormat, instruction: str, features: Features) -> 
 
 
 def _answers(value: Any, conversation: Any, prompt: Sequence[Any], is_version: bool = False) -> list[tuple[Any, ...]]:
-    """Return completions as messages: of a text, of each text of a list, or of a conversation behind the prompt.
+    """Return completions as messages: from a text, each text of a list, or a conversation's turns after the prompt.
 
     Raises:
         RowError: If one is missing or blank.
