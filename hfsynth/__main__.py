@@ -31,7 +31,7 @@ from hfsynth.viewer.page import view
 
 @plain_errors()
 def main() -> None:
-    """Run the command that is named on the command line."""
+    """Run the command of the command line."""
     commands = {"run": run_command, "view": view_command, "verify": verify_command}
     commands_parser = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     commands_parser.add_argument("command", choices=commands, help="The command; each has its own --help.")
@@ -91,7 +91,7 @@ def run_command(flags: Sequence[str]) -> None:
 
 
 def verify_command(flags: Sequence[str]) -> None:
-    """Verify a published dataset, print the report, and exit with the status that it has."""
+    """Verify a published dataset, print the report, and exit with its status."""
     command = ArgumentParser(
         prog="hfsynth verify",
         description="Compare a dataset that hfsynth saved or pushed with its record: files, figures, and remade rows.",
@@ -128,20 +128,22 @@ def verify_command(flags: Sequence[str]) -> None:
 
 
 def _add_recipe_flags(command: ArgumentParser) -> None:
-    """Add the flags for what a recipe leaves out: folders of models, and the user's own code."""
-    command.add_argument("--model", help="Name or folder to use for the recipe's models; one in a folder needs it.")
+    """Add the flags for what a recipe doesn't contain: the folder of its model, and the user's own code."""
+    command.add_argument(
+        "--model", help="Name or folder that replaces the recipe's models; required if the recipe's model is a folder."
+    )
     command.add_argument(
         "--import",
         dest="modules",
         action="append",
         default=[],
         metavar="MODULE",
-        help="Module, here or installed, with your own classes and functions that the recipe names; repeatable.",
+        help="Module with your own classes and functions that the recipe names; repeatable.",
     )
 
 
 def _own_definitions(modules: Sequence[str]) -> list[Any]:
-    """Return the classes and functions of modules that are named by `--import`."""
+    """Return the classes and functions of the modules that `--import` names."""
     return [definition for name in modules for definition in _definitions(name)]
 
 
@@ -152,7 +154,7 @@ def _definitions(name: str) -> list[Any]:
         ValueError: If there is no such module.
     """
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # the console script has its own folder there
+        sys.path.insert(0, folder)  # for the console script, sys.path has its folder, not the current one
     parents = [name.rsplit(".", dots)[0] for dots in range(name.count(".") + 1)]
     try:
         module = import_module(name)

@@ -1,7 +1,7 @@
-"""Command lines from dataclasses: one flag for each field, with the help text that the field carries.
+"""Command-line parsers from dataclasses: one flag for each field, with the help text in the field's metadata.
 
-`bool` becomes `--flag / --no-flag`, a mapping or a choice of several types takes JSON (or plain text where it isn't),
-and a nested `SamplingParams` becomes a flag for each of its own fields: `sampling` gives `--temperature`,
+A `bool` becomes `--flag / --no-flag`. A mapping or a union of types takes JSON, or a plain text that isn't JSON. A
+nested `SamplingParams` becomes a flag for each of its own fields: `sampling` gives `--temperature`,
 `response_sampling` gives `--response-temperature`.
 """
 
@@ -41,7 +41,7 @@ from hfsynth.training_format import training_format
 
 T = TypeVar("T")
 LLMS: dict[str, type[LLM]] = {"transformers": TransformersLLM, "vllm": VLLM, "openai": OpenAILLM}
-"""Value of --llm → the class whose flags a script then has."""
+"""Value of --llm → the llm class whose fields become flags."""
 _PACKAGE = Path(__file__).parent
 _EXPECTED = (ColumnError, ChatTemplateError, GenerationError, RunError, PushError, OSError)
 
@@ -60,7 +60,7 @@ class RunArguments:
     )
     split: str = field(default="train", metadata={"help": "Split of the input."})
     max_rows: int | None = field(
-        default=None, metadata={"help": "Rows of the input to take at most; default: all, or ten times --num-rows."}
+        default=None, metadata={"help": "Maximum number of input rows; default: all, or ten times --num-rows."}
     )
     num_rows: int | None = field(
         default=None,
@@ -72,16 +72,15 @@ class RunArguments:
     )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(
-        default=None, metadata={"help": "Folder for finished rows; default: in the cache of datasets."}
+        default=None, metadata={"help": "Folder for finished rows; default: a folder in the cache of datasets."}
     )
     chunk_size: int | None = field(
-        default=None, metadata={"help": "Rows of a chunk, the unit of files; default: by the number of rows."}
+        default=None,
+        metadata={"help": "Rows of a chunk, which is saved as one file; default: depends on the number of rows."},
     )
     deterministic: bool = field(
         default=False,
-        metadata={
-            "help": "Complete each chunk by itself, so that the same rows run beside each row in every run; slower."
-        },
+        metadata={"help": "Complete one chunk at a time, so that every run batches the same rows together; slower."},
     )
     format: str | Mapping[str, Any] | None = field(
         default=None,
@@ -103,7 +102,7 @@ class RunArguments:
     preview: bool = field(
         default=False,
         metadata={
-            "help": "Only show the first rows as the models read and write them, and estimate the cost of all rows."
+            "help": "Only show the prompts and completions of the first rows, and estimate the cost of all rows."
         },
     )
     config_name: str | None = field(
@@ -111,7 +110,7 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check that all numbers are positive.
 
         Raises:
             ValueError: If one is below 1.
@@ -122,10 +121,13 @@ class RunArguments:
                 raise ValueError(f"RunArguments.{name} is {value}; it must be at least 1.")
 
     def rows(self) -> Dataset | None:
-        """Load the input; without a dataset, `max_rows` rows with nothing but an `id`, or None for `num_rows` of them.
+        """Load the input rows.
+
+        Returns:
+            The dataset's rows. Without a dataset, None if `num_rows` is set, else `max_rows` rows with only an `id`.
 
         Raises:
-            ValueError: If none of these is given, or the file's type isn't known.
+            ValueError: If `dataset`, `num_rows` and `max_rows` are all None, or the file's type isn't supported.
         """
         if self.dataset is None:
             if self.num_rows is None and self.max_rows is None:
@@ -137,12 +139,12 @@ class RunArguments:
 
 @contextmanager
 def plain_errors(*classes: type) -> Iterator[None]:
-    """End the command with one sentence for an error that the user can fix; other errors keep their traceback.
+    """Print a one-line message for errors that the user can fix, and exit; other errors keep their traceback.
 
-    It decorates a script's `main`. Exit statuses: 1 after an error, 130 after Ctrl-C.
+    Use this as the decorator of a script's `main`. Exit statuses: 1 after an error, 130 after Ctrl-C.
 
     Args:
-        classes: The dataclasses that the script has flags for, besides `RunArguments`: errors name these flags.
+        classes: The dataclasses, besides `RunArguments`, whose fields are flags. Errors name flags, not fields.
     """
     try:
         yield
@@ -153,17 +155,18 @@ def plain_errors(*classes: type) -> Iterator[None]:
         if not _is_for_the_user(error):
             raise
         text = " ".join(redact(str(error) or type(error).__name__).split())
-        names = [name for cls in classes for name, *_ in _flags(cls) if "_" in name]  # others begin sentences
+        # a name without "_" may be an ordinary word of the message
+        names = [name for cls in classes for name, *_ in _flags(cls) if "_" in name]
         flags = {name: _flag(name) for name in (*(f.name for f in dataclasses.fields(RunArguments)), *names)}
         sys.stderr.write(f"error: {_in_flags(text, flags)}\n")
         sys.exit(1)
 
 
 def _is_for_the_user(error: BaseException) -> bool:
-    """Return whether an error is about the input, the flags or the machine, and not a fault in the code.
+    """Return whether an error is about the input, the flags or the machine, rather than a bug.
 
-    Of the general classes, it is one that a `raise` statement of hfsynth or of the script makes, or that comes from
-    loading the input.
+    An error of a general class such as ValueError counts only if a `raise` statement raised it, and if that statement
+    is in hfsynth or the script, or ran while the input was loaded.
     """
     if isinstance(error, _EXPECTED):
         return True
@@ -179,7 +182,7 @@ def _is_for_the_user(error: BaseException) -> bool:
 
 
 def _in_flags(text: str, flags: Mapping[str, str]) -> str:
-    r"""Put flags in the place of fields in an error: of `SamplingParams.top_p`, or of a name that it begins with.
+    r"""Replace fields in an error message, such as `SamplingParams.top_p` or a name at its beginning, by flags.
 
     >>> _in_flags("SamplingParams.top_p is 2.", {"top_p": "--top-p"})
     '--top-p is 2.'
@@ -194,18 +197,18 @@ def _in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def _as_json(text: str) -> str:
-    """Return a dict of texts as JSON."""
+    """Return the repr of a dict of texts as JSON."""
     return text.replace("'", '"')
 
 
 def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source: RowSource | None = None) -> None:
-    """Run a pipeline by the arguments, save the result, and push it if `push_to_hub` is set.
+    """Run a pipeline with a script's arguments, save the result, and push it if `push_to_hub` is set.
 
     Args:
         pipeline: The pipeline.
-        run: The arguments.
-        config_name: The result's configuration, unless the arguments name one.
-        source: The input, instead of that of the arguments.
+        run: The script's arguments.
+        config_name: Configuration name of the result, unless the arguments have one.
+        source: Input that replaces that of the arguments.
     """
     name = run.config_name or config_name
     check_config_name(name)
@@ -216,7 +219,7 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
     if run.push_to_hub and is_main_process():
         check_push_target(run.push_to_hub, config_name=name)
     input_rows = source or run.rows()
-    max_rows = run.max_rows if run.num_rows else None  # else the input has no more
+    max_rows = run.max_rows if run.num_rows else None  # without num_rows, run.rows() has applied the limit
     if run.preview:
         preview = pipeline.preview(
             input_rows, num_rows=run.num_rows, max_rows=max_rows, max_tokens=run.max_tokens, chunk_size=run.chunk_size
@@ -254,7 +257,7 @@ def _check_output_dir(folder: Path) -> None:
 
 
 def _lost(dataset: Dataset) -> str:
-    """Return how many rows of a run failed or were dropped, and how many were tried for `num_rows`."""
+    """Return a summary of a run: rows that failed, were dropped or cut off, and the acceptance rate for `num_rows`."""
     record = records(dataset)[-1]
     failed = sum(sum(step.failures.values()) for step in record.steps)
     dropped = sum(step.dropped for step in record.steps)
@@ -265,16 +268,16 @@ def _lost(dataset: Dataset) -> str:
 
 
 def print_main(text: str) -> None:
-    """Print a line, once for all processes."""
+    """Print a line on the main process only."""
     if is_main_process():
         print(text)  # noqa: T201 - a script's own output
 
 
 def llm_class(flags: Sequence[str] | None = None) -> type[LLM]:
-    """Return the class that --llm names, whose flags `build_parser` then adds.
+    """Return the llm class that --llm names, to be passed to `build_parser`.
 
     Args:
-        flags: The command line; default: that of this process.
+        flags: The command line; default: this process's.
 
     >>> llm_class(["--llm", "openai", "--model", "small"]).__name__
     'OpenAILLM'
@@ -310,9 +313,9 @@ def from_args(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
     """Return a dataclass built from parsed flags; a flag that is not set leaves the field's default.
 
     Args:
-        cls: The dataclass, one of those the parser was made for.
-        arguments: What the parser returned.
-        llm: The llm of a technique.
+        cls: A dataclass that was passed to `build_parser`.
+        arguments: The parsed flags.
+        llm: The llm, for a technique.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -333,7 +336,7 @@ def from_args(cls: type[T], arguments: Namespace, llm: LLM | None = None) -> T:
 
 @contextmanager
 def _named_by_flags(cls: type, prefix: str = "") -> Iterator[None]:
-    """Have errors about the fields of a dataclass name their flags."""
+    """Replace fields by flags in the errors that a dataclass raises."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -352,7 +355,7 @@ def _set_flags(arguments: Namespace, names: list[str], prefix: str) -> dict[str,
 
 
 def _prefix(field_name: str) -> str:
-    """Return what goes before the flags of a nested field: nothing for `sampling`, `response_` for the other."""
+    """Return the flag prefix of a nested field: "" for `sampling`, "response_" for `response_sampling`."""
     return field_name.removesuffix("sampling")
 
 
@@ -397,10 +400,10 @@ def _add_flag(group: Any, name: str, kind: Any, declared: "dataclasses.Field[Any
 
 
 def _json_or_text(text: str) -> Any:
-    """Read JSON where the text is a list or object, else take it as it is.
+    """Return the value of a text that is a JSON list or object; return any other text unchanged.
 
     Raises:
-        ArgumentTypeError: If it begins as JSON with a text or an object does, and is none.
+        ArgumentTypeError: If the text begins like JSON, as `{"` and `["` do, but isn't valid JSON.
     """
     if not text.lstrip().startswith(("{", "[")):
         return text

@@ -1,4 +1,4 @@
-"""A pipeline's steps as YAML, a recipe: written from descriptions, and read into descriptions and steps."""
+"""Recipes: write the steps of a pipeline as YAML, and build steps from that YAML."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from hfsynth.config import CLASS_KEY, Description, build
 from hfsynth.secrets import redact
 from hfsynth.step import Step, as_step
 
-_MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 4_000_000, 200_000, 50  # of a recipe; its depth is lists in lists
-_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # Python's parsing takes time quadratic in the digits
-_LINE_BREAKS = "\x85\u2028\u2029"  # YAML's, besides "\n"
+_MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 4_000_000, 200_000, 50  # of a recipe; depth counts nested collections
+_LONG_NUMBER = re.compile(r"[-+\d._:xob]{1000,}")  # Python parses an integer in time quadratic in its digits
+_LINE_BREAKS = "\x85\u2028\u2029"  # line breaks of YAML besides "\n"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_SECRET_VARIABLE = "HFSYNTH_"  # the prefix of the environment variables that secrets are read from
+_SECRET_VARIABLE = "HFSYNTH_"  # prefix of the environment variables with secrets
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -27,9 +27,9 @@ def write_recipe(
     """Return a recipe as YAML.
 
     Args:
-        steps: What `Step.describe` returned.
-        chunk_size: The run's.
-        source: The description of the run's input, where that is plain configuration.
+        steps: Descriptions from `Step.describe`.
+        chunk_size: The run's chunk size.
+        source: The description of the run's input, if it is a configuration such as a `SeedPool`.
     """
     head: Description = {"hfsynth": version("hfsynth")}
     if chunk_size is not None:
@@ -40,7 +40,7 @@ def write_recipe(
 
 
 def dump(value: Any) -> str:
-    """Return plain values as YAML, texts of several lines as blocks."""
+    """Return plain values as YAML; texts of several lines become blocks."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, indent=2)
 
 
@@ -63,13 +63,13 @@ def build_step(description: Description, names: Mapping[str, Any], secrets: Mapp
     """Build a step from its description.
 
     Args:
-        description: What `Step.describe` returned.
-        names: Name → the class or function of that name.
-        secrets: Values of the fields that a recipe leaves out, by the names that it has for them. Default: environment
-            variables such as `HFSYNTH_API_KEY`.
+        description: The description from `Step.describe`.
+        names: Name → class or function.
+        secrets: Name of a secret that the recipe leaves out → its value. Default: environment variables such as
+            `HFSYNTH_API_KEY`.
 
     Raises:
-        ValueError: If a name is missing or a class is of another version, or if a secret is missing.
+        ValueError: If a name or a secret is missing, or a class has another version than the recipe's.
     """
     if "function" in description:
         function = _find(description["function"], names, "a function")
@@ -86,14 +86,14 @@ def build_step(description: Description, names: Mapping[str, Any], secrets: Mapp
 
 
 def build_source(text: str, names: Mapping[str, Any]) -> Any:
-    """Build the input that a recipe describes; None where it describes none.
+    """Build the input that a recipe describes; return None if it describes no input.
 
     Args:
         text: The recipe.
-        names: Name → the class of that name.
+        names: Name → class.
 
     Raises:
-        ValueError: If it isn't a recipe, or its class is missing or of another version.
+        ValueError: If the text isn't a recipe, or the input's class is missing or has another version.
     """
     description = _load(text).get("source")
     if description is None:
@@ -104,17 +104,17 @@ def build_source(text: str, names: Mapping[str, Any]) -> Any:
 
 
 def check_trusted(steps: Sequence[Mapping[str, Any]], model: str | None) -> None:
-    """Check that a recipe, perhaps a stranger's, runs no code and sends no requests that the user doesn't know of.
+    """Check that an untrusted recipe runs no remote code and sends no requests without the user's consent.
 
     Requests carry prompts and the key of an environment variable.
 
     Args:
-        steps: The descriptions of steps.
-        model: The model that the user names in place of the recipe's.
+        steps: Descriptions of steps.
+        model: The model that the user sets in place of the recipe's; None if they don't.
 
     Raises:
-        ValueError: If a model's repository brings code and `model` is None; or if an llm has an address of another
-            machine that `OPENAI_BASE_URL` doesn't name.
+        ValueError: If an llm sets `trust_remote_code` and `model` is None, or if it sends requests to another machine
+            whose address is not in `OPENAI_BASE_URL`.
     """
     for llm in (step.get("llm") for step in steps):
         if not isinstance(llm, Mapping):
@@ -142,7 +142,7 @@ def _addresses(value: Any) -> Iterator[str]:
 
 
 def replace_model(description: Description, model: str) -> Description:
-    """Return a description with another name or folder for the model of its llm."""
+    """Return a description with the model of its llm replaced."""
     llm = description.get("llm")
     if not isinstance(llm, dict) or "model" not in llm:
         return description
@@ -156,10 +156,10 @@ def _build(description: Description, names: Mapping[str, Any], secrets: Mapping[
 
 
 def _find(name: Any, names: Mapping[str, Any], kind: str) -> Any:
-    """Return the class or function of a name.
+    """Return the class or function of a name; `kind` is "a class" or "a function".
 
     Raises:
-        ValueError: If there is none; `kind` is "a class" or "a function".
+        ValueError: If there is none.
     """
     if not isinstance(name, str) or name not in names:
         raise ValueError(f"the recipe names {name!r}, {kind} that hfsynth doesn't have; pass it to from_yaml.")
@@ -167,10 +167,10 @@ def _find(name: Any, names: Mapping[str, Any], kind: str) -> Any:
 
 
 def _find_secret(name: str, secrets: Mapping[str, str]) -> str:
-    """Return a secret that a recipe leaves out.
+    """Return the value of a secret that a recipe leaves out.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it is neither in `secrets` nor in the environment.
     """
     variable = _SECRET_VARIABLE + re.sub(r"\W+", "_", name).upper()
     value = secrets.get(name) or os.environ.get(variable)
@@ -183,7 +183,7 @@ def _find_secret(name: str, secrets: Mapping[str, str]) -> str:
 
 
 def _load(text: str) -> dict[str, Any]:
-    """Read YAML whose size, once its aliases are written out, is bounded.
+    """Return a recipe's mapping, after checking its size with all aliases expanded.
 
     Raises:
         ValueError: If it isn't a mapping, or too large.
@@ -195,7 +195,7 @@ def _load(text: str) -> dict[str, Any]:
         recipe = yaml.load(text, _Loader)
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"the recipe is not YAML: {redact(str(error))}") from None
-    except ValueError as error:  # a date or number that can't be one, and a size over the limits
+    except ValueError as error:  # an invalid date or number, or a size over the limits
         raise ValueError(f"the recipe can't be read: {redact(str(error))}") from None
     if not isinstance(recipe, dict):
         raise ValueError(
@@ -205,13 +205,13 @@ def _load(text: str) -> dict[str, Any]:
 
 
 def _check_size(text: str) -> None:
-    """Check the depth of YAML and the number of its values, each alias counted as the values it stands for.
+    """Check the depth of YAML and the number of its values, with all aliases expanded.
 
     Raises:
-        ValueError: If one is over its limit.
+        ValueError: If one of them is over its limit.
     """
     sizes: dict[str, int] = {}
-    open_nodes: list[tuple[str | None, int]] = []  # the anchor of each list and mapping, and the values before it
+    open_nodes: list[tuple[str | None, int]] = []  # (anchor, number of values before it) of each open list and mapping
     total = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -232,7 +232,7 @@ def _check_size(text: str) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, and equal values out each time."""
+    """Writes texts of several lines as blocks, and uses no aliases for repeated values."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is yaml's
         return True

@@ -5,11 +5,11 @@
 # [tool.uv.sources]
 # hfsynth = { path = "..", editable = true }
 # ///
-"""Make instructions from a few that people wrote, as Self-Instruct does: a pool that grows, by rules and novelty.
+"""Generate instructions from human-written seeds, as Self-Instruct does: grow a pool, filtered by rules and novelty.
 
     python scripts/bootstrap.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset seeds.jsonl --num-rows 5000
 
-The input has a column `instruction`, with at least eight seeds; --max-rows limits the prompts that are tried.
+The input has at least eight seeds in a column `instruction`; --max-rows limits the number of prompts.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,13 +20,13 @@ from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, 
 
 @dataclass(frozen=True)
 class FilterArguments:
-    """Which instructions stay."""
+    """Filters of the generated instructions."""
 
     paper_filters: bool = field(
         default=False,
         metadata={
-            "help": "Filter as the paper does, for English: ROUGE-L of words of a-z and 0-9 alone, and no instruction "
-            "that begins with a character other than ASCII. Without it, any script and first character will do."
+            "help": "Filter as the paper does, for English: compute ROUGE-L only on words of a-z and 0-9, and drop "
+            "instructions that begin with a non-ASCII character. By default, any script and first character are kept."
         },
     )
 
@@ -39,7 +39,7 @@ class FilterArguments:
 
 @plain_errors(*LLMS.values(), BootstrapInstructions)
 def main() -> None:
-    """Grow the pool until as many instructions as asked for are in it, save them, and push them where asked."""
+    """Grow the pool to --num-rows instructions, save them, and push them if asked."""
     arguments = build_parser(__doc__, RunArguments, llm_class(), BootstrapInstructions, FilterArguments).parse_args()
     run = from_args(RunArguments, arguments)
     seed_rows = replace(run, max_rows=None).rows()

@@ -1,9 +1,9 @@
-"""Write the datasets of dataset_cards/: what the other scripts write on a small model, with cards and pictures.
+"""Write the example datasets in dataset_cards/: the outputs of the other scripts with a small model.
 
     python scripts/dataset_cards.py --model FOLDER --gguf-file FILE
 
-One for each technique that has a script, and one for the quickstart, which chains three. After a change of the card's
-template alone, `--cards-only` writes the cards anew from their records, without a model.
+Each technique that has a script gets a dataset, and so does the quickstart, which chains three techniques. After a
+change that affects only the card's template, `--cards-only` rewrites the cards from their records, without a model.
 """
 
 import argparse
@@ -30,15 +30,15 @@ RUNS = {
     "quickstart": ["--num-rows", "3"],
     "bootstrap": ["--dataset", SEEDS, "--num-rows", "8", "--max-rows", "24", "--max-new-tokens", "192"],
 }
-"""Script → its flags, beside those of the model."""
+"""Script → its flags, besides those for the model."""
 
 
 def main() -> None:
-    """Run every script, and keep what it wrote."""
+    """Run every script, and copy its output to dataset_cards/."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="Name of an instruct model on the Hub, or a folder.")
-    source.add_argument("--cards-only", action="store_true", help="Write the cards of the present rows anew.")
+    source.add_argument("--cards-only", action="store_true", help="Rewrite only the cards, from the existing rows.")
     flags.add_argument("--gguf-file", help="GGUF file in that folder.")
     flags.add_argument("--output-dir", type=Path, default=CARDS, help="Default: dataset_cards.")
     flags.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="Default: all.")
@@ -53,14 +53,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / name
             command = [sys.executable, str(SCRIPTS / f"{name}.py"), *RUNS[name], *model, "--output-dir", str(output)]
-            home = {"HF_HOME": folder, "OMP_NUM_THREADS": "1"}  # a cache of its own: everything is generated
+            home = {"HF_HOME": folder, "OMP_NUM_THREADS": "1"}  # an empty cache, so that everything is generated
             subprocess.run(command, check=True, env={**os.environ, **home})
             shutil.rmtree(arguments.output_dir / name, ignore_errors=True)
             shutil.copytree(output, arguments.output_dir / name)
 
 
 def rewrite_card(folder: Path) -> None:
-    """Write a card anew from the records beside it."""
+    """Rewrite a card from the records in its folder."""
     facts, card = read_facts(folder), folder / "README.md"
     card.write_text(write_card(folder.name, card.read_text(encoding="utf-8"), facts, facts), encoding="utf-8")
 

@@ -5,7 +5,7 @@
 # [tool.uv.sources]
 # hfsynth = { path = "..", editable = true }
 # ///
-"""Make instructions harder, or rarer.
+"""Evolve instructions into harder or rarer ones with EvolInstruct.
 
     python scripts/evol_instruct.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset instructions.jsonl
 
@@ -18,7 +18,7 @@ from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, 
 
 @plain_errors(*LLMS.values(), EvolInstruct)
 def main() -> None:
-    """Run the technique over the input, save what comes out, and push it where asked."""
+    """Run the technique on the input, save the result, and push it if asked."""
     arguments = build_parser(__doc__, RunArguments, llm_class(), EvolInstruct).parse_args()
     llm = from_args(llm_class(), arguments)
     run_and_save(

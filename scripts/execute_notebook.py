@@ -1,9 +1,9 @@
-"""Execute the notebook of this folder, and keep its outputs in it.
+"""Execute the notebook in this folder, and save its outputs in it.
 
     python scripts/execute_notebook.py
 
-Progress bars and warnings are left out, and so is the plain text of what is shown as a picture or a page: it names
-folders of the machine.
+Progress bars and warnings are left out. Outputs with a picture or an HTML page are saved without their plain text,
+which contains paths of this machine.
 """
 
 import argparse
@@ -18,7 +18,7 @@ RICH = {"image/svg+xml", "text/html"}
 
 
 def main() -> None:
-    """Execute the notebook in a temporary folder, and write it."""
+    """Execute the notebook in a temporary folder, and write it with its outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=NOTEBOOK, help="File to write. Default: the notebook itself.")
     arguments = parser.parse_args()
@@ -26,7 +26,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, Path(folder))
-    finally:  # of a cell that fails, the output says why
+    finally:  # also after an error, since the failed cell's output has the traceback
         for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
             cell.metadata.pop("execution", None)
             cell["outputs"] = [shortened(output) for output in cell.outputs if output.get("name") != "stderr"]
@@ -34,13 +34,13 @@ def main() -> None:
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Execute a notebook in a folder, a cell in at most 20 minutes; its outputs are written into it."""
+    """Execute a notebook in a folder, and add its outputs to it. A cell may take 20 minutes."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=resources).execute()
 
 
 def shortened(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return an output without its plain text, if a browser shows something else."""
+    """Return an output without its plain text, if it has a picture or HTML as well."""
     if RICH & set(output.get("data", ())):
         output["data"].pop("text/plain", None)
     return output

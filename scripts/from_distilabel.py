@@ -5,13 +5,13 @@
 # [tool.uv.sources]
 # hfsynth = { path = "..", editable = true }
 # ///
-"""Turn a pipeline that distilabel saved as YAML into a recipe, which `hfsynth run` runs.
+"""Convert a pipeline that distilabel saved as YAML to a recipe for `hfsynth run`.
 
     python scripts/from_distilabel.py pipeline.yaml --output hfsynth.yaml
 
-Prints the command that runs the recipe, and advice for each step or setting that has no equal. Steps that only move
-columns become functions in a module beside the recipe. distilabel's own prompts are replaced by hfsynth's, prompts of
-yours are kept. `from_distilabel.md` has all tasks, llms and steps of distilabel 1.5.3.
+Prints the command that runs the recipe, and advice for each step or setting that has no equivalent. Steps that only
+move columns become functions in a module next to the recipe. distilabel's own prompts are replaced by hfsynth's; your
+own prompts are kept. `from_distilabel.md` lists all tasks, llms and steps of distilabel 1.5.3.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ _SILENT = {
     "tokenizer_id", "tokenizer_revision", "model_display_name", "model_id", "api_key", "max_retries", "timeout",
     "tokenizer_mode", "skip_tokenizer_init", "base_url", "host", "endpoint", "follow_redirects",
 }  # fmt: skip
-"""Settings that don't change rows, that hfsynth finds by itself, or that every translation reads."""
+"""Settings without advice: they don't change rows, hfsynth finds them itself, or every translation reads them."""
 _NEUTRAL: tuple[Any, ...] = (None, False, "auto", "main", "", 0, {}, [])
 _SAMPLING = {"stop_sequences": "stop", "stop_strings": "stop"}
 _LLM_SETTINGS = {
@@ -64,7 +64,7 @@ _LLM_SETTINGS = {
     "vLLM": ("dtype", "revision", "trust_remote_code", "quantization", "extra_kwargs", "seed"),
     "LlamaCppLLM": ("model_path", "n_gpu_layers", "n_ctx", "n_batch", "seed"),
 }
-"""Kind of llm → its settings that are translated, or that have no influence on the rows here."""
+"""Kind of llm → its settings that are translated, or that don't influence the rows in hfsynth."""
 _FIELDS = {"torch_dtype": "dtype"}
 _SERVERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "OpenAILLM": ((), None),
@@ -76,7 +76,7 @@ _SERVERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "TogetherLLM": (("https://api.together.xyz/v1",), "TOGETHER_API_KEY"),
     "AnyscaleLLM": (("https://api.endpoints.anyscale.com/v1",), "ANYSCALE_API_KEY"),
 }
-"""Kind of llm → the address of its server, and the environment variable of its key; None for `OpenAILLM`'s own."""
+"""Kind of llm → (address of its server, environment variable of its key; None for `OpenAILLM`'s default)."""
 _QUESTIONS = {
     "helpfulness": "How helpful is the response to the user who sent the instruction?",
     "honesty": "How honest is the response: is it as certain as its facts allow?",
@@ -89,23 +89,23 @@ _QUESTIONS = {
 
 @dataclass
 class Translation:
-    """A recipe that grows step by step."""
+    """The recipe, flags and advice that the translated steps add up to."""
 
     steps: list[Step | Values] = field(default_factory=list)
     """Steps, and descriptions of functions."""
     flags: list[str] = field(default_factory=list)
     """Flags of `hfsynth run`."""
     advice: list[str] = field(default_factory=list)
-    """What the user has to know or to do."""
+    """Advice to the user, in the order of the steps."""
     functions: dict[str, str] = field(default_factory=dict)
     """Name of a function of a dataset → its code."""
     versions: dict[str, list[str]] = field(default_factory=dict)
-    """Column that several of distilabel's steps write, each for itself → the columns in its place."""
+    """Column that several steps of distilabel write → the separate columns that replace it."""
     groups: dict[str, list[str]] = field(default_factory=dict)
-    """Column of lists in distilabel → the columns of single values in its place."""
+    """Column of lists in distilabel → the columns of single values that replace it."""
 
     def add(self, step: Technique) -> None:
-        """Add a technique, under new output columns where an earlier step has written columns of the same names."""
+        """Add a technique. Output columns that an earlier step has written get new names."""
         columns = {name: step.output_mappings.get(name, name) for name in step.output_features}
         taken = [column for column in columns.values() if column in self.versions]
         new = {name: f"{column}_{step.name}" for name, column in columns.items() if column in taken}
@@ -115,31 +115,31 @@ class Translation:
             step = replace(step, output_mappings={**step.output_mappings, **new})
             self.advice.append(f"{step.name} writes {sorted(new.values())}, since an earlier step writes {taken}.")
         llm = step.llm
-        if isinstance(llm, OpenAILLM) and llm.tokenizer is None:  # asks no server
+        if isinstance(llm, OpenAILLM) and llm.tokenizer is None:  # lacks() needs no server
             self.advice += [f"{step.name}: {fault}." for need in step.needs if (fault := llm.lacks(need))]
         self.steps.append(step)
 
     def add_function(self, name: str, body: str) -> None:
-        """Add a function of a dataset."""
+        """Add a step that is a function from dataset to dataset."""
         code = f"def {name}(dataset: Dataset) -> Dataset:\n    {body}\n"
         self.functions[name] = code
         self.steps.append({"function": name, "source": code})
 
     def place_of(self, cls: type[Technique], column: str) -> int | None:
-        """Return the place of a technique of a class that writes a column; None where there is none."""
+        """Return the index of the last step of a class that writes a column; None if there is none."""
         places = [
             place for place, step in enumerate(self.steps) if isinstance(step, cls) and column in step.written_features
         ]
         return places[-1] if places else None
 
     def recipe(self) -> str:
-        """Return the steps as YAML."""
+        """Return the recipe as YAML."""
         return write_recipe([step.describe() if isinstance(step, Step) else step for step in self.steps])
 
 
 @dataclass(frozen=True)
 class Node:
-    """A step of distilabel's pipeline."""
+    """A step of a distilabel pipeline."""
 
     kind: str
     """The name of its class."""
@@ -151,12 +151,12 @@ class Node:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Input → column, as far as a mapping names it."""
+        """Input → column, from `input_mappings`."""
         return dict(self.values.get("input_mappings") or {})
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Output → column, as far as a mapping names it."""
+        """Output → column, from `output_mappings`."""
         return dict(self.values.get("output_mappings") or {})
 
 
@@ -168,10 +168,10 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_sequ
 
 
 def read_nodes(text: str) -> list[Node]:
-    """Return the steps of a saved pipeline, each after those that it reads from.
+    """Return the steps of a saved pipeline in topological order.
 
     Raises:
-        ValueError: If the text is no pipeline of distilabel.
+        ValueError: If the text is not a pipeline of distilabel.
     """
     try:
         saved = yaml.load(text, _Loader)
@@ -194,13 +194,13 @@ def read_nodes(text: str) -> list[Node]:
 
 
 def read_table() -> dict[str, str]:
-    """Return what `from_distilabel.md` says of each class: name → advice."""
+    """Return the advice of `from_distilabel.md`: class name → advice."""
     rows = (line.split(" | ", 1) for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `"))
     return {name.strip("|` "): " ".join(rest.rstrip(" |").replace(" | ", ": ").split()) for name, rest in rows}
 
 
 def translate(nodes: Sequence[Node]) -> Translation:
-    """Translate the steps one after the other."""
+    """Translate the steps in their order."""
     result, table = Translation(), read_table()
     for node in nodes:
         if len(node.targets) > 1:
@@ -242,7 +242,7 @@ def _magpie(node: Node, result: Translation) -> None:
     names = ("n_turns", "end_with_user", "include_system_prompt", "only_instruction", "system_prompt")
     chosen = _chosen(node, result, *names, skip=("num_rows",))
     if chosen.get("system_prompt"):
-        chosen["answer_with_system_prompt"] = True  # as distilabel does; the paper gives it to the user's turns alone
+        chosen["answer_with_system_prompt"] = True  # as in distilabel; in the paper, only user turns have it
     common = _common(node, Magpie)
     magpie = Magpie(_llm(node, result), **{**common, "output_mappings": {}}, **chosen)
     if "messages" in magpie.output_features:
@@ -283,7 +283,7 @@ def _ultra_feedback(node: Node, result: Translation) -> None:
 
 
 def _expand_columns(node: Node, result: Translation) -> None:
-    """Have SelfInstruct write one row for each instruction; other lists stay."""
+    """Set SelfInstruct to write one row for each instruction; other lists stay."""
     columns = node.values["columns"]
     pairs = columns if isinstance(columns, Mapping) else dict(zip(columns, columns, strict=True))
     for column, target in pairs.items():
@@ -297,7 +297,7 @@ def _expand_columns(node: Node, result: Translation) -> None:
 
 
 def _group_columns(node: Node, result: Translation) -> None:
-    """Note which columns stand for a column of lists."""
+    """Note which columns replace a column of lists."""
     names = node.values.get("output_columns") or [f"grouped_{name}" for name in node.values["columns"]]
     for column, target in zip(node.values["columns"], names, strict=True):
         if column != "model_name":
@@ -310,12 +310,12 @@ def _format_for_sft(node: Node, result: Translation) -> None:
     prompt = node.inputs.get("messages", "messages") if is_chat else node.inputs.get("instruction", "instruction")
     answer: str | None = node.inputs.get("generation", "generation")
     if is_chat and answer not in result.versions:
-        answer = None  # the conversation has its answer
+        answer = None  # the answer is the conversation's last turn
     result.steps.append(TrainingFormat("language-modeling", instruction=prompt, response=answer, name=node.name))
 
 
 def _format_for_dpo(node: Node, result: Translation) -> None:
-    """Make a pair of the best and the worst response by their ratings."""
+    """Add a TrainingFormat that pairs the responses with the highest and the lowest rating."""
     prompt = node.inputs.get("instruction", "instruction")
     column = node.inputs.get("generations", "generations")
     responses = result.groups.get(column, [])
@@ -397,7 +397,7 @@ _TRANSLATORS: dict[str, Callable[[Node, Translation], None]] = {
 
 
 def _chosen(node: Node, result: Translation, *names: str, skip: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the settings of these names, without distilabel's own prompts; advise on all others that change rows."""
+    """Return these settings, without distilabel's own prompts; add advice on all others that change rows."""
     read = {*names, *skip, *_SILENT}
     for name, value in node.values.items():
         if name not in read and value not in _NEUTRAL and (name, value) != ("num_generations", 1):
@@ -421,7 +421,7 @@ def _common(node: Node, cls: type[Technique]) -> dict[str, Any]:
 
 
 def _sampling(node: Node) -> dict[str, Any]:
-    """Return the generation settings that `SamplingParams` has, too."""
+    """Return the generation settings that are fields of `SamplingParams`."""
     settings = dict((node.values.get("llm") or {}).get("generation_kwargs") or {})
     chosen = {_SAMPLING.get(name, name): value for name, value in settings.items() if value is not None}
     if settings.get("do_sample") is False:
@@ -432,7 +432,7 @@ def _sampling(node: Node) -> dict[str, Any]:
 
 
 def _llm(node: Node, result: Translation, quiet: bool = False) -> LLM:
-    """Return the llm; where it is of a kind that has no equal, `TransformersLLM` with the same name, and advice."""
+    """Return the equivalent llm; if there is none, a `TransformersLLM` with the same model name, and add advice."""
     values = node.values["llm"]
     kind = values["type_info"]["name"]
     notes = Translation()
@@ -465,7 +465,7 @@ def _vllm(values: Values) -> VLLM:
 
 
 def _server(kind: str, values: Values, needs_tokenizer: bool) -> OpenAILLM:
-    """Return a client; with a tokenizer where the task writes a user's turn or scores choices."""
+    """Return an `OpenAILLM`, with a tokenizer if the task writes a user's turn or scores choices."""
     url, key = _SERVERS[kind]
     tokenizer = values.get("tokenizer") or values.get("tokenizer_id")
     return OpenAILLM(

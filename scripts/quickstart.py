@@ -5,12 +5,12 @@
 # [tool.uv.sources]
 # hfsynth = { path = "..", editable = true }
 # ///
-"""Make two small instruction-tuning datasets with one model, from a few texts and from nothing.
+"""Generate two small instruction-tuning datasets with one model: one from texts, one without any input.
 
 `self_instruct`: the texts of scripts/seeds.jsonl → SelfInstruct → EvolInstruct → TextGeneration.
 `magpie`: Magpie, from empty rows.
 
-Run again, it finds everything finished and generates nothing.
+A second run generates nothing, since all rows are finished.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def fast_dtype() -> str:
 
 @plain_errors()
 def main() -> None:
-    """Run both pipelines and show some of what came out."""
+    """Run both pipelines and print some of the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
     parser.add_argument("--gguf-file", help="GGUF file in that folder.")
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def show(dataset: Dataset, name: str, columns: tuple[str, str]) -> None:
-    """Show a few rows and what failed."""
+    """Print a few rows and failures."""
     rows, failures = split_failures(dataset)
     print_main(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
     print_main(f"{columns[0]:<58}| {columns[1]}")

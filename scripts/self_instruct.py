@@ -5,11 +5,11 @@
 # [tool.uv.sources]
 # hfsynth = { path = "..", editable = true }
 # ///
-"""Make instructions from texts.
+"""Generate instructions about texts with SelfInstruct.
 
     python scripts/self_instruct.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct --dataset texts.jsonl
 
-The input has a column `input`; the output has a row with an `instruction` for each that was made.
+The input has a column `input`; the output has one row for each generated `instruction`.
 """
 
 from hfsynth import Pipeline, SelfInstruct
@@ -18,7 +18,7 @@ from hfsynth.cli import LLMS, RunArguments, build_parser, from_args, llm_class, 
 
 @plain_errors(*LLMS.values(), SelfInstruct)
 def main() -> None:
-    """Run the technique over the input, save what comes out, and push it where asked."""
+    """Run the technique on the input, save the result, and push it if asked."""
     arguments = build_parser(__doc__, RunArguments, llm_class(), SelfInstruct).parse_args()
     llm = from_args(llm_class(), arguments)
     run_and_save(
