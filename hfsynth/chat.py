@@ -37,6 +37,8 @@ Decode = Callable[[Sequence[int]], str]
 _THINKING_ON = dict.fromkeys(("enable_thinking", "thinking", "preserve_thinking", "keep_thinking"), True)
 _USER, _OTHER = "Placeholder-of-a-user", "another one's text"
 _SYSTEM, _ANSWER = "Placeholder-system", "Placeholder-answer"
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""Exceptions of a chat template for messages that it can't render."""
 _ROLES = frozenset({"system", "user", "assistant"})
 _UNCLOSED = re.compile(r"[<\[][^<>\[\]]*$")  # the beginning of a marker, at the end of a text
 _PRIVATE = range(0xE000, 0xF8FF)  # private use characters of Unicode, which no template has
@@ -569,7 +571,7 @@ class ChatTemplate:
             message["content"] = [{"type": "text", "text": message["content"]}]
         try:
             return self.render(plain, generation_prompt)
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except _TEMPLATE_ERRORS as error:
             raise ChatTemplateError(f"the chat template of {self.name} refuses the conversation: {error}") from error
 
     def _fault(self, messages: Sequence[Message], parts: bool) -> str:
@@ -614,7 +616,7 @@ def _attempt(render: Render, messages: list[dict[str, Any]], generation_prompt: 
     """Return the rendered messages, or None if the template raises."""
     try:
         return render(messages, generation_prompt)
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+    except _TEMPLATE_ERRORS:
         return None
 
 

@@ -21,6 +21,7 @@ from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import GenerationError
 from hfsynth.llm import LLM, Origin
+from hfsynth.secrets import redact
 
 T = TypeVar("T")
 C = TypeVar("C", bound="CheckpointLLM[Any]")
@@ -276,6 +277,8 @@ def _base_state(adapter: Path) -> str:
         configuration = json.loads(adapter.read_text(encoding="utf-8"))
     except ValueError:  # the error comes when the model is loaded
         return ""
+    if not isinstance(configuration, dict):  # as above
+        return ""
     base = configuration.get("base_model_name_or_path")
     if not isinstance(base, str) or Path(base).resolve() == adapter.parent.resolve():
         return ""
@@ -323,7 +326,8 @@ def _remote_commit(model: str, revision: str | None, file: str) -> str:
 
     try:
         return get_hf_file_metadata(hf_hub_url(model, file, revision=revision)).commit_hash or ""
-    except (OSError, ValueError, TransportError):
+    except (OSError, ValueError, TransportError) as error:
+        logger.info("the Hub doesn't tell the commit of %s; the cache's is used: %s", model, redact(str(error)))
         return ""
 
 

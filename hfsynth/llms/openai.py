@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from huggingface_hub import get_token
 
 from hfsynth.config import UNHASHED, Configuration, settle_fields
 from hfsynth.distributed import rank
-from hfsynth.errors import GenerationError, ServerError
+from hfsynth.errors import ServerError
 from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
 from hfsynth.llms.server_client import LoopThread, RetryPolicy, ServerClient
@@ -235,7 +236,9 @@ class OpenAILLM(Configuration, LLM):
             source = {"gguf_file": gguf_file} if gguf_file else {}
             chat = load_chat_tokenizer(folder, name=self.model_name, variables=self.chat_template_kwargs, **source)
         loop, client = LoopThread(), self._client()
-        try:
+        with ExitStack() as opened:
+            opened.callback(loop.stop)
+            opened.callback(lambda: loop.run(client.close()))
             models = loop.run(client.get(f"{client.base_url}/models")) or {}
             client.models = tuple(str(entry.get("id")) for entry in model_entries(models))
             kind = kind_of(models)
@@ -256,10 +259,7 @@ class OpenAILLM(Configuration, LLM):
                         f"{client.base_url}/completions does not accept tokenized prompts: {fault}. Leave tokenizer "
                         "out to send chats, or use a server such as vLLM's."
                     )
-        except GenerationError:
-            loop.run(client.close())
-            loop.stop()
-            raise
+            opened.pop_all()
         return ServerModel(loop, endpoint, sender, facts, self.concurrency)
 
     def _client(self) -> ServerClient:

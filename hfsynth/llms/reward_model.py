@@ -120,7 +120,7 @@ class Classifier:
         """
         from hfsynth.engine.kv_cache import split_on_oom
 
-        completions: list[Completion | None] = [None] * len(requests)
+        completions: dict[int, Completion] = {}
         encoded: dict[int, Encoded] = {}
         for number, request in enumerate(requests):
             try:
@@ -137,7 +137,7 @@ class Classifier:
                 completions[number] = Completion(
                     text="", finish_reason="stop", prompt_tokens=len(row["input_ids"]), scores=tuple(scores)
                 )
-        return [completion for completion in completions if completion is not None]
+        return [completions[number] for number in range(len(requests))]
 
     @property
     def _pad(self) -> int | None:
@@ -161,6 +161,8 @@ class Classifier:
                 tokens = plain_text.of_prompt(text, conversation, template.conversation)
                 fill = {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
                 encoded = {name: fill.get(name, [0] * len(tokens)) for name in encoded}
+        elif tools or any(message.get("tool_calls") for message in conversation):
+            raise ChatTemplateError("the reward model has no chat template to render tools and their calls")
         else:
             pair = "\n\n".join(message["content"] for message in conversation[:-1]), conversation[-1]["content"]
             encoded = self.tokenizer(*pair, split_special_tokens=any(map(plain_text.is_marked, pair)))

@@ -178,11 +178,23 @@ class LoopThread:
         """Run a coroutine in the loop, and return its result."""
         return self.start(coroutine).result()
 
+    def cancel(self) -> None:
+        """Cancel everything that runs in the loop, and wait until it has ended."""
+        self.run(_cancel_others())
+
     def stop(self) -> None:
         """End the loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _cancel_others() -> None:
+    """Cancel all tasks of the running loop but this one."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class ServerClient:

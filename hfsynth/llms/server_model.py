@@ -4,16 +4,18 @@ ChatEndpoint    /chat/completions   the server renders the conversation with its
 RawEndpoint     /completions        hfsynth renders the prompt, and sends token ids or, if the server can't, text
 """
 
+import json
 import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices
+from hfsynth.choice_tree import log_sum
 from hfsynth.errors import GenerationError, ServerError
 from hfsynth.llm import Completion, FinishReason, Request, Requests
 from hfsynth.llms.server_client import FailedError, LoopThread, RefusedError, ServerClient
@@ -25,11 +27,14 @@ PromptForm = Literal["ids", "text"]
 """How a server takes a raw prompt."""
 _AHEAD = 4  # one more request waits in the loop for every four in flight, to be sent as soon as one finishes
 _MAX_REFUSED = 16  # refused requests, with none completed, after which a run stops
-_ABOUT_LENGTH = ("context", "too long", "maximum", "too many tokens")  # words of a refusal for a row's length
+_ABOUT_LENGTH = ("context", "too long", "longer than", "maximum model length", "too many tokens")
+"""Words of a refusal for a row's length."""
 _FINISH_REASONS: dict[str, FinishReason] = {
     "": "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
     "length": "length", "max_tokens": "length", "model_length": "length",
 }  # fmt: skip
+_UNLOADED = "the llm was unloaded while requests were in flight; unload it after the last completion."
+_CALLED = ("tool_calls", "function_call")  # finish reasons of an answer that calls tools
 _FAILED = ("abort", "error")  # finish reasons after which a retry may succeed
 
 
@@ -132,7 +137,7 @@ class ChatEndpoint:
         choice = _first_choice(data)
         message = choice.get("message")
         message = message if isinstance(message, Mapping) else {}
-        text, thinking = _content(message.get("content")), message.get("reasoning") or message.get("reasoning_content")
+        text, thinking = _text_of(message), message.get("reasoning") or message.get("reasoning_content")
         if not isinstance(thinking, str) or not thinking:
             thinking, text = split_thinking("", text, THINKING)
         cuts = [text.index(stop) for stop in sampling.stop if stop in text]
@@ -274,12 +279,11 @@ class RawEndpoint:
         for number, choice in enumerate(tokens.choices):
             own = echoed[number * len(ends) : (number + 1) * len(ends)]
             middle = math.fsum(own[0][start : start + len(choice)])
-            last = [math.exp(one[-1]) for one in own] if tokens.end_tokens else [1.0]
-            scores.append(middle + (math.log(total) if (total := math.fsum(last)) > 0 else -math.inf))
+            scores.append(middle + (log_sum([one[-1] for one in own]) if tokens.end_tokens else 0.0))
         return tuple(scores)
 
     async def _echo(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log-probabilities of each prompt's tokens; 0 for the first token.
+        """Return the log-probabilities of each prompt's tokens; 0 for the first token, which follows nothing.
 
         Raises:
             RefusedError: If the server doesn't return them.
@@ -294,11 +298,13 @@ class RawEndpoint:
         }
         data = await self.sender.post("/completions", body)
         found = data.get("choices")
-        choices = sorted(found, key=lambda choice: choice.get("index", 0)) if isinstance(found, list) else []
+        choices = [choice for choice in found if isinstance(choice, Mapping)] if isinstance(found, list) else []
+        choices.sort(key=lambda choice: choice.get("index", 0))
         scored = [(choice.get("logprobs") or {}).get("token_logprobs") or [] for choice in choices]
-        if [len(one) for one in scored] != [len(prompt) for prompt in prompts]:
+        is_whole = [len(one) for one in scored] == [len(prompt) for prompt in prompts]
+        if not is_whole or any(value is None for one in scored for value in one[1:]):
             raise RefusedError("the server doesn't score the tokens of a prompt (echo with logprobs)")
-        return [[float(value or 0.0) for value in one] for one in scored]
+        return [[0.0, *map(float, one[1:])] for one in scored]
 
 
 class ServerModel:
@@ -322,6 +328,7 @@ class ServerModel:
         self._capacity = concurrency + concurrency // _AHEAD
         self._refused = 0  # refused requests before the first completed one
         self._has_completed = False
+        self._is_closed = False
 
     @property
     def facts(self) -> dict[str, str]:
@@ -349,7 +356,13 @@ class ServerModel:
                 if not in_flight:
                     return
                 key = answered.get()
-                yield key, in_flight.pop(key).result()
+                try:
+                    completion = in_flight.pop(key).result()
+                except CancelledError:
+                    raise GenerationError(_UNLOADED) from None
+                yield key, completion
+                if self._is_closed:
+                    raise GenerationError(_UNLOADED)
         finally:
             for future in in_flight.values():
                 future.cancel()
@@ -363,7 +376,9 @@ class ServerModel:
         return isinstance(self.endpoint, RawEndpoint) and self._loop.run(self.endpoint.find_scores())
 
     def close(self) -> None:
-        """Close the connections and end the loop."""
+        """Cancel the requests in flight, close the connections and end the loop."""
+        self._is_closed = True
+        self._loop.cancel()
         self._loop.run(self._sender.client.close())
         self._loop.stop()
 
@@ -410,6 +425,12 @@ def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return choices[0]
 
 
+def _text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of an answer; of one that only calls tools, the calls as JSON."""
+    text, calls = _content(message.get("content")), message.get("tool_calls")
+    return text if text or not calls else json.dumps(calls, ensure_ascii=False)
+
+
 def _content(content: Any) -> str:
     """Return the text of an answer's content, which is a text, a list of parts, or None."""
     if isinstance(content, list):
@@ -421,6 +442,8 @@ def _content(content: Any) -> str:
 def _ended(completion: Completion, choice: Mapping[str, Any]) -> Completion:
     """Return a completion with the finish reason of the server's choice."""
     reason = str(choice.get("finish_reason") or "")
+    if reason in _CALLED and completion.text:
+        return completion
     if reason in _FINISH_REASONS:
         return replace(completion, finish_reason=_FINISH_REASONS[reason])
     error = f"the server ended the answer with the finish reason {reason!r}"

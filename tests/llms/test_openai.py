@@ -138,6 +138,7 @@ def test_answer_has_thinking_usage_and_finish_reason(server):
         ({"message": {"content": [{"type": "text", "text": "Yes."}]}}, "stop", "Yes.", None),
         ({"message": {"content": "Ye"}, "finish_reason": "content_filter"}, "refused", "Ye", None),
         ({"message": {"content": None}, "finish_reason": "tool_calls"}, "refused", "", None),
+        ({"message": {"tool_calls": [{"id": "1"}]}, "finish_reason": "tool_calls"}, "stop", '[{"id": "1"}]', None),
         ({"message": {"content": "Ye"}, "finish_reason": "abort"}, "error", "Ye", None),
         ({"message": {"content": "Yes."}, "finish_reason": None}, "stop", "Yes.", None),
     ],
@@ -575,6 +576,46 @@ def test_choices_are_scored_by_the_echo_of_prompts(server, raw):
     expected = [sum(-0.5 * place for place in range(length, length + tokens)) for tokens in found.scored_tokens]
     assert found.scores == pytest.approx(expected)
     assert found.text == "yes"
+
+
+@pytest.mark.parametrize("scored", [[None, -1.0, None], [None, -1.0], "no list of dicts"])
+def test_choices_without_every_log_probability_are_refused(server, raw, scored):
+    """A missing one isn't taken for certainty."""
+
+    def answer(path, body):
+        longest = [[*scored, *[-1.0] * (len(ids) - len(scored))] for ids in body["prompt"]]
+        if scored == [None, -1.0]:
+            longest = [scored for _ in body["prompt"]]
+        choices = [{"index": n, "logprobs": {"token_logprobs": one}} for n, one in enumerate(longest)]
+        return {"choices": ["no dict"] * len(choices) if isinstance(scored, str) else choices}
+
+    server.answer = answer
+    (found,) = raw.complete([ask("Hi", choices=("yes", "no"))])
+    assert (found.finish_reason, found.scores) == ("refused", ())
+
+
+def test_unload_with_requests_in_flight_ends_the_stream(server):
+    server.answer = lambda path, body: time.sleep(0 if body["seed"] == 0 else 3) or written("ok")
+    requests = Requests()
+    for number, request in enumerate(questions(4)):
+        requests.put(number, request)
+    began = time.monotonic()
+    llm = llm_of(server, concurrency=4)
+    stream = llm.stream(requests)
+    assert next(stream)[0] == 0
+    llm.unload()
+    with pytest.raises(GenerationError, match="unloaded"):
+        next(stream)
+    assert time.monotonic() - began < 3
+
+
+def test_refusals_of_a_maximum_other_than_length_end_the_stream(server):
+    def answer(path, body):
+        raise Refusal(400, "the maximum temperature is 2")
+
+    server.answer = answer
+    with llm_of(server) as llm, pytest.raises(ServerError, match="maximum temperature"):
+        llm.complete(questions(20))
 
 
 def test_server_that_scores_no_prompts_is_refused_for_choices(server, raw):
