@@ -1,8 +1,10 @@
 """Runs of a pipeline.
 
-run.py           all steps, in rounds until enough rows are accepted (rounds.py)
-step_worker.py   one step in one process: chunks, their rows, failures
-chunks.py        the folder of one step; journal.py finished rows, claims.py who computes which chunk
-reuse.py         rows that a step takes over from its other folders
-storage.py       files with checksums
+run.py           all steps of a run; rounds.py: how many rows each round of a run with num_rows takes
+step_worker.py   one step in one process: completes chunks, counts failures, retries chunks
+chunks.py        the folder of one step
+journal.py       finished rows of chunks that are not finished
+claims.py        which process computes which chunk
+reuse.py         rows that a step reuses from other runs of the same step
+storage.py       reading and writing of files with checksums
 """

@@ -2,14 +2,14 @@
 
 A step has a folder, named by a hash of all that its rows depend on:
 
-    journal-00003-WORKER.jsonl   the finished rows of a chunk in flight, a line each
-    claim-00003                  which process completes a chunk
+    journal-00003-WORKER.jsonl   the finished rows of a chunk in flight, one per line
+    claim-00003                  the process that computes a chunk
     chunk-00003-of-00128.arrow   the rows of a finished chunk; a chunk is consecutive rows
-    chunk-00003-of-00128.failed  why a chunk raised
+    chunk-00003-of-00128.failed  the exception that a chunk raised
     input.json, inputs.arrow     hashes of the input, by which other runs recognise equal chunks and rows
-    server.json                  what the llm's server stated of itself when the step began
-    timings.jsonl                a line for each chunk that was run
-    transient-RUN                run RUN left rows with transient failures, which the next run retries
+    server.json                  the model and version that the llm's server reported when the step began
+    timings.jsonl                one line per computed chunk
+    transient-RUN                marks that run RUN left rows with transient failures; the next run retries them
     dropped.arrow                the rows that a filter dropped
     rows-00000-of-00002.arrow    all rows, once the step is finished
     step.json                    the step's record, written last: the step is finished
@@ -53,8 +53,8 @@ from hfsynth.secrets import redact
 
 logger = logging.getLogger(__name__)
 _BYTES_PER_FILE = 512 * 1024**2
-_ROWS_PER_BATCH = 1000  # as datasets writes them: smaller batches make reading slow, larger ones take more memory
-_ABANDONED_AFTER = 3600.0  # seconds after which files that a process of another machine was writing are a dead one's
+_ROWS_PER_BATCH = 1000  # the default of datasets: smaller batches make reading slow, larger ones take more memory
+_ABANDONED_AFTER = 3600.0  # seconds without a write, after which a process of another machine counts as dead
 _FAILURES_SCHEMA = FAILURE_FEATURES.arrow_schema
 _DROPPED = "dropped.arrow"
 
@@ -82,7 +82,7 @@ class StepFolder:
         num_chunks: How many chunks the step has.
         worker_id: This process's `ProcessGroup.worker_id`.
         retries: Number of earlier runs that left rows with transient failures, each with a folder of its own.
-        input: The step's input, by which equal chunks of other folders are taken over; None to take over none.
+        input: The step's input, used to find equal chunks in other folders; None to reuse no chunks.
     """
 
     path: Path
@@ -93,12 +93,13 @@ class StepFolder:
     _equal: dict[str, EqualChunk] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Key of a chunk → the equal chunk of another folder."""
     _sound: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Chunks whose files were checked."""
+    """Chunks whose files passed their check in this process."""
 
     def newest(self) -> tuple["StepFolder", list["StepFolder"]]:
         """Return the step's current folder, and the folders of earlier runs, latest first.
 
-        A folder in which another run left rows with transient failures is an earlier run's; the current one is new.
+        A folder in which another run left rows with transient failures belongs to that run: this run uses a new folder
+        and retries these rows there.
         """
         root = f"{self.path.name}-retry-"
         names = os.listdir(self.path.parent) if self.path.parent.exists() else []
@@ -109,17 +110,17 @@ class StepFolder:
         return self._retry(now), [self._retry(number) for number in reversed(numbers) if number != now]
 
     def remove_superseded(self) -> None:
-        """Remove the folder, whose rows are in a newer one, unless another run may still be writing here."""
+        """Remove this folder, which a newer one replaces, unless another run may still be writing to it."""
         if self.path.exists() and (self.finished or time.time() - self.path.stat().st_mtime > _ABANDONED_AFTER):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def note_transient_failures(self) -> None:
-        """Note that this run leaves rows with transient failures here."""
+        """Mark that this run left rows with transient failures in the folder."""
         (self.path / f"transient-{self._token}").touch()
 
     @property
     def left_transient_failures(self) -> bool:
-        """Whether this run has left rows with transient failures here."""
+        """Whether this run has left rows with transient failures in the folder."""
         return (self.path / f"transient-{self._token}").exists()
 
     def prepare(self, clean: bool) -> None:
@@ -134,7 +135,7 @@ class StepFolder:
                 _remove(leftover)
 
     def _write_input(self, step_input: StepInput) -> None:
-        """Write the hashes of the input, unless they are there."""
+        """Write the hashes of the input, unless the files exist and are undamaged."""
         for name in ("inputs.arrow", "input.json"):
             file = self.path / name
             try:
@@ -157,7 +158,7 @@ class StepFolder:
         return self.input is not None and self.input.chunk_keys[number] in self._equal
 
     def adopt(self, number: int) -> bool:
-        """Copy an equal chunk from another folder of the step; return whether there was one."""
+        """Copy an equal chunk from another folder of the step; return False if there is none."""
         if self.input is None or not self.is_adoptable(number):
             return False
         table = self._equal[self.input.chunk_keys[number]].read()
@@ -171,15 +172,15 @@ class StepFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all rows are there, merged."""
+        """Whether the step is finished: all chunks are merged, and `step.json` exists."""
         return (self.path / "step.json").exists()
 
     def chunk(self, number: int) -> Path:
-        """Return the file of a chunk."""
+        """Return the path of a chunk's file."""
         return self.path / f"chunk-{number:05d}-of-{self.num_chunks:05d}.arrow"
 
     def has_chunk(self, number: int) -> bool:
-        """Whether a chunk is there and sound; a damaged one is set aside."""
+        """Whether a chunk's file exists and is undamaged; a damaged file is renamed."""
         try:
             check_table(self.chunk(number))
         except FileNotFoundError:
@@ -191,7 +192,7 @@ class StepFolder:
         return True
 
     def missing(self) -> list[int]:
-        """List the chunks that are not there or damaged and that failed less than twice in this run, in order."""
+        """List, in order, the chunks without an undamaged file that failed less than twice in this run."""
         names = set(os.listdir(self.path))
         absent = [
             number
@@ -201,7 +202,7 @@ class StepFolder:
         return [number for number in absent if self.attempts(number) < 2]
 
     def journals(self) -> dict[int, list[Path]]:
-        """Return the journals of all processes: number of a chunk → files."""
+        """Return the journals of all processes, by the number of their chunk."""
         return find_journals(self.path)
 
     def chunk_tables(self) -> list[pa.Table]:
@@ -210,27 +211,27 @@ class StepFolder:
 
     @property
     def has_salvage(self) -> bool:
-        """Whether the step isn't finished, and has files of when it was: some of them were damaged."""
+        """Whether the step was finished once, until a damaged file was found; its other files are usable."""
         return not self.finished and any(self.path.glob("rows-*.arrow"))
 
     def attempts(self, number: int) -> int:
-        """Return how often a chunk failed in this run."""
+        """Return the number of times that a chunk failed in this run."""
         failure = self._failure(number)
         return failure.attempts if failure else 0
 
     def failures(self) -> list[ChunkFailure]:
-        """List the missing chunks that failed in this run."""
+        """List the failures of chunks that failed in this run and that no process has finished since."""
         found = (self._failure(number) for number in range(self.num_chunks) if not self.chunk(number).exists())
         return [failure for failure in found if failure]
 
     def note_failure(self, number: int, rows: range, error: BaseException) -> None:
-        """Note that a chunk raised."""
+        """Record that a chunk raised, with its number of attempts in this run."""
         text = redact(storable(f"{type(error).__name__}: {error}"))
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), asdict(failure))
 
     def commit_chunk(self, number: int, written: Path) -> bool:
-        """Rename a complete file to the chunk's name; return whether no other process had finished the chunk."""
+        """Seal a file and give it the chunk's name; return False if another process had finished the chunk."""
         seal(written)
         first = not self.chunk(number).exists() and not self.finished
         commit(written, self.chunk(number))
@@ -238,7 +239,7 @@ class StepFolder:
         return first
 
     def note_server(self, facts: Mapping[str, str]) -> dict[str, str]:
-        """Return what a server stated of itself when the step began; if nothing is kept, keep what it states now."""
+        """Return the facts that a server reported when the step began; if none are stored, store the given ones."""
         file = self.path / "server.json"
         try:
             earlier: dict[str, str] = read_json(file)
@@ -248,13 +249,13 @@ class StepFolder:
         return earlier
 
     def note_timing(self, number: int, rows: int, seconds: float) -> None:
-        """Append a chunk's line to the step's timings; a line this short is written at once."""
+        """Append a chunk's line to the step's timings. So short a line is written in one piece, without a lock."""
         line = {"chunk": number, "rows": rows, "seconds": round(seconds, 6), "ended": round(time.time(), 3)}
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
             timings.write(json.dumps(line) + "\n")
 
     def inherit_timings(self, earlier: Path) -> None:
-        """Copy the timings of another folder's chunks, from which rows are taken over."""
+        """Copy the timings of another folder, from which this step reuses rows."""
         file = earlier / "timings.jsonl"
         if not file.exists() or (self.path / file.name).exists():
             return
@@ -264,14 +265,14 @@ class StepFolder:
         commit(writing, self.path / file.name)
 
     def seconds(self) -> tuple[float, float]:
-        """Return the seconds that all processes spent on the chunks, and those in which at least one was at work."""
+        """Return the summed seconds of all chunks, and the seconds in which at least one process computed a chunk."""
         # a chunk that ran twice counts once
         last = {line["chunk"]: line for line in _read_timings(self.path / "timings.jsonl")}
         spans = [(line["ended"] - line["seconds"], line["ended"]) for line in last.values()]
         return sum(line["seconds"] for line in last.values()), covered(spans)
 
     def writing(self, name: str) -> Path:
-        """Return a new folder for files that this process is writing."""
+        """Create an empty folder for files that this process is writing, and return its path."""
         folder = self.path / f"writing-{self.worker_id}-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -280,11 +281,11 @@ class StepFolder:
     def merge_chunks(self, count: Callable[[pa.Table], pa.Table], record: Callable[[int], Mapping[str, Any]]) -> None:
         """Merge all chunks into few files, mark the step as finished, and remove the chunks.
 
-        Several processes may do this at once: they write the same.
+        Several processes may do this at the same time, since they write the same content.
 
         Args:
-            count: Called with each chunk's table, in order; returns the table.
-            record: As `finish` takes it.
+            count: Called with each chunk's table, in order; returns the table to write.
+            record: Takes the number of rows and returns the step's record; called once the rows are written.
 
         Raises:
             DamagedFileError: If a chunk is damaged.
@@ -293,7 +294,7 @@ class StepFolder:
         try:
             self.finish(self._chunk_tables(count, sizes), record, sizes)
         except FileNotFoundError:
-            if not self.finished:  # else another process was first, and has removed the chunks
+            if not self.finished:  # if finished, another process merged and removed the chunks first
                 raise
 
     def _chunk_tables(self, count: Callable[[pa.Table], pa.Table], sizes: list[int]) -> Iterator[pa.Table]:
@@ -311,11 +312,11 @@ class StepFolder:
         Args:
             tables: The rows.
             record: Takes the number of rows and returns the step's record; called once the rows are written.
-            sizes: The number of output rows of each chunk; complete once the rows are written.
+            sizes: The number of output rows of each chunk. The list may grow while `tables` is consumed.
         """
         writing = self.writing("rows")
         files, num_rows = _write_tables(tables, writing)
-        if self.finished:  # by another run, whose files stay
+        if self.finished:  # another run finished the step meanwhile: keep its files
             self.cleanup()
             return
         names = [f"rows-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
@@ -331,7 +332,7 @@ class StepFolder:
         self.cleanup()
 
     def check_finished(self) -> None:
-        """Check all files of a finished step; a damaged one is set aside, and then the step isn't finished."""
+        """Check all files of a finished step. A damaged file is renamed, and the step is then unfinished."""
         file = self.path / "step.json"
         try:
             manifest = self._manifest()
@@ -360,17 +361,17 @@ class StepFolder:
     def save_dropped(self, dropped: Dataset) -> None:
         """Write the rows that a filter dropped (`FAILURE_FEATURES`); call this before `finish`."""
         if not len(dropped):
-            (self.path / _DROPPED).unlink(missing_ok=True)  # of an attempt that was killed
+            (self.path / _DROPPED).unlink(missing_ok=True)  # an earlier attempt that was killed may have left it
         else:
             self._commit_tables([dropped.with_format("arrow")[:]], _DROPPED)
 
     def dropped(self) -> Dataset:
-        """Return the rows that a filter dropped; no rows for any other step."""
+        """Return the rows that a filter dropped; an empty dataset for other steps."""
         file = self.path / _DROPPED
         return Dataset(read_table(file).cast(_FAILURES_SCHEMA)) if file.exists() else failures_dataset([])
 
     def load_record(self) -> dict[str, Any]:
-        """Return the record of a finished step, as the fields of `StepRecord`."""
+        """Return the record of a finished step as a dict with the fields of `StepRecord`."""
         record: dict[str, Any] = self._manifest()["step"]
         return record
 
@@ -378,7 +379,8 @@ class StepFolder:
         """Return the rows of a finished step, memory-mapped.
 
         Args:
-            features: The features of a technique's output, which without rows has no file; None for other steps.
+            features: The features of a technique's output, needed if it has no rows and so no file; None for other
+                steps.
             fingerprint: The dataset's fingerprint, the same in all processes.
         """
         parts = [Dataset.from_file(str(self.path / name)) for name in self._manifest()["files"]]
@@ -395,7 +397,7 @@ class StepFolder:
 
     @property
     def _has_transient_failures(self) -> bool:
-        """Whether another run has left rows with transient failures here."""
+        """Whether another run has left rows with transient failures in the folder."""
         names = os.listdir(self.path) if self.path.exists() else []
         return any(name.startswith("transient-") and name != f"transient-{self._token}" for name in names)
 
@@ -431,7 +433,7 @@ class StepFolder:
 
 
 def _is_abandoned(leftover: Path) -> bool:
-    """Whether the process that was writing is dead; on another machine, whether it has long stopped writing."""
+    """Whether the writing process is dead, or, on another machine, has not written for `_ABANDONED_AFTER` seconds."""
     own = re.match(rf"writing-\w+-\d+-{re.escape(socket.gethostname())}-(\d+)-", leftover.name)
     if own and not is_running(int(own[1])):
         return True
@@ -443,7 +445,7 @@ def _is_abandoned(leftover: Path) -> bool:
 
 
 def _read_timings(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a step's timings; none if there are none, without lines that are torn or damaged."""
+    """Return the undamaged lines of a step's timings; [] if the file does not exist."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -463,7 +465,7 @@ def _remove(leftover: Path) -> None:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the total length of a line that is covered by at least one of the spans.
+    """Return the length of the union of some intervals.
 
     >>> covered([(0, 2), (1, 3), (10, 11)])
     4.0
@@ -490,7 +492,7 @@ def _write_tables(tables: Iterable[pa.Table], folder: Path) -> tuple[list[Path],
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
-    """Group memory-mapped tables up to the size of a file."""
+    """Group memory-mapped tables; a group ends once it has the size of a file."""
     group: list[pa.Table] = []
     size = 0
     for table in tables:

@@ -1,8 +1,8 @@
-"""Claims: files by which processes of any run, on any machine, share the chunks of a step without a common store.
+"""Claim files, by which processes of all runs and machines share the chunks of a step without a common store.
 
-A claim `claim-00003` names the process that completes chunk 3. A process is taken for dead if it no longer runs, or,
-on another machine, if it has not touched its claims for two minutes. A claim that is taken from a living process by
-mistake costs a chunk that is completed twice, and never a row.
+The file `claim-00003` names the process that computes chunk 3. A process counts as dead if it no longer runs, or, on
+another machine, if it has not touched its claims for two minutes. If a claim is taken from a living process by
+mistake, the chunk is computed twice; no row is lost.
 """
 
 import os
@@ -16,8 +16,8 @@ from pathlib import Path
 from hfsynth.runner.storage import retry_passing
 
 _TOUCH_SECONDS = 15.0  # between two touches of a process's claims
-_DEAD_AFTER = 120.0  # seconds without a touch, by the clocks of two machines
-_WRITE_SECONDS = 10.0  # in which a new claim gets its content
+_DEAD_AFTER = 120.0  # seconds without a touch; the clocks of two machines may differ by some of them
+_WRITE_SECONDS = 10.0  # seconds that a process may take to write its id into a new claim
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Claims:
             for chunk in list(self._held):
                 try:
                     os.utime(self._file(chunk))
-                except OSError:  # just released, or a passing error of a network file system
+                except OSError:  # just released, or a temporary error of a network file system
                     continue
 
 
@@ -100,15 +100,15 @@ def is_alive(worker_id: str, age: float) -> bool:
     """Whether the process of a `ProcessGroup.worker_id` runs, as far as this machine can tell.
 
     Args:
-        worker_id: The process's.
-        age: Seconds since it touched a file; what counts if it runs on another machine.
+        worker_id: The id of the process.
+        age: Seconds since the process touched a file, which decides if it runs on another machine.
     """
     own = re.match(rf"\w+-\d+-{re.escape(socket.gethostname())}-(\d+)$", worker_id)
     return is_running(int(own[1])) if own else age < _DEAD_AFTER
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine runs, by its number."""
+    """Whether the process with this id runs on this machine; a zombie does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

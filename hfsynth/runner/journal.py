@@ -1,8 +1,8 @@
-"""Journals of finished rows: a row is a line on disk as soon as it is finished, long before its chunk is.
+"""Journals of finished rows: each row is written to disk as soon as it is finished, before its chunk is.
 
 Each process has a journal for each of its chunks in flight, `journal-NUMBER-WORKER.jsonl`, and removes it once the
 chunk is saved. A line has a checksum, a space and JSON; the first line names the step's folder and the format's
-version. The last line may be torn, if its process was killed while writing.
+version. The last line is incomplete if its process was killed while writing.
 """
 
 import base64
@@ -25,7 +25,7 @@ from hfsynth.runner.storage import FORMAT_VERSION, DamagedFileError, retry_passi
 from hfsynth.secrets import redact
 
 logger = logging.getLogger(__name__)
-_SYNC_SECONDS = 5.0  # between two fsyncs: a killed process loses nothing, a crashed machine these last seconds
+_SYNC_SECONDS = 5.0  # seconds between two fsyncs: a killed process loses no row, a crashed machine the last rows
 _MAX_OPEN = 64  # journals of one process that are open at once
 _FIELDS = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens", "truncated")
 
@@ -37,14 +37,14 @@ class Journals:
     Args:
         folder: The step's folder.
         worker_id: This process's `ProcessGroup.worker_id`.
-        features: The technique's outputs, under its own names.
+        features: The technique's output features, before `output_mappings` renames them.
     """
 
     folder: Path
     worker_id: str
     features: Features
     _open: OrderedDict[int, int] = field(default_factory=OrderedDict, init=False)
-    """Chunk → descriptor of its journal, the one written last at the end."""
+    """Descriptor of each chunk's journal, by chunk; the one written last is at the end."""
     _synced: float = field(default_factory=time.monotonic, init=False)
 
     def append(self, chunk: int, index: int, outcome: Outcome) -> None:
@@ -53,7 +53,7 @@ class Journals:
         Args:
             chunk: Number of the row's chunk.
             index: The row's index in the step's input.
-            outcome: What became of the row.
+            outcome: The row's outputs, or its failure.
 
         Raises:
             OSError: If the folder can't be written.
@@ -71,7 +71,7 @@ class Journals:
         self._path(chunk).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close all journals, which stay in the folder."""
+        """Close all journals; the files stay in the folder."""
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
@@ -93,7 +93,7 @@ class Journals:
 
 
 def find_journals(folder: Path) -> dict[int, list[Path]]:
-    """Return the journals in a step's folder: number of a chunk → files of any process."""
+    """Return the journals of all processes in a step's folder, by the number of their chunk."""
     found: dict[int, list[Path]] = {}
     for name in sorted(os.listdir(folder)) if folder.exists() else ():
         _, _, rest = name.partition("journal-")
@@ -104,14 +104,15 @@ def find_journals(folder: Path) -> dict[int, list[Path]]:
 
 
 def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
-    """Return the outcomes in a journal by the rows' indices in the step's input; of a row's lines, the last.
+    """Return the outcomes in a journal, by the rows' indices in the step's input.
 
-    An incomplete last line is left out, other lines with a wrong checksum with a warning. The journal is set aside if
-    its first line is damaged, or of another step or version. If another process has removed the file, it has no rows.
+    If several lines have the same row, the last one counts. An incomplete last line is skipped; other lines with a
+    wrong checksum are skipped with a warning. The journal is renamed if its first line is damaged or names another
+    step or version. If another process has removed the file, the result is empty.
 
     Args:
         file: The journal.
-        features: The technique's outputs, under its own names.
+        features: The technique's output features, before `output_mappings` renames them.
     """
     try:
         content = retry_passing(file.read_bytes)
@@ -132,7 +133,7 @@ def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
 
 
 def encode_outcome(index: int, outcome: Outcome, features: Features) -> bytes:
-    """Return an outcome as JSON; outputs that JSON has no type for go through Arrow."""
+    """Return an outcome as JSON; outputs of types that JSON lacks are encoded as an Arrow stream in base64."""
     entry: dict[str, Any] = {"row": index, **{name: getattr(outcome, name) for name in _FIELDS}}
     if outcome.error:
         entry |= {"error": redact(outcome.error), "raw": redact(outcome.raw)}
@@ -160,7 +161,7 @@ def _dump(entry: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return an array's or a NumPy number's plain value, for JSON."""
+    """Convert a NumPy array or number to Python values, for JSON."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"JSON has no type for {type(value).__name__}")
@@ -180,7 +181,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _fault(head: Mapping[str, Any] | None, folder: str) -> str:
-    """Return why a journal with this first line can't be read; "" if it can."""
+    """Return the reason why a journal with this first line can't be read; "" if it can."""
     if head is None:
         return "has a damaged first line"
     if head.get("version") != FORMAT_VERSION:

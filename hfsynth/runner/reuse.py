@@ -1,8 +1,8 @@
-"""Rows that a step takes over from other folders of the same step: hashes of its input, equal chunks, equal rows.
+"""Reuse of rows from other folders of the same step, found by hashes of the input's chunks and rows.
 
-A step's folder keeps `input.json` (the step's hash, the index of the first row, a key for each chunk) and
-`inputs.arrow` (a hash for each row of the columns that the technique reads). A row with the same index, the same hash
-and the same step has the same outcome, whatever chunk or run it belongs to.
+A step's folder has `input.json` (the step's hash, the index of the first row, a key per chunk) and `inputs.arrow` (a
+hash per row, over the columns that the technique reads). Two rows with the same index, hash and step have the same
+outcome, even in different chunks or runs.
 
 Rows are compared by hashes of their content, not by the fingerprint of `datasets`, which changes when a file is
 touched or copied.
@@ -33,7 +33,7 @@ _BATCH_ROWS = 10_000
 _KEPT = ("error", "raw", "finish_reason", "truncated", "prompt_tokens", "completion_tokens")
 
 _DIGESTS: dict[tuple[str, int, int], tuple[str, ...]] = {}
-"""Fingerprint, number of rows and chunk size → digests: a cache for the datasets of this process."""
+"""Cache of this process: digests of chunks, by the dataset's fingerprint, number of rows and chunk size."""
 
 
 def fingerprint_of(dataset: Dataset) -> str:
@@ -42,7 +42,7 @@ def fingerprint_of(dataset: Dataset) -> str:
 
 
 def chunk_digests(dataset: Dataset, chunk_size: int) -> tuple[str, ...]:
-    """Return a hash for each chunk, of its rows and of the names and types of the columns; () without rows."""
+    """Return one hash per chunk, over its rows and the names and types of its columns; () without rows."""
     key = (fingerprint_of(dataset), len(dataset), chunk_size)
     if key not in _DIGESTS:
         head = repr(list(dataset.features.items())).encode()
@@ -52,13 +52,13 @@ def chunk_digests(dataset: Dataset, chunk_size: int) -> tuple[str, ...]:
 
 
 def content_key(dataset: Dataset, chunk_size: int = 1_000) -> str:
-    """Return a hash of all rows of a dataset and of the names and types of its columns."""
+    """Return a hash over all rows of a dataset and the names and types of its columns."""
     head = repr((list(dataset.features.items()), len(dataset)))
     return xxh3_128_hexdigest("/".join((head, *chunk_digests(dataset, chunk_size))).encode())
 
 
 def chunk_keys(dataset: Dataset, chunk_size: int, first: int, step: str) -> list[str]:
-    """Return a key for each chunk, of all that its output depends on: its rows, their indices, and the step.
+    """Return one key per chunk: a hash over its rows, their indices and the step, on which its output depends.
 
     Args:
         dataset: The step's input, or one round of it.
@@ -74,7 +74,7 @@ def chunk_keys(dataset: Dataset, chunk_size: int, first: int, step: str) -> list
 
 
 def row_digests(dataset: Dataset, columns: Sequence[str]) -> NDArray[np.uint64]:
-    """Return a hash of each row's values in some columns: (rows,)."""
+    """Return one hash per row, over its values in `columns`: (rows,)."""
     if not columns:
         return np.zeros(len(dataset), np.uint64)
     digests = np.empty(len(dataset), np.uint64)
@@ -88,7 +88,7 @@ def row_digests(dataset: Dataset, columns: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _digest(table: pa.Table, head: bytes) -> str:
-    # `take` copies the rows: a slice keeps the offsets of the table it was cut from, and bits of neighbouring rows
+    # `take` copies the rows: a slice would keep the offsets and some bits of the table that it was cut from
     rows = table.replace_schema_metadata(None).take(pa.array(range(len(table)), pa.int64())).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
@@ -127,14 +127,14 @@ class StepInput:
         return row_digests(self.dataset, self.columns)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `input.json` has."""
+        """Return the content of `input.json`."""
         return {"step": self.step, "first": self.first, "chunks": self.chunk_keys}
 
 
 def sound_tables(folder: Path) -> list[pa.Table]:
-    """Return all rows of a step's folder, memory-mapped: of the finished step's files and of chunks.
+    """Return all rows in a step's folder, memory-mapped, from merged files and from chunks.
 
-    A damaged file is set aside, and its rows are left out.
+    A damaged file is renamed, and its rows are left out.
     """
     tables = []
     for file in sorted((*folder.glob("rows-*.arrow"), *folder.glob("chunk-*.arrow"))):
@@ -149,12 +149,12 @@ def sound_tables(folder: Path) -> list[pa.Table]:
 
 @dataclass
 class EarlierRows:
-    """The outcomes of a step's rows in another folder, of an earlier run or of another input with equal rows.
+    """Outcomes that a step can reuse from another of its folders: an earlier run, or another input with equal rows.
 
     Args:
         folder: The other folder.
         technique: The step.
-        input: The step's input now.
+        input: The step's input in this run.
     """
 
     folder: Path
@@ -162,7 +162,7 @@ class EarlierRows:
     input: StepInput
 
     def is_reusable(self, rows: range) -> NDArray[np.bool_]:
-        """Return which rows of the input the folder may have an outcome for, failed or not: (rows,)."""
+        """Return a mask of the rows for which the folder may have an outcome, completed or failed: (rows,)."""
         indices = np.arange(self.input.first + rows.start, self.input.first + rows.stop)
         first, digests = self._digests
         places = indices - first  # in the other folder's input
@@ -175,7 +175,7 @@ class EarlierRows:
         return reusable
 
     def outcomes(self, rows: range) -> dict[int, Outcome]:
-        """Return the outcomes that may be taken over, by index in the step's input: all but transient failures.
+        """Return the reusable outcomes, by index in the step's input; transient failures are left out.
 
         Args:
             rows: Rows of the input.
@@ -200,7 +200,7 @@ class EarlierRows:
         }
 
     def _find(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the place of each row in `_rows`, -1 for one that isn't there: (indices,)."""
+        """Return the position of each row in `_rows`, or -1 if the row is missing there: (indices,)."""
         numbers = self._rows[0]
         if not len(numbers):
             return np.full(len(indices), -1)
@@ -214,13 +214,13 @@ class EarlierRows:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """The dataset's column of an output → the technique's name for it."""
+        """The technique's name of each output, by the dataset's column."""
         mappings = self.technique.output_mappings
         return {mappings.get(name, name): name for name in self.technique.output_features}
 
     @cached_property
     def _digests(self) -> tuple[int, NDArray[np.uint64]]:
-        """Index of the first row of the folder's input, and a hash for each of its rows: (rows,)."""
+        """Index of the first row of the folder's input, and one hash per row: (rows,)."""
         try:
             first = int(read_json(self.folder / "input.json")["first"])
             digests = read_table(self.folder / "inputs.arrow").column("digest").to_numpy()
@@ -250,7 +250,7 @@ class EarlierRows:
 
     @cached_property
     def _journaled(self) -> dict[int, Outcome]:
-        """Index of a row that is in a journal of the folder → its outcome."""
+        """Outcomes in the folder's journals, by row index."""
         found: dict[int, Outcome] = {}
         for files in find_journals(self.folder).values():
             for file in files:
@@ -266,7 +266,7 @@ def _last_rows(column: pa.ListArray) -> NDArray[np.int64]:
 
 
 def sibling_folders(folder: Path, step: str) -> list[Path]:
-    """Return the other folders of the same step, over whatever input, the latest first.
+    """Return the other folders of the same step, over any input, latest first.
 
     Args:
         folder: The step's folder.
@@ -277,7 +277,7 @@ def sibling_folders(folder: Path, step: str) -> list[Path]:
 
 
 def _described_siblings(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the other folders of a step of this name, each with the content of its `input.json`."""
+    """Yield the other folders of steps with the same name, each with the content of its `input.json`."""
     name = re.sub(r"-retry-\d+$", "", folder.name).rpartition("-")[0]
     for sibling in folder.parent.glob(f"{name}-*"):
         if sibling != folder:
@@ -291,13 +291,13 @@ def _described_siblings(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class EqualChunk:
-    """A chunk of another folder that has the same rows."""
+    """A chunk in another folder that has the same rows."""
 
     folder: Path
     number: int
 
     def read(self) -> pa.Table | None:
-        """Return the rows, from the chunk's own file or the files of the finished step; None if they are gone."""
+        """Return the rows, from the chunk's file or the finished step's files; None if they are removed or damaged."""
         try:
             if file := _chunk_file(self.folder, self.number):
                 return read_table(file)
@@ -312,7 +312,7 @@ class EqualChunk:
         return rows.slice(sum(sizes[: self.number]), sizes[self.number])
 
     def is_final(self) -> bool:
-        """Whether the chunk has no transient failures, which must be tried a second time."""
+        """Whether the chunk is free of transient failures, so that no row must be retried."""
         table = self.read()
         if table is None:
             return False
@@ -321,7 +321,7 @@ class EqualChunk:
 
 
 def equal_chunks(folder: Path, keys: Sequence[str]) -> dict[str, EqualChunk]:
-    """Find equal chunks in the step's other folders by their keys; those with transient failures are left out."""
+    """Return equal chunks of the step's other folders, by key; chunks with transient failures are left out."""
     wanted = set(keys)
     found: dict[str, EqualChunk] = {}
     for sibling, described in _described_siblings(folder):

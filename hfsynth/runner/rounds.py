@@ -1,8 +1,8 @@
-"""Input and stopping rule of a run that goes round by round until enough rows are accepted.
+"""Input and round sizes of a run with `num_rows`, which processes rows in rounds until enough are accepted.
 
-Each round takes some rows of the input through all steps, and a filter compares them with the rows that it kept in
-earlier rounds. Row indices continue from one round to the next. The sizes of the rounds don't change the result: it is
-the first `num_rows` rows that a run over the entire input would accept.
+Each round runs all steps over some rows of the input; a filter compares them with the rows that it kept in earlier
+rounds. Row indices continue from one round to the next. The result does not depend on the sizes of the rounds: a run
+returns the first `num_rows` rows that a run over the entire input would accept.
 """
 
 import sys
@@ -17,22 +17,22 @@ from hfsynth.llm import LLM
 from hfsynth.runner.reuse import content_key
 
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 1024  # rows
-_CHUNKS = 64  # of a run, about: enough to share among processes
-_ISOLATED_BATCHES = 4  # of a chunk that is completed by itself: at its end, slots are idle
-_DEFAULT_BATCH = 128  # requests that an llm completes at once, if it doesn't name their number
-_SWAP_MARGIN = 1.25  # times the rows that a round needs, where each round loads models
-_FIRST_ROUND = 1 / 8  # of the rows wanted: enough to estimate the acceptance rate
-_MAX_GROWTH = 4  # times the rows tried so far
-_TRIED_OF_ENDLESS = 10  # times the rows wanted, where the input has no end and no limit is set
+_CHUNKS = 64  # approximate number of chunks of a run: enough for all processes to have several
+_ISOLATED_BATCHES = 4  # batches per isolated chunk: at the end of each such chunk, slots are idle
+_DEFAULT_BATCH = 128  # parallel requests to assume for an llm that does not set parallel_requests
+_SWAP_MARGIN = 1.25  # factor on the rows of a round, if each round loads several models
+_FIRST_ROUND = 1 / 8  # fraction of num_rows in the first round: enough to estimate the acceptance rate
+_MAX_GROWTH = 4  # largest ratio of a round's rows to all rows tried before
+_TRIED_OF_ENDLESS = 10  # default max_rows of an endless input, as a multiple of num_rows
 
 
 @runtime_checkable
 class RowSource(Protocol):
-    """The input of a run in rounds. Every process asks for the same rows and must get the same."""
+    """The input of a run in rounds. All processes request the same rows, and must receive equal ones."""
 
     @property
     def fingerprint(self) -> str:
-        """A text that differs from any other input's."""
+        """A string that identifies the input: different inputs have different fingerprints."""
 
     @property
     def num_rows(self) -> int | None:
@@ -40,10 +40,10 @@ class RowSource(Protocol):
 
     @property
     def round_size(self) -> int | None:
-        """The number of rows of a round, where the rows depend on it; else None."""
+        """The fixed number of rows per round, for a source whose rows depend on that number; else None."""
 
     def rows(self, first: int, count: int, accepted: Sequence[Dataset]) -> Dataset:
-        """Return `count` rows, from the one with index `first` on.
+        """Return the rows with the indices `first` to `first + count - 1`.
 
         Args:
             first: Number of rows in earlier rounds.
@@ -70,7 +70,7 @@ class DatasetRows:
         return len(self.dataset)
 
     def rows(self, first: int, count: int, accepted: Sequence[Dataset]) -> Dataset:  # noqa: ARG002 - see RowSource
-        """Return a slice of the dataset; for all rows the dataset itself, which carries its origin and files."""
+        """Return a slice; if all rows are requested, the dataset itself, which keeps its origin and files."""
         if (first, count) == (0, len(self.dataset)):
             return self.dataset
         return self.dataset.select(range(first, first + count))
@@ -78,7 +78,7 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class EmptyRows:
-    """Endless rows with an `id` alone, for techniques that need no input, such as Magpie; see `RowSource`."""
+    """Endless rows with only an `id`, for techniques that need no input, such as Magpie; see `RowSource`."""
 
     fingerprint: str = "empty-rows"
     num_rows: int | None = None
@@ -90,15 +90,15 @@ class EmptyRows:
 
 
 def choose_chunk_size(num_rows: int | None, isolated: Sequence[LLM] = ()) -> int:
-    """Return the number of rows of a chunk.
+    """Return the number of rows per chunk.
 
-    Where chunks overlap, devices don't wait for the end of a chunk, so it is small enough for all processes to have
-    several, and large enough for few files. Where chunks are isolated, it doesn't depend on the number of rows, which
-    may be raised later.
+    Overlapping chunks leave no slot idle, so their size only has to be small enough that each process gets several,
+    and large enough to keep the number of files low. The size of isolated chunks does not depend on `num_rows`: a
+    later run with more rows reuses them.
 
     Args:
-        num_rows: Rows of the input, or rows wanted; None if that is unknown.
-        isolated: The llms whose chunks are completed by themselves.
+        num_rows: Rows of the input, or accepted rows wanted; None if unknown.
+        isolated: The llms whose chunks are isolated: each is completed without rows of other chunks beside it.
 
     >>> choose_chunk_size(1000), choose_chunk_size(20_000), choose_chunk_size(1_000_000)
     (32, 512, 1024)
@@ -116,7 +116,7 @@ def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowS
 
     Args:
         dataset: The input; None for `EmptyRows`.
-        num_rows: Accepted rows wanted; None for all of the input.
+        num_rows: Accepted rows wanted; None to process the entire input.
 
     Raises:
         TypeError: If the value can't be an input.
@@ -141,7 +141,7 @@ def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowS
 
 @dataclass(frozen=True)
 class Target:
-    """The number of accepted rows wanted, and the limits of what they may cost.
+    """The number of accepted rows wanted, and limits on the rows and tokens spent on them.
 
     Raises:
         ValueError: If a number is below 1.
@@ -149,14 +149,14 @@ class Target:
 
     num_rows: int
     max_rows: int | None = None
-    """Rows of the input to try at most. None for all of them, or for ten times `num_rows` of an endless input."""
+    """Maximum number of input rows to try. None: all of them; for an endless input, ten times `num_rows`."""
     max_tokens: int | None = None
-    """Tokens to read and write, in all steps: no round begins that is likely to exceed it. The first round is small,
-    and begins whatever the limit."""
+    """Maximum number of prompt and completion tokens in all steps. A round that is likely to exceed the limit does not
+    begin; the first round, which is small, always begins."""
 
     @classmethod
     def from_options(cls, num_rows: int | None, max_rows: int | None, max_tokens: int | None) -> "Target | None":
-        """Return the target of a run with these options; None without `num_rows`.
+        """Return the target of a run with these options; None if none is set.
 
         Raises:
             ValueError: If a number is below 1, or a limit is set without `num_rows`.
@@ -189,17 +189,17 @@ class Usage:
     accepted: int = 0
     """Rows of the output on which no step failed and that no filter dropped."""
     tokens: int = 0
-    """Tokens read and written."""
+    """Prompt and completion tokens."""
 
     def next_round(self, target: Target, source: RowSource, chunk_size: int, swaps_models: bool = False) -> int:
-        """Return the number of input rows of the next round; 0 if the target is reached or nothing may be spent.
+        """Return the number of input rows of the next round; 0 if the target or a limit is reached.
 
-        A round takes as many rows as the target needs at the acceptance rate so far, in whole chunks if more than one.
-        The first round measures the rate: a chunk, or an eighth of the rows wanted. No later round is more than four
-        times the rows tried so far.
+        A round has as many rows as the target still needs at the acceptance rate so far, rounded up to entire chunks
+        if these are more than one chunk. The first round measures the rate with one chunk or an eighth of `num_rows`.
+        A later round has at most four times the rows tried so far.
 
-        Where each round loads one model after the other, the first round has all rows wanted, and later ones a margin:
-        two or three rounds are likely to do.
+        If `swaps_models`, each round loads several models. To need only two or three rounds, the first then has
+        `num_rows` rows, and later ones a quarter more than the rate suggests.
 
         >>> Usage(tried=200, accepted=50).next_round(Target(100), EmptyRows(), chunk_size=128)
         256
@@ -224,14 +224,14 @@ class Usage:
         return max(min(count, self._rows_left(target, source), affordable), 0)
 
     def _rows_left(self, target: Target, source: RowSource) -> int:
-        """Return how many rows of the input may still be tried."""
+        """Return the number of input rows that may still be tried."""
         limit = _TRIED_OF_ENDLESS * target.num_rows if target.max_rows is None else target.max_rows
         if source.num_rows is not None:
             limit = source.num_rows if target.max_rows is None else min(target.max_rows, source.num_rows)
         return limit - self.tried
 
     def _affordable(self, target: Target, first_round: int) -> int:
-        """Return how many rows the remaining tokens are likely to suffice for; `first_round` before any is spent."""
+        """Return the number of rows that the remaining tokens probably cover; `first_round` before any are spent."""
         if target.max_tokens is None:
             return sys.maxsize
         if not self.tokens:
@@ -239,7 +239,7 @@ class Usage:
         return int((target.max_tokens - self.tokens) * self.tried / self.tokens)
 
     def summary(self, target: Target) -> str:
-        """Return a sentence with the accepted and tried rows, the tokens, and whether the target was missed."""
+        """Return a sentence with the accepted and tried rows, the tokens and, if the target was missed, that fact."""
         text = f"{format_acceptance(self.accepted, self.tried)}, {self.tokens:,} tokens"
         if self.accepted >= target.num_rows:
             return text
@@ -247,7 +247,7 @@ class Usage:
 
 
 def format_acceptance(accepted: int, tried: int) -> str:
-    """Return the accepted and tried rows with their ratio, which exceeds 1 where one row becomes several.
+    """Return the accepted and tried rows with their ratio, which exceeds 1 if input rows yield several rows each.
 
     >>> format_acceptance(10, 40), format_acceptance(90, 40)
     ('10 rows accepted of 40 tried (25.0%)', '90 rows accepted of 40 tried (2.25 for each)')

@@ -1,8 +1,8 @@
-"""Run a pipeline over a dataset, in any number of processes, and keep whatever was finished.
+"""Run a pipeline over a dataset in one or more processes; finished rows are kept on disk and reused.
 
-A run goes through its input once, or round by round until enough rows are accepted. In each round every step reads the
-rows of the step before. A step's rows are kept in a folder that is named by a hash of the step and its input. The same
-command finds the folder and computes only the missing rows.
+A run processes its input once, or in rounds until enough rows are accepted. In each round, every step reads the rows
+of the step before it. The rows of a step are kept in a folder whose name has a hash of the step and its input: the
+same command finds this folder and computes only the missing rows.
 """
 
 import errno
@@ -35,8 +35,8 @@ from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
-_SHARED_FOLDER_TIMEOUT = 60.0  # seconds in which a shared folder must show what another node wrote
-_ABANDONED_AFTER = 3600.0  # seconds after which a run's own small files can only be a killed run's
+_SHARED_FOLDER_TIMEOUT = 60.0  # seconds within which a file that another node wrote must appear in a shared folder
+_ABANDONED_AFTER = 3600.0  # seconds after which temporary files in the run directory belong to a killed run
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RunResult:
     """The rows of the last step; with `num_rows`, only accepted ones."""
     failures: Dataset
     """One row for each row on which a step failed or that a filter dropped, with `step`, `row` (its index in the
-    step's input), `column`, `reason` and `raw`; of dropped rows also `rule`, `value` and `matched`."""
+    step's input), `column`, `reason` and `raw`; `rule`, `value` and `matched` are set for dropped rows."""
     record: RunRecord
     """The input, and for each step its configuration, model, tokens, times, and counts of rows and failures."""
 
@@ -80,29 +80,34 @@ def run(
 
     Args:
         pipeline: The steps.
-        dataset: The input; of a `DatasetDict`, one split. None for techniques that need no columns, with `num_rows`.
-        num_rows: Stop after this many accepted rows: no step failed on them and no filter dropped them. They are the
-            first accepted rows of a run over the whole input. Default: process the whole input.
-        max_rows: Rows of the input to try for `num_rows` at most. Default: all, or ten times `num_rows` without a
-            dataset.
-        max_tokens: Tokens to read and write for `num_rows`, in all steps; no round begins that is likely to exceed it.
-        run_dir: Where finished rows are kept; all nodes must share it. Default: a folder in the cache of datasets.
-        chunk_size: Rows of a chunk, the unit of files. Default: by the number of rows (see `choose_chunk_size`).
-        deterministic: Complete each chunk by itself, with the same rows beside each row in every run, for llms whose
-            rows depend on what runs beside them. Devices wait for the end of each chunk, and a kill costs a chunk.
+        dataset: The input, such as one split of a `DatasetDict`. None for techniques that need no columns; then
+            `num_rows` is required.
+        num_rows: Stop after this many accepted rows, that is, rows on which no step failed and that no filter dropped.
+            The result has the first accepted rows of a run over the entire input. Default: process the entire input.
+        max_rows: With `num_rows`, maximum number of input rows to try. Default: all; without a dataset, ten times
+            `num_rows`.
+        max_tokens: With `num_rows`, maximum number of prompt and completion tokens in all steps; a round that is
+            likely to exceed it does not begin. Default: no limit.
+        run_dir: Folder for finished rows, which all nodes must share. Default: a folder in the cache of datasets.
+        chunk_size: Rows per chunk; each chunk is saved as one file. Default: by the number of rows (see
+            `choose_chunk_size`).
+        deterministic: Complete each chunk without rows of other chunks, so that a row has the same rows beside it in
+            every run. Needed for llms whose output for a row depends on the rest of the batch. Devices then idle at
+            the end of each chunk, and an interrupted chunk is computed from its first row.
         quiet: Show no progress.
 
     Returns:
-        The dataset, its failures and its record. If the input or a limit ends first, there are fewer than `num_rows`
-        rows, and a warning.
+        The dataset, its failures and its record. If the input is exhausted or a limit is reached before `num_rows`
+        rows are accepted, the dataset has fewer rows, and a warning is logged.
 
     Raises:
-        ColumnError: If a step's columns don't fit. Raised before a model is loaded, except for steps after a function.
+        ColumnError: If a step's input lacks a column or has one of another type. Raised before a model is loaded,
+            except for steps after a function, whose columns are unknown until the function has run.
         GenerationError: If an llm can't be loaded.
-        RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes. What was
-            finished is kept.
-        ValueError: If `chunk_size` or a limit is below 1, a limit is given without `num_rows`, or `num_rows` is
-            missing without a dataset.
+        RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes. Finished
+            rows are kept.
+        ValueError: If `chunk_size` or a limit is below 1, a limit is set without `num_rows`, or both the dataset and
+            `num_rows` are missing.
         ImportError, ValueError: If a filter lacks a package or a file.
 
     >>> from datasets import Dataset
@@ -131,7 +136,7 @@ def run(
 
 
 def default_run_dir() -> Path:
-    """Return where runs are kept by default: a folder in the cache of datasets."""
+    """Return the default run directory, a folder in the cache of datasets."""
     return Path(config.HF_DATASETS_CACHE) / "hfsynth"
 
 
@@ -143,12 +148,12 @@ class _RunOptions:
     quiet: bool
 
     def record(self, source: Source) -> RunRecord:
-        """Return the record of a run of these options, without steps."""
+        """Return the record of a run with these options, without steps."""
         return RunRecord(source, (), self.chunk_size, deterministic=self.deterministic)
 
 
 def _is_isolated(step: Step, deterministic: bool) -> bool:
-    """Whether the chunks of a step are completed each by itself: where rows depend on what runs beside them."""
+    """Whether a step's chunks are completed one at a time: `deterministic`, and its rows depend on their batch."""
     return deterministic and step.same_rows not in (None, "row")
 
 
@@ -160,7 +165,7 @@ def _run_all(steps: Sequence[Step], dataset: Dataset, options: _RunOptions) -> R
 
 
 def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options: _RunOptions) -> RunResult:
-    """Run all steps over as much of the input as the target takes, round by round."""
+    """Run all steps in rounds, until the target or a limit is reached."""
     usage, accepted, first = Usage(), list[Dataset](), source.rows(0, 0, ())
     with _started(steps, options, [source.fingerprint, target]) as state:
         while count := usage.next_round(target, source, options.chunk_size, state.num_models > 1):
@@ -171,7 +176,7 @@ def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options
                 accepted.append(split_failures(result)[0] if METADATA_COLUMN in result.column_names else result)
             usage = Usage(usage.tried + count, sum(map(len, accepted)), state.tokens)
             logger.info(usage.summary(target))
-        if not accepted:  # no row, but the columns of one
+        if not accepted:  # an empty result still needs its columns
             accepted.append(state.run_round(source.rows(0, 0, ())))
     if usage.accepted < target.num_rows:
         logger.warning(usage.summary(target))
@@ -186,11 +191,11 @@ def _run_until(steps: Sequence[Step], source: RowSource, target: Target, options
 
 @contextmanager
 def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]) -> Iterator["_RunState"]:
-    """Begin a run, and write its failures however it ends.
+    """Begin a run; when the block ends, normally or with an exception, write the run's failures.
 
     Args:
         steps: The steps.
-        options: The run's.
+        options: The options of the run.
         keys: Values that identify the input and the target, hashed into the failures file's name.
     """
     group = ProcessGroup.current()
@@ -211,7 +216,7 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
 
 
 def _step_hash(step: Step, deterministic: bool) -> str:
-    """Return the hash of all that a step's rows depend on, except its input."""
+    """Return a hash of everything except its input that a step's rows depend on."""
     fingerprint = step.fingerprint()
     return str(Hasher.hash((fingerprint, "isolated chunks"))) if _is_isolated(step, deterministic) else fingerprint
 
@@ -222,11 +227,11 @@ class _StepState:
 
     step: Step
     fingerprint: str
-    """The step's fingerprint when the run began: a user's code may change its own objects while it runs."""
+    """The step's fingerprint when the run began; later, user code may have changed the step's objects."""
     rows_in: int = 0
-    """Rows of its input in earlier rounds."""
+    """Number of input rows in earlier rounds."""
     results: list[Dataset] = field(default_factory=list)
-    """Its output, round by round."""
+    """The step's output in each round."""
     record: StepRecord | None = None
     """The records of its rounds, added up."""
 
@@ -239,12 +244,12 @@ class _StepFiles:
     fingerprint: str
     """The fingerprint of the dataset in `folder`."""
     superseded: Sequence[StepFolder]
-    """Folders of earlier runs over the same input, in which some rows failed transiently; latest first."""
+    """Folders of earlier runs over the same input that have transient failures; latest first."""
     of_earlier_input: Sequence[StepFolder]
-    """This step's folders from before an earlier step retried failed rows, which changed this step's input."""
+    """Folders of this step for its previous input, before an earlier step retried failed rows and changed it."""
 
     def earlier_rows(self, technique: Technique, step_input: StepInput) -> list[EarlierRows]:
-        """Return reusable rows: of earlier runs, of other inputs, and of a damaged result's sound files."""
+        """Return folders with reusable rows: earlier runs, other inputs, and this one if some files were damaged."""
         folders = [folder.path for folder in (*self.superseded, *self.of_earlier_input)]
         folders += [path for path in sibling_folders(self.folder.path, step_input.step) if path not in folders]
         if self.folder.has_salvage:
@@ -270,17 +275,17 @@ class _RunState:
     _llm: LLM | None = None
     """The llm in memory."""
     _earlier_fingerprints: dict[str, list[str]] = field(default_factory=dict)
-    """Fingerprint of a step's output → its fingerprints in runs before transient failures were retried."""
+    """Fingerprints that a step's output had before transient failures were retried, by its current fingerprint."""
 
     @property
     def tokens(self) -> int:
-        """Tokens read and written so far."""
+        """Prompt and completion tokens so far."""
         records = [state.record for state in self.steps if state.record is not None]
         return sum(record.prompt_tokens + record.completion_tokens for record in records)
 
     @property
     def num_models(self) -> int:
-        """Number of different llms, of which one at a time is in memory."""
+        """Number of different llms; only one at a time is in memory."""
         llms: list[LLM] = []
         for state in self.steps:
             if isinstance(state.step, Technique) and state.step.llm not in llms:
@@ -288,12 +293,12 @@ class _RunState:
         return len(llms)
 
     def run_round(self, dataset: Dataset, stop_when_empty: bool = False) -> Dataset:
-        """Take some rows through all steps.
+        """Run all steps over some rows.
 
         Args:
             dataset: The rows.
-            stop_when_empty: Skip the remaining steps once no row is left. Use it only if another round has rows: of an
-                empty dataset, a user's function may not make its columns.
+            stop_when_empty: Skip the remaining steps once no row is left. The result may then lack the columns of
+                these steps, so a run in which no round has rows runs them once over an empty dataset.
         """
         self.rounds += 1
         for number, state in enumerate(self.steps, 1):
@@ -312,8 +317,8 @@ class _RunState:
 
         Args:
             dataset: The rows.
-            source: The input, whose own records come before the run's.
-            record: The run's, without steps and failures file.
+            source: The input; its records of earlier runs are kept before this run's.
+            record: The record of the run, without steps and failures file.
         """
         steps = tuple(state.record for state in self.steps if state.record is not None)
         failures = self.failures.dataset()
@@ -337,14 +342,14 @@ class _RunState:
         if self.group.is_main:
             files.cleanup()
             if found:
-                files.folder.cleanup()  # a process may have been killed between the last file and this
+                files.folder.cleanup()  # a process may have been killed after step.json and before its cleanup
                 self.progress.add(len(dataset), failed=failed, found=True)
         return result, StepRecord.from_json(files.folder.load_record())
 
     def _run_technique(
         self, technique: Technique, state: _StepState, dataset: Dataset, features: Features, files: _StepFiles
     ) -> tuple[Dataset, int]:
-        """Run a technique; return its rows, and how many it failed on."""
+        """Run a technique; return its rows and the number of failed ones."""
         columns = technique.columns_read(dataset.features)
         step_input = StepInput(state.fingerprint, dataset, columns, self.options.chunk_size, state.rows_in)
         folder = replace(files.folder, input=step_input)
@@ -382,7 +387,7 @@ class _RunState:
         """Find the folders of a step.
 
         Raises:
-            RunError: If another process has another input or step here.
+            RunError: If the processes have different inputs or steps.
         """
         step, num_rows = state.step, len(dataset)
         key, earlier_keys = self._keys(state, dataset)
@@ -403,7 +408,7 @@ class _RunState:
         return _StepFiles(folder, fingerprint, superseded, of_earlier_input)
 
     def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
-        """Return the key of a step's folder, and its keys from before earlier steps retried rows, latest first."""
+        """Return the key of a step's folder, and its keys for previous inputs (`of_earlier_input`), latest first."""
         earlier_results = [fingerprint_of(result) for result in state.results] if state.step.reads_earlier_rows else []
         rest = (state.fingerprint, self.options.chunk_size, state.rows_in, earlier_results)
         inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
@@ -411,7 +416,7 @@ class _RunState:
         return key, earlier_keys
 
     def _input_key(self, dataset: Dataset) -> str:
-        """Return the fingerprint of a step's output in this run; for any other dataset, a hash of its content."""
+        """Return a dataset's fingerprint if a step of this run returned it, else a hash of its content."""
         fingerprint = fingerprint_of(dataset)
         is_output = fingerprint in self._earlier_fingerprints
         return fingerprint if is_output else content_key(dataset, self.options.chunk_size)
@@ -421,41 +426,41 @@ class _RunState:
         return StepFolder(path, -(-num_rows // self.options.chunk_size), self.group.worker_id)
 
     def _existing(self, step: Step, key: str, num_rows: int) -> list[StepFolder]:
-        """Return the existing folders of a step's rows by one key, latest first."""
+        """Return the existing folders of a step for one key, latest first."""
         newest, others = self._folder(step, key, num_rows).newest()
         return [newest, *others] if newest.path.exists() else others
 
     def _retries(self, step: Step, key: str) -> list[int]:
-        """Return all numbers of retries that there may be for a key, highest first."""
+        """Return the numbers of retries that a key's folders may have, highest first."""
         last = max((folder.retries for folder in self._existing(step, key, 0)), default=0)
         return list(reversed(range(last + 1)))
 
     def _later_steps(self, state: _StepState) -> list[Technique]:
-        """Return the techniques after a step that have its llm."""
+        """Return the later techniques that use the same llm as a step."""
         later = [other.step for other in self.steps[self.steps.index(state) + 1 :]]
         llm = state.step.llm if isinstance(state.step, Technique) else None
         return [step for step in later if isinstance(step, Technique) and step.llm == llm]
 
     def _swap_model(self, llm: LLM) -> None:
-        """Unload the llm of the technique before, if it is another: two are never in memory at once."""
+        """Unload the previous technique's llm if it differs, so that only one is in memory."""
         if self._llm is not None and self._llm != llm:
             self._llm.unload()
         self._llm = llm
 
 
 def _fingerprint(key: str, retries: int) -> str:
-    """Return the fingerprint of a step's rows after this many runs that tried failed rows again."""
+    """Return the fingerprint of a step's rows after this many runs have retried failed rows."""
     return str(Hasher.hash((key, retries))) if retries else key
 
 
 def _check_types(step: Step, earlier: Sequence[Dataset], result: Dataset) -> None:
-    """Check that a function makes the same columns in every round.
+    """Check that a function returns the same columns in every round.
 
     Raises:
         ColumnError: If a column's type differs.
     """
     for first in earlier[:1]:
-        try:  # with a row each: datasets doesn't compare the types of datasets without rows
+        try:  # with one row of each: datasets does not compare the types of datasets without rows
             concatenate_datasets([first.select(range(min(1, len(first)))), result.select(range(min(1, len(result))))])
         except ValueError as error:
             raise ColumnError(
@@ -468,7 +473,7 @@ def _check_shared(run_dir: Path, group: ProcessGroup) -> None:
     """Create the run directory, and check that all nodes have the same one.
 
     Raises:
-        RunError: If it can't be created, or process 0 writes into another one.
+        RunError: If the directory can't be created, or process 0 writes to another one.
     """
     token = run_dir / f".run-{group.run_id}"
     with DiskErrors(run_dir):
@@ -488,7 +493,7 @@ def _check_shared(run_dir: Path, group: ProcessGroup) -> None:
 
 
 def _remove_abandoned(run_dir: Path) -> None:
-    """Remove small files that killed runs left in the directory; younger ones may be those of a run that starts."""
+    """Remove temporary files of killed runs; recent ones are kept, since they may belong to a starting run."""
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
         with suppress(FileNotFoundError):  # another run was first
             if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
@@ -503,9 +508,9 @@ class _Failures:
     group: ProcessGroup
     parts: list[Dataset] = field(default_factory=list)
     complete: bool = False
-    """Whether all steps have added theirs."""
+    """Whether all steps have added their failures."""
     has_transient: bool = False
-    """Whether some rows failed transiently, so that the next run tries them again."""
+    """Whether some failures are transient, so that the next run retries their rows."""
 
     def add(self, failures: Dataset) -> int:
         """Add a step's failures, and return their number."""
@@ -513,7 +518,7 @@ class _Failures:
         return len(failures)
 
     def run(self, worker: StepWorker) -> None:
-        """Run a step; if it can't be finished, add the rows that failed so far."""
+        """Run a step; if it raises `RunError`, add the rows that failed so far."""
         try:
             worker.run()
         except RunError:
@@ -525,14 +530,15 @@ class _Failures:
         return concatenate_datasets(self.parts) if self.parts else failures_dataset([])
 
     def write(self) -> None:
-        """Write the file in one piece, once for all processes, and log the most frequent reasons.
+        """Write the file atomically, in one process, and log the most frequent reasons.
 
-        Without failures, there is no file.
+        No file is written if there are no failures.
         """
         if not self.parts or not (self.group.is_main or not self.group.has_store):
             return
         failures = self.dataset()
-        replaces = self.complete or not self.file.exists()  # an interrupted run has no more than the earlier run
+        # an interrupted run does not replace the complete file of an earlier run
+        replaces = self.complete or not self.file.exists()
         with DiskErrors(self.file.parent), without_bars():
             if len(failures) and replaces:
                 writing = self.file.with_name(f".failures-{self.group.worker_id}")
@@ -547,6 +553,6 @@ class _Failures:
         reasons = Counter(zip(failures["step"], failures["reason"], strict=True))
         lines = reason_lines({f"{step}: {reason}": rows for (step, reason), rows in reasons.items()})
         if self.has_transient:
-            lines.append("the same command tries rows again that failed because of a server, memory or a device")
+            lines.append("the same command retries rows that failed because of a server, memory or a device")
         listed = "".join(f"\n  {line}" for line in lines)
         logger.warning("%d rows failed or were dropped; see %s%s", len(failures), self.file, listed)

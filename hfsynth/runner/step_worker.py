@@ -1,7 +1,7 @@
-"""Run one step of a pipeline in this process, beside the processes that run the same step.
+"""One process's part of one step of a pipeline.
 
-A technique runs chunk by chunk: `StepWorker` takes chunks from a counter that all processes share, and saves each.
-A filter or function needs the dataset as a whole: `run_dataset_step` runs it once, on process 0.
+A technique runs in chunks: `StepWorker` takes chunks from a counter that all processes share, and saves each.
+A filter or function needs the entire dataset: `run_dataset_step` runs it once, on process 0.
 """
 
 import errno
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR
 )  # fmt: skip
-_PATIENCE = 2.0  # times this process's slowest chunk that another process may take for its last one
-_DEFAULT_PATIENCE = 30.0  # seconds, if this process has finished no chunk to compare with
-_PROCESS_0_TIMEOUT = 24 * 3600.0  # seconds for a filter or function on process 0, for which the others wait
-_SHORTEST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.05, 2.0, 1.5  # seconds between two looks at a shared folder
-_MAX_FAILED = 64  # rows that fail, while none is completed, before a run stops
-_MAX_CHUNKS_LISTED = 20  # failed chunks in an error message; all of them are in the failures
+_PATIENCE = 2.0  # time for another process's last chunk, as a multiple of this process's slowest one
+_DEFAULT_PATIENCE = 30.0  # seconds for another process's last chunk, if this process has finished none
+_PROCESS_0_TIMEOUT = 24 * 3600.0  # seconds that other processes wait for a filter or function on process 0
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.05, 2.0, 1.5  # seconds between two checks of a shared folder
+_MAX_FAILED = 64  # failed rows without a completed one, after which a run stops
+_MAX_CHUNKS_LISTED = 20  # failed chunks in an error message; the failures file has all of them
 _MAX_REASONS_LISTED = 5
 _MAX_REASON_LENGTH = 300  # characters: some reasons quote a completion
 
@@ -60,16 +60,16 @@ class StepWorker:
     Args:
         dataset: The step's input, or one round of it.
         technique: The step.
-        features: The output's.
+        features: The features of the step's output.
         chunk_size: Rows of a chunk.
         folder: The step's files.
         group: The processes.
         progress: Counts rows, tokens and failures.
-        first: Index of the dataset's first row in the step's input, if earlier rounds had some.
-        earlier: Folders with rows that may be taken over, the latest first.
-        later: Later steps with the same llm, whose needs are checked before this step spends a row.
-        is_isolated: Whether each chunk is completed by itself, from its first row on: no rows of other chunks beside
-            its own, no rows from journals.
+        first: Index of the dataset's first row in the step's input; above 0 after an earlier round.
+        earlier: Folders with reusable rows, latest first.
+        later: Later steps with the same llm; their requirements are checked before this step completes a row.
+        is_isolated: Whether each chunk is completed without rows of other chunks beside it, and from its first row on,
+            without rows from journals.
     """
 
     dataset: Dataset
@@ -88,15 +88,15 @@ class StepWorker:
     _chunks: "ChunksInFlight" = field(init=False)
     _streak: "FailureStreak" = field(init=False)
     _counted: set[int] = field(default_factory=set, init=False)
-    """Indices of rows that the progress has counted: of a chunk that raised, some are run a second time."""
+    """Indices of rows that the progress has counted, since rows of a chunk that raised run a second time."""
     _unsaved_failures: dict[int, str] = field(default_factory=dict, init=False)
-    """Index of a failed row in a chunk that is not saved → reason."""
+    """Reasons of failed rows in chunks that are not saved, by row index."""
     _samples: dict[int, list[Row]] = field(default_factory=dict, init=False)
-    """Indices of the first and the last row that this process completed → their outputs."""
+    """Outputs of the first and the last row that this process completed, by row index."""
     _claims: Claims = field(init=False)
     _journals: Journals = field(init=False)
     _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
-    """Chunk → journals that processes of earlier runs, or processes that died, have left."""
+    """Journals of earlier runs and of processes that died, by chunk."""
 
     def __post_init__(self) -> None:
         """Begin with no chunk in flight."""
@@ -119,8 +119,8 @@ class StepWorker:
 
         Raises:
             GenerationError: If the llm can't be loaded, or lacks what the technique needs.
-            RunError: If chunks failed twice, only failures came, a server can't be used any more, or the run directory
-                can't be written.
+            RunError: If chunks failed twice, all first rows or many rows in succession failed, a server can't be used
+                any more, or the run directory can't be written.
         """
         with DiskErrors(self.folder.path):
             self.folder.prepare(clean=self.group.is_main)
@@ -144,9 +144,9 @@ class StepWorker:
             raise RunError(self._chunks_failed_message(self.folder.failures()))
 
     def _check_server(self) -> None:
-        """Log a warning where a server states another model or version of itself than when the step began."""
+        """Log a warning if the server reports another model or version than when the step began."""
         stated = self.technique.llm.server_facts()
-        facts = {name: fact for name, fact in stated.items() if name != "left_out"}  # found out as the step runs
+        facts = {name: fact for name, fact in stated.items() if name != "left_out"}  # known only while the step runs
         if facts and (earlier := self.folder.note_server(facts)) != facts:
             changes = [
                 f"{name} was {earlier.get(name, '')!r} and is {facts.get(name, '')!r}"
@@ -161,7 +161,7 @@ class StepWorker:
             )
 
     def _complete_chunks(self) -> None:
-        """Process chunks until none is left, then merge them, unless some have failed twice."""
+        """Process chunks until none is missing, then merge them, unless some failed twice."""
         self._process_chunks()
         self._steal_chunks()
         while not self.folder.finished and not self.folder.failures():
@@ -172,13 +172,13 @@ class StepWorker:
                 self._steal_chunks()
 
     def _inherit_timings(self) -> None:
-        """Count the time that the latest other folder took, if rows of it are taken over."""
+        """Copy the timings of the latest other folder, if this step reuses rows of it."""
         for earlier in self.earlier[:1]:
             if earlier.is_reusable(range(len(self.dataset))).any():
                 self.folder.inherit_timings(earlier.folder)
 
     def _is_reusable(self, number: int) -> bool:
-        """Whether other folders have all rows of a chunk."""
+        """Whether all rows of a chunk can be reused from other folders."""
         if self.folder.is_adoptable(number):
             return True
         rows = self._rows(number)
@@ -188,7 +188,7 @@ class StepWorker:
         return bool(reusable.all())
 
     def failures_so_far(self) -> Dataset:
-        """Return the failures of an unfinished step: of saved chunks, and of chunks in flight."""
+        """Return the failures of an unfinished step, in saved chunks and in chunks in flight."""
         column = next(iter(self.technique.written_features))
         failed_chunks = self.folder.failures()
         reasons = {self.first + row: one.error for one in failed_chunks for row in range(one.first, one.last + 1)}
@@ -200,8 +200,8 @@ class StepWorker:
         return concatenate_datasets([*saved, failures_dataset(entries)])
 
     def _process_chunks(self) -> None:
-        """Take the next chunk from the counter of all processes, until there is none."""
-        with closing(self._chunks):  # an error or interrupt would leave chunks in flight
+        """Process the next chunk of the shared counter, until there is none."""
+        with closing(self._chunks):  # cancels chunks in flight after an error or interrupt
             while not self.folder.finished and (number := self._chunks.next()) is not None:
                 self._process(number, self._chunks.outcomes)
 
@@ -209,11 +209,11 @@ class StepWorker:
         self._left_journals = {} if self.is_isolated else self.folder.journals()
 
     def _claim(self, in_flight: int) -> int | None:
-        """Return the next chunk that is neither there nor another run's; None if there are no more for now.
+        """Return the next chunk that is neither finished nor claimed by another run; None if there is none for now.
 
         Args:
-            in_flight: Chunks that this process has begun. It takes no more than its share, since its first rows may
-                come long before other processes are ready.
+            in_flight: Number of chunks that this process has begun. A process takes at most its share of the chunks,
+                since it may be ready long before the others.
         """
         if in_flight >= -(-self.folder.num_chunks // self.group.world_size):
             return None
@@ -231,7 +231,7 @@ class StepWorker:
         return range(number * self.chunk_size, min((number + 1) * self.chunk_size, len(self.dataset)))
 
     def _steal_chunks(self) -> None:
-        """Process the chunks of processes that died, are slow, or failed on them."""
+        """Process missing chunks of other processes, which died, are slow, or failed on them."""
         began = time.monotonic()
         pause = _SHORTEST_PAUSE
         offered: set[int] = set()
@@ -253,11 +253,11 @@ class StepWorker:
                 time.sleep(_SHORTEST_PAUSE if stolen else pause)
 
     def _abandoned(self, missing: list[int], waited: float) -> list[int]:
-        """Return at most one missing chunk that no process is likely to be running.
+        """Return a list of at most one missing chunk, which no process is likely to be computing.
 
-        While the store lives, every missing chunk belongs to a process of this run, which gets time to finish, or to
-        a living process of another run, for which this one waits. Without the store no process knows of the others,
-        so they begin at different places and skip chunks that are claimed.
+        With a store, each missing chunk belongs to a process of this run, which gets some time to finish, or to a
+        living process of another run, for which this process waits. Without a store, processes do not know of each
+        other: each begins at another position and skips claimed chunks.
         """
         patience = _PATIENCE * self._slowest if self._slowest else _DEFAULT_PATIENCE
         owners = {number: self._claims.owner(number) for number in missing}
@@ -273,7 +273,7 @@ class StepWorker:
         return candidates[self.group.rank * len(candidates) // self.group.world_size :][:1]
 
     def _merge_chunks(self) -> None:
-        """Merge the chunks on process 0, or on another one if that doesn't."""
+        """Merge the chunks on process 0, or on another process if process 0 does not."""
         if not self.group.is_main:
             wait_until(
                 lambda: self.folder.finished or self._lost_others, _PATIENCE * self._slowest + _DEFAULT_PATIENCE
@@ -291,10 +291,10 @@ class StepWorker:
             self.folder.merge_chunks(tally.update, record)
 
     def _repeat_samples(self) -> tuple[int, int]:
-        """Complete a few rows a second time, each by itself, where the llm promises that this makes no difference.
+        """Complete a few rows a second time, each alone, if the llm promises outputs that don't depend on the batch.
 
         Returns:
-            The number of these rows, and of those that differ.
+            The number of repeated rows, and the number of those whose outputs differ.
         """
         samples = self._samples if self.technique.same_rows == "row" else {}
         unequal = sum(self._complete_alone(index - self.first) != outputs for index, outputs in samples.items())
@@ -310,7 +310,7 @@ class StepWorker:
         return len(samples), unequal
 
     def _complete_alone(self, row: int) -> list[Row]:
-        """Return the outputs of a row of the dataset, completed by itself."""
+        """Return the outputs of a row of the dataset, completed without other rows beside it."""
         alone = ChunksInFlight(
             self.dataset,
             self.technique,
@@ -324,7 +324,7 @@ class StepWorker:
 
     @property
     def _lost_others(self) -> bool:
-        """Whether there are other processes, but no longer a store to share counters with them."""
+        """Whether the run has other processes, but no store any more to share counters with them."""
         return self.group.world_size > 1 and not self.group.has_store
 
     def _counter(self, name: str) -> str:
@@ -334,8 +334,8 @@ class StepWorker:
         """Run and save a chunk, unless another process has saved it by now.
 
         Args:
-            number: The chunk's.
-            outcomes: Returns the outcomes of its rows.
+            number: Number of the chunk.
+            outcomes: Takes this number and returns the outcomes of the chunk's rows.
         """
         if self.folder.chunk(number).exists():
             return
@@ -346,7 +346,7 @@ class StepWorker:
         self._check_first_rows(saved=attempt.error is None)
         if attempt.error is not None and not self.folder.finished:
             self._note_raised(number, rows, attempt.error)
-        if self.folder.finished:  # another process ran this chunk too, and was first
+        if self.folder.finished:  # another process computed this chunk too, and finished the step
             self.folder.cleanup()
 
     def _save(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
@@ -363,11 +363,12 @@ class StepWorker:
         failed = _count_new_failures(writing / "chunk.arrow")
         seconds = time.monotonic() - began
         self._slowest = max(self._slowest, seconds)
-        self.folder.note_timing(number, len(rows), seconds)  # before the chunk: the last chunk ends the step
+        # the timing is written before the chunk is saved, since the last chunk ends the step
+        self.folder.note_timing(number, len(rows), seconds)
         if any(outcome.is_transient for outcome in outcomes):
             self.folder.note_transient_failures()
         if not self.folder.commit_chunk(number, writing / "chunk.arrow"):
-            self.progress.add(-len(rows), failed=-failed)  # another process has counted them
+            self.progress.add(-len(rows), failed=-failed)  # another process has counted these rows
         for row in rows:
             self._unsaved_failures.pop(self.first + row, None)
         self._claims.release(number)
@@ -377,12 +378,12 @@ class StepWorker:
         shutil.rmtree(writing, ignore_errors=True)
 
     def _note_raised(self, number: int, rows: range, error: Exception) -> None:
-        """Note that a chunk raised.
+        """Record that a chunk raised.
 
         Raises:
-            RunError: If too many rows failed in a row.
+            RunError: If too many rows failed in succession.
         """
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # as `ChunksInFlight` wraps it
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # `ChunksInFlight` wraps an OSError
         without_traceback = isinstance(cause, GenerationError | OSError)
         text = str(cause) if without_traceback else "".join(traceback.format_exception(cause))
         logger.warning("rows %d-%d of %s failed: %s", rows[0], rows[-1], self.technique.name, redact(text))
@@ -399,10 +400,11 @@ class StepWorker:
                 raise
         else:
             self.progress.add(len(self._rows(number)), failed=failed, found=True)
-            self.group.add(self._counter("completed"), 1)  # the step has worked: `_check_first_rows` doesn't stop it
+            # `_check_first_rows` must not stop a step that has worked
+            self.group.add(self._counter("completed"), 1)
 
     def _take_over_rows(self, rows: range) -> dict[int, Outcome]:
-        """Return the outcomes of a chunk's rows in journals and in other folders, by index, and count them."""
+        """Return the reusable outcomes of a chunk's rows, from journals and other folders, by index; count them."""
         found: dict[int, Outcome] = {}
         for journal in self._left_journals.get(rows.start // self.chunk_size, ()):
             outcomes = read_journal(journal, self.technique.output_features)
@@ -451,7 +453,7 @@ class StepWorker:
         """Raise `RunError` if all of the step's first rows failed; called after each chunk.
 
         Args:
-            saved: Whether the chunk was saved; else its rows count later.
+            saved: Whether the chunk was saved. The rows of an unsaved chunk count when it is processed again.
         """
         failed, completed = self._streak.take()
         if not saved:
@@ -502,12 +504,11 @@ class ChunksInFlight:
     Args:
         dataset: The step's input.
         technique: The step.
-        rows: Number of a chunk → its rows.
-        claim: Takes the number of chunks in flight; returns the next chunk for this process, or None if there is
-            none.
+        rows: Takes the number of a chunk; returns its rows.
+        claim: Takes the number of chunks in flight; returns the next chunk for this process, or None.
         first: Index of the dataset's first row in the step's input.
-        earlier_outcomes: Rows of the dataset → outcomes that earlier runs had, by the rows' indices.
-        watcher: Called as completions come and rows end.
+        earlier_outcomes: Takes rows of the dataset; returns their reusable outcomes, by row index.
+        watcher: Called for each completion and each finished row.
         overlaps: Whether rows of several chunks are completed beside each other.
     """
 
@@ -525,11 +526,11 @@ class ChunksInFlight:
     _flows: FlowDriver = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with nothing in flight."""
+        """Create the driver, with no row in flight."""
         self._flows = self._new_flows()
 
     def next(self) -> int | None:
-        """Return the next chunk: one in flight, first one whose rows are finished, or a new one."""
+        """Return the next chunk: one in flight, preferably with all rows finished, else a new one; None at the end."""
         finished = (started for started in self._started if all(row.finished for row in started[1]))
         self._current = next(finished, self._started[0] if self._started else None)
         if self._current is not None:
@@ -539,10 +540,10 @@ class ChunksInFlight:
     def outcomes(self, number: int) -> list[Outcome]:
         """Return the outcomes of a chunk's rows.
 
-        If the chunk raises, other chunks in flight start anew when they are next.
+        If the chunk raises, other chunks in flight are cancelled, and start again when `next` returns them.
 
         Raises:
-            RuntimeError: For an `OSError` of the technique itself, which is not the run directory's.
+            RuntimeError: For an `OSError` of the technique, to tell it from an error of the run directory.
         """
         try:
             if self._current and self._current[0] == number:
@@ -604,7 +605,7 @@ class ChunksInFlight:
 
 @dataclass(frozen=True)
 class AttachOutcomes:
-    """A function for `Dataset.map` that adds the columns of a chunk's outcomes: the technique without its llm."""
+    """Function for `Dataset.map` that adds the technique's columns, from the outcomes of a chunk's rows."""
 
     technique: Technique
     start: int
@@ -621,11 +622,11 @@ class AttachOutcomes:
 
 @dataclass
 class FailureStreak:
-    """Failures in succession, by which a run decides to stop.
+    """Counts of failures, by which a run decides to stop.
 
-    A run stops if many rows in succession failed transiently (a server is down), or if many of the step's first rows
-    failed, whatever the llm wrote. Rows whose requests were never sent, or were refused (as too long, say), are
-    faulty themselves and don't count.
+    A run stops if many rows in succession failed transiently, for example because a server is down, or if all of the
+    step's first rows failed. Rows whose requests were never sent or were refused, for example as too long, don't
+    count, since the fault is in the row.
     """
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -654,7 +655,7 @@ class FailureStreak:
         self.reasons[f"{type(error).__name__}: {error}"] += rows
 
     def take(self) -> tuple[int, int]:
-        """Return the numbers of failed and completed rows, and start both at 0."""
+        """Return the numbers of failed and completed rows, and reset both to 0."""
         counts = self.failed, self.completed
         self.failed = self.completed = 0
         return counts
@@ -668,7 +669,9 @@ def run_dataset_step(
     earlier: Sequence[Dataset] = (),
     first: int = 0,
 ) -> None:
-    """Run a filter or function once, on process 0, and save its rows; on all remaining processes if process 0 died.
+    """Run a filter or function once, on process 0, and save its rows.
+
+    If the store is lost because process 0 died, all remaining processes run the step.
 
     Args:
         step: The step.
@@ -707,20 +710,20 @@ def run_dataset_step(
                 tally.stopped.update(dropped["rule"])
             folder.finish(_tables(kept), record)
     except FileNotFoundError:
-        if not folder.finished:  # else another process was first, and has removed the files of this one
+        if not folder.finished:  # if finished, another process was first, and removed this one's files
             raise
-    for cache in set(_cache_files(dataset)) - cached:  # a copy of the function's rows, which are saved now
+    for cache in set(_cache_files(dataset)) - cached:  # copies of the function's rows, which the folder now has
         cache.unlink(missing_ok=True)
 
 
 def _cache_files(dataset: Dataset) -> Iterator[Path]:
-    """List the files that datasets has cached beside a dataset's own."""
+    """Yield the cache files of datasets in the folders of a dataset's files."""
     for folder in {Path(file["filename"]).parent for file in dataset.cache_files}:
         yield from folder.glob("cache-*.arrow")
 
 
 def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
-    """Yield a dataset's rows as Arrow tables with its features; an empty one for a dataset without rows."""
+    """Yield a dataset's rows as Arrow tables with its schema; one empty table if the dataset has no rows."""
     schema = dataset.features.arrow_schema
     if not len(dataset):
         yield schema.empty_table()
@@ -730,7 +733,7 @@ def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class DiskErrors:
-    """Turns an error of a full or read-only disk into a `RunError` that names the directory.
+    """Context manager that turns an error of a full or read-only disk into a `RunError` that names the directory.
 
     Raises:
         RunError: For such an error inside the `with` block.
@@ -744,7 +747,7 @@ class DiskErrors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Replace an error of the disk."""
+        """Raise a `RunError` for a disk error."""
         if error is not None and _is_disk_error(error):
             raise RunError(
                 f"The run directory can't be written: {error}. Free some space or set another run_dir. Finished "
@@ -753,10 +756,10 @@ class DiskErrors:
 
 
 class _ChunkErrors:
-    """Keeps an exception of a chunk, so that the chunk is tried a second time.
+    """Context manager that stores the exception of a chunk, so that the chunk is tried a second time.
 
-    Errors that every chunk would have pass: interrupts and exits, errors of the disk, and mistakes in the pipeline (a
-    chat template that doesn't fit, a flow that is none). So does a stop of the run.
+    Errors that would recur on every chunk propagate: disk errors, server errors and mistakes in the pipeline, such as
+    an unsuitable chat template. So do interrupts, exits and the `RunError` that stops a run.
     """
 
     def __init__(self) -> None:
@@ -779,7 +782,9 @@ def _is_disk_error(error: BaseException) -> bool:
 
 
 def reason_lines(reasons: Mapping[str, int]) -> list[str]:
-    """Return a line for each of the most frequent reasons, with its rows; reasons that differ in a number are one.
+    """Return one line per reason with its number of rows, for the most frequent reasons.
+
+    Reasons that differ only in numbers are counted as one.
 
     >>> reason_lines({"cut off after 96 tokens": 2, "Connection refused": 3, "cut off after 90 tokens": 2})
     ['4 rows: cut off after 96 tokens', '3 rows: Connection refused']
@@ -808,7 +813,7 @@ def _shorten(reason: str) -> str:
 
 
 def _count_new_failures(file: Path) -> int:
-    """Return how many rows of its input a chunk's step failed on, and no step before it."""
+    """Return the number of input rows in a chunk on which its step failed and no earlier step did."""
     with pa.memory_map(str(file)) as source:
         column = pa.ipc.open_stream(source).read_all().column(METADATA_COLUMN)
     entries = {row[-1]["row"]: row for row in column.to_pylist()}

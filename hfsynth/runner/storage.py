@@ -1,10 +1,11 @@
-"""Files of a run directory: each is written beside its place, has a checksum, and is checked when it is read.
+"""Reading and writing of a run directory's files, with checksums and atomic renames.
 
-An Arrow file ends with a trailer of 40 bytes behind Arrow's own end mark, where readers of Arrow stop: a magic with
-the version, the number of rows, the size and an xxh3 hash. A JSON file's first line has a version and a hash.
+A file is written under a temporary name, renamed once it is on disk, and checked when it is read. An Arrow file ends
+with a trailer of 40 bytes: a magic with the version, the number of rows, the size and an xxh3 hash. Arrow's readers
+stop at the end mark before it. The first line of a JSON file has a version and a hash.
 
-A network file system may raise passing errors: a stale handle, or a file that is renamed and not there for a moment.
-Renaming is tried several times.
+A network file system may raise temporary errors: a stale handle, or a renamed file that is missing for a moment. Such
+actions are retried.
 """
 
 import errno
@@ -24,19 +25,18 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _MAGIC = b"hfsynth" + bytes([FORMAT_VERSION])
-_TRAILER = struct.Struct(
-    "<8sQQ16s"
-)  # magic, rows, bytes before the trailer, hash of these bytes and the three numbers
-_PAUSES = (0.05, 0.2, 1.0, 3.0)  # seconds between attempts, after a passing error of a network file system
+# magic, rows, bytes before the trailer, hash of these bytes and the three numbers
+_TRAILER = struct.Struct("<8sQQ16s")
+_PAUSES = (0.05, 0.2, 1.0, 3.0)  # seconds between attempts, after a temporary error of a network file system
 _PASSING = (errno.ESTALE, errno.EINTR, errno.EAGAIN)
 _SOUND: dict[tuple[str, int, int, int], int] = {}
-"""Path, inode, size and time of change of an Arrow file that was checked in this process → its rows."""
+"""Number of rows of each Arrow file that this process has checked, by path, inode, size and modification time."""
 _MAX_SOUND = 100_000
 T = TypeVar("T")
 
 
 class DamagedFileError(Exception):
-    """A file of a run directory is truncated, damaged, of another version or no such file."""
+    """A file of a run directory is truncated, damaged, of another format version, or written by another program."""
 
     def __init__(self, file: Path, reason: str) -> None:
         super().__init__(f"{file} {reason}")
@@ -45,11 +45,11 @@ class DamagedFileError(Exception):
 
 
 def retry_passing(action: Callable[[], T], passing: Collection[int | None] = _PASSING) -> T:
-    """Return the result of an action on files, tried again after passing errors of a network file system.
+    """Return the result of an action on files, retried after temporary errors of a network file system.
 
     Args:
-        action: The action.
-        passing: The numbers of such errors.
+        action: The function to call.
+        passing: The `errno` values after which the action is retried.
 
     Raises:
         OSError: If the last attempt raises one.
@@ -66,10 +66,10 @@ def retry_passing(action: Callable[[], T], passing: Collection[int | None] = _PA
 
 
 def commit(written: Path, file: Path) -> None:
-    """Write a file to disk, then give it its name.
+    """Sync a written file to disk, then rename it to its final name.
 
     Raises:
-        OSError: If it can't be renamed, and FileNotFoundError if it is gone.
+        OSError: If the file can't be renamed; FileNotFoundError if another process removed it.
     """
     descriptor = os.open(written, os.O_RDONLY)
     try:
@@ -81,11 +81,11 @@ def commit(written: Path, file: Path) -> None:
     def rename() -> None:
         try:
             written.replace(file)
-        except FileNotFoundError:  # a network file system may have renamed it, and lost its answer
+        except FileNotFoundError:  # a network file system may have renamed the file and lost the reply
             if not file.exists() or file.stat().st_ino != inode:
                 raise
 
-    # the file is there, as it was just opened, unless another process has removed its folder
+    # the file was just opened, so ENOENT is temporary unless another process has removed the folder
     retry_passing(rename, (*_PASSING, errno.ENOENT) if written.parent.exists() else _PASSING)
 
 
@@ -103,10 +103,10 @@ def seal(file: Path) -> int:
 
 
 def read_table(file: Path) -> pa.Table:
-    """Return the rows of a sealed Arrow file, memory-mapped, once its size, hash and number of rows are as sealed.
+    """Return the rows of a sealed Arrow file, memory-mapped, after a check of its size, hash and number of rows.
 
     Raises:
-        DamagedFileError: If they aren't.
+        DamagedFileError: If the file differs from its trailer.
         FileNotFoundError: If there is no such file.
     """
     rows = check_table(file)
@@ -121,10 +121,10 @@ def read_table(file: Path) -> pa.Table:
 
 
 def check_table(file: Path) -> int:
-    """Return the number of rows of a sealed Arrow file, once its size and hash are as sealed.
+    """Return the number of rows of a sealed Arrow file, after a check of its size and hash.
 
     Raises:
-        DamagedFileError: If they aren't.
+        DamagedFileError: If the file differs from its trailer.
         FileNotFoundError: If there is no such file.
     """
     status = retry_passing(file.stat)
@@ -157,8 +157,8 @@ def write_json(file: Path, writing: Path, value: Any) -> None:
 
     Args:
         file: The file.
-        writing: Its name until it is on disk.
-        value: Its content.
+        writing: The temporary name, until the file is on disk.
+        value: The content.
     """
     text = json.dumps(value, ensure_ascii=False)
     head = json.dumps({"version": FORMAT_VERSION, "checksum": xxh3_128_hexdigest(text.encode())})
@@ -170,7 +170,7 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file that `write_json` wrote.
 
     Raises:
-        DamagedFileError: If the file isn't as written.
+        DamagedFileError: If the content does not match the checksum.
         FileNotFoundError: If there is no such file.
     """
     content = retry_passing(file.read_bytes)
@@ -190,7 +190,7 @@ def read_json(file: Path) -> Any:
 
 
 def set_aside(error: DamagedFileError, consequence: str) -> None:
-    """Rename a damaged file, and log its name, its damage and the consequence.
+    """Rename a damaged file to `damaged-TIME-NAME`, and log the damage and its consequence.
 
     Args:
         error: The damage.
