@@ -1,7 +1,8 @@
-"""Verify a published dataset: its files and figures against its record, and its rows against rows that are remade.
+"""Verification of a published dataset: files and figures are compared with its record, rows are generated again.
 
-verify.py              the verdict
+verify.py              the entry point, `verify`, and its report
 published_config.py    the card, record and rows of a published configuration
-figures.py             files and figures, without a model
-sources.py, remake.py  the source row of a published row, and the row that it makes again
+figures.py             comparison of files and figures with the record, without a model
+sources.py             the source row of each published row
+remake.py              generation of rows from their source rows, and comparison with the published ones
 """

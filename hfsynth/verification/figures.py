@@ -1,4 +1,4 @@
-"""Compare what a card and its record state with what the files and rows give, without a model."""
+"""Comparison of a card and its record with the published files and rows, without a model."""
 
 import json
 import math
@@ -20,22 +20,22 @@ from hfsynth.publish.files import column_type, dataset_info, file_checksums, rec
 from hfsynth.run_record import StepRecord
 from hfsynth.verification.published_config import PublishedConfig
 
-_CLOSE = 1e-9  # relative difference of figures that differ by rounding alone
+_CLOSE = 1e-9  # largest relative difference that rounding can explain
 _BATCH_ROWS = 10_000
 
 
 @dataclass(frozen=True)
 class Check:
-    """Statements of one kind, compared with what they are about."""
+    """The comparison of one kind of statements in the record with the published files."""
 
     subject: str
-    """What was compared: "files", say."""
+    """The kind of statements, such as "files"."""
     compared: int
     """Number of statements."""
     differences: tuple[str, ...] = ()
     """A sentence for each statement that does not hold."""
     note: str = ""
-    """What could not be compared, and why; "" where everything was."""
+    """The statements that could not be compared, with the reason; "" if all were."""
 
 
 def check_files(published: PublishedConfig) -> Check:
@@ -89,8 +89,8 @@ def check_figures(published: PublishedConfig) -> Check:
 def check_steps(published: PublishedConfig) -> Check:
     """Compare the counts of each step with the entries of the rows, and with the files of failures.
 
-    Rows that failed or were dropped are not published. So the tokens of the rows are at most those of the record; all
-    of them where every row was published.
+    Rows that failed or were dropped are not published, so the published rows have at most the tokens of the record. If
+    every row was published, the numbers must be equal.
     """
     facts = published.facts
     rows = [published.rows(split) for split in facts.splits]
@@ -160,7 +160,7 @@ def check_card(published: PublishedConfig) -> Check:
 
 
 def _header_differences(published: PublishedConfig) -> Iterator[str]:
-    """Yield a sentence if the card's header describes the configuration in another way than the record does."""
+    """Yield a sentence if the entry of the configuration in the card's header differs from the record."""
     header, _ = read_metadata(published.readme)
     infos = header.get("dataset_info") or []
     listed = infos if isinstance(infos, list) else [infos]
@@ -170,7 +170,7 @@ def _header_differences(published: PublishedConfig) -> Iterator[str]:
 
 
 def _is_complete(published: PublishedConfig) -> bool:
-    """Return whether every row of every step's input came to be published."""
+    """Return whether every input row was published: no row failed, was dropped or was left out."""
     facts = published.facts
     lossless = all(not step.failures and not step.dropped for step in facts.steps)
     is_single = len(facts.runs) == 1 and not facts.runs[0].wanted
@@ -194,7 +194,7 @@ def _token_differences(name: str, steps: list[StepRecord], rows: list[Dataset], 
 
 
 def _recorded_reasons(step: StepRecord) -> Mapping[str, int]:
-    """Return reason or rule → rows that the record counts among the step's failed or dropped ones."""
+    """Return the record's numbers of failed rows by reason or, for a filter, of dropped rows by rule."""
     if step.node.makes is None:
         return {rule: rows for rule, rows in step.stopped.items() if rule}
     return step.failures
@@ -205,13 +205,13 @@ def _reason(failure: Mapping[str, Any]) -> str:
 
 
 def _recipe_content(text: str) -> Any:
-    """Return a recipe without the version that wrote it."""
+    """Return a recipe's content without the version of hfsynth."""
     recipe = yaml.safe_load(text)
     return {name: value for name, value in recipe.items() if name != "hfsynth"} if isinstance(recipe, dict) else recipe
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of each number and text in nested mappings; a list is one value."""
+    """Yield the path and value of each leaf of nested mappings; a list is a leaf."""
     if isinstance(value, Mapping) and value:
         for name, part in value.items():
             yield from _leaves(part, f"{path}.{name}" if path else str(name))
@@ -220,7 +220,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _equal(value: Any, other: Any) -> bool:
-    """Return whether two values are equal, floats apart from rounding."""
+    """Return whether two values are equal; floats may differ by rounding."""
     if isinstance(value, list) and isinstance(other, list):
         return len(value) == len(other) and all(map(_equal, value, other))
     if isinstance(value, dict) and isinstance(other, dict):

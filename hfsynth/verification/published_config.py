@@ -1,4 +1,4 @@
-"""Open a published configuration, in a folder or on the Hub: card, facts, rows and failures."""
+"""Reading of a published configuration from a folder or the Hub: card, facts, rows and failures."""
 
 import re
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ class PublishedConfig:
     commit: str
     """The dataset's commit; "" for a folder."""
     folder: Path
-    """Where the dataset's files lie."""
+    """The folder with the dataset's files; for a dataset on the Hub, its downloaded copy."""
     facts: ConfigFacts
     """The content of the configuration's hfsynth.json."""
     others: tuple[ConfigFacts, ...]
-    """The facts of all configurations, this one included, by name: the card describes all of them."""
+    """The facts of all configurations, including this one, in order of names; the card describes all of them."""
 
     @property
     def config_folder(self) -> Path:
-        """Where the configuration's files lie."""
+        """The folder with the configuration's files."""
         return self.folder / self.facts.config_name
 
     @property
     def readme(self) -> str:
-        """The text of the card; "" without one."""
+        """The text of the card; "" if there is none."""
         file = self.folder / "README.md"
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
@@ -62,21 +62,22 @@ class PublishedConfig:
             return Dataset.from_parquet(shards)
 
     def failures(self, split: SplitFacts) -> Dataset:
-        """Load the failures of a split; an empty dataset where there is no file."""
+        """Load the failures of a split; an empty dataset if there is no file."""
         file = self.config_folder / "failures" / f"{split.name}.parquet"
         return Dataset(pq.read_table(file)) if file.is_file() else failures_dataset([])
 
 
 def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
-    """Open a configuration; of a dataset on the Hub, download its files.
+    """Open a configuration of a published dataset; files on the Hub are downloaded.
 
     Args:
         name: The dataset on the Hub, `user/name`, or its folder.
-        config: The configuration; None where there is one.
-        revision: Commit, branch or tag, on the Hub.
+        config: The configuration; None if the dataset has only one.
+        revision: Commit, branch or tag of a dataset on the Hub.
 
     Raises:
-        ValueError: If there is no such configuration, several and none is named, or its record can't be read.
+        ValueError: If the configuration does not exist, `config` is None and there are several, or the record can't be
+            read.
     """
     folder = find_path(name)
     commit = ""

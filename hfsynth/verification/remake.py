@@ -1,4 +1,4 @@
-"""Remake published rows from their source rows by the recorded steps, and compare them column by column."""
+"""Generation of published rows from their source rows by the recorded steps, and comparison column by column."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Batch, Technique
 
 _EXCERPT = 30  # characters of a text from its first difference on
-_MAX_COMPARED = 2_000  # characters by which the closest of several remade rows is chosen
+_MAX_COMPARED = 2_000  # characters that are compared to choose the closest of several remade rows
 _Job = tuple[int, str]
-"""A row's index in a technique's input, and the row as JSON: rows that were one before have equal ones."""
+"""A row's index in a technique's input, and the row as JSON. Published rows from the same input row share a job."""
 
 
 @dataclass(frozen=True)
 class RemadeRow:
-    """The comparison of a published row with the row that its source row becomes today."""
+    """The comparison of a published row with the row that its source row yields now."""
 
     differences: Mapping[str, str]
-    """Column → where the remade value differs first; only of columns that differ."""
+    """For each column that differs, the first difference, by column."""
     problem: str = ""
-    """Why there is nothing to compare with: a step fails on it or drops it, or its seed is another one; else ""."""
+    """The reason if the row was not remade: a step fails on it or drops it, or its seed differs; else ""."""
 
     @property
     def is_equal(self) -> bool:
@@ -40,25 +40,25 @@ class RemadeRow:
 
 @dataclass
 class _Chain:
-    """A published row, and the rows that its source row has become so far: one of them, or the closest, is the row."""
+    """A published row, and the candidates for it: the rows that its source row has become so far."""
 
     published: Row
     entries: list[Mapping[str, Any]]
-    """The metadata of the techniques to come."""
+    """The metadata of the remaining techniques."""
     candidates: list[Row]
     jobs: list[_Job] = field(default_factory=list)
-    """The candidates, as the present technique reads them."""
+    """The candidates, as input of the current technique."""
     problem: str = ""
 
 
 @dataclass
 class Remake:
-    """Takes source rows through the steps of a run.
+    """Runs the steps of a run over source rows.
 
     Args:
         steps: The steps.
         features: The columns of the source rows.
-        dropped: Name of a filter → indices of the rows of its input that it dropped.
+        dropped: Indices of the input rows that each filter dropped, by the filter's name.
     """
 
     steps: Sequence[Step]
@@ -67,7 +67,7 @@ class Remake:
     columns: list[str] = field(default_factory=list, init=False)
     """The columns that were compared."""
     notes: list[str] = field(default_factory=list, init=False)
-    """What could not be repeated or compared."""
+    """Steps that could not be repeated, and columns that could not be compared."""
     _llm: LLM | None = field(default=None, init=False)
     """The llm in memory."""
 
@@ -76,7 +76,7 @@ class Remake:
 
         Args:
             published: The published rows.
-            sources: The source row of each.
+            sources: The source row of each published row.
 
         Raises:
             ColumnError: If the source rows lack a column that a step reads.
@@ -106,7 +106,7 @@ class Remake:
         return [self._compare(chain) for chain in chains]
 
     def _run_technique(self, technique: Technique, chains: Sequence[_Chain], place: int) -> None:
-        """Replace the candidates by what they become; candidates that several rows have in common are run once."""
+        """Replace each candidate by the technique's output rows; a candidate that rows share is run once."""
         if self._llm is not None and self._llm != technique.llm:
             self._llm.unload()  # two models are never in memory at once
         self._llm = technique.llm
@@ -127,7 +127,7 @@ class Remake:
                 chain.problem = f"{technique.name} fails: {results[chain.jobs[0]][1]}"
 
     def _run_filter(self, step: Filter, chains: Sequence[_Chain], features: Features) -> None:
-        """Remove the candidates that a filter drops; one that compares rows with each other is left out."""
+        """Remove the candidates that a filter drops. A filter that compares rows with each other is skipped."""
         if step.stateful:
             self._note(f"{step.name} compares a row with earlier ones: not repeated")
             return
@@ -142,7 +142,7 @@ class Remake:
                 chain.problem = f"{step.name} drops it: {dropped[0]['rule']}"
 
     def _run_sampler(self, step: Sampler, chains: Sequence[_Chain], later: Sequence[Step]) -> None:
-        """Sample the columns of the candidates by their index; where that is unknown, take the published values."""
+        """Sample columns of the candidates by their index; if the index is unknown, copy the published values."""
         for chain in chains:
             index = index_at(chain.entries, later, self.dropped)
             if index is None:
@@ -154,7 +154,7 @@ class Remake:
             chain.candidates = [{**row, **sampled} for row in chain.candidates]
 
     def _apply(self, step: DatasetStep, chains: Sequence[_Chain], features: Features) -> Features:
-        """Apply a function or format to the candidates of each row; one that needs other rows too leaves them."""
+        """Apply a function or format to the candidates of each row; if it raises or returns no row, skip it."""
         after = features
         for chain in chains:
             result = None
@@ -181,15 +181,15 @@ class Remake:
 def index_at(
     entries: Sequence[Mapping[str, Any]], later: Sequence[Step], dropped: Mapping[str, Sequence[int]]
 ) -> int | None:
-    """Return the index of a row in the input of some steps, from its index in that of the first technique among them.
+    """Return a row's index in the input of the first of some steps, from its index in the first technique's input.
 
     Args:
         entries: The metadata that these steps wrote.
         later: The steps.
-        dropped: Name of a filter → indices of the rows of its input that it dropped.
+        dropped: Indices of the input rows that each filter dropped, by the filter's name.
 
     Returns:
-        None where a function comes before the first technique, or there is no technique.
+        The index; None if a function comes before the first technique, or there is no technique.
     """
     first = next((place for place, step in enumerate(later) if isinstance(step, Technique)), None)
     if first is None or has_function(later[:first]):
@@ -202,12 +202,12 @@ def index_at(
 
 
 def has_function(steps: Sequence[Step]) -> bool:
-    """Return whether a step may change columns and rows in any way: a function of the user's, or a format."""
+    """Return whether a step may change columns and rows in any way: a user's function, or a format."""
     return not all(isinstance(step, Technique | Filter | Sampler) for step in steps)
 
 
 def first_difference(published: Any, remade: Any) -> str:
-    """Return where two values differ first.
+    """Return a description of the first difference between two values.
 
     >>> first_difference("Red wine.", "Red beer.")
     "from character 4 on: 'wine.', remade 'beer.'"
@@ -235,7 +235,7 @@ def _first_part(parts: Mapping[Any, tuple[Any, Any]], prefix: str) -> str:
 
 
 def _with_seed(technique: Technique, entry: Mapping[str, Any], candidates: list[Row]) -> tuple[list[Row], str]:
-    """Return the candidates whose first request has the recorded seed, and what is wrong if none has."""
+    """Return the candidates whose first request has the recorded seed; if none has, all of them and the problem."""
     batch = {name: [row.get(name) for row in candidates] for name in candidates[0]}
     seeds = technique.row_seeds([int(entry["row"])] * len(candidates), batch)
     fitting = [row for row, seed in zip(candidates, seeds, strict=True) if seed.request_seed(0) == entry["seed"]]
@@ -248,12 +248,12 @@ def _with_seed(technique: Technique, entry: Mapping[str, Any], candidates: list[
 
 
 def _complete(technique: Technique, jobs: Mapping[_Job, Row], is_generated: bool) -> dict[_Job, tuple[list[Row], str]]:
-    """Run a technique; return what each row becomes, and why it fails if it does.
+    """Run a technique; return each row's output rows and its error, "" if it did not fail.
 
     Args:
         technique: The technique.
         jobs: Rows, without the metadata of earlier steps.
-        is_generated: Whether they had such metadata when the technique read them.
+        is_generated: Whether the rows had such metadata when the technique read them.
     """
     if not jobs:
         return {}
@@ -273,7 +273,7 @@ def _complete(technique: Technique, jobs: Mapping[_Job, Row], is_generated: bool
 
 
 def _closest(rows: list[Row], published: Row, columns: Sequence[str]) -> list[Row]:
-    """Return the rows that equal a published row in some columns; if none does, the one that resembles it most."""
+    """Return the rows that equal a published row in `columns`; if none does, the most similar one."""
     compared = [name for name in columns if name in published]
     wanted = {name: published[name] for name in compared}
     equal = [row for row in rows if {name: row.get(name) for name in compared} == wanted]

@@ -1,4 +1,4 @@
-"""Find the source row of each published row: in the source dataset, by a plain input's fields, or in the row."""
+"""Search for the source row of each published row, in the source dataset, a configured input, or the row itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from hfsynth.step import Step
 from hfsynth.verification.remake import has_function, index_at
 
 OWN_COLUMNS = "the dataset's own columns"
-"""Origin of source rows that were read from the published rows."""
+"""`SourceRows.origin` of source rows that were read from the published rows."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class SourceRows:
     rows: tuple[Row, ...]
     features: Features
     indices: tuple[int | None, ...]
-    """Their indices in the input; None where that is unknown, since a function of the user's came first."""
+    """Their indices in the input; None if unknown, since a user's function came before the first technique."""
     origin: str
     """The dataset or class that they were read from, or `OWN_COLUMNS`."""
     note: str = ""
-    """Why they were not read from the dataset that the record names; "" where they were."""
+    """The reason if they were not read from the dataset that the record names; else ""."""
 
 
 def find_source_rows(
@@ -49,10 +49,10 @@ def find_source_rows(
 
     Args:
         run: The run that read the source.
-        steps: The steps of that run and of those after it.
+        steps: The steps of that run and of the later runs.
         published: The published rows of a split.
         places: The rows whose source rows are wanted.
-        dropped: Name of a filter → indices of the rows of its input that it dropped.
+        dropped: Indices of the input rows that each filter dropped, by the filter's name.
         override: A dataset to read source rows from, as in `load_rows`. Default: the one that the record names.
 
     Raises:
@@ -84,7 +84,7 @@ def find_source_rows(
 
 
 def _rows_of_recipe(run: RunRecord, published: Dataset, indices: Sequence[int | None]) -> SourceRows:
-    """Return rows of an input that is plain configuration, such as a pool of seed tasks."""
+    """Return rows of an input that the recipe configures, such as a pool of seed tasks."""
     source: RowSource = read_source(recipe_text(run))
     first_rows = _first_rows(published)
     rows = list[Row]()
@@ -108,16 +108,16 @@ def _load_source(run: RunRecord, override: str | None) -> Dataset:
 
 
 def _match(source: Dataset, indices: Sequence[int | None], own: Sequence[Row], has_function: bool) -> list[int] | None:
-    """Return the place of each row in the source, or None where one has no equal row there.
+    """Return the position of each row in the source; None if the source has no equal row for one of them.
 
-    A row is at its recorded index, unless the input was selected or reordered before the run: then the first row with
-    equal columns is taken.
+    A row is expected at its recorded index. If the input was selected or reordered before the run, the first row with
+    equal columns is used instead.
 
     Args:
         source: The source.
         indices: The recorded indices.
-        own: What the published rows have of their source rows.
-        has_function: Whether a function may have changed these columns, so that equality can't be asked for.
+        own: The source columns that the published rows still have.
+        has_function: Whether a function may have changed these columns; then they are not compared.
     """
     places = list[int]()
     for index, row in zip(indices, own, strict=True):
@@ -132,7 +132,7 @@ def _match(source: Dataset, indices: Sequence[int | None], own: Sequence[Row], h
 
 
 def _search(source: Dataset, wanted: Row) -> int | None:
-    """Return the place of the first row with these texts and numbers; None where there is none."""
+    """Return the position of the first row with these texts and numbers; None if there is none."""
     scalars = {name: value for name, value in wanted.items() if isinstance(value, (str, int, float))}
     if not scalars:
         return None
@@ -149,7 +149,7 @@ def _has_values(source: Dataset, place: int, wanted: Row) -> bool:
 
 
 def own_columns(run: RunRecord, steps: Sequence[Step], published: Dataset) -> list[str]:
-    """Return the columns of the published rows that the source had, and that no step wrote."""
+    """Return the columns of the published rows that come unchanged from the source: no step wrote them."""
     written = {name for step in steps for name in step.written_features}
     source = run.source.columns or published.column_names
     return [name for name in published.column_names if name in source and name not in {*written, METADATA_COLUMN}]

@@ -1,4 +1,4 @@
-"""Verify a published dataset, and state the verdict: what is as recorded, which rows are equal, what may explain."""
+"""Verification of a published dataset against its record, and the report of the differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ _PROMISES = {
     "none": "neither seeded nor bitwise",
 }
 STATUS_ROWS_DIFFER = 3
-"""Exit status if some rows differ, and files and figures are as recorded."""
+"""Exit status if some remade rows differ, while files and figures are as recorded."""
 STATUS_RECORD_DIFFERS = 4
 """Exit status if a file, a figure or the card is not as recorded."""
 
@@ -42,31 +42,31 @@ class VerifiedRow:
 
     split: str
     row: int
-    """Its index in the split."""
+    """Index in the split."""
     source_row: int | None
-    """The index of its source row in the run's input; None where a function of the user's came first."""
+    """Index of the source row in the run's input; None if a user's function came before the first technique."""
     seed: int
-    """The seed of its first request."""
+    """Seed of the row's first request."""
     remade: RemadeRow
 
 
 @dataclass(frozen=True)
 class RemadeRows:
-    """The remade rows, and what they were remade with."""
+    """The remade rows, and the engines and sources they were remade with."""
 
     rows: tuple[VerifiedRow, ...]
     columns: tuple[str, ...]
     """The columns that were compared."""
     origins: tuple[str, ...]
-    """Where the source rows were read."""
+    """The datasets or classes that the source rows were read from."""
     engines: tuple[str, ...]
-    """The llms, with what a row depends on."""
+    """The llms, each with its promise for repeated rows."""
     promise: str
-    """What the llms promise of single rows: the weakest of their `LLM.same_rows`."""
+    """The weakest promise of the llms for repeated rows (`LLM.same_rows`)."""
     machine: tuple[str, ...]
-    """What differs from the recorded machine, versions and models."""
+    """Differences from the recorded machine, versions and models."""
     notes: tuple[str, ...]
-    """What could not be repeated or compared."""
+    """Steps that could not be repeated, and columns and rows that could not be compared."""
 
     @property
     def equal(self) -> int:
@@ -76,19 +76,19 @@ class RemadeRows:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of `verify`; its text is a report."""
+    """The outcome of `verify`; `str` returns the report."""
 
     name: str
     """The dataset."""
     config_name: str
     commit: str
-    """Its commit on the Hub; "" for a folder."""
+    """The dataset's commit on the Hub; "" for a folder."""
     checks: tuple[Check, ...]
-    """Of files, figures, steps, recipes and card."""
+    """The checks of files, figures, steps, recipes and card."""
     rows: RemadeRows | None
     """None if no rows were remade."""
     not_remade: str = ""
-    """Why no rows could be remade; "" if they were, or were not asked for."""
+    """The reason if no rows could be remade; "" if rows were remade, or none were requested."""
 
     @property
     def is_as_recorded(self) -> bool:
@@ -106,7 +106,7 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """One or two sentences."""
+        """The outcome, in one or two sentences."""
         differing = [check.subject for check in self.checks if check.differences]
         first = f"not as recorded: {', '.join(differing)}" if differing else "files and figures are as recorded"
         if self.not_remade:
@@ -132,17 +132,18 @@ def verify(
     """Compare a published dataset with its record, and some of its rows with rows that are remade.
 
     Every figure of the record and of the card is computed from the rows, and every file is compared with its checksum.
-    Then rows are taken from their source through all steps of the recipe, with the recorded seeds.
+    Then all steps of the recipe run over the source rows of the selected rows, with the recorded seeds.
 
     Args:
         name: The dataset on the Hub, `user/name`, or its folder.
-        config: The configuration; None where there is one.
+        config: The configuration; None if the dataset has only one.
         rows: Number of rows to remake, which `seed` selects; 0 to load no model.
         seed: Selects the rows.
-        revision: Commit, branch or tag, on the Hub.
+        revision: Commit, branch or tag of a dataset on the Hub.
         source: A dataset, folder or file to read the source rows from. Default: the dataset on the Hub that the record
             names, or else the columns of the source that the published rows still have.
-        model: Name or folder to use for the recipe's models; of one in a folder, a recipe has only the folder's name.
+        model: Name or folder to use for the recipe's models. Required if the model was in a folder, since a recipe
+            then has only the folder's name.
         own: Your own classes and functions that the recipe names.
 
     Raises:
@@ -162,14 +163,14 @@ def verify(
         return verification
     try:
         remade = _remake_rows(published, rows, seed, source, model, own)
-    except ValueError as error:  # of a recipe that can't be built, or source rows that lack a column
+    except ValueError as error:  # a recipe that can't be built, or source rows that lack a column
         return replace(verification, not_remade=str(error))
     return replace(verification, rows=remade)
 
 
 @dataclass(frozen=True)
 class _Series:
-    """The steps of one or several runs in succession, and the published rows that they generated."""
+    """The steps of one or more successive runs, and selected rows that they generated."""
 
     runs: tuple[RunRecord, ...]
     steps: tuple[Step, ...]
@@ -233,10 +234,10 @@ def _remake_rows(
 def _select_rows(
     published: PublishedConfig, count: int, seed: int, names: Mapping[str, Any], model: str | None
 ) -> list[_Series]:
-    """Select rows of all splits, without those that name no steps, and return them by the steps that made them.
+    """Select rows of all splits that have metadata, and group them by the runs that generated them.
 
     Raises:
-        ValueError: If no row names its steps, or some name steps that the record lacks.
+        ValueError: If no row has metadata, or a row names steps that the record lacks.
     """
     splits = [(split, _without_media(published.rows(split))) for split in published.facts.splits]
     places = [(number, place) for number, (_, rows) in enumerate(splits) for place in range(len(rows))]
@@ -267,12 +268,12 @@ def _without_media(rows: Dataset) -> Dataset:
 
 
 def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[str, Any]) -> range:
-    """Return the places of the successive runs of a split whose techniques a row's metadata names.
+    """Return the positions of the successive runs of a split whose techniques a row's metadata names.
 
-    Of several such series, the one that gives the row's seed is taken.
+    If there are several such series, the first one that gives the row's seed is returned.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there is none.
     """
     row = rows[place]
     steps = [entry["step"] for entry in row[METADATA_COLUMN]]
@@ -294,7 +295,7 @@ def _technique_names(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _has_seed(runs: Sequence[RunRecord], rows: Dataset, row: Row, names: Mapping[str, Any]) -> bool:
-    """Return whether a row's first seed is that of the first technique of runs."""
+    """Return whether the first technique of some runs gives a row's first seed."""
     steps = _build_steps(runs, names, None)
     technique = next(step for step in steps if isinstance(step, Technique))
     entry = row[METADATA_COLUMN][0]
@@ -303,7 +304,7 @@ def _has_seed(runs: Sequence[RunRecord], rows: Dataset, row: Row, names: Mapping
 
 
 def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str | None) -> tuple[Step, ...]:
-    """Build the steps of runs.
+    """Build the steps of some runs from their recipes.
 
     Raises:
         ValueError: If a recipe or a class is missing, or `check_trusted` refuses the recipe.
@@ -322,10 +323,10 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
 
 
 def _check_models(steps: Sequence[Step]) -> None:
-    """Check that a model of which the recipe has only the folder's name is there.
+    """Check that each model's folder exists, if the recipe has only the name of a folder.
 
     Raises:
-        ValueError: If it isn't.
+        ValueError: If a folder does not exist.
     """
     for llm in (step.llm for step in steps if isinstance(step, Technique)):
         folder = str(getattr(llm, "model", ""))
@@ -334,7 +335,10 @@ def _check_models(steps: Sequence[Step]) -> None:
 
 
 def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, list[int]]:
-    """Return the indices of the rows that each filter dropped; those of a run of several splits are in one file."""
+    """Return the indices of the rows that each filter dropped.
+
+    If a run had several splits, the failures file of one split has the rows of all.
+    """
     of_split = [failure for failure in published.failures(split) if failure["rule"]]
     of_others = [
         failure
@@ -349,13 +353,13 @@ def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, li
 
 
 def _engine(llm: LLM) -> str:
-    """Return the class, model and number type of an llm, and what it promises of a row."""
+    """Return the class, model and dtype of an llm, and its promise for repeated rows."""
     dtype = getattr(llm, "dtype", "")
     return f"{type(llm).__name__} {llm.model_name}{dtype and f' in {dtype}'}: {_PROMISES[llm.same_rows]}"
 
 
 def _promises(series: _Series) -> Iterator[str]:
-    """Yield the promises of the llms, recorded ones and those of today."""
+    """Yield the promises of the recorded llms and of the current ones."""
     for record, step in zip(series.records, series.steps, strict=True):
         yield from (promise for promise in (record.same_rows, step.same_rows) if promise)
 
@@ -365,7 +369,7 @@ def _weakest(promises: Sequence[str]) -> str:
 
 
 def _machine_differences(series: _Series) -> Iterator[str]:
-    """Yield what differs between the recorded machine and this one."""
+    """Yield the differences between the recorded machine, versions and models and the current ones."""
     here = {"machine": machine(), **versions()}
     for record, step in zip(series.records, series.steps, strict=True):
         recorded = {"machine": record.machine, **record.versions}
@@ -381,7 +385,7 @@ def _machine_differences(series: _Series) -> Iterator[str]:
 
 
 def _rows_verdict(rows: RemadeRows) -> str:
-    """Return how many rows are equal, and what may explain the others."""
+    """Return the number of equal rows, and a possible reason for the others."""
     text = f"{rows.equal:,} of {counted(len(rows.rows), 'row')} are equal"
     if rows.equal == len(rows.rows):
         return f"{text}."
