@@ -1,1 +1,1 @@
-"""Publish a dataset: card, files, Hub."""
+"""Publication of a dataset: its files, its card, and the push to the Hub."""

@@ -1,4 +1,4 @@
-"""Render the dataset card: the YAML header, and a Markdown section for each configuration (card.md.jinja)."""
+"""Rendering of the dataset card: its YAML header, and a Markdown section per configuration (card.md.jinja)."""
 
 import hashlib
 import json
@@ -32,20 +32,20 @@ from hfsynth.run_record import RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import format_acceptance
 from hfsynth.text import counted, duration, fenced, number, plain
 
-_MAX_REASONS = 10  # listed for a step; the others are added up
+_MAX_REASONS = 10  # reasons listed per step; the others are summed
 _MAX_SCRIPTS = 4
 _TRAINERS = {
     "DPOTrainer": {"prompt", "chosen", "rejected"},
     "KTOTrainer": {"prompt", "completion", "label"},
     "SFTTrainer": {"prompt", "completion"},
 }
-"""TRL's trainer → the columns that it reads; SFTTrainer reads `messages` too."""
+"""The columns that each trainer of TRL reads. SFTTrainer reads `messages` instead, if there is such a column."""
 _BLOCK = re.compile(r"<!-- hfsynth: begin (\w+)[^>]*-->\n?(.*?)<!-- hfsynth: end \1 -->\n?", re.DOTALL)
 _HEADER = re.compile(r"\A(?:\ufeff)?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `no` and `on` as text: in a card's header, `no` is Norwegian."""
+    """YAML loader that reads `no` and `on` as text: in a card's header, `no` is the language Norwegian."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -58,8 +58,8 @@ def write_card(repo_id: str, head: str, before: Sequence[ConfigFacts], now: Sequ
     """Return the README.md of a dataset.
 
     Args:
-        repo_id: The name that the dataset is loaded by: `user/name`, or the name of a folder.
-        head: The present README.md; "" for none.
+        repo_id: The name to load the dataset with: `user/name`, or the name of a folder.
+        head: The current README.md; "" if there is none.
         before: The configurations that `head` describes.
         now: The configurations to describe.
 
@@ -101,7 +101,7 @@ def read_metadata(readme: str) -> tuple[CardMetadata, str]:
 
 
 def read_body(readme: str) -> tuple[str, str] | None:
-    """Return the mark and the text of the part of a README.md that hfsynth wrote; None where there is no such part."""
+    """Return the mark and the text of the part of a README.md that hfsynth wrote; None if there is no such part."""
     found = _BLOCK.search(readme)
     return (found.group(1), found.group(2)) if found else None
 
@@ -112,7 +112,7 @@ def body_mark(body: str) -> str:
 
 
 def run_diagram(run: RunRecord) -> Diagram:
-    """Return the diagram of a run's steps, from the columns that they read and none of them has written before."""
+    """Return the diagram of a run's steps; its inputs are the columns that steps read and no earlier step wrote."""
     nodes = [step.node for step in run.steps]
     written: set[str] = set()
     inputs: dict[str, None] = {}
@@ -149,7 +149,7 @@ def reproduction_snippets(config: ConfigFacts, repo_id: str) -> list[tuple[str, 
 
 
 def verification_command(config: ConfigFacts, repo_id: str) -> str:
-    """Return the command that remakes some rows of a configuration; "" where a step has no recipe."""
+    """Return the command that verifies a configuration; "" if its rows lack metadata or a step has no recipe."""
     if not config.steps or METADATA_COLUMN not in config.columns or not all(step.recipe for step in config.steps):
         return ""
     flags = [repo_id, "--config", config.config_name, *_model_flags(config.steps)]
@@ -161,7 +161,7 @@ def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
     """Return the part of a README.md that hfsynth writes, without the lines that mark it.
 
     Args:
-        repo_id: The name that the dataset is loaded by.
+        repo_id: The name to load the dataset with.
         configs: The configurations.
     """
     environment = Environment(
@@ -215,7 +215,7 @@ def _summary(config: ConfigFacts) -> str:
 
 
 def _run_sentence(run: RunRecord) -> str:
-    """Return how a run generated rows, and how many it lost."""
+    """Return a sentence with a run's steps and source, and the rows that failed or were dropped."""
     verb = "Generated" if any(step.node.makes is not None for step in run.steps) else "Selected"
     minimum = "at least " if run.is_from_rows else ""
     names = " → ".join(plain(step.name) for step in run.steps)
@@ -250,7 +250,7 @@ def _loading_code(config: ConfigFacts, repo_id: str) -> str:
 
 
 def _training_code(config: ConfigFacts) -> list[str]:
-    """Return the lines that train on a configuration in one of TRL's conversational formats; none for another."""
+    """Return code that trains on a configuration in a conversational format of TRL; [] for other formats."""
     messages = {name for name, kind in config.columns.items() if kind.startswith(("list of {role", "list of Json"))}
     trainer = next(
         (
@@ -281,7 +281,7 @@ def _funnel_images(config: ConfigFacts) -> list[str]:
 
 
 def _numbered_steps(config: ConfigFacts) -> Iterator[tuple[str, StepRecord]]:
-    """Yield the steps of all runs by name; with the run's number if there are several runs."""
+    """Yield the steps of all runs with their names, which have the run's number if there are several runs."""
     for place, run in enumerate(config.runs, 1):
         for step in run.steps:
             yield (f"{step.name} (run {place})" if len(config.runs) > 1 else step.name), step
@@ -304,7 +304,7 @@ def _outcome_lines(config: ConfigFacts) -> Iterator[str]:
 
 
 def _format_reasons(counts: Mapping[str, int]) -> str:
-    """Return reasons in parentheses, the most frequent first; with their counts, if there are several.
+    """Return reasons in parentheses, the most frequent first; several reasons have their counts.
 
     >>> _format_reasons({"odd": 2, "even": 30}), _format_reasons({"odd": 2}), _format_reasons({})
     (' (even: 30; odd: 2)', ' (odd)', '')
@@ -319,7 +319,7 @@ def _format_reasons(counts: Mapping[str, int]) -> str:
 
 
 def _count_lines(config: ConfigFacts) -> Iterator[str]:
-    """Yield which steps' numbers are minimums."""
+    """Yield a sentence for each run whose numbers are minimums."""
     for run in config.runs:
         if run.is_from_rows:
             names = ", ".join(step.name for step in run.steps)
@@ -380,7 +380,7 @@ def _diversity_sentence(diversity: QuickDiversity, compared: int) -> str:
 
 
 def _samples(config: ConfigFacts) -> tuple[str, str] | None:
-    """Return how the sample rows were selected, and the rows as JSON; None if there are none."""
+    """Return a sentence on the selection of the sample rows, and the rows as JSON; None if there are none."""
     split = next((split for split in config.splits if split.samples), None)
     if split is None:
         return None
@@ -395,7 +395,7 @@ def _name_in_split(name: str, split: SplitFacts, config: ConfigFacts) -> str:
 
 
 def _reproduction_snippet(run: RunRecord, recipe: str, repo_id: str) -> tuple[str, str, str]:
-    """Return the sentence, code and language that repeat a run: a command, or Python if it has the user's own code."""
+    """Return a sentence, code and its language to repeat a run: a command, or Python for steps with user code."""
     fetch = f"hf download {repo_id} {recipe} --repo-type dataset --local-dir ." if "/" in repo_id else ""
     own = sorted({name for step in run.steps for name in _class_names(step.recipe)} - set(public_names()))
     if not own:
@@ -439,7 +439,7 @@ def _input_sentence(run: RunRecord) -> str:
 
 
 def _promise_sentence(run: RunRecord) -> str:
-    """Return what equals in a repeated run, as the llms of its steps promise."""
+    """Return a sentence on the rows of a repeated run, by the promises of its llms."""
     if sampled := [step.name for step in run.steps if step.same_rows == "none"]:
         names = ", ".join(map(plain, sampled))
         return f"A repeated run generates other rows: the llm of {names} promises no equal ones."
@@ -474,14 +474,14 @@ def _command_flags(run: RunRecord) -> list[str]:
 
 
 def _model_flags(steps: Sequence[StepRecord]) -> list[str]:
-    """Return the flag for a model of which recipes have only the folder's name."""
+    """Return the flag for the model's folder, if recipes have only its name."""
     llms = [step.recipe.get("llm") or {} for step in steps]
     is_local = any("model" in llm and "/" not in str(llm["model"]) for llm in llms)
     return ["--model", "FOLDER"] if is_local else []
 
 
 def _size_flags(run: RunRecord) -> list[str]:
-    """Return the flags for the number of rows: of the input, or of accepted rows."""
+    """Return the flags for the number of input rows or, if requested, of accepted rows."""
     if not run.wanted:
         return ["--max-rows", str(run.source.rows)]
     limits = [f"--{name.replace('_', '-')}={limit}" for name, limit in run.limits.items()]

@@ -1,4 +1,4 @@
-"""Facts that a dataset card states: rows, runs, origins of models and sources, and the card's YAML header."""
+"""Facts for a dataset card: rows, runs, origins of models and sources, and the YAML header."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ _SIZES = (
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
     "100B<n<1T", "n>1T",
 )  # fmt: skip
-_KEYED_BY_CONFIG = ("configs", "dataset_info")  # lists in the header with an entry for each configuration
+_KEYED_BY_CONFIG = ("configs", "dataset_info")  # lists in the header with one entry per configuration
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SplitFacts:
     name: str
     rows: int
     figures: Mapping[str, ColumnFigures]
-    """Column of texts → its statistics."""
+    """Statistics of each column with texts, by column."""
     samples: tuple[Mapping[str, Any], ...]
     """The first, the middle and the last row, without `generation_metadata`."""
     runs: tuple[RunRecord, ...]
@@ -50,7 +50,7 @@ class SplitFacts:
     untracked_rows: int = 0
     """Rows without an entry of any technique."""
     diversity: QuickDiversity | None = None
-    """Of the split's instructions; None for fewer than two."""
+    """Diversity of the split's instructions; None if there are fewer than two."""
 
     @classmethod
     def of(
@@ -69,7 +69,7 @@ class SplitFacts:
             dataset: The published rows.
             failures: Rows in the split's file of failures.
             runs: The runs that generated the rows.
-            diversity: Of the rows' instructions.
+            diversity: The diversity of the rows' instructions.
         """
         media = {name: type(kind).__name__ for name, kind in dataset.features.items() if require_decoding(kind)}
         texts = dataset.remove_columns([name for name in dataset.column_names if name in {*media, METADATA_COLUMN}])
@@ -92,14 +92,14 @@ class ConfigFacts:
 
     config_name: str
     columns: Mapping[str, str]
-    """Column → its type."""
+    """Type of each column, by column."""
     splits: tuple[SplitFacts, ...]
     info: Mapping[str, Any]
-    """Its entry in the header's `dataset_info`."""
+    """The configuration's entry in `dataset_info` of the header."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """`origin_key` of a model or source on the Hub → the origin that its card there states."""
+    """Origins of models and sources according to their cards on the Hub, by `origin_key`."""
     checksums: Mapping[str, str] = field(default_factory=dict)
-    """Path of each other file that hfsynth wrote into the configuration's folder → SHA-256 of its content, in hex."""
+    """SHA-256 in hex of each other file that hfsynth wrote into the configuration's folder, by path."""
 
     @property
     def rows(self) -> int:
@@ -108,7 +108,7 @@ class ConfigFacts:
 
     @property
     def runs(self) -> list[RunRecord]:
-        """The runs that generated the rows; a run of several splits once."""
+        """The runs that generated the rows; a run of several splits is listed once."""
         found: list[RunRecord] = []
         for run in (run for split in self.splits for run in split.runs):
             if run not in found:
@@ -156,7 +156,7 @@ def origin_key(name: str, commit: str) -> str:
 
 
 def model_steps(facts: ConfigFacts) -> Iterator[StepRecord]:
-    """Yield a step for each model; models differ in name or origin."""
+    """Yield the first step of each model; models with different names or origins are different."""
     steps: dict[tuple[str, Origin], StepRecord] = {}
     for step in facts.steps:
         if step.node.model:
@@ -165,7 +165,7 @@ def model_steps(facts: ConfigFacts) -> Iterator[StepRecord]:
 
 
 def step_origin(facts: ConfigFacts, step: StepRecord) -> Origin:
-    """Return the origin of a step's model by its card on the Hub, else as the run recorded it."""
+    """Return the origin of a step's model from its card on the Hub; without one, the origin that the run recorded."""
     return facts.origins.get(origin_key(step.node.model, step.origin.commit), step.origin)
 
 
@@ -173,11 +173,11 @@ def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
     """Read the licenses and languages of models and sources from their cards on the Hub.
 
     Args:
-        api: The Hub.
-        facts: The configuration; models whose license its runs recorded are not looked up.
+        api: The Hub's client.
+        facts: The configuration. A model whose license is in the record is not looked up.
 
     Returns:
-        `origin_key` → origin, without those whose card can't be read.
+        The origins by `origin_key`; models and sources whose card can't be read are missing, with a warning.
     """
     repositories = {
         (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
@@ -193,7 +193,7 @@ def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
 
 
 def card_metadata(configs: Sequence[ConfigFacts]) -> CardMetadata:
-    """Return the YAML header of a dataset that has these configurations and nothing else."""
+    """Return the YAML header of a dataset that has only these configurations."""
     is_generated = any(config.steps for config in configs)
     header: CardMetadata = {
         "license": _common_license(configs),
@@ -210,12 +210,12 @@ def card_metadata(configs: Sequence[ConfigFacts]) -> CardMetadata:
 
 
 def merge_metadata(head: CardMetadata, before: CardMetadata, now: CardMetadata) -> CardMetadata:
-    """Update the entries of a header that hfsynth wrote; entries that the user changed or removed stay so.
+    """Update the entries of a header that hfsynth wrote; entries that the user changed or removed are not touched.
 
     Args:
         head: The header of the card.
         before: The header that hfsynth wrote at the last push.
-        now: The header that hfsynth would write today.
+        now: The header for the current configurations.
     """
     merged = dict(head)
     for name in {**before, **now}:
@@ -236,7 +236,7 @@ def size_category(rows: int) -> str:
 
 
 def _shorten(value: Any) -> Any:
-    """Return a value as JSON can have it, with long texts and lists cut."""
+    """Convert a value to types of JSON, and cut long texts and lists."""
     if isinstance(value, str):
         return value if len(value) <= _SAMPLE_CHARS else f"{value[:_SAMPLE_CHARS]} … ({len(value):,} characters)"
     if isinstance(value, bytes):
@@ -261,7 +261,7 @@ def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | 
 
 
 def _all_origins(config: ConfigFacts) -> list[Origin]:
-    """Return the origins of all models and sources; an empty one for rows that no step or run accounts for."""
+    """Return the origins of all models and sources, and an empty one if some rows come from no recorded step."""
     found = [step_origin(config, step) for step in model_steps(config)]
     for source in (run.source for run in config.runs if run.reads_source):
         found.append(config.origins.get(origin_key(source.name, source.commit), Origin()))
@@ -271,13 +271,13 @@ def _all_origins(config: ConfigFacts) -> list[Origin]:
 
 
 def _common_license(configs: Iterable[ConfigFacts]) -> str | None:
-    """Return the license of all models and sources, if they state one and the same."""
+    """Return the license of all models and sources; None unless all have the same."""
     found = {origin.license for config in configs for origin in _all_origins(config)}
     return found.pop() if len(found) == 1 and "" not in found else None
 
 
 def _common_language(configs: Iterable[ConfigFacts]) -> list[str] | None:
-    """Return the language of all models and sources, if they state one and the same."""
+    """Return the language of all models and sources; None unless all have the same single one."""
     found = {origin.languages for config in configs for origin in _all_origins(config)}
     languages = found.pop() if len(found) == 1 else ()
     return list(languages) if len(languages) == 1 else None
@@ -300,11 +300,11 @@ def _merge_value(name: str, head: Any, before: Any, now: Any) -> Any:
         theirs = [item for item in head if item not in (before or [])]
         ours = [item for item in now or [] if item in head or item not in (before or [])]
         return [*ours, *(item for item in theirs if item not in ours)] or None
-    return now if head == before else head  # another value than we wrote is the user's
+    return now if head == before else head  # the user changed a value that differs from the last one written
 
 
 def _merge_entries(head: Any, before: Any, now: Any) -> list[Any] | None:
-    """Replace the entries of our configurations, and keep all others."""
+    """Replace the entries of configurations that hfsynth wrote, and keep all others."""
     listed = head if isinstance(head, list) else [head] if head else []
     ours = {entry["config_name"] for entry in [*(before or []), *(now or [])]}
     theirs = [one for one in listed if not isinstance(one, Mapping) or one.get("config_name", "default") not in ours]
@@ -312,7 +312,7 @@ def _merge_entries(head: Any, before: Any, now: Any) -> list[Any] | None:
 
 
 def _count_rows(metadata: CardMetadata) -> int | None:
-    """Return the rows of all configurations; None where the header lacks the number of one."""
+    """Return the number of rows of all configurations; None if the header lacks that of one of them."""
     listed = metadata.get("dataset_info") or []
     infos = {info.get("config_name", "default"): info for info in (listed if isinstance(listed, list) else [listed])}
     names = [config["config_name"] for config in metadata.get("configs") or []]

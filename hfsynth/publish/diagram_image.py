@@ -1,4 +1,4 @@
-"""Draw a pipeline as an image: a box for each step, and arrows with the columns that steps hand on."""
+"""Image of a pipeline: a box for each step, and arrows labeled with the columns that later steps read."""
 
 import re
 from html import escape
@@ -13,14 +13,14 @@ from hfsynth.analysis.plots import INK, Form, render_figure
 from hfsynth.pipeline import Arrow, Diagram
 
 _FILL, _LINE = "#eef2f7", "#52606d"
-_STEP_WIDTH = 3.0  # between the middles of two boxes; all lengths are in inches
+_STEP_WIDTH = 3.0  # distance between the centers of two boxes; all lengths are in inches
 _HALF_WIDTH, _HALF_HEIGHT = 0.82, 0.42  # of a step's box
-_ARC_HEIGHT = 0.45  # between two levels of arcs
+_ARC_HEIGHT = 0.45  # distance between two levels of arcs
 _TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
 
 
 def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
-    """Draw steps from left to right; columns that pass a step go above or below it on arcs.
+    """Draw the steps from left to right; an arrow that skips steps is an arc above or below them.
 
     Args:
         diagram: The steps and the columns between them.
@@ -55,7 +55,7 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
 
 
 def _arc_top(arrow: Arrow) -> float:
-    """Return the height of an arrow's middle: above 0 over an odd number of boxes, below 0 under an even one."""
+    """Return the height of an arrow's middle: positive if it skips an odd number of boxes, negative if even."""
     levels, is_odd = divmod(arrow.end - arrow.start, 2)
     return (_HALF_HEIGHT + levels * _ARC_HEIGHT) * (-1 if is_odd else 1) if levels else 0.0
 

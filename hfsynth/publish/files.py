@@ -1,4 +1,4 @@
-"""Write and read the files of a published dataset: rows, failures, recipes, images, facts and the card."""
+"""Writing and reading of a published dataset's files: rows, failures, recipes, images, facts and the card."""
 
 import hashlib
 import logging
@@ -44,7 +44,7 @@ from hfsynth.training_format import TrainingFormat, training_format
 
 logger = logging.getLogger(__name__)
 FACTS_FILE = "hfsynth.json"
-"""The facts of a configuration, in its folder; marks the configuration as written by hfsynth."""
+"""File with the facts of a configuration, in its folder; marks the configuration as written by hfsynth."""
 _GENERATED = re.compile(
     r"[\w.]+-\d{5}-of-\d{5}\.parquet|failures/[\w.]+\.parquet|hfsynth(-\d+)?\.(json|yaml)|((steps|funnel|similarity)(-\d+)?|lengths)\.png"
 )
@@ -65,15 +65,15 @@ def save(
     """Write the rows on which no step failed as one configuration of a dataset folder, with a dataset card.
 
     A second save of a configuration replaces it; other configurations, other files and the user's text in the card
-    stay. With several processes, process 0 writes.
+    are not changed. With several processes, only process 0 writes.
 
     Args:
         dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
         folder: The dataset's folder.
         config_name: Name of the configuration, and of its subfolder.
         steps: The techniques of a dataset that `Dataset.map` generated; the result of a run contains them.
-        format: What a trainer is to take the rows as: a type of `TrainingFormat`, such as "prompt-completion", or a
-            `TrainingFormat`. Default: the rows as they are.
+        format: The training format: a `TrainingFormat`, or the name of its type, such as "prompt-completion".
+            Default: the columns are not changed.
 
     Raises:
         ColumnError: If the rows lack a column of the format.
@@ -112,7 +112,7 @@ def save(
 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
-    """Load the failures that were saved or pushed with a dataset's rows; None where there are none.
+    """Load the failures that were saved or pushed with a dataset's rows; None if there are none.
 
     Args:
         name: The dataset, as in `inputs.load_rows`.
@@ -125,7 +125,7 @@ def load_failures(name: str, config: str | None, split: str, revision: str | Non
 
 
 def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
-    """Load the records of the runs that generated a split, saved or pushed with its rows; () where there are none.
+    """Load the records of the runs that generated a split; () if none were saved or pushed with its rows.
 
     Args:
         name: The dataset, as in `inputs.load_rows`.
@@ -145,7 +145,7 @@ def check_config_name(config_name: str) -> None:
     """Check that a configuration's name can be a folder's name.
 
     Raises:
-        ValueError: If it can't.
+        ValueError: If the name has other characters than letters, digits, "_" and "-".
     """
     if not config_name or not config_name.replace("_", "").replace("-", "").isalnum() or not config_name.isascii():
         raise ValueError(f"config_name may have letters, digits, '_' and '-', got {config_name!r}.")
@@ -174,7 +174,7 @@ def splits_of(dataset: Dataset | DatasetDict) -> dict[str, Dataset]:
 
 
 def overwrite_conflict(config_name: str, paths: Collection[str], metadata: Mapping[str, Any]) -> str:
-    """Return why writing a configuration would lose or hide files of the user; "" if it would not.
+    """Return the reason why writing a configuration would lose or hide the user's files; "" if none would be.
 
     Args:
         config_name: The configuration.
@@ -248,7 +248,7 @@ def write_config(
         with without_bars():
             splits, dropped = apply_format(splits, training_format(format))
     facts_of_splits, infos = list[SplitFacts](), list[SplitInfo]()
-    written_failures = set[str]()  # of a run of several splits, the first one gets the failures of dropped rows
+    written_failures = set[str]()  # if a run had several splits, the first one gets the failures of dropped rows
     with without_bars():
         for name, split in splits.items():
             rows, failed = _split_failures(split)
@@ -292,7 +292,7 @@ def read_facts(folder: Path) -> list[ConfigFacts]:
 
 
 def file_checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256, in hex, of each file of a configuration but its facts, by the path within its folder.
+    """Return the SHA-256 in hex of each file of a configuration except its facts, by path within the folder.
 
     Files that hfsynth did not write are left out.
     """
@@ -305,7 +305,7 @@ def file_checksums(folder: Path) -> dict[str, str]:
 
 
 def dataset_info(config_name: str, features: Features, splits: Sequence[SplitInfo], folder: Path) -> dict[str, Any]:
-    """Return a configuration's entry in the header's `dataset_info`, as datasets writes it.
+    """Return a configuration's entry in `dataset_info` of the header, as datasets writes it.
 
     Args:
         config_name: The configuration.
@@ -322,13 +322,13 @@ def dataset_info(config_name: str, features: Features, splits: Sequence[SplitInf
 
 
 def recipe_text(run: RunRecord) -> str:
-    """Return the text of a run's `hfsynth.yaml`; "" of a run without recipes."""
+    """Return the text of a run's `hfsynth.yaml`; "" if its steps have no recipes."""
     recipes = [step.recipe for step in run.steps if step.recipe]
     return write_recipe(recipes, run.chunk_size or None, run.source.recipe) if recipes else ""
 
 
 def column_type(feature: Any) -> str:
-    """Return the type of a column, as the card names it.
+    """Return the type of a column, as printed in the card.
 
     >>> column_type(Value("string")), column_type(List({"role": Value("string"), "content": Value("string")}))
     ('string', 'list of {role, content}')
@@ -349,14 +349,14 @@ def _checksum(file: Path) -> str:
 
 
 def _split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Split rows from failures; without metadata of a technique, all are rows."""
+    """Split a dataset into rows and failures; a dataset without metadata has no failures."""
     if METADATA_COLUMN in dataset.column_names:
         return split_failures(dataset)
     return dataset, failures_dataset([])
 
 
 def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
-    """Return the runs that a dataset records, and one of the steps that only its rows name."""
+    """Return the recorded runs of a dataset; steps that only its rows name are added as one more run."""
     recorded = records(dataset)
     recorded_names = {step.name for run in recorded for step in run.steps}
     names = [name for name in step_names(dataset)[0] if name not in recorded_names]
@@ -369,7 +369,7 @@ def _failure_key(failure: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _failures_in(splits: Sequence[Dataset], runs: Sequence[RunRecord]) -> set[tuple[str, int]]:
-    """Return the keys of the failures in those of some splits that share a run with `runs`."""
+    """Return the keys of the failures in the splits that share a run with `runs`."""
     files = {run.failures_file for run in runs if run.failures_file}
     shared = [split for split in splits if files & {run.failures_file for run in records(split)}]
     return {_failure_key(failure) for split in shared for failure in _split_failures(split)[1]}
@@ -378,7 +378,7 @@ def _failures_in(splits: Sequence[Dataset], runs: Sequence[RunRecord]) -> set[tu
 def _add_recorded_failures(
     failed: Dataset, runs: Sequence[RunRecord], elsewhere: Collection[tuple[str, int]]
 ) -> Dataset:
-    """Add the failures in the files of runs, which include dropped rows, to those in a split's rows.
+    """Add the failures in the files of runs, which include dropped rows, to the failures in a split's rows.
 
     Args:
         failed: The failures in the split's rows.
@@ -401,7 +401,7 @@ def _write_rows(folder: Path, split: str, rows: Dataset) -> int:
     size = 0
     for number in range(shards):
         shard = rows.shard(num_shards=shards, index=number, contiguous=True)
-        if require_storage_embed(rows.features):  # put images that lie in files of their own into the shard
+        if require_storage_embed(rows.features):  # embed images from separate files into the shard
             shard = shard.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100)
         size += shard.with_format(None).to_parquet(folder / f"{split}-{number:05d}-of-{shards:05d}.parquet")
     return size
@@ -414,7 +414,7 @@ def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
 
 
 def _write_images(folder: Path, facts: ConfigFacts) -> None:
-    from hfsynth.publish.diagram_image import draw_diagram  # imports matplotlib, which takes as long as all others
+    from hfsynth.publish.diagram_image import draw_diagram  # matplotlib takes as long to import as all others
 
     for number, run in enumerate(facts.runs, 1):
         (folder / numbered_name("steps.png", number)).write_bytes(draw_diagram(card.run_diagram(run)))
@@ -430,7 +430,7 @@ def _write_images(folder: Path, facts: ConfigFacts) -> None:
 
 
 def _find_file(name: str, place: str, revision: str | None) -> Path | None:
-    """Return a file of a dataset in a folder or on the Hub; None where there is none."""
+    """Return the path of a dataset's file in a folder or on the Hub; None if there is none."""
     path = find_path(name)
     if path is not None:
         file = path / place

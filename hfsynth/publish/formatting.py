@@ -1,4 +1,4 @@
-"""Lay a dataset out as a trainer takes it before it is saved or pushed, and record that as a step of its run."""
+"""Conversion of a dataset to a training format before it is saved or pushed, recorded as a step of its run."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from hfsynth.training_format import TrainingFormat
 
 
 def apply_format(splits: Mapping[str, Dataset], form: TrainingFormat) -> tuple[DatasetDict, dict[str, Dataset]]:
-    """Return splits in a format, and the rows of each that the format dropped, as failures (`FAILURE_FEATURES`).
+    """Return the splits in a format, and for each split the rows that the format dropped (`FAILURE_FEATURES`).
 
-    The records that the splits carry get the format as their last step, so that their recipe has it too.
+    The format is added to the splits' records as the last step, so that the recipe includes it.
 
     Args:
-        splits: Name → rows.
+        splits: The rows of each split, by name.
         form: The format.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Push a dataset to the Hub in one commit, after checks of its token, name and repository."""
+"""Push of a dataset to the Hub in one commit, after checks of the token, name and repository."""
 
 import copy
 import hashlib
@@ -51,10 +51,10 @@ def push_to_hub(
     steps: Sequence[Step] = (),
     format: TrainingFormat | str | None = None,
 ) -> str | None:
-    """Push the rows on which no step failed, the failures, the recipe and a dataset card in one commit.
+    """Push a dataset in one commit: the rows on which no step failed, the failures, the recipe and a dataset card.
 
     A second push of a configuration replaces it; other configurations, other files and the user's text in the card
-    stay. An unchanged dataset makes no commit. With several processes, process 0 pushes.
+    are not changed. If nothing changed, no commit is created. With several processes, only process 0 pushes.
 
     Args:
         dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
@@ -63,10 +63,10 @@ def push_to_hub(
         private: Whether a new dataset is private; default: the namespace's setting.
         token: A token with write access; default: the one that you are logged in with.
         steps: The techniques of a dataset that `Dataset.map` generated; the result of a run contains them.
-        format: What a trainer is to take the rows as, as for `save`.
+        format: The training format, as for `save`.
 
     Returns:
-        The URL of the commit; None in other processes.
+        The URL of the commit; None in processes other than 0.
 
     Raises:
         PushError: If the token, the name or the card is refused, or the Hub can't be reached. The dataset on the Hub
@@ -82,7 +82,7 @@ def push_to_hub(
         return None
     check_push_target(repo_id, token, config_name)
     api = HfApi(token=token)
-    cache = Path(config.HF_DATASETS_CACHE)  # has room for a dataset of this size, which /tmp may not have
+    cache = Path(config.HF_DATASETS_CACHE)  # /tmp may be too small for a dataset
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hfsynth-push-", dir=cache) as folder:
         config_folder = Path(folder) / config_name
@@ -105,9 +105,9 @@ def check_push_target(repo_id: str, token: str | None = None, config_name: str |
     """Check that a dataset can be pushed to a repository, before there is a dataset.
 
     Args:
-        repo_id: `user/name`.
-        token: Default: the one that you are logged in with.
-        config_name: The configuration, where its name is decided already.
+        repo_id: The dataset on the Hub, `user/name`.
+        token: A token with write access. Default: the one that you are logged in with.
+        config_name: The configuration; None if its name is not known yet.
 
     Raises:
         PushError: If the name is invalid, the token is missing or can't write to the namespace, the card on the Hub
@@ -141,7 +141,7 @@ def _check_name(repo_id: str) -> None:
 
 
 def _check_account(account: Mapping[str, Any], namespace: str) -> None:
-    """Check that a token, by the answer of `whoami` for it, can write to a namespace."""
+    """Check that a token can write to a namespace, from the response of `whoami`."""
     token = (account.get("auth") or {}).get("accessToken") or {}
     scopes = (token.get("fineGrained") or {}).get("scoped", ())
     permissions = [permission for scope in scopes for permission in scope.get("permissions", ())]
@@ -158,7 +158,7 @@ def _check_account(account: Mapping[str, Any], namespace: str) -> None:
 
 
 def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None:
-    """Check that an existing repository can be written to, that its card is valid, and that nothing would be lost."""
+    """Check that the push can write to an existing repository, with a valid card, and overwrites no user's file."""
     try:
         api.auth_check(repo_id, repo_type="dataset", write=True)
     except RepositoryNotFoundError:
@@ -170,7 +170,7 @@ def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None
         metadata, _ = read_metadata(text)
         if metadata:
             _validate_on_hub(api, text)
-    except json.JSONDecodeError:  # no answer of the Hub, which is transient
+    except json.JSONDecodeError:  # the answer comes from a proxy, not the Hub: a transient error
         raise
     except ValueError as error:
         raise PushError(f"{repo_id}: {one_line(error)} Fix README.md on the Hub, then push again.") from error
@@ -179,7 +179,7 @@ def _check_repository(api: HfApi, repo_id: str, config_name: str | None) -> None
 
 
 def _validate_on_hub(api: HfApi, card: str) -> None:
-    """Let the Hub validate a card that it holds: its rules may be newer than the card.
+    """Validate the current card on the Hub, whose rules may have changed since the card was written.
 
     Raises:
         ValueError: If the Hub would refuse the card.
@@ -191,7 +191,7 @@ def _validate_on_hub(api: HfApi, card: str) -> None:
 
 @dataclass(frozen=True)
 class _Push:
-    """The push of one configuration, whose files lie in the subfolder of its name."""
+    """The push of one configuration; its files are in the subfolder with its name."""
 
     api: HfApi
     repo_id: str
@@ -217,16 +217,18 @@ class _Push:
         return with_retries(f"committing to {repo_id}", lambda: self._commit(files))
 
     def _commit(self, files: Sequence[CommitOperationAdd]) -> str:
-        """Commit once, on top of the repository's present head; return the URL of the commit or of the equal head."""
+        """Commit on top of the repository's head; return the commit's URL or, if nothing changed, that of the head."""
         head = str(self.api.dataset_info(self.repo_id, revision="main").sha)
         present = self._files(head)
         card = CommitOperationAdd("README.md", self._card(head, present).encode())
         pushed = {file.path_in_repo for file in files}
-        # an earlier push with another number of shards leaves files that the card's pattern would load
+        # shards of an earlier push with another number of shards would match the card's pattern and be loaded
         stale = [path for path in present if is_generated_file(path, self.facts.config_name) and path not in pushed]
         if not stale and all(_has_content(present, file) for file in (*files, card)):
             return f"{self.api.endpoint}/datasets/{self.repo_id}/commit/{head}"
-        additions = [copy.copy(file) for file in files]  # the client marks what it commits; a retry needs fresh ones
+        additions = [
+            copy.copy(file) for file in files
+        ]  # the client changes the additions of a commit; a retry needs unchanged ones
         for addition in additions:
             addition._remote_oid = None  # read at the upload; the file on the Hub may have changed meanwhile
         commit = self.api.create_commit(
@@ -244,7 +246,7 @@ class _Push:
         return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
     def _card(self, head: str, present: Mapping[str, RepoFile]) -> str:
-        """Return the card: the one of the head, with this configuration written into it."""
+        """Return the card of the head, updated with this configuration."""
         text = self._read(head, "README.md") if "README.md" in present else ""
         if reason := overwrite_conflict(self.facts.config_name, present, read_metadata(text)[0]):
             raise PushError(f"{self.repo_id}: {reason}.")
@@ -263,7 +265,7 @@ class _Push:
 def _create_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    except KeyError as error:  # the client takes every 409 for "exists already", and then reads its url
+    except KeyError as error:  # the client takes every 409 for "already exists", and reads a url that is missing
         raise ConnectionError(f"the Hub is busy creating {repo_id}") from error
 
 

@@ -1,4 +1,4 @@
-"""Repeat calls to the Hub while its network or server fails for a while."""
+"""Retries of calls to the Hub after temporary errors of the network or the server."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 8
 ANSWER_TIMEOUT = 300.0
-"""Longest silence of the Hub within one request, in seconds."""
+"""Seconds within one request that the client waits for data from the Hub."""
 _CONNECT_TIMEOUT, _MAX_BACKOFF, _MAX_RETRY_AFTER = 30.0, 30.0, 300.0  # seconds
 _TRANSIENT_STATUSES = (408, 409, 412, 429)  # timeout, conflict, changed meanwhile, rate limit; and 500 and above
 # a JSONDecodeError comes from a proxy that answers with an error page
@@ -28,11 +28,13 @@ _TRANSIENT_ERRORS = (TransportError, json.JSONDecodeError, LocalEntryNotFoundErr
 
 
 def with_retries(action: str, call: Callable[[], T]) -> T:
-    """Call the Hub until it answers; between attempts, back off exponentially or as long as the Hub asks for.
+    """Return the result of a call to the Hub, retried after transient errors.
+
+    The pause between attempts grows exponentially, unless the Hub asks for a certain pause.
 
     Args:
         action: Name of the call in messages, such as "reading user/name".
-        call: The call, which may be repeated.
+        call: The function to call; must be safe to repeat.
 
     Raises:
         PushError: If `MAX_ATTEMPTS` attempts failed. Errors that aren't transient are raised at once.
@@ -64,13 +66,13 @@ def is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of an error of the Hub's client; None without an answer."""
+    """Return the HTTP status of an error of the Hub's client; None if the error has no response."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 @contextmanager
 def _answer_timeout() -> Iterator[None]:
-    """Limit how long the Hub's client waits for an answer; by default it waits forever."""
+    """Limit the time that the Hub's client waits for an answer, which is unlimited by default."""
     session = get_session()
     default = session.timeout
     session.timeout = Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT, pool=None)
@@ -81,14 +83,14 @@ def _answer_timeout() -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and the errors that it was raised from; an upload's own errors carry the Hub's answer there."""
+    """Yield an error and its causes; for an upload, the Hub's response is in a cause."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _retry_after(error: BaseException) -> float | None:
-    """Return the seconds that the Hub asks to wait; None where it doesn't say."""
+    """Return the pause in seconds that the Hub asks for; None if the response has none."""
     for answer in (cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)):
         limit = parse_ratelimit_headers(answer.headers)
         seconds = str(limit.reset_in_seconds + 1 if limit else answer.headers.get("Retry-After", ""))
