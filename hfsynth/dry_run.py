@@ -1,4 +1,4 @@
-"""The preview of a pipeline: a traced run of its first rows, an estimate of the cost of all rows, and both as text."""
+"""Preview of a pipeline: a traced run of the first rows, and an estimate of the cost of all rows."""
 
 import io
 import json
@@ -33,11 +33,11 @@ from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 from hfsynth.text import duration
 
-_Z = statistics.NormalDist().inv_cdf(0.95)  # of a 90% interval: 5% of the outcomes lie beyond either end
-_FEW_ROWS = 5  # a step with fewer rows says little about others
+_Z = statistics.NormalDist().inv_cdf(0.95)  # quantile for a 90% interval: 5% of the outcomes are above it, 5% below
+_FEW_ROWS = 5  # fewer rows of a step are not representative, and cause a warning
 _MAX_TEXT = 20_000  # characters of a displayed text
 _JSON_WIDTH = 80  # characters of a list or dict on one line
-_TEXT_WIDTH = 100  # columns of a preview that no terminal shows
+_TEXT_WIDTH = 100  # columns of a preview outside of a terminal
 _VISIBLE_CONTROLS = "\n\t\u200c\u200d"  # lines, tabs, and the joiners of Persian letters and of emoji
 _STYLES = {"prompt": "cyan", "completion": "green", "column": "bold", "error": "red", "fact": "dim"}
 
@@ -66,9 +66,9 @@ class TracedRow:
     """The row's index in the input."""
     calls: tuple[Call, ...] = ()
     outputs: tuple[Row, ...] = ()
-    """The new columns of each row of the output; () of a failed row. Of a dropped row, the column that was judged."""
+    """New columns of each output row; () for a failed row. For a dropped row, the column that the filter read."""
     error: str = ""
-    """The reason of a failure; or the rule of a filter that dropped the row, with the value and the match."""
+    """The reason of a failure, or the rule, value and match of the filter that dropped the row."""
     rows_out: int = 1
     """Rows of the step's output that come from this row."""
     upstream_ok: bool = True
@@ -91,9 +91,9 @@ class TracedStep:
 
     name: str
     model: str
-    """The llm's name; "" of a step without an llm."""
+    """The llm's name; "" for a step without an llm."""
     rows: tuple[TracedRow, ...]
-    """() of a function, which does not report single rows."""
+    """The outcome for each row; () for a function, which does not report single rows."""
     seconds: float
     """The step's duration, without loading the model."""
     rows_in: int
@@ -114,7 +114,7 @@ class TracedStep:
     def outcomes_per_row(self) -> list[tuple[int, int]]:
         """Accepted and failed rows of the output, for each row on which no earlier step failed.
 
-        Of a function only the sums are recorded, and they are divided evenly.
+        For a function, only the sums are recorded, and are divided evenly among the rows.
 
         >>> TracedStep("function", "", (), 0.1, rows_in=3, rows_out=4).outcomes_per_row
         [(2, 0), (1, 0), (1, 0)]
@@ -134,7 +134,7 @@ class TracedStep:
 
 
 def trace_steps(steps: Sequence[Step], dataset: Dataset) -> list[TracedStep]:
-    """Run steps on a few rows and keep every prompt and completion; a step that no row reaches is not run.
+    """Run steps on a few rows and record every prompt and completion; a step that no row reaches is not run.
 
     Args:
         steps: The steps of a pipeline.
@@ -174,7 +174,7 @@ def trace_steps(steps: Sequence[Step], dataset: Dataset) -> list[TracedStep]:
 
 @dataclass
 class _TracedFlow:
-    """Keeps the requests and completions of one row's flow."""
+    """Records the requests and completions of one row's flow."""
 
     technique: Technique
     calls: list[Call] = field(default_factory=list)
@@ -266,7 +266,7 @@ def _filtered_row(index: int, drop: Mapping[str, str] | None, upstream_ok: bool)
 
 @dataclass(frozen=True)
 class Interval:
-    """An expected number with its 90% interval."""
+    """An expected number and its 90% interval."""
 
     low: float
     expected: float
@@ -280,9 +280,9 @@ class Estimate:
     measured: int
     """Rows of the input that were traced."""
     rows_in: int | None
-    """Rows of the input; None where it is endless."""
+    """Rows of the input; None for an endless input."""
     num_rows: int | None
-    """The requested number of accepted rows; None to process all of the input."""
+    """The requested number of accepted rows; None to process the entire input."""
     tried: Interval
     """Rows of the input that the run processes."""
     rows: Interval
@@ -296,21 +296,22 @@ class Estimate:
 
     @property
     def exact(self) -> bool:
-        """Whether the run processes no other rows than the traced ones."""
+        """Whether the run processes exactly the traced rows."""
         return self.tried == Interval(self.measured, self.measured, self.measured)
 
 
 def estimate(
     steps: Sequence[TracedStep], source: RowSource, measured: int, goal: Target | None = None, chunk_size: int = 128
 ) -> Estimate:
-    """Estimate the totals of a run from its first rows. The same rows give the same estimate.
+    """Estimate the totals of a run from its first rows. The estimate is deterministic.
 
-    Each step has three rates per row: accepted rows, failed rows, tokens. The total is computed at the expected rates;
-    then with each rate at either end of its interval. The deviations add up as those of independent errors do.
+    Each step has three rates per row: accepted rows, failed rows and tokens. The totals are computed at the expected
+    rates, and then with one rate at a time at either end of its interval. The deviations are added in quadrature, as
+    for independent errors.
 
     Args:
         steps: The traced steps.
-        source: The input; an endless one counts as the traced rows where there is no goal.
+        source: The input. Without a goal, an endless input counts as its traced rows.
         measured: The number of traced rows.
         goal: The requested rows, and the limits on them.
         chunk_size: The chunk size of the run.
@@ -343,7 +344,7 @@ def estimate(
 
 
 def _rows_to_try(goal: Target, source: RowSource, chunk_size: int, accepted: float, tokens: float) -> int:
-    """Return how many rows of the input a run takes, round by round, at these rates per row."""
+    """Return the number of input rows that a run in rounds processes at these rates per row."""
     spent = Usage()
     while count := spent.next_round(goal, source, chunk_size):
         tried = spent.tried + count
@@ -369,8 +370,8 @@ def _per_input_row(steps: Sequence[TracedStep], rates: Sequence[float]) -> tuple
 def _rates(step: TracedStep) -> tuple[Interval, Interval, Interval]:
     """Return a step's accepted rows, failed rows and tokens per row on which no earlier step failed.
 
-    Two rows are added to the traced ones, as in Agresti and Coull's "plus four" interval: one dropped or failed, and
-    one accepted. A step that failed on none of 16 rows may fail on others.
+    Two rows are added to the traced ones, one dropped or failed and one accepted, as in the "plus four" interval of
+    Agresti and Coull: a step that failed on none of 16 rows may fail on others.
     """
     outcomes = step.outcomes_per_row
     if not outcomes:
@@ -395,7 +396,8 @@ def _count_interval(counts: Sequence[float], added: tuple[float, float]) -> Inte
 def _token_interval(tokens: Sequence[float]) -> Interval:
     """Return the mean of tokens with a t interval of its logarithm.
 
-    Tokens have a long tail to the right: the largest number counts twice, since a few rows miss the longest ones.
+    The distribution of tokens has a long right tail, of which a few rows rarely have the longest: for the width of the
+    interval, the largest number counts twice.
     """
     if not any(tokens):
         return Interval(0, 0, 0)
@@ -405,7 +407,7 @@ def _token_interval(tokens: Sequence[float]) -> Interval:
 
 
 def _half_width(sample: Sequence[float]) -> float:
-    """Return half of a t interval's width; Student's quantile is the normal one with two terms of its expansion."""
+    """Return half the width of a t interval, with a two-term expansion of Student's quantile around the normal one."""
     freedom = len(sample) - 1
     quantile = _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
     return quantile * statistics.stdev(sample) / math.sqrt(len(sample))
@@ -443,7 +445,7 @@ _HTML = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_
 
 @dataclass(frozen=True)
 class Preview:
-    """The first rows of a pipeline's run, for a terminal (`print`) or a notebook; `Pipeline.preview` returns it."""
+    """The traced rows and the estimate, for a terminal (`print`) or a notebook; see `Pipeline.preview`."""
 
     steps: tuple[TracedStep, ...]
     estimate: Estimate
@@ -505,7 +507,7 @@ def preview_pipeline(
     max_tokens: int | None,
     chunk_size: int | None,
 ) -> Preview:
-    """Run the first rows of a dataset through a pipeline, as `Pipeline.preview` documents."""
+    """Run a pipeline on the first rows of a dataset; see `Pipeline.preview`."""
     if n < 1:
         raise ValueError(f"n must be positive, got {n}.")
     goal = Target.from_options(num_rows, max_rows, max_tokens)
@@ -552,7 +554,7 @@ def _raw_parts(row: TracedRow) -> Iterator[RowPart]:
 
 
 def visible(text: str) -> str:
-    r"""Replace characters that control a terminal, or hide or reverse text, by signs; lines and tabs stay.
+    r"""Replace control characters, except tabs and newlines, and characters that hide or reverse text by symbols.
 
     >>> print(visible("\x1b[2J, \x9b2J, \u202e"))
     ␛[2J, <U+009B>2J, <U+202E>
@@ -566,7 +568,7 @@ def step_title(step: TracedStep) -> str:
 
 
 def step_summary(step: TracedStep, n: int) -> str:
-    """Return the numbers of a step, and the outcomes of the rows after the first `n`, which are not displayed.
+    """Return a step's rows, time and tokens, and the outcomes of the rows after the first `n`, which are not shown.
 
     >>> rows = tuple(TracedRow(row, error="late" if row == 3 else "") for row in range(4))
     >>> step_summary(TracedStep("a", "m", rows, 2, rows_in=4, rows_out=4), 2)
@@ -590,7 +592,7 @@ def step_summary(step: TracedStep, n: int) -> str:
 
 
 def estimate_lines(estimate: Estimate, steps: Sequence[TracedStep]) -> list[str]:
-    """Return an estimate as lines of text, with the limits of its validity."""
+    """Return an estimate as lines of text, with warnings on its accuracy."""
     lines = [_estimate_heading(estimate)]
     if estimate.num_rows and not estimate.rows.expected:
         return [*lines, f"No row was accepted; the cost of {estimate.num_rows:,} rows can't be estimated."]
@@ -632,7 +634,7 @@ def _time_line(estimate: Estimate, steps: Sequence[TracedStep]) -> str:
 
 
 def _warnings(steps: Sequence[TracedStep]) -> Iterator[str]:
-    """Yield what the estimate does not include."""
+    """Yield warnings on steps that the estimate lacks or that have few rows."""
     for step in steps:
         name = printable(step.name)
         if not step.rows_in:

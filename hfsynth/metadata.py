@@ -1,4 +1,4 @@
-"""Outcomes of rows: the `generation_metadata` column, the failures that it names, and counts of both."""
+"""The `generation_metadata` column with the outcome of each row, the failures dataset, and counts of both."""
 
 import math
 from collections import Counter
@@ -17,18 +17,18 @@ METADATA_ENTRY = {
     "step": Value("string"),  # the step's name
     "row": Value("int64"),  # the row's index in the step's input
     "model": Value("string"),
-    "seed": Value("int64"),  # of the row's first request
-    "prompt_tokens": Value("int64"),  # of all the row's requests
+    "seed": Value("int64"),  # seed of the row's first request
+    "prompt_tokens": Value("int64"),  # sum over all requests of the row; the next field too
     "completion_tokens": Value("int64"),
     "finish_reason": Value("string"),  # of the last completion
-    "truncated": Value("bool"),  # whether a text of the row is truncated and was kept
-    "error": Value("string"),  # why the row failed; "" if it didn't
-    "column": Value("string"),  # the first output that is None since the row failed
+    "truncated": Value("bool"),  # whether the row has a truncated text, which was kept
+    "error": Value("string"),  # the reason if the row failed, else ""
+    "column": Value("string"),  # if the row failed, its first output, which is None
     "raw": Value("string"),  # the completion that the technique could not use
-    "share": Value("float64"),  # 1 / number of rows that the row of the step's input became
+    "share": Value("float64"),  # 1 / number of output rows from the same input row
 }
-"""An entry of the column, which each technique adds to its rows. Rows that were one row of the step's input have equal
-entries, whose shares add up to 1. No field is ever null, so the column's type can be inferred from any row."""
+"""The entry that each technique adds to a row. Output rows from the same input row have equal entries, whose shares
+sum to 1. No field is ever null, so the column's type can be inferred from any row."""
 METADATA_FEATURE = List(METADATA_ENTRY)
 
 FAILURE_FEATURES = Features(
@@ -36,8 +36,8 @@ FAILURE_FEATURES = Features(
         "step": Value("string"),
         "row": Value("int64"),  # the row's index in the step's input
         "column": Value("string"),  # the output that is None, or the column that a filter read
-        "reason": Value("string"),  # the technique's error; "" where a filter dropped the row
-        "raw": Value("string"),  # the completion that it could not use, or the text that a filter dropped
+        "reason": Value("string"),  # the technique's error; "" if a filter dropped the row
+        "raw": Value("string"),  # the completion that the technique could not use, or the text that a filter dropped
         "rule": Value("string"),  # the filter's rule
         "value": Value("string"),  # the value that the rule measured
         "matched": Value("string"),  # the text or limit that the text matched
@@ -63,7 +63,7 @@ def split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
         dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
 
     Raises:
-        TypeError: If it is no `Dataset`.
+        TypeError: If `dataset` is not a `Dataset`.
         ValueError: If the dataset has no `generation_metadata` column.
 
     >>> from hfsynth import EchoLLM, TextGeneration
@@ -113,22 +113,22 @@ def step_names(dataset: Dataset) -> tuple[list[str], int]:
 
 
 def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
-    """Return a row's entries for each of the rows that it becomes.
+    """Return the entries for each of the output rows of an input row, with the share divided among them.
 
     Args:
-        entries: The row's entries.
-        parts: The number of rows that it becomes.
+        entries: The entries of the input row.
+        parts: The number of output rows.
     """
     return [{**entry, "share": entry["share"] / parts} for entry in entries]
 
 
 def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
-    """Return the failures of a chunk that could not be generated: each of its rows, with the same reason."""
+    """Return the failures of a chunk that could not be generated: all of its rows, with the same reason."""
     return failures_dataset([{"step": step, "row": row, "column": column, "error": reason, "raw": ""} for row in rows])
 
 
 def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
-    """Return a failures dataset (`FAILURE_FEATURES`) of entries of `generation_metadata`."""
+    """Return a failures dataset (`FAILURE_FEATURES`) from entries of `generation_metadata`."""
     sources = {"reason": "error"}
     columns = {name: [entry.get(sources.get(name, name), "") for entry in entries] for name in FAILURE_FEATURES}
     return Dataset.from_dict(columns, features=FAILURE_FEATURES)
@@ -136,19 +136,19 @@ def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
 
 @dataclass
 class StepTally:
-    """Counts of a step's rows, from its entries in the tables of its result.
+    """Counts of a step's input rows, from its metadata entries in the tables of its result.
 
-    A row of the input that became several has an entry in each of them, and is counted once. Right after the step,
-    these entries are neighbors. In a dataset that was changed since, they have the same seed and numbers of tokens,
-    and the sum of their shares, rounded up, is the number of rows. The counts of such a dataset are minimums: removed
-    rows are not counted, and two rows with equal seeds and tokens count as one if their shares add up to at most 1.
-    Rows on which an earlier step failed are not counted.
+    An input row with several output rows has an entry in each of them, and is counted once. Right after the step,
+    these entries are adjacent. In a dataset that was changed since, entries with the same seed and numbers of tokens
+    are grouped, and the sum of their shares, rounded up, is their number of input rows. The counts of such a dataset
+    are minimums: removed rows are not counted, and two rows with equal seeds and tokens count as one if their shares
+    sum to at most 1. Rows on which an earlier step failed are not counted.
     """
 
     rules: tuple[str, str] | None = None
-    """An output column with lists of structs, and their field with the rule that eliminated a round."""
+    """The output column with a list of rounds, and the field of a round with the rule that eliminated it."""
     step: str | None = None
-    """The step's name, for a dataset that was changed since; None for the last step of the tables."""
+    """Name of the step, for a dataset that was changed since; None to count the last entry of each row."""
     rows: int = 0
     """Rows of the step's input."""
     rows_out: int = 0
@@ -158,15 +158,15 @@ class StepTally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     written: Counter[int] = field(default_factory=Counter)
-    """Completion tokens of a row → rows."""
+    """Number of rows by their completion tokens."""
     finish_reasons: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    """Reason → rows on which the step failed."""
+    """Number of rows on which the step failed, by reason."""
     stopped: Counter[str] = field(default_factory=Counter)
-    """Rule → rounds that it eliminated; "" → rounds that were kept."""
+    """Number of rounds by the rule that eliminated them; "" for rounds that were kept."""
     _last_row: int = -1
     _shares: dict[tuple[int, int, int], float] = field(default_factory=dict)
-    """Seed, prompt tokens and completion tokens → sum of shares so far."""
+    """Sum of shares so far, by seed, prompt tokens and completion tokens."""
 
     def update(self, table: pa.Table) -> pa.Table:
         """Count the rows of a table, and return the table."""
@@ -200,7 +200,7 @@ class StepTally:
         return table
 
     def _first_entries(self, entries: pa.Array) -> NDArray[np.bool_]:
-        """Return which entries are the first of a row of the step's input: (entries,)."""
+        """Return a mask of the entries that are the first of their input row: (entries,)."""
         if self.step is None:
             rows = entries.field("row").to_numpy()
             first: NDArray[np.bool_] = np.diff(rows, prepend=self._last_row) != 0
@@ -218,21 +218,21 @@ class StepTally:
 
 
 def _rows_of_shares(shares: float) -> int:
-    """Return the least number of rows whose shares add up to this sum."""
+    """Return the smallest number of input rows whose shares can have this sum."""
     return math.ceil(shares - 1e-6)
 
 
 def _value_counts(values: pa.Array, without: str | None = None) -> Counter[str]:
-    """Return how often each value occurs, without one of the values."""
+    """Return the number of occurrences of each value, except of `without`."""
     counts = ((entry["values"], entry["counts"]) for entry in pc.value_counts(values).to_pylist())
     return Counter({value: count for value, count in counts if value != without})
 
 
 def _rows_with_errors(dataset: Dataset) -> Iterator[tuple[pa.Array, int, int]]:
-    """Yield the rows that have an entry with an error; searched in Arrow, since most rows have none.
+    """Yield the rows with an error in an entry. The search runs in Arrow, since most rows have no error.
 
     Yields:
-        The metadata of a batch of rows, the place of a row with an error in the batch, the batch's first index.
+        The metadata of a batch of rows, a row's position in the batch, and the index of the batch's first row.
     """
     if METADATA_COLUMN not in dataset.column_names:
         raise ValueError(

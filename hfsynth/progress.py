@@ -1,4 +1,4 @@
-"""Progress bars: of a run over all its processes, and of one batch of `Dataset.map`."""
+"""Progress bars for a run with all its processes, and for one batch of `Dataset.map`."""
 
 import sys
 import threading
@@ -25,21 +25,21 @@ class _StepProgress:
 
     label: str
     total: int = 0
-    """Rows of its input in the rounds so far."""
+    """Input rows in the rounds so far."""
     seconds: float = 0.0
-    """Time spent on it before `began`."""
+    """Time spent on the step before `began`."""
     began: float = 0.0
 
 
 class Progress:
     """Counts rows, tokens and failures of each step in all processes of a run, and prints them on process 0.
 
-    A terminal or notebook shows a bar for the current step; elsewhere a line goes to standard error every ten seconds.
-    At the end there is a line for each step.
+    A terminal or notebook shows a bar for the current step; elsewhere, a line is printed to standard error every ten
+    seconds. At the end, one line per step is printed.
 
     Args:
         group: The processes.
-        num_steps: Steps of the run.
+        num_steps: Number of steps of the run.
         quiet: Print nothing.
     """
 
@@ -51,7 +51,7 @@ class Progress:
         is_hidden = not self._is_visible or self._prints_lines
         self._bar = tqdm(total=0, unit="row", disable=is_hidden, dynamic_ncols=True, leave=False)
         self._steps: dict[int, _StepProgress] = {}
-        self._number = 0  # of the current step
+        self._number = 0  # number of the current step, from 1; 0 between steps
         self._last_line = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -65,7 +65,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Print a line for each step; after an error, without steps that have finished no row."""
+        """Print a line for each step; after an error, only for steps with finished rows."""
         self._stop.set()
         if self._is_visible:
             self._thread.join()
@@ -77,7 +77,7 @@ class Progress:
                     self._print_line(number)
 
     def begin(self, number: int, name: str, num_rows: int) -> None:
-        """Begin step `number` (from 1) with `num_rows` rows; in a later round, with so many more."""
+        """Begin step `number` (from 1) with `num_rows` rows; a later round adds its rows to the total."""
         self._end_step()
         step = self._steps.setdefault(number, _StepProgress(f"step {number}/{self._num_steps}, {name}"))
         step.total += num_rows
@@ -93,8 +93,8 @@ class Progress:
         Args:
             rows: The number of rows.
             tokens: Completion tokens of the rows.
-            failed: Rows on which the step failed, and no earlier step.
-            found: Whether an earlier run had finished them; they don't count for the speed.
+            failed: Rows on which the step failed and no earlier step did.
+            found: Whether an earlier run had finished the rows; such rows are excluded from the speed.
         """
         amounts = {"rows": rows, "tokens": 0 if found else tokens, "failed": failed, "found": rows if found else 0}
         for counter, amount in amounts.items():
@@ -130,7 +130,7 @@ class Progress:
 
     def _print_line(self, number: int) -> None:
         step = self._steps[number]
-        rows = min(self._count(number, "rows"), step.total)  # a chunk that two processes ran was counted twice
+        rows = min(self._count(number, "rows"), step.total)  # a chunk that two processes ran may be counted twice
         rate = (rows - self._count(number, "found")) / self._seconds(number)
         if number != self._number:
             left = "done" if rows == step.total else "not finished"
@@ -156,11 +156,11 @@ class Progress:
 class BatchProgress:
     """Shows a batch's finished rows, tokens per second and failed rows.
 
-    Nothing is shown if the bars of datasets are disabled, nor in the processes of `num_proc`, which share a terminal.
+    The bar is hidden if the bars of datasets are disabled, and in the processes of `num_proc`, which share a terminal.
 
     Args:
         name: The step's name.
-        num_rows: Rows of the batch.
+        num_rows: Number of rows in the batch.
     """
 
     def __init__(self, name: str, num_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Records of runs and of their steps: what was read, what it cost, what failed; a dataset carries its records."""
+"""Records of runs and their steps (input, tokens, times, failures), stored in the description of the dataset."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _PACKAGES = (
     "hfsynth", "datasets", "transformers", "torch", "accelerate", "rapidfuzz", "datasketch", "sentence-transformers"
 )  # fmt: skip
 _BATCH_ROWS = 10_000
-_PREFIX = "hfsynth-record: "  # of a record's line in a dataset's description
+_PREFIX = "hfsynth-record: "  # prefix of a record's line in a dataset's description
 
 
 @dataclass(frozen=True)
@@ -45,32 +45,32 @@ class StepRecord:
     truncated: int = 0
     """Rows with a truncated text that was kept."""
     prompt_tokens: int = 0
-    """Prompt tokens of all requests, those of failed rows included."""
+    """Prompt tokens of all requests, including those of failed rows."""
     completion_tokens: int = 0
     finish_reasons: Mapping[str, int] = field(default_factory=dict)
-    """Finish reason of a row's last completion → rows."""
+    """Number of rows by the finish reason of their last completion."""
     failures: Mapping[str, int] = field(default_factory=dict)
-    """Reason → rows on which this step failed, and no earlier step."""
+    """Number of rows on which this step failed and no earlier step did, by reason."""
     stopped: Mapping[str, int] = field(default_factory=dict)
-    """Rule of a technique → rounds that it eliminated, or rule of a filter → rows that it dropped; "" → those kept."""
+    """Eliminated rounds by a technique's rule, or dropped rows by a filter's rule; "" for those kept."""
     seconds: float = 0.0
-    """Time that processes spent on the step, added up."""
+    """Time spent on the step, summed over all processes."""
     wall_seconds: float = 0.0
-    """Time in which at least one process worked on the step, in one run or several."""
+    """Time in which at least one process worked on the step, summed over runs."""
     processes: int = 1
     """World size of the run that finished the step."""
     machine: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
-    """The model's origin, as far as the machine of the run had its card or file."""
+    """The model's origin; empty fields if the machine of the run had neither its card nor its file."""
     same_rows: str | None = None
-    """What the llm promises of a repeated run (`LLM.same_rows`)."""
+    """The llm's promise for a repeated run (`LLM.same_rows`)."""
     server: Mapping[str, str] = field(default_factory=dict)
-    """What a server stated of itself and the model (`LLM.server_facts`)."""
+    """Facts that a server reported about itself and the model (`LLM.server_facts`)."""
     repeated_rows: int = 0
-    """Rows that were completed a second time, each by itself, since the llm promises that this makes no difference."""
+    """Rows that were completed a second time, each alone, to check the llm's promise of equal rows."""
     unequal_rows: int = 0
-    """Those of them that differed."""
+    """Repeated rows whose outputs differed."""
     finished: str = ""
     """Date in UTC, in ISO format."""
     citation: str = ""
@@ -82,7 +82,7 @@ class StepRecord:
         return max(self.rows_in - self.rows_out, 0) if self.node.makes is None else 0
 
     def plus(self, later: "StepRecord") -> "StepRecord":
-        """Return the sum of this round's record and a later one's."""
+        """Return this record with the counts of a later round's record added."""
         added = ["rows_in", "rows_out", "truncated", "prompt_tokens", "completion_tokens", "seconds", "wall_seconds"]
         added += ["repeated_rows", "unequal_rows"]
         counted = ("finish_reasons", "failures", "stopped")
@@ -92,7 +92,7 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "StepRecord":
-        """Return the record whose fields `step_record` returned, after a way through JSON.
+        """Return the record from the fields that `step_record` returned and that were stored as JSON.
 
         Raises:
             TypeError: If another version of hfsynth wrote the fields.
@@ -114,11 +114,11 @@ class Source:
     config_name: str = ""
     split: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """An input that is plain configuration, as plain values (`Configuration.describe`)."""
+    """The plain values of an input that is a `Configuration`; empty for a dataset."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Source":
-        """Return the source that a dataset and the files in its cache name."""
+        """Return the source of a dataset, from its info and the paths of its cached files."""
         name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
         on_hub: dict[str, Any] = (
             {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
@@ -137,7 +137,7 @@ class RunRecord:
     chunk_size: int
     """Rows of a chunk; 0 for `Dataset.map`."""
     failures_file: str = ""
-    """The run's file of failures: for `publish`, and not published itself."""
+    """Path of the run's failures file, which `publish` reads; the path is not published."""
     wanted: int = 0
     """Accepted rows that were requested; 0 for a run of all rows of the source."""
     accepted: int = 0
@@ -145,10 +145,10 @@ class RunRecord:
     limits: Mapping[str, int] = field(default_factory=dict)
     """The limits `max_rows` and `max_tokens`, if a number was requested."""
     deterministic: bool = False
-    """Whether each chunk was completed by itself, for llms whose rows depend on what runs beside them."""
+    """Whether chunks were completed one at a time (see `run`)."""
 
     def saved_tokens(self, place: int) -> int:
-        """Estimate the completion tokens that later steps saved since the step at `place` dropped rows.
+        """Estimate the completion tokens that later steps saved because the step at `place` dropped rows.
 
         The estimate is the number of dropped rows times the mean completion tokens per row of each later step.
         """
@@ -157,7 +157,7 @@ class RunRecord:
 
     @property
     def is_from_rows(self) -> bool:
-        """Whether the numbers were counted in the rows of a dataset, and so are minimums (`record_from_rows`)."""
+        """Whether the numbers were counted in a dataset's rows and are therefore minimums (`record_from_rows`)."""
         return not self.chunk_size
 
     @property
@@ -193,15 +193,15 @@ def step_record(
     processes: int,
     server: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of the record of a step that has just been finished.
+    """Return the fields of the `StepRecord` of a step that has just finished.
 
     Args:
         step: The step.
-        columns: The columns of its input.
-        tally: The counts of its rows.
-        seconds: The time of all processes added up, and the wall time.
+        columns: The columns of the step's input.
+        tally: The counts of the step's rows.
+        seconds: The time summed over all processes, and the wall time.
         processes: The world size.
-        server: What a server stated of itself and the model.
+        server: Facts that a server reported about itself and the model.
     """
     record = StepRecord(
         name=step.name,
@@ -223,14 +223,14 @@ def step_record(
 
 
 def record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
-    """Return a record by the rows themselves, of a dataset that `Dataset.map` generated.
+    """Return a record of a dataset that `Dataset.map` generated, counted in its rows.
 
     The numbers are minimums, since rows may have been removed.
 
     Args:
         dataset: The rows, with `generation_metadata`.
-        names: The steps that the rows' entries name.
-        steps: The techniques among them, for their fields and columns, which the rows don't name.
+        names: The names of the steps in the rows' entries.
+        steps: The techniques with these names, for their configuration and columns, which the rows don't have.
     """
     by_name = {step.name: step for step in map(as_step, steps)}
     found = [_step_record_from_rows(dataset, name, by_name.get(name)) for name in names]
@@ -250,14 +250,14 @@ def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
 
 
 def replace_last_record(dataset: Dataset, record: RunRecord) -> None:
-    """Write a record in the place of the last one that a dataset carries."""
+    """Replace the last record in a dataset's description."""
     lines = (dataset.info.description or "").split("\n")
     last = max(place for place, line in enumerate(lines) if line.startswith(_PREFIX))
     dataset.info.description = "\n".join([*lines[:last], f"{_PREFIX}{record.to_json()}", *lines[last + 1 :]])
 
 
 def records(dataset: Dataset) -> list[RunRecord]:
-    """Return the records that a dataset carries, in the order of the runs; none for a dataset that no run returned."""
+    """Return the records in a dataset's description, in order of the runs; [] for a dataset that no run returned."""
     lines = (dataset.info.description or "").split("\n")
     found = dict.fromkeys(line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX))
     return [RunRecord.from_json(line) for line in found]
@@ -266,7 +266,7 @@ def records(dataset: Dataset) -> list[RunRecord]:
 def machine() -> str:
     """Return the name of this process's accelerator, or of its processor with the number of cores.
 
-    A process that has not imported torch has used no accelerator.
+    A process that has not imported torch cannot have used an accelerator.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -335,7 +335,7 @@ def _step_record_from_rows(dataset: Dataset, name: str, step: Step | None) -> St
 
 
 def _model(dataset: Dataset, step: str) -> str:
-    """Return the model that a step's first entry names."""
+    """Return the model in a step's first entry; "" if there is no entry."""
     for rows in dataset.select_columns(METADATA_COLUMN).iter(1):
         for entry in rows[METADATA_COLUMN][0] or ():
             if entry["step"] == step:
@@ -344,10 +344,10 @@ def _model(dataset: Dataset, step: str) -> str:
 
 
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:
-    """Return the name and commit of a dataset on the Hub, from the paths of its cached files; ("", "") if unsure.
+    """Return the name and commit of a dataset on the Hub, from the paths of its cached files.
 
     datasets caches files as `user___name/config/version/commit/file`, with the name in snake case. The real name is in
-    the cache of the Hub's client; without a match there, and for files of several datasets, the result is ("", "").
+    the cache of the Hub's client; without a match there, or for files of several datasets, the result is ("", "").
     """
     found = set()
     for file in files:
