@@ -122,11 +122,6 @@ def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[
     return [{**entry, "share": entry["share"] / parts} for entry in entries]
 
 
-def chunk_failures(step: str, column: str, rows: range, reason: str) -> Dataset:
-    """Return the failures of a chunk that could not be generated: all of its rows, with the same reason."""
-    return failures_dataset([{"step": step, "row": row, "column": column, "error": reason, "raw": ""} for row in rows])
-
-
 def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
     """Return a failures dataset (`FAILURE_FEATURES`) from entries of `generation_metadata`."""
     sources = {"reason": "error"}

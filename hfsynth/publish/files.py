@@ -385,7 +385,10 @@ def _add_recorded_failures(
         runs: The runs whose files are read.
         elsewhere: Keys of failures that belong to other splits, and are left out.
     """
-    files = {run.failures_file: run for run in runs if run.failures_file and Path(run.failures_file).is_file()}
+    recorded_files = {run.failures_file: run for run in runs if run.failures_file}
+    files = {file: run for file, run in recorded_files.items() if Path(file).is_file()}
+    if lost := sorted(recorded_files.keys() - files.keys()):
+        logger.warning("the failures and dropped rows of a run are left out, since %s isn't there any more", lost[0])
     if not files:
         return failed
     recorded_steps = {step.name for run in files.values() for step in run.steps}

@@ -27,7 +27,8 @@ from hfsynth.secrets import redact
 logger = logging.getLogger(__name__)
 _SYNC_SECONDS = 5.0  # seconds between two fsyncs: a killed process loses no row, a crashed machine the last rows
 _MAX_OPEN = 64  # journals of one process that are open at once
-_FIELDS = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens", "truncated")
+OUTCOME_FIELDS = ("error", "raw", "finish_reason", "prompt_tokens", "completion_tokens", "truncated")
+"""Fields of an `Outcome` that are kept beside its rows."""
 
 
 @dataclass
@@ -134,7 +135,7 @@ def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
 
 def encode_outcome(index: int, outcome: Outcome, features: Features) -> bytes:
     """Return an outcome as JSON; outputs of types that JSON lacks are encoded as an Arrow stream in base64."""
-    entry: dict[str, Any] = {"row": index, **{name: getattr(outcome, name) for name in _FIELDS}}
+    entry: dict[str, Any] = {"row": index, **{name: getattr(outcome, name) for name in OUTCOME_FIELDS}}
     if outcome.error:
         entry |= {"error": redact(outcome.error), "raw": redact(outcome.raw)}
     try:
@@ -153,7 +154,7 @@ def decode_outcome(entry: Mapping[str, Any], features: Features) -> tuple[int, O
         rows = pa.ipc.open_stream(base64.b64decode(entry["arrow"])).read_all().column("outputs").to_pylist()
     else:
         rows = [{name: row[name] for name in features} for row in entry["outputs"]]
-    return int(entry["row"]), Outcome(rows, **{name: entry[name] for name in _FIELDS})
+    return int(entry["row"]), Outcome(rows, **{name: entry[name] for name in OUTCOME_FIELDS})
 
 
 def _dump(entry: Mapping[str, Any]) -> bytes:

@@ -24,13 +24,12 @@ from xxhash import xxh3_64_intdigest, xxh3_128, xxh3_128_hexdigest
 
 from hfsynth.flow import Outcome, is_transient
 from hfsynth.metadata import METADATA_COLUMN
-from hfsynth.runner.journal import find_journals, read_journal
+from hfsynth.runner.journal import OUTCOME_FIELDS, find_journals, read_journal
 from hfsynth.runner.storage import DamagedFileError, read_json, read_table, set_aside
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
 _BATCH_ROWS = 10_000
-_KEPT = ("error", "raw", "finish_reason", "truncated", "prompt_tokens", "completion_tokens")
 
 _DIGESTS: dict[tuple[str, int, int], tuple[str, ...]] = {}
 """Cache of this process: digests of chunks, by the dataset's fingerprint, number of rows and chunk size."""
@@ -210,7 +209,7 @@ class EarlierRows:
     def _outcome(self, rows: Sequence[Mapping[str, Any]]) -> Outcome:
         entry = rows[0][METADATA_COLUMN][-1]
         outputs = [{name: row[column] for column, name in self._names.items()} for row in rows]
-        return Outcome([] if entry["error"] else outputs, **{name: entry[name] for name in _KEPT})
+        return Outcome([] if entry["error"] else outputs, **{name: entry[name] for name in OUTCOME_FIELDS})
 
     @cached_property
     def _names(self) -> dict[str, str]:

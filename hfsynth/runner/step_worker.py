@@ -25,7 +25,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
-from hfsynth.flow import FlowDriver, Outcome, Row, RowState, Watcher
+from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
@@ -297,7 +297,9 @@ class StepWorker:
             The number of repeated rows, and the number of those whose outputs differ.
         """
         samples = self._samples if self.technique.same_rows == "row" else {}
-        unequal = sum(self._complete_alone(index - self.first) != outputs for index, outputs in samples.items())
+        repeated = {index: self._complete_alone(index - self.first) for index in samples}
+        samples = {index: outputs for index, outputs in samples.items() if repeated[index] is not None}
+        unequal = sum(repeated[index] != outputs for index, outputs in samples.items())
         if unequal:
             logger.warning(
                 "%d of %d rows of %s differ when they are completed alone, although %s promises equal rows: rounding "
@@ -309,8 +311,8 @@ class StepWorker:
             )
         return len(samples), unequal
 
-    def _complete_alone(self, row: int) -> list[Row]:
-        """Return the outputs of a row of the dataset, completed without other rows beside it."""
+    def _complete_alone(self, row: int) -> list[Row] | None:
+        """Return the outputs of a row of the dataset, completed without other rows beside it; None if it fails."""
         alone = ChunksInFlight(
             self.dataset,
             self.technique,
@@ -319,8 +321,14 @@ class StepWorker:
             self.first,
             overlaps=False,
         )
-        with closing(alone):
-            return alone.outcomes(0)[0].rows
+        outcome = None
+        with closing(alone), Attempt() as attempt:
+            outcome = alone.outcomes(0)[0]
+        if attempt.error is None and outcome is not None and not outcome.error:
+            return outcome.rows
+        fault = attempt.error or (outcome.error if outcome is not None else "")
+        logger.warning("row %d can't be completed a second time: %s", row, fault)
+        return None
 
     @property
     def _lost_others(self) -> bool:
@@ -712,8 +720,9 @@ def run_dataset_step(
     except FileNotFoundError:
         if not folder.finished:  # if finished, another process was first, and removed this one's files
             raise
-    for cache in set(_cache_files(dataset)) - cached:  # copies of the function's rows, which the folder now has
-        cache.unlink(missing_ok=True)
+    written = {Path(file["filename"]) for part in (kept, dropped) if part is not None for file in part.cache_files}
+    for cache in written - cached - {Path(file["filename"]) for file in dataset.cache_files}:
+        cache.unlink(missing_ok=True)  # a copy of the rows, which the folder now has
 
 
 def _cache_files(dataset: Dataset) -> Iterator[Path]:

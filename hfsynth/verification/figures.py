@@ -99,22 +99,27 @@ def check_steps(published: PublishedConfig) -> Check:
     for step in facts.steps:
         by_name.setdefault(step.name, []).append(step)
     is_complete = _is_complete(published)
-    differences, compared = list[str](), 0
+    differences, without_files, compared = list[str](), list[str](), 0
     for name, steps in by_name.items():
         reasons = Counter(_reason(failure) for failure in failures if failure["step"] == name)
         listed = sum((Counter(_recorded_reasons(step)) for step in steps), Counter[str]())
         if failures:
-            compared += len(listed)
+            compared += len(listed | reasons)
             differences += [
-                f"{name}: {counted} rows with {reason!r} in the record, and {reasons[reason]} in the files of failures"
-                for reason, counted in listed.items()
-                if counted != reasons[reason]
+                f"{name}: {listed[reason]} rows with {reason!r} in the record, and {reasons[reason]} in the files of "
+                "failures"
+                for reason in listed | reasons
+                if listed[reason] != reasons[reason]
             ]
+        elif listed:
+            without_files.append(name)
         if all(step.node.model for step in steps):  # techniques, which write entries
             compared += 3
             differences += _token_differences(name, steps, rows, is_complete)
-    note = "" if is_complete else "tokens of rows that failed or were dropped are in the record alone"
-    return Check("steps", compared, tuple(differences), note)
+    notes = [] if is_complete else ["tokens of rows that failed or were dropped are in the record alone"]
+    if without_files:
+        notes.append(f"no file has the failures of {', '.join(without_files)}")
+    return Check("steps", compared, tuple(differences), "; ".join(notes))
 
 
 def check_recipe(published: PublishedConfig) -> Check:
@@ -140,7 +145,10 @@ def check_card(published: PublishedConfig) -> Check:
         return Check("card", 1, ("README.md has no part that hfsynth wrote",))
     mark, body = found
     loaded_as = next((line for line in body.splitlines() if line.startswith("dataset = load_dataset(")), "")
-    name = str(json.loads(f"[{loaded_as.partition('(')[2].rpartition(')')[0]}]")[0]) if loaded_as else ""
+    try:
+        name = str(json.loads(f"[{loaded_as.partition('(')[2].rpartition(')')[0]}]")[0]) if loaded_as else ""
+    except (ValueError, IndexError):
+        return Check("card", 1, (f"the line {loaded_as!r:.120} of README.md was edited",))
     expected = render_body(name, published.others)
     changed = [
         line

@@ -163,7 +163,8 @@ class Remake:
             if attempt.error is None and result is not None and len(result):
                 chain.candidates, after = result.to_list(), result.features
             else:
-                self._note(f"{step.name} can't be applied to single rows: not repeated")
+                fault = f" ({type(attempt.error).__name__}: {attempt.error!s:.200})" if attempt.error else ""
+                self._note(f"{step.name} can't be applied to single rows{fault}: not repeated")
         return _without_metadata(after)
 
     def _compare(self, chain: _Chain) -> RemadeRow:

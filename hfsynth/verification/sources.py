@@ -89,7 +89,9 @@ def _rows_of_recipe(run: RunRecord, published: Dataset, indices: Sequence[int | 
     first_rows = _first_rows(published)
     rows = list[Row]()
     for index in indices:
-        assert index is not None  # such an input has no function before the first technique: see index_at
+        if index is None:
+            name = run.source.recipe["__class__"]
+            raise ValueError(f"a function changed the rows of {name} before the first technique read them.")
         size = source.round_size or 1
         earlier = published.select(np.flatnonzero(first_rows < index // size * size))
         rows.append(source.rows(index, 1, [earlier] if len(earlier) else [])[0])

@@ -353,3 +353,19 @@ def test_run_function_that_leaves_no_row_keeps_columns(tmp_path):
     result = Pipeline((none_left, TextGeneration(EchoLLM()))).run(REPEATED, run_dir=tmp_path, quiet=True)
     assert len(result) == 0
     assert "generation" in result.column_names
+
+
+def test_run_dataset_step_leaves_other_caches(tmp_path, monkeypatch):
+    """A cache file that another process writes beside the dataset while a function runs is not the step's."""
+    source = Dataset.from_dict({"n": [1, 2]}).map(
+        lambda row: {"n": row["n"]}, cache_file_name=str(tmp_path / "a.arrow")
+    )
+    other = tmp_path / "cache-of-another-process.arrow"
+
+    def doubled(dataset):
+        other.write_bytes(b"rows")
+        return dataset.map(lambda row: {"n": 2 * row["n"]})
+
+    result = Pipeline((doubled,)).run(source, run_dir=tmp_path / "run", quiet=True)
+    assert result["n"][:] == [2, 4]
+    assert other.exists()

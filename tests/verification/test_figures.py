@@ -163,3 +163,10 @@ def test_card_with_text_of_the_user_is_as_recorded(folder):
 def test_card_without_its_part_is_one_difference(folder):
     (folder / "README.md").write_text("# data\n")
     assert len(differences(folder)["card"]) == 1
+
+
+@pytest.mark.parametrize("line", ["dataset = load_dataset('x')", "dataset = load_dataset()"])
+def test_check_card_edited_loading_line_is_a_difference(folder, line):
+    edit(folder / "README.md", r"(?m)^dataset = load_dataset\(.*$", line)
+    (difference,) = check_card(open_config(str(folder), "both")).differences
+    assert repr(line) in difference
