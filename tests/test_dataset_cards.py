@@ -14,7 +14,7 @@ from tests.conftest import GGUF
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "dataset_cards"
 NAMES = ["text_generation", "self_instruct", "evol_instruct", "magpie", "quickstart", "bootstrap"]
-RECORDED = ["text_generation", "self_instruct", "evol_instruct"]  # those with their rows and records
+RECORDED = ["text_generation", "self_instruct", "evol_instruct", "magpie", "quickstart", "bootstrap"]
 REWRITTEN = "self_instruct"  # each of the others takes minutes
 OTHER_RUN = [  # of the day, the machine and its speed, and the packages
     (r"begin \w+,|end \w+ -->", "mark"),
