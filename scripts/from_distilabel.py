@@ -18,15 +18,18 @@ import hashlib
 import json
 import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import TopologicalSorter
+from itertools import count
+from keyword import iskeyword
 from pathlib import Path
 from shlex import join
 from typing import Any
 
 import yaml
 
+import hfsynth
 from hfsynth import (
     LLM,
     VLLM,
@@ -57,6 +60,8 @@ _SILENT = {
     "tokenizer_mode", "skip_tokenizer_init", "base_url", "host", "endpoint", "follow_redirects",
 }  # fmt: skip
 """Settings without advice: they don't change rows, hfsynth finds them itself, or every translation reads them."""
+_RESERVED = {"Dataset", *hfsynth.__all__}
+"""Names that a recipe or the module of functions uses, and no function of a pipeline may have."""
 _NEUTRAL: tuple[Any, ...] = (None, False, "auto", "main", "", 0, {}, [])
 _SAMPLING = {"stop_sequences": "stop", "stop_strings": "stop"}
 _LLM_SETTINGS = {
@@ -66,6 +71,8 @@ _LLM_SETTINGS = {
 }
 """Kind of llm → its settings that are translated, or that don't influence the rows in hfsynth."""
 _FIELDS = {"torch_dtype": "dtype"}
+_DEFAULTS = {"revision": "main", "torch_dtype": "auto", "dtype": "auto", "device_map": "auto"}
+"""Setting of an llm → its text that stands for the default of hfsynth."""
 _SERVERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "OpenAILLM": ((), None),
     "ClientvLLM": (("http://localhost:8000/v1",), None),
@@ -120,7 +127,13 @@ class Translation:
         self.steps.append(step)
 
     def add_function(self, name: str, body: str) -> None:
-        """Add a step that is a function from dataset to dataset."""
+        """Add a step that is a function from dataset to dataset.
+
+        Args:
+            name: The function's name; what can't be in a name of Python is replaced.
+            body: Its code. Texts of the pipeline file are in it as their `repr`.
+        """
+        name = _identifier(name, {*self.functions, *_RESERVED})
         code = f"def {name}(dataset: Dataset) -> Dataset:\n    {body}\n"
         self.functions[name] = code
         self.steps.append({"function": name, "source": code})
@@ -342,8 +355,7 @@ def _keep_columns(node: Node, result: Translation) -> None:
     kept = [name for name in wanted if name not in ("model_name", "distilabel_metadata")]
     if len(kept) < len(wanted):
         result.advice.append(f"{node.name}: models and tokens are in the column generation_metadata, which is kept.")
-    listed = ", ".join(map(json.dumps, [*kept, "generation_metadata"]))
-    result.add_function(node.name, f"return dataset.select_columns([{listed}])")
+    result.add_function(node.name, f"return dataset.select_columns({[*kept, 'generation_metadata']!r})")
 
 
 def _load_from_hub(node: Node, result: Translation) -> None:
@@ -351,9 +363,9 @@ def _load_from_hub(node: Node, result: Translation) -> None:
     flags |= {"num_examples": "--max-rows"}
     _chosen(node, result, skip=tuple(flags))
     chosen = {flag: node.values.get(name) for name, flag in flags.items()}
-    result.flags += [
-        text for flag, value in chosen.items() if value not in (None, "train") for text in (flag, str(value))
-    ]
+    if chosen["--split"] == "train":  # the default of hfsynth as well
+        del chosen["--split"]
+    result.flags += [text for flag, value in chosen.items() if value is not None for text in (flag, str(value))]
     _rename_columns(node, result)
 
 
@@ -367,7 +379,7 @@ def _load_from_dicts(node: Node, result: Translation) -> None:
 
 def _rename_columns(node: Node, result: Translation) -> None:
     if node.outputs:
-        result.add_function(f"rename_{node.name}", f"return dataset.rename_columns({json.dumps(node.outputs)})")
+        result.add_function(f"rename_{node.name}", f"return dataset.rename_columns({node.outputs!r})")
 
 
 def _push_to_hub(node: Node, result: Translation) -> None:
@@ -404,6 +416,15 @@ def _chosen(node: Node, result: Translation, *names: str, skip: Sequence[str] = 
             result.advice.append(f"{node.name}: the setting {name}={value!r:.80} is left out.")
     found = {name: node.values[name] for name in names if node.values.get(name) is not None}
     return {name: value for name, value in found.items() if _hash(value) not in _OWN_PROMPTS}
+
+
+def _identifier(name: str, taken: Collection[str]) -> str:
+    """Return a name as an identifier of Python that is not taken, such as x_y for x-y."""
+    identifier = re.sub(r"\W", "_", name, flags=re.ASCII)
+    if not identifier.isidentifier() or iskeyword(identifier):
+        identifier = f"step_{identifier}"
+    numbered = (f"{identifier}_{number}" for number in count(2))
+    return identifier if identifier not in taken else next(other for other in numbered if other not in taken)
 
 
 def _hash(value: Any) -> str:
@@ -448,20 +469,21 @@ def _llm(node: Node, result: Translation, quiet: bool = False) -> LLM:
         return _vllm(values)
     if kind in _SERVERS:
         return _server(kind, values, needs_tokenizer=node.kind in ("Magpie", "MagpieGenerator", "UltraFeedback"))
-    settings = {name: values[name] for name in _LLM_SETTINGS["TransformersLLM"] if values.get(name) not in _NEUTRAL}
-    settings = {_FIELDS.get(name, name): value for name, value in settings.items()}
+    settings = {
+        _FIELDS.get(name, name): value for name, value in _own(values, *_LLM_SETTINGS["TransformersLLM"]).items()
+    }
     return TransformersLLM(values.get("model") or values.get("model_path") or "MODEL", **settings)
 
 
 def _vllm(values: Values) -> VLLM:
     engine = dict(values.get("extra_kwargs") or {})
     engine |= {"quantization": values["quantization"]} if values.get("quantization") else {}
-    names = ("dtype", "revision", "trust_remote_code")
-    return VLLM(
-        values["model"],
-        engine_kwargs=engine,
-        **{name: values[name] for name in names if values.get(name) not in _NEUTRAL},
-    )
+    return VLLM(values["model"], engine_kwargs=engine, **_own(values, "dtype", "revision", "trust_remote_code"))
+
+
+def _own(values: Values, *names: str) -> dict[str, Any]:
+    """Return the settings of an llm that differ from the defaults of hfsynth."""
+    return {name: values[name] for name in names if values.get(name) and values[name] != _DEFAULTS.get(name)}
 
 
 def _server(kind: str, values: Values, needs_tokenizer: bool) -> OpenAILLM:

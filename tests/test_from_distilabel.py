@@ -10,6 +10,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
+import hfsynth
 from hfsynth import VLLM, EchoLLM, OpenAILLM, Pipeline, SamplingParams, ScriptedLLM, Technique
 from hfsynth.recipe import read_recipe
 from tests.test_scripts import SCRIPTS, script
@@ -117,6 +118,53 @@ def test_own_mutation_templates_are_kept():
     step["mutation_templates"] = {"SHORTER": "Shorten this: <PROMPT>"}
     evolve = converter.translate(converter.read_nodes(yaml.safe_dump(saved))).steps[1]
     assert evolve.mutation_templates == {"SHORTER": "Shorten this: {{ instruction }}"}
+
+
+def changed(name, kind, **values):
+    """Return the translation of a saved pipeline in which the steps of a kind have other values."""
+    saved = yaml.load((SAVED / f"{name}.yaml").read_text(), converter._Loader)
+    for entry in saved["pipeline"]["steps"]:
+        if entry["step"]["type_info"]["name"] == kind:
+            entry["step"].update(values)
+    return converter.translate(converter.read_nodes(yaml.safe_dump(saved)))
+
+
+def test_only_the_default_of_split_is_left_out():
+    result = changed("templates", "LoadDataFromHub", config="train", split="train", revision="train", num_examples=0)
+    flags = ["--config", "train", "--dataset-revision", "train", "--max-rows", "0"]
+    assert result.flags == ["--dataset", "user/prompts", *flags]
+    saved = yaml.load((SAVED / "templates.yaml").read_text(), converter._Loader)
+    llm = next(one["step"]["llm"] for one in saved["pipeline"]["steps"] if "llm" in one["step"])
+    answer = changed("templates", "TextGeneration", llm={**llm, "revision": "auto"}).steps[0]
+    assert (answer.llm.revision, answer.llm.device_map) == ("auto", None)
+
+
+HOSTILE = "x(dataset):\n    pass\nraise SystemExit\ndef y"
+
+
+@pytest.mark.parametrize("name", ["keep-columns", "class", "2nd", "Judge", "Dataset", "ﬁ", HOSTILE])
+def test_step_of_any_name_becomes_one_function(name):
+    text = (SAVED / "instructions.yaml").read_text().replace("keep_columns_0", json.dumps(name))
+    result = converter.translate(converter.read_nodes(text))
+    (function,) = functions(result)
+    assert function.__name__ in result.functions
+    assert len(echo_pipeline(result).steps) == 4
+    assert not hasattr(hfsynth, function.__name__)
+
+
+def test_steps_of_similar_names_become_two_functions():
+    result = converter.Translation()
+    for name in ("keep-columns", "keep_columns", "keep.columns"):
+        result.add_function(name, "return dataset")
+    assert list(result.functions) == ["keep_columns", "keep_columns_2", "keep_columns_3"]
+
+
+def test_columns_of_any_name_stay_in_functions():
+    column = "😀 '\"\\\n]) or exit()#"
+    rows = Dataset.from_dict({"prompt": ["Why?"], "instruction": ["Why?"], "generation_metadata": ["{}"]})
+    (rename, *_) = functions(changed("preferences", "LoadDataFromHub", output_mappings={"prompt": column}))
+    (keep,) = functions(changed("instructions", "KeepColumns", columns=[column]))
+    assert keep(rename(rows)).column_names == [column, "generation_metadata"]
 
 
 @pytest.mark.parametrize("kind", ["tasks", "llms", "steps"])
