@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset, Features, Value
@@ -184,7 +184,10 @@ class CategorySampler(Sampler):
     Raises:
         ValueError: If a weight is out of range, a column or value is unknown, or forbidden combinations make the
             share of a value impossible.
+        ColumnError: When rows are sampled, if a row of the dataset has None or another value without weights.
     """
+
+    version: ClassVar[int] = 2
 
     weights: Mapping[str, Any] = field(
         default_factory=dict,
@@ -195,7 +198,7 @@ class CategorySampler(Sampler):
         default_factory=dict,
         metadata={
             "help": "{column: {other: {value: weights}}}: weights of a column in rows where the other column, sampled "
-            "or in the dataset, has that value. Values that are not listed use `weights`."
+            "or in the dataset, has that value. Values that are not listed, and None, use `weights`."
         },
     )
     forbidden: tuple[Any, ...] = field(
@@ -235,11 +238,15 @@ class CategorySampler(Sampler):
         return tuple(sorted(set(self._others.values()) - set(self._order)))
 
     def sample(self, indices: Sequence[int], batch: Batch) -> Columns:
-        """Return the values of some rows. Connected columns are drawn jointly, every other column by itself."""
+        """Return the values of some rows. Connected columns are drawn jointly, every other column by itself.
+
+        Raises:
+            ColumnError: If a column has no weights for the value of the dataset's column that they depend on.
+        """
         numbers = {column: _spread_numbers(self, column, indices) for column in ("", *self._order)}
         rows: list[dict[str, str]] = []
-        for place in range(len(indices)):
-            row = {column: str(batch[column][place]) for column in self.read_columns}
+        for place, index in enumerate(indices):
+            row = self._read_row({column: batch[column][place] for column in self.read_columns}, index)
             if self._connected:
                 row |= self._pick_combination(row, numbers[""][place])
             for column in self._order:
@@ -247,6 +254,23 @@ class CategorySampler(Sampler):
                     row[column] = self._distribution(column, row).pick(numbers[column][place])
             rows.append(row)
         return {column: [row[column] for row in rows] for column in self._order}
+
+    def _read_row(self, values: Mapping[str, Any], index: int) -> dict[str, str]:
+        """Return the values of the dataset's columns as texts, without those that are None.
+
+        Raises:
+            ColumnError: If a column has no weights for one of them.
+        """
+        row = {column: str(value) for column, value in values.items() if value is not None}
+        for column, other in self._others.items():
+            options = self.weights_by[column][other]
+            if other in values and column not in self.weights and row.get(other) not in options:
+                raise ColumnError(
+                    f"{self.name} has no weights of {column!r} for row {index}, where {other!r} is "
+                    f"{row.get(other)!r:.80}, only where it is one of {sorted(options)}; add weights[{column!r}] for "
+                    "all other values and None."
+                )
+        return row
 
     @cached_property
     def _others(self) -> dict[str, str]:
@@ -330,19 +354,10 @@ class CategorySampler(Sampler):
             self._check_values("forbidden", column, (value,))
 
     def _weights_in(self, column: str, row: Mapping[str, str]) -> _Weights:
-        """Return a column's weights in a row.
-
-        Raises:
-            ColumnError: If the column has no weights for the value of the column that they depend on.
-        """
+        """Return a column's weights in a row."""
         other = self._others.get(column, "")
-        options: Mapping[str, _Weights] = self.weights_by[column][other] if other else {}
-        weights = options.get(row[other]) if other else None
-        if weights is None and column not in self.weights:
-            raise ColumnError(
-                f"{self.name} has no weights of {column!r} where {other!r} is {row[other]!r:.80}, only where it is "
-                f"one of {sorted(options)}; add weights[{column!r}] for all other values."
-            )
+        options: Mapping[str, _Weights] = self.weights_by[column][other] if other in row else {}
+        weights = options.get(row[other]) if other in row else None
         own: _Weights = self.weights[column] if weights is None else weights
         return own
 
@@ -357,7 +372,7 @@ class CategorySampler(Sampler):
 
     def _pick_combination(self, row: Mapping[str, str], number: float) -> dict[str, str]:
         """Return a value for each connected column."""
-        read = tuple((name, row[name]) for name, values in self._read_by_connected.items() if row[name] in values)
+        read = tuple((name, row[name]) for name, values in self._read_by_connected.items() if row.get(name) in values)
         return dict(zip(self._connected, self._combinations(read).pick(number), strict=True))
 
     def _combinations(self, read: tuple[tuple[str, str], ...]) -> "_Distribution":
@@ -371,9 +386,7 @@ class CategorySampler(Sampler):
         """
         found: dict[Any, _Distribution] = vars(self).setdefault("_distributions_of_combinations", {})
         if read not in found:
-            found[read] = self._fit_combinations(
-                dict.fromkeys(self._read_by_connected, "any other value") | dict(read)
-            )
+            found[read] = self._fit_combinations(dict(read))
         return found[read]
 
     def _fit_combinations(self, row: Mapping[str, str]) -> "_Distribution":
@@ -590,6 +603,11 @@ def _checked_weights_by(column: str, options: Any) -> dict[str, dict[str, dict[s
             "values, such as {'topic': {'law': {'easy': 1, 'hard': 2}}}."
         )
     other = next(iter(options))
+    if None in by_value:
+        raise ValueError(
+            f"CategorySampler.{where}[{other!r}] has weights for None; rows in which {other!r} is None use "
+            f"weights[{column!r}]."
+        )
     checked = {
         str(value): _checked_weights(f"{where}[{other!r}][{value!r}]", weights) for value, weights in by_value.items()
     }

@@ -125,8 +125,28 @@ def test_values_of_a_second_category_need_no_default():
 
 def test_dataset_value_without_weights_is_an_error():
     sampler = CategorySampler(weights_by={"tone": {"lang": {"en": ("plain",)}}})
-    with pytest.raises(ColumnError, match=r"'tone' where 'lang' is 'ko'.*\['en'\].*weights\['tone'\]"):
+    with pytest.raises(ColumnError, match=r"'tone' for row 1, .*'lang' is 'ko'.*\['en'\].*weights\['tone'\]"):
         Dataset.from_dict({"lang": ["en", "ko"]}).map(sampler, batched=True, with_indices=True)
+
+
+NONE_AS_TEXT = {"lang": {"None": ("loud",), "any other value": ("loud",)}}
+
+
+def test_none_without_weights_is_an_error():
+    sampler = CategorySampler(weights_by={"tone": NONE_AS_TEXT})
+    with pytest.raises(ColumnError, match=r"'tone' for row 2, .*'lang' is None.*weights\['tone'\]"):
+        sampler.split(Dataset.from_dict({"lang": ["None", None]}), first=1)
+
+
+@pytest.mark.parametrize("forbidden", [(), ({"tone": "plain", "form": "poem"}, {"tone": "loud", "form": "proof"})])
+def test_none_has_the_weights_of_values_not_listed(forbidden):
+    weights = {"tone": ("plain",), "form": {"proof": 1}}
+    by_lang = {"tone": NONE_AS_TEXT, "form": {"lang": {"None": ("poem",), "any other value": ("poem",)}}}
+    rows = Dataset.from_dict({"lang": [None, "None", "ko"]})
+    sampler = CategorySampler(weights, weights_by=by_lang, forbidden=forbidden)
+    sampled = rows.map(sampler, batched=True, with_indices=True)
+    assert sampled["tone"][:] == ["plain", "loud", "plain"]
+    assert sampled["form"][:] == ["proof", "poem", "proof"]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +157,7 @@ def test_dataset_value_without_weights_is_an_error():
         ({"weights": {"a": {"x": -1}}}, r"weights\['a'\]\['x'\] is -1"),
         ({"weights": {"a": {"x": 0}}}, r"weights\['a'\] has no weight above 0"),
         ({"weights": {"a": (1, 2)}}, r"weights\['a'\] is .*must be texts"),
+        ({"weights_by": {"a": {"b": {None: ("x",)}}}}, r"weights_by\['a'\]\['b'\] .*None.*weights\['a'\]"),
         ({"weights_by": {"a": {"a": {"x": ("y",)}}}}, r"weights_by\['a'\].*second column"),
         ({"weights": {"a": ("x",)}, "weights_by": {"b": {"a": {"z": ("y",)}}}}, r"names 'z', which 'a' never is"),
         ({"weights": {"a": ["x", "z"]}, "weights_by": {"b": {"a": {"z": ("y",)}}}}, r"'a' is 'x'.*weights\['b'\]"),
