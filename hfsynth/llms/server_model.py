@@ -301,8 +301,8 @@ class RawEndpoint:
         choices = [choice for choice in found if isinstance(choice, Mapping)] if isinstance(found, list) else []
         choices.sort(key=lambda choice: choice.get("index", 0))
         scored = [(choice.get("logprobs") or {}).get("token_logprobs") or [] for choice in choices]
-        is_whole = [len(one) for one in scored] == [len(prompt) for prompt in prompts]
-        if not is_whole or any(value is None for one in scored for value in one[1:]):
+        lengths_match = [len(one) for one in scored] == [len(prompt) for prompt in prompts]
+        if not lengths_match or any(value is None for one in scored for value in one[1:]):
             raise RefusedError("the server doesn't score the tokens of a prompt (echo with logprobs)")
         return [[0.0, *map(float, one[1:])] for one in scored]
 
