@@ -25,6 +25,7 @@ from datasets import Dataset, Features, Value
 from numpy.typing import NDArray
 
 from hfsynth.config import Configuration, settle_fields
+from hfsynth.content_hash import hash_files
 from hfsynth.data import find_path, load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.flow import derive_seed
@@ -511,11 +512,9 @@ class PersonaSampler(Sampler):
         self._load()
 
     def files_state(self) -> str:
-        """Return the sizes and modification times of a file or of a folder's files; "" for a dataset on the Hub."""
+        """Return a hash of the contents of a file or of a folder's files; "" for a dataset on the Hub."""
         path = find_path(self.personas)
-        files = [] if path is None else [path] if path.is_file() else sorted(path.rglob("*"))
-        states = [file.stat() for file in files if file.is_file()]
-        return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
+        return "" if path is None else hash_files(path)
 
     def sample(self, indices: Sequence[int], batch: Batch) -> Columns:  # noqa: ARG002 - reads no column
         """Return the columns of a persona for each row."""

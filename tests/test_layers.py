@@ -20,7 +20,7 @@ LAYERS = [
     ["flow", "step", "progress"],
     ["similarity", "data"],
     ["chat", "choice_tree", "conversation", "thinking", "prompts", "parsing", "metadata"],
-    ["llm", "distributed", "config", "fingerprint", "secrets", "watchdog", "text", "errors"],
+    ["llm", "distributed", "config", "content_hash", "fingerprint", "secrets", "watchdog", "text", "errors"],
 ]
 """Modules and packages, from the top down: each imports from its own layer and from those below."""
 EXCEPTIONS = {

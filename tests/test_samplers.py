@@ -1,5 +1,6 @@
 """Samplers: shares of categories, constraints, personas, and their place in maps, pipelines, recipes and cards."""
 
+import os
 import pickle
 from collections import Counter
 
@@ -230,6 +231,17 @@ def test_changed_persona_file_changes_the_fingerprint(personas):
     personas.write_text('{"persona": "a baker"}\n')
     assert sampler.fingerprint() != before
     assert set(rows_of(sampler, 3)["persona"]) == {"a baker"}
+
+
+def test_copied_persona_files_keep_the_fingerprint(personas):
+    samplers = PersonaSampler(personas), PersonaSampler(personas.parent)
+    before = [sampler.fingerprint() for sampler in samplers]
+    os.utime(personas, (1, 1))
+    assert [sampler.fingerprint() for sampler in samplers] == before
+    status = personas.stat()
+    personas.write_text(personas.read_text().replace("persona 7", "persona X"))
+    os.utime(personas, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [sampler.fingerprint() == old for sampler, old in zip(samplers, before, strict=True)] == [False, False]
 
 
 def chain(personas):

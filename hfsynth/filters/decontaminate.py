@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+from hfsynth.content_hash import hash_files
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.similarity.ngrams import NgramIndex, benchmark_parts, index_passages, passages
 
@@ -62,10 +63,9 @@ class Decontaminate(TextFilter):
                 raise ValueError(f"the benchmark {benchmark!r} can't be read: {error}") from error
 
     def files_state(self) -> str:
-        """Return the size and the modification time of each benchmark that is a file."""
+        """Return a hash of the contents of each benchmark that is a file or a folder."""
         paths = (Path(benchmark).expanduser() for benchmark in self.benchmarks)
-        states = (path.stat() for path in paths if path.is_file())
-        return " ".join(f"{state.st_size}-{state.st_mtime_ns}" for state in states)
+        return " ".join(hash_files(path) for path in paths if path.exists())
 
     def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:  # noqa: ARG002
         """Look up the n-grams of each text in the index of the benchmarks."""

@@ -19,6 +19,7 @@ from huggingface_hub import RepoCard, try_to_load_from_cache
 
 from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.config import Configuration, settle_fields
+from hfsynth.content_hash import hash_file
 from hfsynth.errors import GenerationError
 from hfsynth.llm import LLM, Origin
 from hfsynth.secrets import redact
@@ -35,8 +36,6 @@ _SETTINGS = {".json", ".jinja", ".model", ".py", ".tiktoken", ".txt"}  # tokeniz
 _WEIGHTS = {".bin", ".safetensors"}
 _TEMPLATES = "additional_chat_templates"  # the one folder inside a model's folder that a tokenizer reads
 _HASHED = 256 * 1024**2  # bytes; in a larger file, only some blocks are hashed
-_BLOCK, _BLOCKS = 64 * 1024, 256  # bytes of a block; number of blocks, evenly spaced from the first to the last
-_DIGESTS: dict[tuple[str, int, int, int, int], str] = {}  # path, size, times and inode → digest of the content
 _COMMITS: dict[tuple[str, str | None], str] = {}  # name on the Hub, revision → commit
 
 
@@ -252,7 +251,7 @@ def _folder_digest(folder: Path, gguf_file: str | None) -> str:
     """Hash the files that loading a model reads from a folder and, for an adapter, those of its base model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, path in sorted(_read_files(folder, gguf_file)):
-        digest.update(f"{name}\0{_file_digest(path)}\n".encode())
+        digest.update(f"{name}\0{hash_file(path, _HASHED)}\n".encode())
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         digest.update(_base_state(adapter).encode())
@@ -283,28 +282,6 @@ def _base_state(adapter: Path) -> str:
     if not isinstance(base, str) or Path(base).resolve() == adapter.parent.resolve():
         return ""
     return files_state(base, configuration.get("revision"))
-
-
-def _file_digest(path: Path) -> str:
-    """Hash a file's content. A process hashes it again only after its size, times or inode changed."""
-    found = path.stat()
-    key = str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-    if key not in _DIGESTS:
-        digest = hashlib.blake2b(str(found.st_size).encode(), digest_size=16)
-        with path.open("rb") as file:
-            for start, length in _blocks(found.st_size):
-                file.seek(start)
-                digest.update(file.read(length))
-        _DIGESTS[key] = digest.hexdigest()
-    return _DIGESTS[key]
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    """Return which parts of a file of this size are hashed: (start, length), in bytes."""
-    if size <= _HASHED:
-        yield from ((start, 1 << 20) for start in range(0, size, 1 << 20))
-    else:
-        yield from (((size - _BLOCK) * block // (_BLOCKS - 1), _BLOCK) for block in range(_BLOCKS))
 
 
 def _hub_commit(model: str, revision: str | None, file: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import pytest
@@ -87,6 +88,15 @@ def test_run_missing_benchmark_fails_before_generating(tmp_path):
     with pytest.raises(ValueError, match=r"'gone\.jsonl'"):
         pipeline.run(Dataset.from_dict({"instruction": ["a"]}), run_dir=tmp_path / "run")
     assert not log.exists()
+
+
+def test_copied_benchmark_keeps_the_fingerprint(quiz, tmp_path):
+    filters = Decontaminate(benchmarks=(quiz,)), Decontaminate(benchmarks=(str(tmp_path),))
+    before = [filter.fingerprint() for filter in filters]
+    os.utime(quiz, (1, 1))
+    assert [filter.fingerprint() for filter in filters] == before
+    (tmp_path / "quiz.jsonl").write_text('{"question": "Who was the second queen of this large country?"}')
+    assert [filter.fingerprint() == old for filter, old in zip(filters, before, strict=True)] == [False, False]
 
 
 def test_run_changed_benchmark_runs_the_filter_anew(tmp_path):
