@@ -24,7 +24,7 @@ from hfsynth.distributed import is_main_process
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Outcome, Row, run_flows
 from hfsynth.llm import Completion, Request
-from hfsynth.metadata import failed_rows
+from hfsynth.metadata import dropped_rows, failed_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
@@ -248,7 +248,7 @@ def _trace_dataset_step(step: DatasetStep, dataset: Dataset) -> tuple[list[Trace
     seconds = time.monotonic() - start
     if drops is None:
         return [], seconds, output
-    drop_by_row = {drop["row"]: drop for drop in drops}
+    drop_by_row = {drop["row"]: drop for drop in dropped_rows(drops)}
     failed = failed_rows(dataset)
     rows = [_filtered_row(index, drop_by_row.get(index), index not in failed) for index in range(len(dataset))]
     return rows, seconds, output

@@ -44,6 +44,8 @@ FAILURE_FEATURES = Features(
     }
 )
 """Columns of a failures dataset: rows on which a technique failed, and rows that a filter dropped."""
+PART_RULES = frozenset({"between_responses"})
+"""Rules of failures that drop a part of a row, while the row stays."""
 _BATCH_ROWS = 10_000
 
 
@@ -127,6 +129,12 @@ def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:
     sources = {"reason": "error"}
     columns = {name: [entry.get(sources.get(name, name), "") for entry in entries] for name in FAILURE_FEATURES}
     return Dataset.from_dict(columns, features=FAILURE_FEATURES)
+
+
+def dropped_rows(failures: Dataset) -> Dataset:
+    """Return the failures without those that drop only a part of their row (`PART_RULES`)."""
+    places = [place for place, rule in enumerate(failures["rule"]) if rule not in PART_RULES]
+    return failures if len(places) == len(failures) else failures.select(places)
 
 
 @dataclass

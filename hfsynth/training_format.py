@@ -68,10 +68,13 @@ class TrainingFormat(Configuration, DatasetStep):
 
     The prompt is an instruction or a conversation. The completion is a response, each text of a list of generations,
     or the last turn of the conversation. A preference comes from a pair of columns, or pairs the responses with the
-    highest and the lowest `score`, among a list of generations or the rows with the same prompt. The columns that are
-    read are replaced; others stay. A row that lacks a part is dropped, with one of these reasons: `no_prompt`,
+    highest and the lowest `score`, among the generations of all rows with the same prompt. The columns that are read
+    are replaced; others stay. If the two responses of a pair come from different rows, the other columns, the score
+    too, are those of the row with the chosen response; the row with the rejected one has no row of its own in the
+    result, and its other columns are lost. A row that lacks a part is dropped, with one of these reasons: `no_prompt`,
     `no_completion`, `no_score`, `no_difference` (all scores of a prompt, or both responses, are equal), `between`
-    (neither the highest nor the lowest score), `unreadable`.
+    (neither the highest nor the lowest score), `unreadable`. A failure with `between_responses` has the other
+    responses of a row that has one of the pair.
 
     >>> rows = Dataset.from_dict({"instruction": ["Name a fruit."], "generation": ["A fig."]})
     >>> TrainingFormat("prompt-completion")(rows)[0]["completion"]
@@ -202,7 +205,7 @@ class TrainingFormat(Configuration, DatasetStep):
                     rule, value = (error.reason, "") if error.reason in _RULES else ("unreadable", error.reason)
                     dropped[start + place] = _Dropped(rule, value, json.dumps(row, ensure_ascii=False, default=str))
             start += len(batch[names[0]])
-        written = dict(self._rows(examples, dropped))
+        written = dict(self._rows(examples, dropped, is_paired=bool(sources.rejected)))
         column = {"step": self.name, "column": sources.instruction}
         entries = [
             {**column, "row": first + row, "error": one.rule, "raw": one.raw, "rule": one.rule, "value": one.value}
@@ -210,18 +213,30 @@ class TrainingFormat(Configuration, DatasetStep):
         ]
         return Split(self._written(dataset, features, written, failed), failures_dataset(entries))
 
-    def _rows(self, examples: Sequence[_Example], dropped: dict[int, _Dropped]) -> Iterator[tuple[int, list[_Row]]]:
-        """Yield (index of a source row, its new rows), and add the dropped rows to `dropped`."""
+    def _rows(
+        self, examples: Sequence[_Example], dropped: dict[int, _Dropped], is_paired: bool
+    ) -> Iterator[tuple[int, list[_Row]]]:
+        """Yield (index of a source row, its new rows), and add the dropped rows to `dropped`.
+
+        Args:
+            examples: The examples of all rows.
+            dropped: Index of a source row → why it, or some of its responses, were dropped.
+            is_paired: Whether each row has a chosen and a rejected response of its own.
+        """
         if self.type == "preference":
-            yield from _pairs(examples, dropped)
+            groups: dict[Any, list[_Example]] = {}
+            for one in examples:
+                key = one.row if is_paired else json.dumps(one.prompt, sort_keys=True, default=str)
+                groups.setdefault(key, []).append(one)
+            for group in groups.values():
+                yield from _pair(group, dropped)
             return
         rows: dict[int, list[_Row]] = {}
         for one in examples:
             values = {"messages": [*one.prompt, *one.completion], "prompt": one.prompt, "completion": one.completion}
             label = {"label": one.score} if self.type == "unpaired-preference" else {}
             new = {name: value for name, value in {**values, **label}.items() if name in COLUMNS[self.type]}
-            if self.type != "prompt-only" or not rows.get(one.row):
-                rows.setdefault(one.row, []).append(new)
+            rows.setdefault(one.row, []).append(new)
         yield from rows.items()
 
     def _written(
@@ -268,22 +283,23 @@ def _plain(value: Any) -> Any:
     return [dict(message) for message in value] if isinstance(value, tuple | list) else value
 
 
-def _pairs(examples: Sequence[_Example], dropped: dict[int, _Dropped]) -> Iterator[tuple[int, list[_Row]]]:
-    """Yield a pair for each prompt: the responses with the highest and the lowest score, unless these are equal."""
-    groups: dict[str, list[_Example]] = {}
-    for one in examples:
-        groups.setdefault(json.dumps(one.prompt, sort_keys=True, default=str), []).append(one)
-    for group in groups.values():
-        scores = [one.score for one in group]
-        best, worst = group[scores.index(max(scores))], group[scores.index(min(scores))]
-        if best.score == worst.score:
-            for one in group:
-                dropped[one.row] = _Dropped("no_difference", str(one.score), _answer(one))
-            continue
-        for one in group:
-            if one.row not in (best.row, worst.row):
-                dropped[one.row] = _Dropped("between", str(one.score), _answer(one))
+def _pair(group: Sequence[_Example], dropped: dict[int, _Dropped]) -> Iterator[tuple[int, list[_Row]]]:
+    """Yield the pair of a prompt: the responses with the highest and the lowest score, unless these are equal."""
+    scores = [one.score for one in group]
+    best, worst = group[scores.index(max(scores))], group[scores.index(min(scores))]
+    is_equal = best.score == worst.score
+    if not is_equal:
         yield best.row, [{"prompt": best.prompt, "chosen": best.completion, "rejected": worst.completion}]
+    left: dict[int, list[_Example]] = {}
+    for one in group:
+        if is_equal or (one is not best and one is not worst):
+            left.setdefault(one.row, []).append(one)
+    for row, several in left.items():
+        rule = "between_responses" if row in (best.row, worst.row) else "between"
+        answers = [_answer(one) for one in several]
+        raw = answers[0] if len(answers) == 1 else json.dumps(answers, ensure_ascii=False)
+        values = ", ".join(str(one.score) for one in several)
+        dropped[row] = _Dropped("no_difference" if is_equal else rule, values, raw)
 
 
 def _answer(example: _Example) -> str:

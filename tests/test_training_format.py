@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, Json, List, Value, load_dataset
 
-from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, TextGeneration, TrainingFormat, save
+from hfsynth import ColumnError, EchoLLM, EvolInstruct, Magpie, Pipeline, TextGeneration, TrainingFormat, run, save
 from hfsynth.cli import RunArguments, run_and_save
 from tests.conftest import package_folder
 from tests.tiny_chat import byte_tokenizer, save_chat_model
@@ -93,7 +93,40 @@ def test_preference_of_generations_is_the_best_and_the_worst():
     kept, dropped = TrainingFormat("preference").split(rows)
     assert kept["chosen"][:] == [[assistant("y")]]
     assert kept["rejected"][:] == [[assistant("x")]]
-    assert dropped["rule"][:] == ["no_difference"]
+    records = zip(*(dropped[name] for name in ("row", "rule", "value", "raw")), strict=True)
+    assert list(records) == [
+        (0, "between_responses", "1", "z"), (1, "no_difference", "1, 1, 1", '["x", "y", "z"]')
+    ]  # fmt: skip
+
+
+def test_preference_of_lists_records_all_other_responses():
+    rows = Dataset.from_dict(
+        {"instruction": ["a"] * 3, "generation": [["p", "q"], ["r", "s"], ["t", "u"]], "source": ["1", "2", "3"]}
+        | {"reward": [[5, 3], [2, 4], [1, 3]]}
+    )
+    kept, dropped = TrainingFormat("preference").split(rows)
+    assert (kept["chosen"][0], kept["rejected"][0]) == ([assistant("p")], [assistant("t")])
+    assert (kept["source"][:], kept["reward"][:]) == (["1"], [[5, 3]])
+    records = zip(*(dropped[name] for name in ("row", "rule", "value", "raw")), strict=True)
+    assert list(records) == [
+        (0, "between_responses", "3", "q"), (1, "between", "2, 4", '["r", "s"]'), (2, "between_responses", "3", "u")
+    ]  # fmt: skip
+
+
+def test_row_that_loses_a_response_does_not_count_as_dropped():
+    rows = Dataset.from_dict({"instruction": ["a"], "generation": [["x", "y", "z"]], "reward": [[0, 2, 1]]})
+    pipeline = Pipeline((TrainingFormat("preference"),))
+    result = run(pipeline, rows, quiet=True)
+    assert result.failures["rule"][:] == ["between_responses"]
+    assert (result.record.steps[0].dropped, result.record.steps[0].stopped) == (0, {"": 1})
+    assert pipeline.preview(rows, n=1).steps[0].rows[0].rows_out == 1
+
+
+def test_pairs_of_columns_with_one_prompt_all_stay():
+    rows = Dataset.from_dict({"instruction": ["a", "a"], "chosen": ["w", "x"], "rejected": ["y", "z"]})
+    kept, dropped = TrainingFormat("preference").split(rows)
+    assert [pair[0]["content"] for pair in kept["rejected"]] == ["y", "z"]
+    assert len(dropped) == 0
 
 
 def test_preference_of_rows_pairs_those_of_one_prompt():

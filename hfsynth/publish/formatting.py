@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from datasets import Dataset, DatasetDict
 
-from hfsynth.metadata import failed_rows
+from hfsynth.metadata import dropped_rows, failed_rows
 from hfsynth.run_record import RunRecord, StepRecord, records, replace_last_record
 from hfsynth.training_format import TrainingFormat
 
@@ -45,7 +45,7 @@ def _step_record(before: Dataset, part: tuple[Dataset, Dataset], form: TrainingF
         form.node(before.column_names),
         rows_in=len(before) - len(failed_rows(before)),
         rows_out=len(kept) - len(failed_rows(kept)),
-        stopped=dict(Counter(dropped["rule"])),
+        stopped=dict(Counter(dropped_rows(dropped)["rule"])),
     )
 
 

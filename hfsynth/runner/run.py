@@ -23,7 +23,7 @@ from hfsynth.config import Configuration
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ColumnError, RunError
 from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_failures
+from hfsynth.metadata import METADATA_COLUMN, dropped_rows, failures_dataset, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
@@ -555,4 +555,6 @@ class _Failures:
         if self.has_transient:
             lines.append("the same command retries rows that failed because of a server, memory or a device")
         listed = "".join(f"\n  {line}" for line in lines)
-        logger.warning("%d rows failed or were dropped; see %s%s", len(failures), self.file, listed)
+        lost = len(dropped_rows(failures))
+        parts = f", and {len(failures) - lost} lost responses" if lost < len(failures) else ""
+        logger.warning("%d rows failed or were dropped%s; see %s%s", lost, parts, self.file, listed)

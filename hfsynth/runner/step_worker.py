@@ -27,7 +27,7 @@ from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
 from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
-from hfsynth.metadata import METADATA_COLUMN, StepTally, failed_rows, failures_dataset, step_failures
+from hfsynth.metadata import METADATA_COLUMN, StepTally, dropped_rows, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, StepFolder
@@ -715,7 +715,7 @@ def run_dataset_step(
             if dropped is not None:
                 folder.save_dropped(dropped)
                 tally.stopped.update({"": len(kept) - failed})
-                tally.stopped.update(dropped["rule"])
+                tally.stopped.update(dropped_rows(dropped)["rule"])
             folder.finish(_tables(kept), record)
     except FileNotFoundError:
         if not folder.finished:  # if finished, another process was first, and removed this one's files
