@@ -1,7 +1,7 @@
 """Read conversations in the formats of datasets: role/content, ShareGPT's from/value, dicts of lists, JSON texts."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Json, LargeList, List, Value
@@ -24,6 +24,7 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
+_READ_FIELDS = ("role", "content", "from", "value", "function_call", *EXTRA_FIELDS)
 _CALL_ROLES = ("function_call", "tool_call")  # ShareGPT turns whose text is the JSON of a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _SHAPES = "lists of messages with role and content, or from and value; dicts of such lists; or the JSON text of either"
@@ -42,15 +43,15 @@ def read_conversation(column: str, value: object) -> tuple[Message, ...]:
             the lists of roles and contents; or the JSON text of either.
 
     Raises:
-        RowError: If the value is none of these, a role is unknown, or a part of a content is not text but, say, an
-            image.
+        RowError: If the value is none of these, its JSON can't be read, a dict's lists have unequal lengths, a role is
+            unknown, or a part of a content is not text but, say, an image.
 
     >>> read_conversation("messages", [{"role": "user", "content": "Hi", "date": None}])
     ({'role': 'user', 'content': 'Hi'},)
     >>> read_conversation("conversations", '[{"from": "human", "value": "Hi"}]')
     ({'role': 'user', 'content': 'Hi'},)
     """
-    messages: Any = _rows(_from_json(column, value))
+    messages: Any = _rows(column, _from_json(column, value))
     is_list = not isinstance(messages, (str, bytes, Mapping)) and isinstance(messages, Iterable)
     if not is_list or not (listed := list(messages)):
         raise RowError(f"{column} is not a list of role and content: {value!r:.200}")
@@ -71,9 +72,10 @@ def read_tools(column: str, value: object) -> tuple[dict[str, Any], ...]:
     ({'type': 'function', 'function': {'name': 'now'}},)
     """
     tools = _from_json(column, value) if value else []
-    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in map(_parsed, tools)):
+    schemas = [_from_json(column, tool) for tool in tools] if isinstance(tools, list | tuple) else [tools]
+    if not isinstance(tools, list | tuple) or not all(isinstance(schema, Mapping) for schema in schemas):
         raise RowError(f"{column} is not a list of tools as JSON schemas: {value!r:.200}")
-    return tuple(_without_none(_parsed(tool)) for tool in tools)
+    return tuple(_without_none(schema) for schema in schemas)
 
 
 def conversation_fault(kind: Any) -> str:
@@ -126,8 +128,12 @@ def content_text(content: object) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def _from_json(column: str, value: object) -> object:
-    """Return the value of a JSON list or object; return any other value unchanged."""
+def _from_json(column: str, value: object) -> Any:
+    """Return the value of a JSON list or object; return any other value unchanged.
+
+    Raises:
+        RowError: If a text that begins as one is not JSON.
+    """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -136,18 +142,25 @@ def _from_json(column: str, value: object) -> object:
         raise RowError(f"{column} is not JSON: {error.msg} (column {error.colno})", value) from error
 
 
-def _rows(value: object) -> object:
-    """Return the messages of a dict of lists, or of a dict with a key such as "messages"; return others unchanged."""
+def _rows(column: str, value: object) -> object:
+    """Return the messages of a dict of lists, or of a dict with a key such as "messages"; return others unchanged.
+
+    Raises:
+        RowError: If the lists that are read have unequal lengths.
+    """
     if not isinstance(value, Mapping):
         return value
     for name in ("messages", "conversations", "conversation"):
         if isinstance(value.get(name), list | tuple):
             return value[name]
-    lists = {name: one for name, one in value.items() if isinstance(one, list | tuple)}
-    longest = max(map(len, lists.values()), default=0)
+    lists = {name: value[name] for name in _READ_FIELDS if isinstance(value.get(name), list | tuple)}
     if not any(set(lists) >= pair for pair in ({"role", "content"}, {"from", "value"})):
         return value
-    return [{name: one[place] for name, one in lists.items() if len(one) == longest} for place in range(longest)]
+    lengths = {name: len(one) for name, one in lists.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{length} of {name}" for name, length in lengths.items())
+        raise RowError(f"{column} has lists of unequal lengths: {listed}")
+    return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
 
 
 def _read_message(column: str, message: object) -> Message:
@@ -156,7 +169,7 @@ def _read_message(column: str, message: object) -> Message:
     Raises:
         RowError: If it has no role, has neither text nor tool calls, or has a part that is not text.
     """
-    message = _parsed(message)
+    message = _from_json(column, message)
     if isinstance(message, Mapping) and message.get("role") is None and isinstance(message.get("from"), str):
         message = _from_sharegpt(column, message)
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or not message["role"]:
@@ -169,8 +182,10 @@ def _read_message(column: str, message: object) -> Message:
     except ValueError as error:
         raise RowError(f"{column} has a turn of {role!r} with {error}") from None
     read: Any = {"role": role, "content": "" if text is None else text}
-    call = message.get("function_call")  # the older form of OpenAI's format
-    legacy = [{"type": "function", "function": _parsed(call)}] if call else None
+    call = _from_json(column, message.get("function_call"))  # the older form of OpenAI's format
+    if call and not isinstance(call, Mapping):
+        raise RowError(f"{column} has a function_call that is not a call: {call!r:.200}")
+    legacy = [{"type": "function", "function": call}] if call else None
     for field in EXTRA_FIELDS:
         value = message.get(field) or (legacy if field == "tool_calls" else None)
         if value:
@@ -206,20 +221,11 @@ def _from_sharegpt(column: str, message: Mapping[str, Any]) -> Mapping[str, Any]
 
 def _read_calls(column: str, value: object) -> list[Any]:
     """Return tool calls from a list, or from the JSON text of a list."""
-    calls = _from_json(column, value)
-    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in map(_parsed, calls)):
+    listed = _from_json(column, value)
+    calls = [_from_json(column, call) for call in listed] if isinstance(listed, list | tuple) else [listed]
+    if not isinstance(listed, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise RowError(f"{column} has tool_calls that are not a list of calls: {value!r:.200}")
-    return [_without_none(_parsed(call)) for call in calls]
-
-
-def _parsed(value: object) -> Any:
-    """Return the object of a JSON text; return any other value unchanged."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
+    return [_without_none(call) for call in calls]
 
 
 def _without_none(value: Any) -> Any:

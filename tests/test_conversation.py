@@ -49,6 +49,48 @@ def test_conversation_of_any_shape_is_read(value):
     assert read_conversation("messages", value) == TALK
 
 
+@pytest.mark.parametrize(
+    ("value", "lengths"),
+    [
+        ({"role": ["user", "assistant"], "content": ["Hi"]}, ["2 of role", "1 of content"]),
+        ({"from": ["human"], "value": ["Hi", "Ho"]}, ["1 of from", "2 of value"]),
+        ({"role": ["user"], "content": ["Hi"], "reasoning": []}, ["1 of role", "0 of reasoning"]),
+        ({"role": ["user"], "content": ["Hi"], "tool_calls": [None, CALL]}, ["1 of content", "2 of tool_calls"]),
+    ],
+)
+def test_dict_of_unequal_lists_fails_its_row(value, lengths):
+    with pytest.raises(RowError, match=r"^talk ") as error:
+        read_conversation("talk", value)
+    assert [length for length in lengths if length not in error.value.reason] == []
+
+
+def test_longer_list_that_is_not_read_is_ignored():
+    value = {"role": ["user", "assistant"], "content": ["Hi", "Ho"], "labels": ["a", "b", "c"]}
+    assert read_conversation("talk", value) == TALK
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ['{"role": "user"'],
+        [{"role": "assistant", "content": "", "function_call": '{"name": "now"'}],
+        [{"role": "assistant", "content": "", "tool_calls": ['{"function": ']}],
+        [{"role": "assistant", "content": "", "tool_calls": '[{"function": '}],
+        [{"from": "function_call", "value": '{"name": '}],
+    ],
+)
+def test_broken_json_fails_its_row(value):
+    with pytest.raises(RowError, match="x is not JSON"):
+        read_conversation("x", value)
+    with pytest.raises(RowError, match="tools is not JSON"):
+        read_tools("tools", ['{"type": "function"'])
+
+
+def test_function_call_without_a_call_fails_its_row():
+    with pytest.raises(RowError, match=r"x has a function_call .*'now'"):
+        read_conversation("x", [{"role": "assistant", "content": "", "function_call": "now"}])
+
+
 def test_sharegpt_call_becomes_a_tool_call():
     call = {"name": "get_weather", "arguments": {"city": "Oslo"}}
     turns = [{"from": "function_call", "value": json.dumps(call)}, {"from": "observation", "value": "4 degrees"}]
