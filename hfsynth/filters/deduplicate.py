@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
+from hfsynth.content_hash import hash_files
 from hfsynth.data import find_path
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.similarity.embeddings import check_installed, embed, match_near
@@ -93,6 +94,11 @@ class Deduplicate(TextFilter):
         if self.by == "embeddings":
             check_installed()
             find_path(self.model)
+
+    def files_state(self) -> str:
+        """Return a hash of the contents of the embedding model's folder; "" if there is none."""
+        path = find_path(self.model) if self.by == "embeddings" else None
+        return "" if path is None else hash_files(path)
 
     def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
         """Match each text with the texts that were kept."""

@@ -1,3 +1,4 @@
+import os
 import pickle
 import sys
 
@@ -55,6 +56,16 @@ def test_deduplicate_missing_model_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"'.*no-model', revision None"):
         list(Deduplicate("embeddings", model=str(tmp_path / "no-model")).decide(FRUIT, []))
+
+
+def test_deduplicate_hash_changes_with_the_models_files(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    filters = Deduplicate("embeddings", model=str(tmp_path)), Deduplicate("minhash", model=str(tmp_path))
+    before = [filter.fingerprint() for filter in filters]
+    os.utime(tmp_path / "config.json", (1, 1))
+    assert [filter.fingerprint() for filter in filters] == before
+    (tmp_path / "config.json").write_text("[]")
+    assert [filter.fingerprint() == old for filter, old in zip(filters, before, strict=True)] == [False, True]
 
 
 def test_deduplicate_without_the_package_names_the_extra(monkeypatch):
