@@ -48,7 +48,7 @@ _EXPECTED = (ColumnError, ChatTemplateError, GenerationError, RunError, PushErro
 
 @dataclass(frozen=True)
 class RunArguments:
-    """What a script reads and writes."""
+    """Input and output of a script."""
 
     dataset: str | None = field(
         default=None,

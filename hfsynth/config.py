@@ -301,7 +301,7 @@ def from_plain(kind: Any, value: Any) -> Any:
 
 _REFUSED: Any = object()
 _Rule = tuple[Callable[[Any], Any], str]
-"""What brings a value to a type or returns `_REFUSED`, and how an error names the type."""
+"""A function that converts a value to a type or returns `_REFUSED`, and the name of the type in errors."""
 
 
 def settle_fields(configuration: Any) -> None:

@@ -62,7 +62,7 @@ VERSIONS = ("evolved_instructions", "answers")
 """Columns with lists of texts, of which the last one is read."""
 
 Part = Literal["instruction", "response"]
-"""What to read of a conversation: its first user turn, or its last turn, if that is the assistant's."""
+"""The turn to read of a conversation: its first user turn, or its last turn, if that is the assistant's."""
 
 _BOM = b"\xef\xbb\xbf"
 _INDEX_COLUMN = "__index_level_0__"  # the first fields of rows that have more than the header

@@ -16,8 +16,8 @@ MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function",
 """Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
 Need = Literal["user turn", "choices", "schema"]
-"""What a technique may need of an llm besides answers to chats: a turn written as the user, choices scored, an answer
-kept to a JSON schema."""
+"""Abilities of an llm that a technique may need besides answers to chats: a turn written as the user, scores of choices,
+an answer that follows a JSON schema."""
 SameRows = Literal["row", "chunk", "none"]
 """Which rows a repeated run reproduces, on the same device, dtype and package versions. "row": every row, whatever
 else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none for sure."""
@@ -110,7 +110,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """What an llm wrote for one request, or how it scored one's choices."""
+    """The text that an llm wrote for one request, or its scores of the request's choices."""
 
     text: str
     """The text, without end tokens, stop texts and thinking. Of a request with choices, the likeliest one, on a
@@ -130,7 +130,7 @@ class Completion:
     written: str = ""
     """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
     thinking: str | None = None
-    """What the model thought before it answered; None for a model that doesn't."""
+    """The thoughts before the answer; None if the model wrote none."""
     error: str = ""
     """Why it couldn't be written, or not to its end, where `finish_reason` is "error" or "refused"."""
     scores: tuple[float, ...] = ()
@@ -249,7 +249,7 @@ class LLM(ABC):
 
     @property
     def same_rows(self) -> SameRows:
-        """What the llm promises of a repeated run, for the record and the card.
+        """Which rows of a repeated run are equal, for the record and the card.
 
         A run lets the rows of its next chunks in while earlier chunks are still being completed. With "chunk", rows
         then depend on how many processes share the chunks, and `deterministic=True` completes one chunk after the

@@ -102,7 +102,7 @@ class Step(ABC):
 
     @property
     def same_rows(self) -> SameRows | None:
-        """What the step's llm promises of a repeated run; None for a step without an llm."""
+        """Which rows of a repeated run are equal, by the step's llm; None for a step without an llm."""
         return None
 
     @property

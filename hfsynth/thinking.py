@@ -15,15 +15,15 @@ _AS_DATA = re.compile(r"""['"]thinking['"]""")  # a list of parts that a templat
 
 @dataclass(frozen=True)
 class ThinkingMarkers:
-    """What a model writes around its thoughts."""
+    """The markers around the thoughts of a model."""
 
     opening: str
     closing: str
-    """What ends the thoughts and begins the answer."""
+    """Marker between the thoughts and the answer."""
     direct: str = ""
-    """What begins an answer without thoughts; "" where nothing does."""
+    """Marker before an answer without thoughts; "" if there is none."""
     answer_end: str = ""
-    """What ends an answer, if that is a marker."""
+    """Marker after an answer; "" if there is none."""
 
 
 THINKING = (
@@ -48,9 +48,9 @@ Seed-OSS, Kimi, OpenThinker, Apriel."""
 def derive_markers(render: Callable[[list[dict[str, Any]], bool], str | None]) -> tuple[ThinkingMarkers, ...]:
     """Find the markers of a chat template.
 
-    A thought is rendered before an answer, under each of the names that templates have for it. What stands before,
-    between and after the two are the markers. Where none is rendered, a marker that only the generation prompt ends
-    with opens thoughts, and the closing one is its counterpart.
+    A thought is rendered before an answer, under each of the names that templates have for it. The texts before,
+    between and after the two are the markers. If no thought is rendered and only the generation prompt ends with a
+    marker, this marker opens the thoughts, and its counterpart closes them.
 
     Args:
         render: (messages, add_generation_prompt) → text, or None where the template refuses the messages.

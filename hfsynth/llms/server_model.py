@@ -332,7 +332,7 @@ class ServerModel:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the server reports about itself and the model, and the request fields that it doesn't know."""
+        """The server's reports about itself and the model, and the request fields that it doesn't know."""
         left_out = {"left_out": ", ".join(sorted(self._sender.left_out))} if self._sender.left_out else {}
         return {**self._facts, **left_out}
 
