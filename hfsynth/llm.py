@@ -16,8 +16,8 @@ MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function",
 """Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
 Need = Literal["user turn", "choices", "schema"]
-"""Abilities of an llm that a technique may need besides answers to chats: a turn written as the user, scores of choices,
-an answer that follows a JSON schema."""
+"""Abilities of an llm that a technique may need besides answers to chats: a turn written as the user, scores of
+choices, an answer that follows a JSON schema."""
 SameRows = Literal["row", "chunk", "none"]
 """Which rows a repeated run reproduces, on the same device, dtype and package versions. "row": every row, whatever
 else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none for sure."""
