@@ -1,9 +1,9 @@
-"""Describe the code of a user's class or function as text to be hashed. Edits change the text, comments don't.
+"""Hash the contents of files; describe the code of a user's class or function as text to be hashed.
 
-Pickle stores only the name of an importable class or function, so without this text a cache would return the results
-of older code. The text has the bytecode of functions and methods, and of everything that they use of the user's
-modules: other functions and classes, base classes, closures, and the values of globals. Of hfsynth, the standard
-library and installed packages it has only names.
+Edits of code change its text, comments don't. Pickle stores only the name of an importable class or function, so
+without this text a cache would return the results of older code. The text has the bytecode of functions and methods,
+and of everything that they use of the user's modules: other functions and classes, base classes, closures, and the
+values of globals. Of hfsynth, the standard library and installed packages it has only names.
 """
 
 import dataclasses
@@ -27,11 +27,15 @@ import types
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hfsynth.secrets import masked
 
 logger = logging.getLogger(__name__)
+_BLOCK, _BLOCKS = 64 * 1024, 256  # bytes of a block; number of blocks, evenly spaced from the first to the last
+_READ = 1 << 20  # bytes that are read at once
+_HASHES: dict[tuple[str, int, int, int, int, bool], str] = {}  # path, size, times, inode, parts alone → hash
 _MAX_OBJECTS = 2_000  # most objects that are read; of further ones only the names count
 _MAX_DEPTH = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
@@ -430,3 +434,52 @@ def _imported_names(code: types.CodeType, package: str) -> frozenset[str]:
                 name = importlib.util.resolve_name("." * level + name, package) if package else ""
             found |= {name, name.partition(".")[0]} - {""}
     return frozenset(found)
+
+
+def hash_file(path: Path, largest: int | None = None) -> str:
+    """Hash a file's content. A process hashes it again only after its size, times or inode changed.
+
+    Args:
+        path: The file.
+        largest: Size in bytes above which only 256 blocks are hashed; None hashes files of any size completely.
+    """
+    found = path.stat()
+    has_blocks = largest is not None and found.st_size > largest
+    key = str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, has_blocks
+    if key not in _HASHES:
+        digest = hashlib.blake2b(str(found.st_size).encode(), digest_size=16)
+        with path.open("rb") as file:
+            for start, length in _blocks(found.st_size) if has_blocks else _parts(found.st_size):
+                file.seek(start)
+                digest.update(file.read(length))
+        _HASHES[key] = digest.hexdigest()
+    return _HASHES[key]
+
+
+def hash_files(path: Path) -> str:
+    """Hash the content of a file; or the names and contents of a folder's files, without hidden ones.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = [Path(folder, name) for name in ("a.txt", "b.txt")]
+    ...     sizes = [file.write_text("Tea is a plant.") for file in files]
+    ...     hash_files(files[0]) == hash_files(files[1])
+    True
+    """
+    if path.is_file():
+        return hash_file(path)
+    digest = hashlib.blake2b(digest_size=16)
+    for name, file in sorted((file.relative_to(path), file) for file in path.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _parts(size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, length) in bytes of the parts of a file."""
+    yield from ((start, _READ) for start in range(0, size, _READ))
+
+
+def _blocks(size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, length) in bytes of evenly spaced blocks of a file."""
+    yield from (((size - _BLOCK) * block // (_BLOCKS - 1), _BLOCK) for block in range(_BLOCKS))

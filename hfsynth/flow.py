@@ -5,11 +5,14 @@
         return {"generation": completion.text}
 
 A flow does no I/O and knows no batch, device or chat template, so it is tested with `next` and `send` alone.
-`derive_seed` makes each request's seed from the row's index and the turn. A `FlowDriver` runs many flows at once.
+`derive_seed` makes each request's seed from the row's index and the turn. A `FlowDriver` runs many flows at once;
+a `Watchdog` warns while the llm completes nothing.
 """
 
 import hashlib
 import logging
+import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,11 +32,12 @@ from hfsynth.errors import (
 )
 from hfsynth.llm import LLM, MESSAGE_ROLES, Completion, Request, Requests, Role, SamplingParams
 from hfsynth.secrets import redact
-from hfsynth.watchdog import PATIENCE, Watchdog
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Flow = Generator[Request, Completion, Row | list[Row]]
+PATIENCE = 300.0
+"""Seconds without a completion before the first warning."""
 _MAX_RAISED = 8  # the row at which an exception is raised, if no row of the technique was completed
 _FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # raised for every row alike
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
@@ -587,3 +591,57 @@ def lone_surrogate(text: str) -> str:
     except UnicodeEncodeError as error:
         return f"a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start}, which is no Unicode text"
     return ""
+
+
+class Watchdog:
+    """Warns while no completion comes: after `patience` seconds, and each time the silence has doubled since.
+
+    There is no time limit, since Python can't stop code from another thread. An llm that waits for something of its
+    own, such as a server, sets a timeout there and returns a `Completion` with `finish_reason="error"`.
+
+    >>> with Watchdog("TextGeneration", "some/model", lambda: 3, patience=60) as watchdog:
+    ...     watchdog.note_completion()
+
+    Args:
+        step: Name of the step, for the warning.
+        model: Name of the llm, for the warning.
+        rows: Returns the number of waiting rows.
+        patience: Seconds before the first warning.
+    """
+
+    def __init__(self, step: str, model: str, rows: Callable[[], int], patience: float = PATIENCE) -> None:
+        self._step, self._model, self._rows = step, model, rows
+        self._patience = self._next_warning = patience
+        self._last_completion = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hfsynth-watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        """Start the thread that warns."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def note_completion(self) -> None:
+        """Note that a completion has come."""
+        self._last_completion, self._next_warning = time.monotonic(), self._patience
+
+    def _watch(self) -> None:
+        while not self._stop.wait(max(self._last_completion + self._next_warning - time.monotonic(), 0.01)):
+            seconds = time.monotonic() - self._last_completion
+            if seconds >= self._next_warning:
+                self._next_warning *= 2
+                logger.warning(
+                    "%s: no completion from %s for %.0f seconds; %d rows wait. If the llm hangs, interrupt the "
+                    "process: a run keeps its finished chunks",
+                    self._step,
+                    self._model,
+                    seconds,
+                    self._rows(),
+                )

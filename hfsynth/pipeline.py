@@ -350,7 +350,7 @@ class Pipeline:
         """
         diagram = self._diagram(features)
         if file is not None:
-            from hfsynth.publish.diagram_image import draw_diagram  # matplotlib: as long as all other imports
+            from hfsynth.analysis.plots import draw_diagram
 
             form = Path(file).suffix.lower()
             if form not in (".png", ".svg"):
@@ -359,7 +359,7 @@ class Pipeline:
         return diagram.mermaid()
 
     def _repr_svg_(self) -> str:
-        from hfsynth.publish.diagram_image import draw_diagram
+        from hfsynth.analysis.plots import draw_diagram
 
         return draw_diagram(self._diagram(None), "svg").decode()
 

@@ -25,9 +25,9 @@ from datasets import Dataset, Features, Value
 from numpy.typing import NDArray
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.content_hash import hash_files
 from hfsynth.data import find_path, load_rows
 from hfsynth.errors import ColumnError
+from hfsynth.fingerprint import hash_files
 from hfsynth.flow import derive_seed
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.step import DatasetStep, Node

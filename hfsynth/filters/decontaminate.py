@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from hfsynth.content_hash import hash_files
 from hfsynth.filter import Drop, TextFilter
+from hfsynth.fingerprint import hash_files
 from hfsynth.similarity.ngrams import NgramIndex, benchmark_parts, index_passages, passages
 
 

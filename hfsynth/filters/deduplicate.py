@@ -9,9 +9,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
-from hfsynth.content_hash import hash_files
 from hfsynth.data import find_path
 from hfsynth.filter import Drop, TextFilter
+from hfsynth.fingerprint import hash_files
 from hfsynth.similarity.embeddings import check_installed, embed, match_near
 from hfsynth.similarity.minhash import PERMUTATIONS, SHINGLE_LENGTH, match_similar
 from hfsynth.similarity.words import Match, match_equal

@@ -19,8 +19,8 @@ from huggingface_hub import RepoCard, try_to_load_from_cache
 
 from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.content_hash import hash_file
 from hfsynth.errors import GenerationError
+from hfsynth.fingerprint import hash_file
 from hfsynth.llm import LLM, Origin
 from hfsynth.secrets import redact
 

@@ -14,8 +14,15 @@ from hfsynth.distributed import rank
 from hfsynth.errors import ServerError
 from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
-from hfsynth.llms.server_client import LoopThread, RetryPolicy, ServerClient
-from hfsynth.llms.server_kinds import VERSION_PATHS, kind_of, model_entries, server_facts
+from hfsynth.llms.server_client import (
+    VERSION_PATHS,
+    LoopThread,
+    RetryPolicy,
+    ServerClient,
+    kind_of,
+    model_entries,
+    server_facts,
+)
 from hfsynth.llms.server_model import ChatEndpoint, Endpoint, RawEndpoint, Sender, ServerModel
 from hfsynth.secrets import masked
 

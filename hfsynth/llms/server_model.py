@@ -18,8 +18,14 @@ from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequ
 from hfsynth.choice_tree import log_sum
 from hfsynth.errors import GenerationError, ServerError
 from hfsynth.llm import Completion, FinishReason, Request, Requests
-from hfsynth.llms.server_client import FailedError, LoopThread, RefusedError, ServerClient
-from hfsynth.llms.server_kinds import ServerKind, unsupported_fields
+from hfsynth.llms.server_client import (
+    FailedError,
+    LoopThread,
+    RefusedError,
+    ServerClient,
+    ServerKind,
+    unsupported_fields,
+)
 from hfsynth.thinking import THINKING, split_thinking
 
 logger = logging.getLogger(__name__)

@@ -1,12 +1,13 @@
-"""Read the items of a list from a completion.
+"""Read the items of a list, or the records of a text, from a completion.
 
 `parse_list` reads numbered, lettered, bulleted and labelled lists, JSON, XML tags, Markdown tables and plain lines,
-with numerals and labels of some 25 languages.
+with numerals and labels of some 25 languages. `parse_records` reads JSON objects, XML elements and rows of tables.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from hfsynth.parsing.lines import (
     ALPHABETS,
@@ -23,6 +24,7 @@ from hfsynth.parsing.lines import (
     generic_number_marker,
     is_announcement,
     is_closing,
+    is_introduction,
     is_only_announcement,
     is_title,
     label_marker,
@@ -35,7 +37,11 @@ from hfsynth.parsing.lines import (
 from hfsynth.parsing.phrases import ANSWER, REMARK, REQUEST, TEXT_NOUN
 from hfsynth.parsing.structures import (
     TEXT_KEYS,
+    element_records,
     json_items,
+    parsed_csv,
+    parsed_json,
+    parsed_table,
     table_items,
     tagged_items,
 )
@@ -572,3 +578,39 @@ _ITEM_WRAPPERS: tuple[Callable[[str], str], ...] = (
     take_off_quotes,
     _take_off_stray_quote,
 )
+
+
+def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    r"""Return the records of a text: JSON objects, XML elements, or rows of a Markdown table or CSV; [] if none.
+
+    Args:
+        text: The completion. Records may be nested in other objects, and follow a line that announces them.
+        is_record: Returns whether an object is a record, by its keys and values.
+
+    >>> text = 'Here are the examples:\n```json\n{"examples": [{"input": "2 + 2", "output": 4}]}\n```'
+    >>> parse_records(text, lambda record: "output" in record)
+    [{'input': '2 + 2', 'output': 4}]
+    """
+    try:
+        return _read_records(without_surroundings(without_thoughts(text)), is_record)
+    except RecursionError:  # nested too deeply
+        return []
+
+
+def _read_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    if (values := parsed_json(text)) is not None:
+        return list(_records_within(values, is_record))
+    if (table := parsed_table(text, cut_off=False) or parsed_csv(text, cut_off=False)) is not None:
+        rows = [dict(zip(table[0], row, strict=True)) for row in table[1]]
+        return [row for row in rows if is_record(row)]
+    before, opening, _ = text.partition("<")
+    return element_records(text, is_record) if opening and is_introduction(nonblank_lines(before.split("\n"))) else []
+
+
+def _records_within(value: Any, is_record: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the records in a value, also those nested in lists and in other objects."""
+    if isinstance(value, dict) and is_record(value):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _records_within(inner, is_record)

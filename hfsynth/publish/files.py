@@ -4,8 +4,9 @@ import hashlib
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,21 @@ from datasets import (
 )
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
-from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
+from hfsynth.analysis.plots import draw_diagram, draw_funnel, draw_lengths, draw_similarity
 from hfsynth.data import find_path
 from hfsynth.distributed import is_main_process
 from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN, failures_dataset, split_failures, step_names
+from hfsynth.metadata import METADATA_COLUMN, dropped_rows, failed_rows, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
-from hfsynth.publish.formatting import apply_format
+from hfsynth.publish.retry import with_retries
 from hfsynth.recipe import write_recipe
-from hfsynth.run_record import RunRecord, record_from_rows, records
+from hfsynth.run_record import RunRecord, StepRecord, record_from_rows, records, replace_last_record
 from hfsynth.step import Step
 from hfsynth.training_format import TrainingFormat, training_format
 
@@ -417,8 +418,6 @@ def _write_recipes(folder: Path, facts: ConfigFacts) -> None:
 
 
 def _write_images(folder: Path, facts: ConfigFacts) -> None:
-    from hfsynth.publish.diagram_image import draw_diagram  # matplotlib takes as long to import as all others
-
     for number, run in enumerate(facts.runs, 1):
         (folder / numbered_name("steps.png", number)).write_bytes(draw_diagram(card.run_diagram(run)))
         if stages := card.funnel_stages(run):
@@ -442,3 +441,145 @@ def _find_file(name: str, place: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
     except EntryNotFoundError:
         return None
+
+
+def apply_format(splits: Mapping[str, Dataset], form: TrainingFormat) -> tuple[DatasetDict, dict[str, Dataset]]:
+    """Return the splits in a format, and for each split the rows that the format dropped (`FAILURE_FEATURES`).
+
+    The format is added to the splits' records as the last step, so that the recipe includes it.
+
+    Args:
+        splits: The rows of each split, by name.
+        form: The format.
+
+    Raises:
+        ColumnError: If a column is missing, or can't be read.
+    """
+    parts = {name: form.split(split) for name, split in splits.items()}
+    counts: dict[str, list[StepRecord]] = {}
+    for name, split in splits.items():
+        if runs := records(split):
+            counts.setdefault(runs[-1].to_json(), []).append(_step_record(split, parts[name], form))
+    for name, split in splits.items():
+        if runs := records(split):
+            first, *others = counts[runs[-1].to_json()]
+            for other in others:  # splits of one run share its record
+                first = first.plus(other)
+            replace_last_record(parts[name].kept, _with_step(runs[-1], first))
+    return DatasetDict({name: part.kept for name, part in parts.items()}), {n: p.dropped for n, p in parts.items()}
+
+
+def _step_record(before: Dataset, part: tuple[Dataset, Dataset], form: TrainingFormat) -> StepRecord:
+    kept, dropped = part
+    return StepRecord(
+        form.name,
+        form.describe(),
+        form.node(before.column_names),
+        rows_in=len(before) - len(failed_rows(before)),
+        rows_out=len(kept) - len(failed_rows(kept)),
+        stopped=dict(Counter(dropped_rows(dropped)["rule"])),
+    )
+
+
+def _with_step(run: RunRecord, step: StepRecord) -> RunRecord:
+    return replace(run, steps=(*run.steps, step))
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """One configuration that `save` or `push_to_hub` wrote."""
+
+    name: str
+    """The dataset on the Hub, or its folder."""
+    commit: str
+    """The dataset's commit; "" for a folder."""
+    folder: Path
+    """The folder with the dataset's files; for a dataset on the Hub, its downloaded copy."""
+    facts: ConfigFacts
+    """The content of the configuration's hfsynth.json."""
+    others: tuple[ConfigFacts, ...]
+    """The facts of all configurations, including this one, in order of names; the card describes all of them."""
+
+    @property
+    def config_folder(self) -> Path:
+        """The folder with the configuration's files."""
+        return self.folder / self.facts.config_name
+
+    @property
+    def readme(self) -> str:
+        """The text of the card; "" if there is none."""
+        file = self.folder / "README.md"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    def rows(self, split: SplitFacts) -> Dataset:
+        """Load the rows of a split, in the order of its shards.
+
+        Raises:
+            ValueError: If the split has no file, or one can't be read.
+        """
+        pattern = re.compile(rf"{re.escape(split.name)}-\d{{5}}-of-\d{{5}}\.parquet")
+        shards = sorted(str(path) for path in self.config_folder.iterdir() if pattern.fullmatch(path.name))
+        if not shards:
+            raise ValueError(f"{self.config_folder} has no Parquet file of the split {split.name!r}.")
+        for shard in shards:
+            try:
+                pq.read_metadata(shard)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{shard} is no Parquet file: {str(error).splitlines()[0]}") from error
+        with without_bars():
+            return Dataset.from_parquet(shards)
+
+    def failures(self, split: SplitFacts) -> Dataset:
+        """Load the failures of a split; an empty dataset if there is no file."""
+        file = self.config_folder / "failures" / f"{split.name}.parquet"
+        return Dataset(pq.read_table(file)) if file.is_file() else failures_dataset([])
+
+
+def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
+    """Open a configuration of a published dataset; files on the Hub are downloaded.
+
+    Args:
+        name: The dataset on the Hub, `user/name`, or its folder.
+        config: The configuration; None if the dataset has only one.
+        revision: Commit, branch or tag of a dataset on the Hub.
+
+    Raises:
+        ValueError: If the configuration does not exist, `config` is None and there are several, or the record can't be
+            read.
+    """
+    folder = find_path(name)
+    commit = ""
+    if folder is None:
+        folder = _download(name, ["README.md", f"*/{FACTS_FILE}"], revision)
+        commit = folder.name
+    names = sorted(generated_configs([path.relative_to(folder).as_posix() for path in folder.glob(f"*/{FACTS_FILE}")]))
+    chosen = _choose_config(name, names, config)
+    if commit:
+        folder = _download(name, ["README.md", f"*/{FACTS_FILE}", f"{chosen}/*"], commit)
+    others = read_facts(folder)
+    facts = next((one for one in others if one.config_name == chosen), None)
+    if facts is None or not all(SPLIT_NAME.fullmatch(split.name) for split in facts.splits):
+        raise ValueError(f"{chosen}/{FACTS_FILE} of {name!r} is not the record of the configuration {chosen!r}.")
+    return PublishedConfig(name, commit, folder, facts, tuple(others))
+
+
+def _choose_config(name: str, names: Sequence[str], config: str | None) -> str:
+    if not names:
+        raise ValueError(
+            f"{name!r} has no {FACTS_FILE}, the record that hfsynth.save and push_to_hub write beside the rows."
+        )
+    if config is None and len(names) == 1:
+        return names[0]
+    if config is None or config not in names:
+        problem = "has several configurations" if config is None else f"has no configuration {config!r}"
+        raise ValueError(f"{name!r} {problem}; name one with --config: {', '.join(names)}.")
+    return config
+
+
+def _download(name: str, patterns: list[str], revision: str | None) -> Path:
+    with without_bars():
+        folder = with_retries(
+            f"downloading {name}",
+            lambda: snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns),
+        )
+    return Path(folder)

@@ -16,9 +16,8 @@ from hfsynth.analysis.diversity import measure_quick_diversity
 from hfsynth.metadata import METADATA_COLUMN, StepTally
 from hfsynth.publish.card import body_mark, read_body, read_metadata, render_body
 from hfsynth.publish.card_data import SplitFacts, numbered_name
-from hfsynth.publish.files import column_type, dataset_info, file_checksums, recipe_text
+from hfsynth.publish.files import PublishedConfig, column_type, dataset_info, file_checksums, recipe_text
 from hfsynth.run_record import StepRecord
-from hfsynth.verification.published_config import PublishedConfig
 
 _CLOSE = 1e-9  # largest relative difference that rounding can explain
 _BATCH_ROWS = 10_000

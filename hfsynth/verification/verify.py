@@ -14,15 +14,14 @@ from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import public_names
 from hfsynth.publish.card_data import SplitFacts
+from hfsynth.publish.files import PublishedConfig, open_config
 from hfsynth.recipe import build_step, check_trusted, replace_model
 from hfsynth.run_record import RunRecord, StepRecord, machine, versions
 from hfsynth.step import DatasetFunction, Step
 from hfsynth.technique import Technique
 from hfsynth.text import counted
 from hfsynth.verification.figures import Check, check_card, check_figures, check_files, check_recipe, check_steps
-from hfsynth.verification.published_config import PublishedConfig, open_config
-from hfsynth.verification.remake import RemadeRow, Remake
-from hfsynth.verification.sources import find_source_rows, own_columns
+from hfsynth.verification.remake import RemadeRow, Remake, find_source_rows, own_columns
 
 _MAX_LISTED = 10  # differences of one kind in the text
 _PROMISES = {

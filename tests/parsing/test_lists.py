@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from hfsynth.parsing.lists import parse_list
-from hfsynth.parsing.records import parse_records
+from hfsynth.parsing.lists import parse_list, parse_records
 
 TEA = ["What is tea?", "Who drinks it?"]
 KO = ["발효란 무엇인가요?", "반죽을 얼마나 두어야 하나요?"]

@@ -13,7 +13,7 @@ from httpx2 import Timeout
 from huggingface_hub import CommitOperationAdd, constants, get_session
 
 from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
-from hfsynth.publish import diagram_image, files, retry
+from hfsynth.publish import files, retry
 from hfsynth.publish.hub import check_push_target
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
@@ -38,8 +38,7 @@ def no_waiting(monkeypatch):
 @pytest.fixture
 def plain_pictures(monkeypatch):
     """Empty images, since drawing would take most of the time of a hundred pushes."""
-    monkeypatch.setattr(diagram_image, "draw_diagram", lambda diagram: b"\x89PNG")
-    for name in ("draw_lengths", "draw_funnel", "draw_similarity"):
+    for name in ("draw_diagram", "draw_lengths", "draw_funnel", "draw_similarity"):
         monkeypatch.setattr(files, name, lambda *figures: b"\x89PNG")
 
 

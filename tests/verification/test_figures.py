@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hfsynth import EchoLLM, TextGeneration, WellFormed, save
+from hfsynth.publish.files import open_config
 from hfsynth.verification.figures import check_card, check_figures, check_files, check_recipe, check_steps
-from hfsynth.verification.published_config import open_config
 
 CHECKS = (check_files, check_figures, check_steps, check_recipe, check_card)
 ANSWERS = WellFormed() >> TextGeneration(EchoLLM(), output_mappings={"generation": "answer"})
