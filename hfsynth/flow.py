@@ -56,6 +56,15 @@ def derive_seed(seed: int, step: str, row: int, turn: int, content: str = "") ->
     return int.from_bytes(digest, "big") >> 1
 
 
+def split_seed(seed: int, split: str) -> int:
+    """Return a step's seed for one split of a `DatasetDict`: a 63-bit hash of the step's `seed` and the split's name.
+
+    >>> split_seed(0, "train") == split_seed(0, "train") != split_seed(0, "test")
+    True
+    """
+    return derive_seed(seed, "", 0, -1, split)
+
+
 @dataclass
 class Outcome:
     """The result of one row's flow."""

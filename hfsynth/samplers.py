@@ -5,8 +5,8 @@
     ask = TextGeneration(llm, template="You are {{ persona }}. Ask about {{ topic }} as a {{ level }} would.")
     dataset = (topics >> people >> ask).run(num_rows=1_000)
 
-A row's values depend only on the seed, the step's name and the row's index. So all splits of a `DatasetDict` get the
-same values row by row, unless each is sampled with a different seed.
+A row's values depend only on the seed, the step's name, the row's index and, in a run of a `DatasetDict` or in its
+`map` with `with_split=True`, the split. Without `with_split=True`, `map` gives all splits the same values row by row.
 """
 
 import math
@@ -28,10 +28,10 @@ from hfsynth.config import Configuration, settle_fields
 from hfsynth.data import find_path, load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.fingerprint import hash_files
-from hfsynth.flow import derive_seed
+from hfsynth.flow import derive_seed, split_seed
 from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.step import DatasetStep, Node
-from hfsynth.technique import Batch, Columns, checked_indices, plain_values
+from hfsynth.technique import Batch, Columns, checked_arguments, plain_values
 
 _BLOCK = 1_000  # rows over which a column's random numbers are spread evenly
 _MAX_COMBINATIONS = 20_000  # maximum number of combinations of the connected columns' values
@@ -86,6 +86,10 @@ class Sampler(Configuration, DatasetStep, ABC):
         """Return the sampler with another name."""
         return replace(self, name=name)
 
+    def for_split(self, split: str) -> "Sampler":
+        """Return the sampler with the seed of one split of a `DatasetDict` (see `split_seed`)."""
+        return replace(self, seed=split_seed(self.seed, split))
+
     @property
     def written_features(self) -> Features:
         """The columns that are added, with their types."""
@@ -125,19 +129,22 @@ class Sampler(Configuration, DatasetStep, ABC):
                     "remove it."
                 )
 
-    def __call__(self, batch: Batch, indices: Sequence[int] | None = None, *rank: object) -> Columns:
+    def __call__(self, batch: Batch, indices: Sequence[int] | None = None, *rank_and_split: object) -> Columns:
         """Return the added columns of a batch, as `Dataset.map(..., batched=True, with_indices=True)` calls it.
 
         Args:
             batch: Columns of the rows, by name.
             indices: The rows' indices in the dataset.
-            rank: The process's rank, which `with_rank=True` adds. Ignored.
+            rank_and_split: The process's rank, which `with_rank=True` adds and which is ignored; the split's name,
+                which `with_split=True` adds and which becomes part of the seed.
 
         Raises:
             ColumnError: If a column that is read is missing, or one would be replaced.
             TypeError: If `map` was called without `batched=True` or `with_indices=True`.
         """
-        indices = checked_indices(type(self).__name__, batch, indices, rank)
+        indices, split = checked_arguments(type(self).__name__, batch, indices, rank_and_split)
+        if split:
+            return self.for_split(split)(batch, indices)
         self._check_columns(list(batch))
         return self.sample(indices, {name: plain_values(batch[name]) for name in self.read_columns})
 

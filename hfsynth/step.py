@@ -56,6 +56,10 @@ class Step(ABC):
     def renamed(self, name: str) -> "Step":
         """Return the step with another name, if its name can be changed; else itself."""
 
+    def for_split(self, split: str) -> "Step":  # noqa: ARG002 - of techniques and samplers
+        """Return the step for one split of a `DatasetDict`: its `seed`, if it has one, is `split_seed` of its own."""
+        return self
+
     @abstractmethod
     def describe(self) -> Description:
         """Return the step as plain values: for recipes and records."""

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
-from datasets import Features
+from datasets import Features, NamedSplit
 from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import conversation_fault
 from hfsynth.data import class_names
 from hfsynth.errors import ColumnError, FlowError, GenerationError, RowError
-from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows
+from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows, split_seed
 from hfsynth.llm import LLM, Need, Origin, SameRows
 from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
@@ -36,22 +36,28 @@ Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, list[Any]]
 
 
-def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[object] = ()) -> Sequence[int]:
-    """Check the arguments that `map` passes to a technique, and return the indices of the batch.
+def checked_arguments(
+    owner: str, batch: object, indices: object, rest: Sequence[object] = ()
+) -> tuple[Sequence[int], str]:
+    """Check the arguments that `map` passes to a technique.
 
     Args:
         owner: The technique's class, for error messages.
         batch: First argument.
         indices: Second argument.
-        rest: Further arguments: the rank, or columns.
+        rest: Further arguments: the rank, the split, or columns.
+
+    Returns:
+        The indices of the batch, and the split's name with `with_split=True`, else "".
 
     Raises:
         TypeError: If `map` was called without the options that a technique needs; the message has the right call.
     """
     call = f"dataset.map({owner}(...), batched=True, with_indices=True)"
     is_column = isinstance(batch, list | tuple | str | int | float | None)
-    # the rank is None if map runs in one process
-    if is_column or len(rest) > 1 or not isinstance(rest[0] if rest else 0, int | None):
+    # the rank, which comes before the split, is None if map runs in one process
+    *ranks, split = rest if rest and isinstance(rest[-1], str | NamedSplit) else (*rest, "")
+    if is_column or len(ranks) > 1 or not isinstance(ranks[0] if ranks else 0, int | None):
         raise TypeError(
             f"{owner} reads columns by their names, and got single columns; leave input_columns out: {call}. "
             "Columns of other names are read with input_mappings={'<input>': '<column>'}."
@@ -66,11 +72,11 @@ def checked_indices(owner: str, batch: object, indices: object, rest: Sequence[o
             f"{owner} takes a batch of rows and their indices, and got the number {indices}: one row's index without "
             f"batched=True, or with_rank=True without with_indices=True; call {call}."
         )
-    if indices is None:
+    if indices is None or isinstance(indices, str | NamedSplit):
         raise TypeError(f"{owner} draws each row's random numbers from its index, and got no indices; call {call}.")
     if not isinstance(indices, Sequence):
         raise TypeError(f"{owner} needs a list of indices, got {type(indices).__name__}; call {call}.")
-    return indices
+    return indices, str(split)
 
 
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
@@ -289,9 +295,9 @@ class Technique(Configuration, Step):
     """Base class of techniques: a flow for each row; a call on a batch runs the flows of all its rows at once.
 
     A technique is used as `dataset.map(technique, batched=True, with_indices=True)` on a `Dataset` or an
-    `IterableDataset`, and chained with others by `>>`. It adds its outputs and one entry a row to the list column
-    `generation_metadata`. A row that fails gets None for every output, and the reason in its entry. Columns that are
-    not the technique's own are kept.
+    `IterableDataset`, on a `DatasetDict` with `with_split=True` too, and chained with others by `>>`. It adds its
+    outputs and one entry a row to the list column `generation_metadata`. A row that fails gets None for every output,
+    and the reason in its entry. Columns that are not the technique's own are kept.
 
     Raises:
         ValueError: If a field's value is out of its range.
@@ -400,6 +406,12 @@ class Technique(Configuration, Step):
         """Return the technique with another name."""
         return replace(self, name=name)
 
+    def for_split(self, split: str) -> "Technique":
+        """Return the technique with the seed of one split of a `DatasetDict` (see `split_seed`)."""
+        technique = replace(self, seed=split_seed(self.seed, split))
+        vars(technique)["_raised_rows"] = self.raised_rows
+        return technique
+
     @property
     def model_name(self) -> str:
         """The name of the llm's model."""
@@ -498,14 +510,18 @@ class Technique(Configuration, Step):
         return Features({**features, **self.written_features, METADATA_COLUMN: METADATA_FEATURE})
 
     def __call__(
-        self, batch: Batch, indices: Sequence[int] | None = None, *rank: object, **fn_kwargs: object
+        self, batch: Batch, indices: Sequence[int] | None = None, *rank_and_split: object, **fn_kwargs: object
     ) -> Columns:
         """Run the flows of a batch of rows, as `Dataset.map(..., batched=True, with_indices=True)` calls it.
+
+        A `DatasetDict` is mapped with `with_split=True` too: without it, rows of equal index have equal seeds in all
+        splits.
 
         Args:
             batch: Columns of the rows, by name.
             indices: The rows' indices in the dataset, from which their seeds come.
-            rank: The rank of the process, which `with_rank=True` adds; unused.
+            rank_and_split: The rank of the process, which `with_rank=True` adds and which is unused; the name of the
+                split, which `with_split=True` adds and which becomes part of the seeds.
             fn_kwargs: Not accepted: options are the technique's fields.
 
         Returns:
@@ -524,7 +540,9 @@ class Technique(Configuration, Step):
             raise TypeError(
                 f"{owner} takes no fn_kwargs, got {sorted(fn_kwargs)}; options are its fields: {owner}(llm, …)."
             )
-        indices = checked_indices(owner, batch, indices, rank)
+        indices, split = checked_arguments(owner, batch, indices, rank_and_split)
+        if split:
+            return self.for_split(split)(batch, indices)
         flows = self.flows(batch, indices)
         if self.needs:
             self.llm.load()

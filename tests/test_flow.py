@@ -23,7 +23,7 @@ from hfsynth import (
     split_failures,
 )
 from hfsynth.errors import ColumnError, FlowError
-from hfsynth.flow import FlowDriver, RowSeeds, Watchdog, derive_seed, run_flows
+from hfsynth.flow import FlowDriver, RowSeeds, Watchdog, derive_seed, run_flows, split_seed
 from hfsynth.run_record import records
 from hfsynth.technique import Input
 from tests.helpers import RepeatingLLM
@@ -90,6 +90,11 @@ def test_derive_seed_differs_by_every_part_and_fits_int64():
     result = {derive_seed(s, n, r, t) for s in (0, 1) for n in ("A", "B") for r in range(50) for t in (-1, 0, 1)}
     assert len(result) == 600
     assert all(0 <= seed < 2**63 for seed in result)
+
+
+def test_split_seed_differs_by_seed_and_split_and_is_fixed():
+    assert split_seed(0, "test") == 1917474167976207865
+    assert len({split_seed(seed, split) for seed in (0, 1) for split in ("train", "test")} | {0, 1}) == 6
 
 
 def test_outcome_sums_the_tokens_of_all_requests():

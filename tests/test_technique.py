@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict, List, Value
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 from hfsynth import (
@@ -25,7 +25,7 @@ from hfsynth import (
     TextGeneration,
 )
 from hfsynth.metadata import METADATA_ENTRY
-from hfsynth.technique import Input, batch_rows, checked_indices, merge_columns
+from hfsynth.technique import Input, batch_rows, checked_arguments, merge_columns
 from tests.helpers import RepeatingLLM
 
 
@@ -47,6 +47,16 @@ class Split(Technique):
         if completion.text == "bad":
             raise RowError("it is bad", completion.text)
         return [{"word": word, "letters": list(word)} for word in completion.text.split()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising(Split):
+    """Raises for the text "bad", as a bug would."""
+
+    def flow(self, row, rng):
+        if row["text"] == "bad":
+            raise KeyError(row["text"])
+        return (yield from super().flow(row, rng))
 
 
 def run(technique, dataset, **options):
@@ -287,7 +297,7 @@ def test_merge_columns_of_a_stream_has_plain_lists():
 
 def test_map_of_a_batch_that_is_no_dict_raises():
     with pytest.raises(TypeError, match=r"as a dict of lists, not DataFrame.*with_format\(None\)"):
-        checked_indices("X", pd.DataFrame(), [0])
+        checked_arguments("X", pd.DataFrame(), [0])
 
 
 ROWS = Dataset.from_dict({"text": ["tea", "rye"], "stars": [4, 5]})
@@ -320,6 +330,43 @@ def test_map_over_a_formatted_stream_reads_plain_values():
 
 def test_map_with_rank_has_the_same_rows():
     assert ROWS.map(STEP, with_rank=True, **CALL)["generation"][:] == ["tea: 4 stars", "rye: 5 stars"]
+
+
+def seeds(rows):
+    return [row["generation_metadata"][0]["seed"] for row in rows]
+
+
+@pytest.mark.parametrize("options", [{}, {"with_rank": True}, {"batch_size": 1}])
+def test_map_with_split_has_the_rows_of_for_split(options):
+    splits = DatasetDict(train=ROWS, test=ROWS).map(STEP, with_split=True, **options, **CALL)
+    assert len({*seeds(splits["train"]), *seeds(splits["test"]), *seeds(ROWS.map(STEP, **CALL))}) == 6
+    for name, rows in splits.items():
+        assert rows.to_list() == ROWS.map(STEP.for_split(name), **CALL).to_list()
+
+
+def test_map_without_split_has_equal_seeds_in_all_splits():
+    splits = DatasetDict(train=ROWS, test=ROWS).map(STEP, **CALL)
+    assert seeds(splits["train"]) == seeds(splits["test"]) == seeds(ROWS.map(STEP, **CALL))
+
+
+def test_map_with_split_of_streams_has_the_same_rows():
+    splits = DatasetDict(train=ROWS, test=ROWS)
+    streams = IterableDatasetDict({name: rows.to_iterable_dataset() for name, rows in splits.items()})
+    options = {"batched": True, "with_indices": True, "with_split": True}
+    streamed, mapped = streams.map(STEP, **options), splits.map(STEP, **options)
+    assert {name: list(rows) for name, rows in streamed.items()} == {name: list(rows) for name, rows in mapped.items()}
+
+
+def test_map_with_split_without_indices_names_the_argument():
+    with pytest.raises(TypeError, match="with_indices=True"):
+        DatasetDict(train=ROWS).map(STEP, batched=True, with_split=True)
+
+
+def test_map_with_split_counts_raising_rows_of_all_batches():
+    """Once a row is completed, eight rows of a later batch may raise."""
+    bad = texts("a", *["bad"] * 9)
+    splits = DatasetDict(train=bad).map(Raising(EchoLLM()), with_split=True, batch_size=1, **CALL)
+    assert splits["train"]["word"][:] == ["a", *[None] * 9]
 
 
 @pytest.mark.parametrize(
