@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from datasets import Dataset, DatasetDict, Features
 
@@ -154,6 +154,19 @@ class Pipeline:
             stages.append(step.features_after(stages[-1], number))
         return stages
 
+    def for_split(self, split: str) -> "Pipeline":
+        """Return the pipeline with the seeds that a run of a `DatasetDict` uses in one of its splits.
+
+        >>> from hfsynth import EchoLLM, TextGeneration
+        >>> pipeline = Pipeline((TextGeneration(EchoLLM()),))
+        >>> splits = DatasetDict(test=Dataset.from_dict({"instruction": ["Name a colour."]}))
+        >>> of_split = pipeline.for_split("test").run(splits["test"], quiet=True)
+        >>> of_split.to_list() == pipeline.run(splits, quiet=True)["test"].to_list()
+        True
+        """
+        return Pipeline(step.for_split(split) for step in self.steps)
+
+    @overload
     def run(
         self,
         dataset: "Dataset | RowSource | None" = None,
@@ -166,7 +179,36 @@ class Pipeline:
         deterministic: bool = False,
         quiet: bool = False,
         push_target: str | None = None,
-    ) -> Dataset:
+    ) -> Dataset: ...
+
+    @overload
+    def run(  # type: ignore[overload-cannot-match] # mypy knows no types of datasets
+        self,
+        dataset: DatasetDict,
+        *,
+        num_rows: int | None = None,
+        max_rows: int | None = None,
+        max_tokens: int | None = None,
+        run_dir: str | Path | None = None,
+        chunk_size: int | None = None,
+        deterministic: bool = False,
+        quiet: bool = False,
+        push_target: str | None = None,
+    ) -> DatasetDict: ...
+
+    def run(
+        self,
+        dataset: "Dataset | DatasetDict | RowSource | None" = None,
+        *,
+        num_rows: int | None = None,
+        max_rows: int | None = None,
+        max_tokens: int | None = None,
+        run_dir: str | Path | None = None,
+        chunk_size: int | None = None,
+        deterministic: bool = False,
+        quiet: bool = False,
+        push_target: str | None = None,
+    ) -> Dataset | DatasetDict:
         """Run all steps over a dataset, and compute only what an earlier run has not finished.
 
         With `num_rows` the run takes input round by round until that many rows are accepted: no step failed on them
@@ -174,9 +216,10 @@ class Pipeline:
         functions treat each row by itself.
 
         Args:
-            dataset: The input; of a `DatasetDict`, one split. None for techniques that need no columns, with
-                `num_rows`.
-            num_rows: Number of accepted rows to return. Default: every row that the input yields.
+            dataset: The input. None for techniques that need no columns, with `num_rows`. The splits of a
+                `DatasetDict` run one after the other, with seeds that depend on the split's name.
+            num_rows: Number of accepted rows to return, of a `DatasetDict` in each split; so are the limits. Default:
+                every row that the input yields.
             max_rows: Limit of input rows to try for `num_rows`. Default: the whole input; without a dataset, ten
                 times `num_rows`.
             max_tokens: Limit of prompt and completion tokens of all steps for `num_rows`: no round begins that is
@@ -190,14 +233,14 @@ class Pipeline:
                 checked before the run.
 
         Returns:
-            The rows of the last step, the same on every process.
+            The rows of the last step, the same on every process; for a `DatasetDict`, those of each split.
 
         Raises:
             PushError: If `push_target` can't be pushed to, before any model is loaded.
             ColumnError: If a step's columns don't fit, before any model is loaded.
             GenerationError: If an llm can't be loaded.
             RunError: If chunks failed twice, or the run directory can't be written. Finished chunks are kept.
-            ValueError: If a limit is given without `num_rows`, or `num_rows` is needed.
+            ValueError: If a limit is given without `num_rows`, `num_rows` is needed, or a `DatasetDict` has no split.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
         from hfsynth.publish.hub import check_push_target  # layers above, as in preview and push_to_hub
@@ -205,7 +248,7 @@ class Pipeline:
 
         if push_target is not None and is_main_process():
             check_push_target(push_target)
-        return run(
+        result = run(
             self,
             dataset,
             num_rows=num_rows,
@@ -215,7 +258,10 @@ class Pipeline:
             chunk_size=chunk_size,
             deterministic=deterministic,
             quiet=quiet,
-        ).dataset
+        )
+        if isinstance(result, dict):
+            return DatasetDict({split: of_split.dataset for split, of_split in result.items()})
+        return result.dataset
 
     def preview(
         self,
@@ -233,7 +279,8 @@ class Pipeline:
         The rows are those that a run begins with. Process 0 runs them; other processes run none. Nothing is saved.
 
         Args:
-            dataset: The input, as for `run`.
+            dataset: The input, as for `run`; of a `DatasetDict`, one split: `pipeline.for_split("test")` previews
+                the rows of that split.
             n: Rows to show.
             measured: Rows to run, at least `n`; more rows give a narrower estimate.
             num_rows: As for `run`; this and the following enter the estimate.

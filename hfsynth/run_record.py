@@ -146,6 +146,8 @@ class RunRecord:
     """The limits `max_rows` and `max_tokens`, if a number was requested."""
     deterministic: bool = False
     """Whether chunks were completed one at a time (see `run`)."""
+    split: str = ""
+    """The split of a `DatasetDict` whose name the seeds of `steps` depend on; "" for a run of a `Dataset`."""
 
     def saved_tokens(self, place: int) -> int:
         """Estimate the completion tokens that later steps saved because the step at `place` dropped rows.

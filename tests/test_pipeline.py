@@ -1,5 +1,5 @@
 import pytest
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, Features, Value
 
 from hfsynth import (
     ColumnError,
@@ -107,12 +107,6 @@ def test_rshift_of_a_text_raises():
         TypeError, match="a pipeline's step is a technique, a filter or a named function of a dataset, not 'magpie'"
     ):
         Magpie(LLM) >> "magpie"
-
-
-def test_run_of_a_dataset_dict_raises_with_its_splits():
-    splits = DatasetDict({"train": Dataset.from_dict({"input": ["a"]})})
-    with pytest.raises(TypeError, match=r"DatasetDict.*\['train'\]"):
-        chain().run(splits)
 
 
 @pytest.mark.parametrize("transform", ["with_transform", "set_transform"])

@@ -123,7 +123,8 @@ def source_of(dataset: Dataset | RowSource | None, num_rows: int | None) -> RowS
         ValueError: If the input is endless and `num_rows` is None.
     """
     if isinstance(dataset, DatasetDict) or not isinstance(dataset, Dataset | RowSource | None):
-        splits = f"; pass one of its splits {list(dataset)}" if isinstance(dataset, DatasetDict) else ""
+        first = str(next(iter(dataset), "train")) if isinstance(dataset, DatasetDict) else ""
+        splits = f"; pass one split: pipeline.for_split({first!r}) and dataset[{first!r}]" if first else ""
         raise TypeError(f"A pipeline runs over a Dataset, got {type(dataset).__name__}{splits}.")
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
         raise TypeError(

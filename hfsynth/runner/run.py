@@ -11,12 +11,13 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import overload
 
-from datasets import Dataset, Features, concatenate_datasets, config
+from datasets import Dataset, DatasetDict, Features, concatenate_datasets, config
 from datasets.fingerprint import Hasher
 
 from hfsynth.config import Configuration
@@ -64,6 +65,7 @@ class RunResult:
     """The input, and for each step its configuration, model, tokens, times, and counts of rows and failures."""
 
 
+@overload
 def run(
     pipeline: Pipeline,
     dataset: Dataset | RowSource | None = None,
@@ -75,13 +77,46 @@ def run(
     chunk_size: int | None = None,
     deterministic: bool = False,
     quiet: bool = False,
-) -> RunResult:
+) -> RunResult: ...
+
+
+@overload
+def run(  # type: ignore[overload-cannot-match] # mypy knows no types of datasets
+    pipeline: Pipeline,
+    dataset: DatasetDict,
+    *,
+    num_rows: int | None = None,
+    max_rows: int | None = None,
+    max_tokens: int | None = None,
+    run_dir: str | Path | None = None,
+    chunk_size: int | None = None,
+    deterministic: bool = False,
+    quiet: bool = False,
+) -> dict[str, RunResult]: ...
+
+
+def run(
+    pipeline: Pipeline,
+    dataset: Dataset | DatasetDict | RowSource | None = None,
+    *,
+    num_rows: int | None = None,
+    max_rows: int | None = None,
+    max_tokens: int | None = None,
+    run_dir: str | Path | None = None,
+    chunk_size: int | None = None,
+    deterministic: bool = False,
+    quiet: bool = False,
+) -> RunResult | dict[str, RunResult]:
     """Run all steps of a pipeline over a dataset, computing only what no earlier run has finished.
+
+    The splits of a `DatasetDict` run one after the other, each as a dataset of its own (filters don't compare rows of
+    different splits), and the split's name becomes part of every seed, so that equal rows of two splits get different
+    generations.
 
     Args:
         pipeline: The steps.
-        dataset: The input, such as one split of a `DatasetDict`. None for techniques that need no columns; then
-            `num_rows` is required.
+        dataset: The input. None for techniques that need no columns; then `num_rows` is required. Of a `DatasetDict`,
+            every split is run; `num_rows`, `max_rows` and `max_tokens` then count for each split by itself.
         num_rows: Stop after this many accepted rows, that is, rows on which no step failed and that no filter dropped.
             The result has the first accepted rows of a run over the entire input. Default: process the entire input.
         max_rows: With `num_rows`, maximum number of input rows to try. Default: all; without a dataset, ten times
@@ -97,8 +132,9 @@ def run(
         quiet: Show no progress.
 
     Returns:
-        The dataset, its failures and its record. If the input is exhausted or a limit is reached before `num_rows`
-        rows are accepted, the dataset has fewer rows, and a warning is logged.
+        The dataset, its failures and its record; for a `DatasetDict`, those of each split by its name. If the input is
+        exhausted or a limit is reached before `num_rows` rows are accepted, the dataset has fewer rows, and a warning
+        is logged.
 
     Raises:
         ColumnError: If a step's input lacks a column or has one of another type. Raised before a model is loaded,
@@ -106,8 +142,8 @@ def run(
         GenerationError: If an llm can't be loaded.
         RunError: If chunks failed twice, or the run directory can't be written or isn't shared by all nodes. Finished
             rows are kept.
-        ValueError: If `chunk_size` or a limit is below 1, a limit is set without `num_rows`, or both the dataset and
-            `num_rows` are missing.
+        ValueError: If `chunk_size` or a limit is below 1, a limit is set without `num_rows`, a `DatasetDict` has no
+            split, or both the dataset and `num_rows` are missing.
         ImportError, ValueError: If a filter lacks a package or a file.
 
     >>> from datasets import Dataset
@@ -116,23 +152,20 @@ def run(
     >>> result = run(WellFormed() >> TextGeneration(EchoLLM()), rows, num_rows=1, quiet=True)
     >>> result.dataset["generation"][:]
     ['Name a colour.']
+    >>> splits = DatasetDict(train=rows, test=rows.select([2]))
+    >>> {name: len(result.failures) for name, result in run(WellFormed() >> TextGeneration(EchoLLM()), splits).items()}
+    {'train': 1, 'test': 0}
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size must be a positive whole number of rows, got {chunk_size!r}.")
     target = Target.from_options(num_rows, max_rows, max_tokens)
+    folder = Path(run_dir) if run_dir is not None else default_run_dir()
+    options = _RunOptions(folder, chunk_size or 0, deterministic, quiet)
+    if isinstance(dataset, DatasetDict):
+        return _run_splits(pipeline, {str(split): rows for split, rows in dataset.items()}, target, options)
     source = source_of(dataset, num_rows)
     pipeline.check(source.rows(0, 0, ()).features)
-    if chunk_size is None:
-        isolated = [
-            step.llm for step in pipeline.steps if isinstance(step, Technique) and _is_isolated(step, deterministic)
-        ]
-        chunk_size = choose_chunk_size(num_rows or source.num_rows, isolated)
-        logger.info("chunks have %d rows each", chunk_size)
-    folder = Path(run_dir) if run_dir is not None else default_run_dir()
-    options = _RunOptions(folder, chunk_size, deterministic, quiet)
-    if target is None:
-        return _run_all(pipeline.steps, source.rows(0, source.num_rows or 0, ()), options)
-    return _run_until(pipeline.steps, source, target, options)
+    return _run_source(pipeline.steps, source, target, options)
 
 
 def default_run_dir() -> Path:
@@ -144,17 +177,71 @@ def default_run_dir() -> Path:
 class _RunOptions:
     run_dir: Path
     chunk_size: int
+    """Rows of a chunk; 0 for `choose_chunk_size`."""
     deterministic: bool
     quiet: bool
+    split: str = ""
+    """The split of a `DatasetDict` that is run; "" for a dataset."""
 
     def record(self, source: Source) -> RunRecord:
         """Return the record of a run with these options, without steps."""
-        return RunRecord(source, (), self.chunk_size, deterministic=self.deterministic)
+        return RunRecord(source, (), self.chunk_size, deterministic=self.deterministic, split=self.split)
 
 
 def _is_isolated(step: Step, deterministic: bool) -> bool:
     """Whether a step's chunks are completed one at a time: `deterministic`, and its rows depend on their batch."""
     return deterministic and step.same_rows not in (None, "row")
+
+
+def _run_splits(
+    pipeline: Pipeline, splits: Mapping[str, Dataset], target: Target | None, options: _RunOptions
+) -> dict[str, RunResult]:
+    """Run a pipeline over each split, with the split's seeds, after all splits are checked."""
+    if not splits:
+        raise ValueError("the DatasetDict has no split; give one with at least one dataset, such as train.")
+    for split, rows in splits.items():
+        with _named_split(split):
+            pipeline.check(source_of(rows, None).rows(0, 0, ()).features)
+    results: dict[str, RunResult] = {}
+    for split, rows in splits.items():
+        if results:
+            _unload_later_models(pipeline.steps)
+        logger.info("split %s of %s", split, list(splits))
+        with _named_split(split):
+            of_split = replace(options, split=split)
+            results[split] = _run_source(pipeline.for_split(split).steps, source_of(rows, None), target, of_split)
+    return results
+
+
+@contextmanager
+def _named_split(split: str) -> Iterator[None]:
+    """Name the split in errors of its columns and of its run."""
+    try:
+        yield
+    except (ColumnError, RunError) as error:
+        raise type(error)(f"split {split!r}: {error}") from error
+
+
+def _unload_later_models(steps: Sequence[Step]) -> None:
+    """Unload all llms except the first step's, with which the next split begins: only one is in memory at a time."""
+    llms = [step.llm for step in steps if isinstance(step, Technique)]
+    for number, llm in enumerate(llms):
+        if llm != llms[0] and llm not in llms[:number]:
+            llm.unload()
+
+
+def _run_source(steps: Sequence[Step], source: RowSource, target: Target | None, options: _RunOptions) -> RunResult:
+    """Run all steps over a dataset or, with a target, over as many rows of a source as it takes."""
+    if not options.chunk_size:
+        isolated = [
+            step.llm for step in steps if isinstance(step, Technique) and _is_isolated(step, options.deterministic)
+        ]
+        wanted = source.num_rows if target is None else target.num_rows
+        options = replace(options, chunk_size=choose_chunk_size(wanted, isolated))
+        logger.info("chunks have %d rows each", options.chunk_size)
+    if target is None:
+        return _run_all(steps, source.rows(0, source.num_rows or 0, ()), options)
+    return _run_until(steps, source, target, options)
 
 
 def _run_all(steps: Sequence[Step], dataset: Dataset, options: _RunOptions) -> RunResult:
@@ -201,8 +288,9 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
     group = ProcessGroup.current()
     _check_shared(options.run_dir, group)
     states = [_StepState(step, _step_hash(step, options.deterministic)) for step in steps]
-    run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size])
-    failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group)
+    split = [options.split] if options.split else []
+    run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size, *split])
+    failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group, options.split)
     try:
         with Progress(group, len(steps), options.quiet) as progress:
             yield _RunState(states, options, group, failures, progress)
@@ -304,7 +392,8 @@ class _RunState:
         for number, state in enumerate(self.steps, 1):
             if stop_when_empty and not len(dataset):
                 break
-            self.progress.begin(number, state.step.name, len(dataset))
+            name = f"{state.step.name} ({self.options.split})" if self.options.split else state.step.name
+            self.progress.begin(number, name, len(dataset))
             result, record = self._run_step(number, state, dataset)
             state.record = record if state.record is None else state.record.plus(record)
             state.rows_in += len(dataset)
@@ -506,6 +595,8 @@ class _Failures:
 
     file: Path
     group: ProcessGroup
+    split: str = ""
+    """The split of a `DatasetDict` that is run; "" for a dataset."""
     parts: list[Dataset] = field(default_factory=list)
     complete: bool = False
     """Whether all steps have added their failures."""
@@ -557,4 +648,5 @@ class _Failures:
         listed = "".join(f"\n  {line}" for line in lines)
         lost = len(dropped_rows(failures))
         parts = f", and {len(failures) - lost} lost responses" if lost < len(failures) else ""
-        logger.warning("%d rows failed or were dropped%s; see %s%s", lost, parts, self.file, listed)
+        rows = f"{lost} rows of split {self.split}" if self.split else f"{lost} rows"
+        logger.warning("%s failed or were dropped%s; see %s%s", rows, parts, self.file, listed)
