@@ -217,6 +217,7 @@ def _summary(config: ConfigFacts) -> str:
 def _run_sentence(run: RunRecord) -> str:
     """Return a sentence with a run's steps and source, and the rows that failed or were dropped."""
     verb = "Generated" if any(step.node.makes is not None for step in run.steps) else "Selected"
+    verb = f"Split {plain(run.split)}: {verb.lower()}" if run.split else verb
     minimum = "at least " if run.is_from_rows else ""
     names = " → ".join(plain(step.name) for step in run.steps)
     text = f"{verb} with {names} from {minimum}{_format_source(run.source)}"
@@ -231,6 +232,11 @@ def _run_sentence(run: RunRecord) -> str:
             f"{number(run.wanted)} accepted rows requested, {format_acceptance(run.accepted, run.source.rows)}"
         )
     return "; ".join([text, *losses]) + "."
+
+
+def _run_label(run: RunRecord, place: int) -> str:
+    """Return the name of one of several runs: its number, and its split in a run of a `DatasetDict`."""
+    return f"run {place}, {run.split}" if run.split else f"run {place}"
 
 
 def _format_source(source: Source) -> str:
@@ -281,10 +287,10 @@ def _funnel_images(config: ConfigFacts) -> list[str]:
 
 
 def _numbered_steps(config: ConfigFacts) -> Iterator[tuple[str, StepRecord]]:
-    """Yield the steps of all runs with their names, which have the run's number if there are several runs."""
+    """Yield the steps of all runs with their names, which have the run's label if there are several runs."""
     for place, run in enumerate(config.runs, 1):
         for step in run.steps:
-            yield (f"{step.name} (run {place})" if len(config.runs) > 1 else step.name), step
+            yield (f"{step.name} ({_run_label(run, place)})" if len(config.runs) > 1 else step.name), step
 
 
 def _outcome_lines(config: ConfigFacts) -> Iterator[str]:

@@ -108,10 +108,10 @@ class ConfigFacts:
 
     @property
     def runs(self) -> list[RunRecord]:
-        """The runs that generated the rows; a run of several splits is listed once."""
+        """The runs that generated the rows; a run of several splits is listed once, `Dataset.map` for each split."""
         found: list[RunRecord] = []
         for run in (run for split in self.splits for run in split.runs):
-            if run not in found:
+            if run.is_from_rows or run not in found:
                 found.append(run)
         return found
 

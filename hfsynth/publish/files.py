@@ -40,7 +40,8 @@ from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
 from hfsynth.publish.retry import with_retries
 from hfsynth.recipe import write_recipe
 from hfsynth.run_record import RunRecord, StepRecord, record_from_rows, records, replace_last_record
-from hfsynth.step import Step
+from hfsynth.step import Step, as_step
+from hfsynth.technique import Technique
 from hfsynth.training_format import TrainingFormat, training_format
 
 logger = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ def write_config(
         for name, split in splits.items():
             rows, failed = _split_failures(split)
             size = _write_rows(folder, name, rows)
-            runs = _runs(split, steps)
+            runs = _runs(split, name, steps)
             new_runs = [run for run in runs if run.failures_file not in written_failures]
             written_failures |= {run.failures_file for run in runs}
             others = [other for other_name, other in splits.items() if other_name != name]
@@ -356,12 +357,38 @@ def _split_failures(dataset: Dataset) -> tuple[Dataset, Dataset]:
     return dataset, failures_dataset([])
 
 
-def _runs(dataset: Dataset, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
+def _runs(dataset: Dataset, split: str, steps: Sequence[Step]) -> tuple[RunRecord, ...]:
     """Return the recorded runs of a dataset; steps that only its rows name are added as one more run."""
     recorded = records(dataset)
     recorded_names = {step.name for run in recorded for step in run.steps}
     names = [name for name in step_names(dataset)[0] if name not in recorded_names]
-    return (*recorded, record_from_rows(dataset, names, steps)) if names else tuple(recorded)
+    if not names:
+        return tuple(recorded)
+    steps = [as_step(step) for step in steps]
+    written = {column for step in steps for column in step.written_features}
+    inputs = [column for column in dataset.column_names if column not in {*written, METADATA_COLUMN}]
+    generated = [_with_seeds_of_rows(step, split, dataset, inputs) for step in steps if step.name in names]
+    is_of_split = any(step not in steps for step in generated)
+    return (*recorded, replace(record_from_rows(dataset, names, generated), split=split if is_of_split else ""))
+
+
+def _with_seeds_of_rows(step: Step, split: str, dataset: Dataset, inputs: Sequence[str]) -> Step:
+    """Return a step for a split if `with_split=True` generated the rows, else the step as it is.
+
+    Args:
+        step: A step that the rows name.
+        split: The split.
+        dataset: The rows, of which the first one with the step's entry is read.
+        inputs: The columns that no step wrote.
+    """
+    of_split = step.for_split(split)
+    if not isinstance(of_split, Technique):
+        return step
+    histories = (row[METADATA_COLUMN] or () for row in dataset.select_columns(METADATA_COLUMN))
+    found = ((place, one) for place, entries in enumerate(histories) for one in entries if one["step"] == step.name)
+    place, entry = next(found)
+    batch = {name: [value] for name, value in dataset.select_columns(list(inputs))[place].items()} if inputs else {}
+    return of_split if of_split.row_seeds([entry["row"]], batch)[0].request_seed(0) == entry["seed"] else step
 
 
 def _failure_key(failure: Mapping[str, Any]) -> tuple[str, int]:

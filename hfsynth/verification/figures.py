@@ -180,8 +180,9 @@ def _is_complete(published: PublishedConfig) -> bool:
     """Return whether every input row was published: no row failed, was dropped or was left out."""
     facts = published.facts
     lossless = all(not step.failures and not step.dropped for step in facts.steps)
-    is_single = len(facts.runs) == 1 and not facts.runs[0].wanted
-    return lossless and is_single and bool(facts.steps) and facts.steps[-1].rows_out == facts.rows
+    is_single = all(len(split.runs) == 1 for split in facts.splits) and not any(run.wanted for run in facts.runs)
+    rows_out = sum(run.steps[-1].rows_out for run in facts.runs if run.steps)
+    return lossless and is_single and bool(facts.steps) and rows_out == facts.rows
 
 
 def _token_differences(name: str, steps: list[StepRecord], rows: list[Dataset], is_complete: bool) -> Iterator[str]:

@@ -342,6 +342,7 @@ def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, li
     of_others = [
         failure
         for other in published.facts.splits
+        if any(run in split.runs for run in other.runs)
         for failure in published.failures(other)
         if failure["rule"] and failure["step"] not in {one["step"] for one in of_split}
     ]

@@ -28,6 +28,7 @@ from hfsynth import (
     save,
     verify,
 )
+from hfsynth.publish.files import load_runs
 from hfsynth.technique import Input
 from tests.helpers import RepeatingLLM
 
@@ -148,6 +149,42 @@ def test_verify_dataset_dict_selects_rows_of_all_splits(tmp_path):
         *(("test", place) for place in range(5)),
         *(("train", place) for place in range(4)),
     ]
+
+
+def of_splits(count):
+    return DatasetDict(train=texts(count), test=texts(count))
+
+
+def test_verify_run_of_splits_remakes_rows_of_all(tmp_path):
+    """The index of a row in the sampler's input depends on the dropped rows of its own split alone."""
+    splits = of_splits(6)
+    splits["test"] = concatenate_datasets([Dataset.from_dict({"text": ["", ""]}), splits["test"]])
+    topics = CategorySampler({"topic": ("maths", "law", "tea")})
+    chain = WellFormed(column="text") >> topics >> Halves(LLM) >> Magpie(LLM, only_instruction=True)
+    folder = saved(run(chain, splits), tmp_path)
+    found = verify(str(folder), rows=24, own=[Halves])
+    assert (found.rows.equal, found.exit_status) == (24, 0), str(found)
+    assert [row.source_row for row in found.rows.rows if row.split == "test"] == [n // 2 + 2 for n in range(12)]
+    card = (folder / "README.md").read_text()
+    assert "| train | 12 | 0 |\n| test | 12 | 2 |" in card
+    assert "Halves (run 2, test)" in card
+    rewrite_rows(folder, lambda row, place: {**row, "half": "x" if place == 0 else row["half"]})
+    assert verify(str(folder), rows=0).exit_status == 4
+
+
+@pytest.mark.parametrize("with_split", [True, False])
+def test_verify_map_of_splits_remakes_rows_of_all(with_split, tmp_path):
+    magpie = Magpie(LLM, only_instruction=True)
+    step = TextGeneration(LLM, name="Answer")
+    mapped = of_splits(3).map(magpie, batched=True, with_indices=True, with_split=with_split)
+    mapped = mapped.map(step, batched=True, with_indices=True, with_split=with_split)
+    assert (mapped["train"]["instruction"][:] != mapped["test"]["instruction"][:]) is with_split
+    folder = str(saved(mapped, tmp_path, steps=[magpie, step]))
+    found = verify(folder, rows=6)
+    assert (found.rows.equal, found.exit_status) == (6, 0), str(found)
+    assert [load_runs(folder, "c", name)[0].split for name in mapped] == (
+        ["train", "test"] if with_split else ["", ""]
+    )
 
 
 def test_verify_seed_selects_the_rows(tmp_path):
