@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import Completion, FinishReason, Message, Request, Role, SamplingParams
 from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers, split_thinking
+from hfsynth.tool_calls import SAMPLE_TOOLS, ParsedAnswer, derive_response_template, parse_answer
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""
@@ -264,14 +265,21 @@ class ChatTokenizer:
         """
         if cuts := [text.index(stop) for stop in rendered.tokens.stop if stop in text]:
             text = text[: min(cuts)]
-        thinking = None
-        if rendered.request.role == "assistant":
-            thinking, text = split_thinking(rendered.prompt, text, self.template.thinking)
+        parsed, error = None, ""
+        if rendered.request.parse_tool_calls and finish_reason == "stop":
+            parsed, error = self._parse_tool_calls(rendered, text)
+        if parsed is None:
+            thinking = None
+            if rendered.request.role == "assistant":
+                thinking, text = split_thinking(rendered.prompt, text, self.template.thinking)
+            parsed = ParsedAnswer(text, (), thinking)
         return Completion(
-            text=self._without_special(text),
+            text=self._without_special(parsed.text),
             finish_reason=finish_reason,
             prompt_tokens=len(rendered.tokens.prompt_ids),
-            thinking=thinking and self._without_special(thinking),
+            thinking=parsed.thinking and self._without_special(parsed.thinking),
+            tool_calls=parsed.calls,
+            tool_call_error=error,
         )
 
     def scored(self, rendered: RenderedChoices, scores: tuple[float, ...]) -> Completion:
@@ -289,6 +297,31 @@ class ChatTokenizer:
         """Return the text of tokens, with special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def _parse_tool_calls(self, rendered: RenderedRequest, text: str) -> tuple[ParsedAnswer | None, str]:
+        """Parse an answer; (None, "") if it calls no tool, and (None, the reason) if it can't be parsed."""
+        tools = rendered.request.tools
+        try:
+            if own := getattr(self.tokenizer, "response_template", None):
+                return parse_answer(self.tokenizer, own, rendered.prompt, text, tools), ""
+            if (derived := self._derived_response_template) is None:
+                return None, (
+                    f"the tokenizer of {self.template.name} has no response_template, and none can be derived from "
+                    "its chat template"
+                )
+            thinking, answer = split_thinking(rendered.prompt, text, self.template.thinking)
+            parsed = parse_answer(self.tokenizer, derived, "", answer, tools)
+        except ValueError as error:
+            return None, f"{error!s:.300}"
+        return parsed and replace(parsed, thinking=thinking), ""
+
+    @cached_property
+    def _derived_response_template(self) -> Mapping[str, Any] | None:
+        """How the model writes tool calls, derived from its chat template; None if that can't be derived."""
+        if self.template.tool_renders is None:
+            return None
+        render = partial(_attempt, self.template.tool_renders(SAMPLE_TOOLS))
+        return derive_response_template(self.tokenizer, render, self.template.thinking)
+
     def _prompt_ids(self, request: Request, prompt: str) -> list[int]:
         """Return the tokens of a request's prompt. Contents of messages become no special tokens.
 
@@ -300,11 +333,7 @@ class ChatTokenizer:
             rendered = self.prompt(replace(request, messages=messages))
             return rendered.rstrip(" ") if request.choices else rendered
 
-        if request.tools and self._plain_text.is_marked("\n".join(_texts_in(request.tools))):
-            raise ChatTemplateError(
-                f"a tool's schema has the text of a special token, which {self.template.name} would not read as text; "
-                "remove it from the row."
-            )
+        self._plain_text.check_tools(request.tools)
         ids = self._plain_text.of_prompt(prompt, request.messages, render)
         if not ids:
             raise ChatTemplateError("the chat template renders the conversation as an empty prompt")
@@ -395,7 +424,7 @@ class ChatTemplate:
     def _of_tools(self, tools: Sequence[Mapping[str, Any]]) -> "ChatTemplate":
         render = self.tool_renders(tools) if self.tool_renders else self.render
         template = replace(self, render=render, tool_renders=None)
-        names = [str(tool.get("function", tool).get("name", "")) for tool in tools]
+        names = [str((tool.get("function") or tool).get("name", "")) for tool in tools]
         rendered = template._rendered(_user_turn(_USER), True)
         if left_out := [name for name in names if name not in rendered]:
             raise ChatTemplateError(f"the chat template of {self.name} leaves out the tools {left_out}")
@@ -466,7 +495,7 @@ class ChatTemplate:
             if not self._has_role(messages, role):
                 raise ChatTemplateError(f"the chat template of {self.name} leaves out turns of the role {role!r}")
         calls = [call for message in messages for call in message.get("tool_calls", ())]
-        names = [str(call.get("function", call).get("name", "")) for call in calls]
+        names = [str((call.get("function") or call).get("name", "")) for call in calls]
         if names and (left_out := [name for name in names if name not in self._rendered(messages, False)]):
             raise ChatTemplateError(f"the chat template of {self.name} leaves out the calls of the tools {left_out}")
 
@@ -694,10 +723,9 @@ class PlainText:
             ChatTemplateError: If the template changes a content that has the text of an added token, so that the text
                 isn't found in the prompt; or if the tokenizer finds such a token even in the split text.
         """
-        texts = [text for message in messages for text in _texts_in(message)]
-        if not any(map(self.is_marked, texts)):
+        if not self.is_marked_in(messages):
             return self.tokens(prompt)
-        free = _unused("".join(texts))
+        free = _unused("".join(_texts_in(messages)))
         masked, _ = self._masked(messages, free, self._pattern)
         of_template = self._added(self.tokens(render(masked)))
         tokens = self.tokens(prompt)
@@ -717,6 +745,22 @@ class PlainText:
     def is_marked(self, text: str) -> bool:
         """Return whether a text contains the text of an added token."""
         return self._anywhere is not None and self._anywhere.search(text) is not None
+
+    def is_marked_in(self, value: Any) -> bool:
+        """Return whether a text in nested lists and dicts contains the text of an added token."""
+        return any(map(self.is_marked, _texts_in(value)))
+
+    def check_tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Check that no tool's schema contains the text of an added token.
+
+        Raises:
+            ChatTemplateError: If one does.
+        """
+        if self.is_marked_in(tools):
+            raise ChatTemplateError(
+                f"a tool's schema has the text of a special token, which {self.name} would not read as text; "
+                "remove it from the row."
+            )
 
     @cached_property
     def _markers(self) -> dict[str, int]:

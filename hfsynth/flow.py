@@ -74,7 +74,7 @@ class Outcome:
     error: str = ""
     """Why the row failed; empty if it didn't."""
     raw: str = ""
-    """The completion that could not be used, if that is why the row failed."""
+    """The completion that could not be used, if that is why the row failed; or why tool calls were kept as text."""
     finish_reason: str = ""
     """Finish reason of the last completion; empty without a completion."""
     prompt_tokens: int = 0
@@ -491,6 +491,8 @@ class RowState:
                 elif error := self._truncation(completion):
                     request = flow.throw(error)
                 else:
+                    if completion.tool_call_error:
+                        self.outcome.raw = storable(f"tool calls are kept as text: {completion.tool_call_error}")
                     request = flow.send(completion)
         except StopIteration as end:
             self._finish(end.value)

@@ -97,6 +97,8 @@ class Request:
     """Start of this request's own random stream; `FlowDriver` derives it from the row's index and the turn."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools that the model may call, as JSON schemas: what the chat template gets as `tools`."""
+    parse_tool_calls: bool = False
+    """Whether the tool calls in the answer are parsed, and taken out of its text."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
     keep_truncated: bool | None = False
@@ -131,6 +133,11 @@ class Completion:
     """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
     thinking: str | None = None
     """The thoughts before the answer; None if the model wrote none."""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """The tools that the model calls, if the request asked for parsed ones:
+    `{"type": "function", "function": {"name": …, "arguments": {…}}}`, with an `id` if the model writes one."""
+    tool_call_error: str = ""
+    """Why tool calls that were to be parsed, if there are any, are left in `text`."""
     error: str = ""
     """Why it couldn't be written, or not to its end, where `finish_reason` is "error" or "refused"."""
     scores: tuple[float, ...] = ()

@@ -24,7 +24,7 @@ METADATA_ENTRY = {
     "truncated": Value("bool"),  # whether the row has a truncated text, which was kept
     "error": Value("string"),  # the reason if the row failed, else ""
     "column": Value("string"),  # if the row failed, its first output, which is None
-    "raw": Value("string"),  # the completion that the technique could not use
+    "raw": Value("string"),  # the completion that the technique could not use; or why tool calls were kept as text
     "share": Value("float64"),  # 1 / number of output rows from the same input row
 }
 """The entry that each technique adds to a row. Output rows from the same input row have equal entries, whose shares

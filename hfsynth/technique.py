@@ -22,7 +22,7 @@ from datasets import Features, NamedSplit
 from datasets.formatting.formatting import LazyBatch
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.conversation import conversation_fault
+from hfsynth.conversation import conversation_fault, tools_fault
 from hfsynth.data import class_names
 from hfsynth.errors import ColumnError, FlowError, GenerationError, RowError
 from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows, split_seed
@@ -271,9 +271,11 @@ class Input(Enum):
     TEXT = "text; a row where it is None, blank or no text fails"
     OPTIONAL_TEXT = "text, or None"
     CONVERSATION = "a conversation; a row without one fails"
+    TOOLS = "tools as JSON schemas, or None"
     ANYTHING = "whatever the dataset has"
 
 
+_FAULTS = {Input.CONVERSATION: conversation_fault, Input.TOOLS: tools_fault}
 Inputs = dict[str, Input]
 
 
@@ -502,9 +504,8 @@ class Technique(Configuration, Step):
         wiring = self.wire(features)
         for name, kind in self.input_features(wiring).items():
             found = features[wiring[name]]
-            if kind is Input.CONVERSATION:
-                if fault := conversation_fault(found):
-                    raise ColumnError(f"{self.name} can't read conversations in column {wiring[name]!r}: {fault}.")
+            if kind in _FAULTS:
+                self._check_shape(wiring[name], kind, found)
             elif kind is not Input.ANYTHING and getattr(found, "dtype", "") not in ("string", "large_string", "null"):
                 raise ColumnError(f"{self.name} needs text in column {wiring[name]!r}, which holds {found}.")
         return Features({**features, **self.written_features, METADATA_COLUMN: METADATA_FEATURE})
@@ -631,7 +632,7 @@ class Technique(Configuration, Step):
         Raises:
             RowError: If it must be text, and isn't.
         """
-        if kind in (Input.ANYTHING, Input.CONVERSATION) or (value is None and kind is Input.OPTIONAL_TEXT):
+        if kind is Input.ANYTHING or kind in _FAULTS or (value is None and kind is Input.OPTIONAL_TEXT):
             return
         column = self.input_mappings.get(name, name)
         if value is not None and not isinstance(value, str):
@@ -643,8 +644,11 @@ class Technique(Configuration, Step):
         """Check the types of a `Dataset`'s columns, in which all rows have the same type."""
         for name, kind in self._inputs(wiring).items():
             column = wiring[name]
+            features = batch.formatter.features if isinstance(batch, LazyBatch) else None
+            if kind in _FAULTS and features and column in features:
+                self._check_shape(column, kind, features[column])
             found = column_type(batch, column)
-            if kind in (Input.ANYTHING, Input.CONVERSATION) or found is None:
+            if kind is Input.ANYTHING or kind in _FAULTS or found is None:
                 continue
             value = next((value for value in batch[column] if value is not None), None)
             if value is not None and not isinstance(value, str):
@@ -704,6 +708,16 @@ class Technique(Configuration, Step):
             "raw": redact(outcome.raw) if outcome.error else outcome.raw,
             "share": 1.0,
         }
+
+    def _check_shape(self, column: str, kind: Input, feature: Any) -> None:
+        """Check that a feature can hold conversations, or tools.
+
+        Raises:
+            ColumnError: If it can't.
+        """
+        if fault := _FAULTS[kind](feature):
+            content = "conversations" if kind is Input.CONVERSATION else "tools"
+            raise ColumnError(f"{self.name} can't read {content} in column {column!r}: {fault}.")
 
     def _missing(self, name: str, columns: Collection[str]) -> str:
         column = self.input_mappings.get(name, name)

@@ -5,10 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from datasets import Dataset, Features, Json, List, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Json, List, Value, concatenate_datasets
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.conversation import is_conversation, read_conversation
+from hfsynth.conversation import (
+    CONVERSATION_COLUMNS,
+    THINKING_FIELDS,
+    conversation_fault,
+    is_conversation,
+    read_conversation,
+    read_tool_calls,
+)
 from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS
 from hfsynth.errors import ColumnError, RowError
 from hfsynth.filter import Split
@@ -67,14 +74,14 @@ class TrainingFormat(Configuration, DatasetStep):
     | `unpaired-preference` | `prompt`, `completion`, `label` | KTOTrainer |
 
     The prompt is an instruction or a conversation. The completion is a response, each text of a list of generations,
-    or the last turn of the conversation. A preference comes from a pair of columns, or pairs the responses with the
-    highest and the lowest `score`, among the generations of all rows with the same prompt. The columns that are read
-    are replaced; others stay. If the two responses of a pair come from different rows, the other columns, the score
-    too, are those of the row with the chosen response; the row with the rejected one has no row of its own in the
-    result, and its other columns are lost. A row that lacks a part is dropped, with one of these reasons: `no_prompt`,
-    `no_completion`, `no_score`, `no_difference` (all scores of a prompt, or both responses, are equal), `between`
-    (neither the highest nor the lowest score), `unreadable`. A failure with `between_responses` has the other
-    responses of a row that has one of the pair.
+    or the last turn of the conversation; it gets the texts of `thinking` and the calls of `tool_calls`. A preference
+    comes from a pair of columns, or pairs the responses with the highest and the lowest `score`, among the generations
+    of all rows with the same prompt. The columns that are read are replaced; others stay. If the two responses of a
+    pair come from different rows, the other columns, the score too, are those of the row with the chosen response; the
+    row with the rejected one has no row of its own in the result, and its other columns are lost. A row that lacks a
+    part is dropped, with one of these reasons: `no_prompt`, `no_completion`, `no_score`, `no_difference` (all scores
+    of a prompt, or both responses, are equal), `between` (neither the highest nor the lowest score), `unreadable`. A
+    failure with `between_responses` has the other responses of a row that has one of the pair.
 
     >>> rows = Dataset.from_dict({"instruction": ["Name a fruit."], "generation": ["A fig."]})
     >>> TrainingFormat("prompt-completion")(rows)[0]["completion"]
@@ -125,7 +132,10 @@ class TrainingFormat(Configuration, DatasetStep):
     thinking_field: str | None = field(
         default="reasoning_content",
         kw_only=True,
-        metadata={"help": "Message field that gets the text of the column `thinking`; None leaves that text out."},
+        metadata={
+            "help": "Message field that gets the text of the column `thinking`; None leaves all thinking out, that of "
+            "messages too."
+        },
     )
     tools: bool = field(default=True, kw_only=True, metadata={"help": "Keep the column `tools`, which trainers read."})
     name: str = field(default="", kw_only=True, metadata={"help": "The step's name in records. Default: the class."})
@@ -317,6 +327,7 @@ class _Sources:
     input: str
     system_prompt: str
     thinking: str
+    tool_calls: str
 
     @classmethod
     def find(cls, form: TrainingFormat, features: Features) -> "_Sources":
@@ -333,6 +344,9 @@ class _Sources:
         instruction = form.instruction or next((name for name in INSTRUCTION_COLUMNS if name in features), "")
         if not instruction:
             raise ColumnError(f"{form.name} finds no instruction among {found}; name its column with instruction='…'.")
+        kind = features[instruction]
+        if instruction not in VERSIONS and not isinstance(kind, ClassLabel) and (fault := conversation_fault(kind)):
+            raise ColumnError(f"{form.name} can't read conversations in column {instruction!r}: {fault}.")
         answers = (name for name in RESPONSE_COLUMNS if _is_answer(features, name) and name != instruction)
         response = form.response or next(answers, "")
         is_pair = form.type == "preference"
@@ -348,6 +362,7 @@ class _Sources:
             "input" if _reads_input(form, instruction, features) else "",
             "system_prompt" if "system_prompt" in features else "",
             "thinking" if "thinking" in features and response else "",
+            "tool_calls" if "tool_calls" in features and response and not rejected else "",
         )
         sources._check(form, features, found)
         return sources
@@ -358,7 +373,7 @@ class _Sources:
         Raises:
             ColumnError: If one is missing.
         """
-        has_answers = self.response or is_conversation(features[self.instruction])
+        has_answers = self.response or _may_have_answers(features, self.instruction)
         if form.type not in ("prompt-only", "language-modeling") and not has_answers:
             raise ColumnError(f"{form.name} finds no response among {found}; name its column with response='…'.")
         if form.type == "language-modeling" and not has_answers:
@@ -383,13 +398,15 @@ class _Sources:
     def columns(self, features: Features) -> list[str]:
         """Return the names of the dataset's columns that are read."""
         names = (
-            self.instruction, self.response, self.rejected, self.score, self.input, self.system_prompt, self.thinking
+            self.instruction, self.response, self.rejected, self.score, self.input, self.system_prompt, self.thinking,
+            self.tool_calls,
         )  # fmt: skip
         return [name for name in dict.fromkeys(names) if name in features]
 
     def removed(self, form: TrainingFormat, features: Features) -> set[str]:
         """Return the columns to remove: those that are read, and others that a trainer would read in their place."""
         inside = {self.instruction, self.response, self.rejected, self.input, self.system_prompt, self.thinking}
+        inside.add(self.tool_calls)
         if form.type == "prompt-only":
             inside |= {name for name in RESPONSE_COLUMNS if name in features}
         return inside | set(_REPLACED) | (set() if form.tools else {"tools"})
@@ -397,8 +414,10 @@ class _Sources:
     def message_feature(self, form: TrainingFormat, features: Features) -> Any:
         """Return the feature of a list of messages: JSON if they may have more fields than role and content."""
         kinds = [features[name] for name in (self.instruction, self.response, self.rejected) if name]
-        extra = [kind for kind in kinds if is_conversation(kind) and kind != _TEXTS]
-        return List(Json()) if extra or (self.thinking and form.thinking_field) else _TEXTS
+        is_json = self.instruction in CONVERSATION_COLUMNS and isinstance(features[self.instruction], Value)
+        extra = is_json or any(is_conversation(kind) and kind != _TEXTS for kind in kinds)
+        has_fields = extra or self.tool_calls or (self.thinking and form.thinking_field)
+        return List(Json()) if has_fields else _TEXTS
 
     def examples(self, form: TrainingFormat, row: _Row, place: int) -> list[_Example]:
         """Return the examples of a row.
@@ -406,6 +425,13 @@ class _Sources:
         Raises:
             RowError: If the row has no prompt, completion or score; the reason is the rule's name.
         """
+        examples = self._read_examples(form, row, place)
+        if form.thinking_field is None:
+            cut = _without_thinking
+            return [replace(one, prompt=cut(one.prompt), completion=cut(one.completion)) for one in examples]
+        return examples
+
+    def _read_examples(self, form: TrainingFormat, row: _Row, place: int) -> list[_Example]:
         prompt = self._prompt(form, row)
         if form.type == "prompt-only":
             while prompt and prompt[-1]["role"] == "assistant":
@@ -420,7 +446,8 @@ class _Sources:
                 raise RowError("no_difference")
             return [_Example(place, prompt, best[0], 1.0), _Example(place, prompt, worst[0], 0.0)]
         if self.response:
-            answers = _answers(row[self.response], None, prompt, is_version=self.response in VERSIONS)
+            calls = _tool_calls(row[self.tool_calls]) if self.tool_calls else ()
+            answers = _answers(row[self.response], None, prompt, is_version=self.response in VERSIONS, calls=calls)
             answers = self._with_thinking(form, row, answers)
         elif prompt[-1]["role"] == "assistant":
             prompt, answers = prompt[:-1], [(prompt[-1],)]
@@ -441,6 +468,8 @@ class _Sources:
             messages: tuple[Any, ...] = ({"role": "user", "content": value},) if value.strip() else ()
         else:
             messages = read_conversation(self.instruction, value) if value else ()
+            if isinstance(value, str) and self.instruction not in CONVERSATION_COLUMNS:
+                _check_plain(self.instruction, messages)
         if not messages:
             raise RowError("no_prompt")
         has_system = messages[0]["role"] in ("system", "developer")
@@ -477,6 +506,12 @@ class _Sources:
         return [score >= form.minimum if form.minimum is not None else bool(score) for score in scores]
 
 
+def _may_have_answers(features: Features, name: str) -> bool:
+    """Return whether a column has conversations, by its feature or, if they are JSON texts, by its name."""
+    is_json = isinstance(features[name], Value | Json) and name in CONVERSATION_COLUMNS
+    return is_json or is_conversation(features[name])
+
+
 def _is_answer(features: Features, name: str) -> bool:
     kind = features.get(name)
     kind = kind.feature if isinstance(kind, List) and isinstance(kind.feature, Value) else kind
@@ -493,20 +528,53 @@ def _reads_input(form: TrainingFormat, instruction: str, features: Features) -> 
     return is_after and instruction == "instruction" if form.use_input is None else form.use_input
 
 
-def _answers(value: Any, conversation: Any, prompt: Sequence[Any], is_version: bool = False) -> list[tuple[Any, ...]]:
-    """Return completions as messages: from a text, each text of a list, or a conversation's turns after the prompt.
+def _check_plain(column: str, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Check that messages from a JSON text have no fields besides role and content.
 
     Raises:
-        RowError: If one is missing or blank.
+        RowError: If they do: the feature of the new column, which does not depend on the rows, has no place for them.
+    """
+    if extra := sorted({name for message in messages for name in message} - {"role", "content"}):
+        raise RowError(f"{column} has JSON with {extra}; rename the column to 'messages' to keep them")
+
+
+def _without_thinking(messages: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple({name: one for name, one in message.items() if name not in THINKING_FIELDS} for message in messages)
+
+
+def _tool_calls(value: Any) -> list[list[Any]]:
+    """Return the tool calls of each answer, from the JSON text of one, or a list of such texts."""
+    texts = value if isinstance(value, list) else [value]
+    return [read_tool_calls("tool_calls", text) if text else [] for text in texts]
+
+
+def _answers(
+    value: Any, conversation: Any, prompt: Sequence[Any], is_version: bool = False, calls: Sequence[list[Any]] = ()
+) -> list[tuple[Any, ...]]:
+    """Return completions as messages: from a text, each text of a list, or a conversation's turns after the prompt.
+
+    Args:
+        value: The response column's value.
+        conversation: The conversation that the prompt comes from, if there is no response column.
+        prompt: The prompt's messages.
+        is_version: Whether only the last text of a list is read.
+        calls: The tool calls of each text.
+
+    Raises:
+        RowError: If one is missing or, without tool calls, blank.
     """
     if value is None and conversation is None:
         raise RowError("no_completion")
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, list) and texts and all(text is None or isinstance(text, str) for text in texts):
         chosen = texts[-1:] if is_version else texts
-        if any(text is None or not text.strip() for text in chosen):
+        called = calls if len(calls) == len(chosen) else [[]] * len(chosen)
+        if any(not (text or "").strip() and not one for text, one in zip(chosen, called, strict=True)):
             raise RowError("no_completion")
-        return [({"role": "assistant", "content": text},) for text in chosen]
+        return [
+            ({"role": "assistant", "content": text or "", **({"tool_calls": one} if one else {})},)
+            for text, one in zip(chosen, called, strict=True)
+        ]
     if not value:
         raise RowError("no_completion")
     messages = read_conversation("the response", value)

@@ -59,6 +59,39 @@ def test_training_format_keeps_or_cuts_thinking(field, fields):
     assert "thinking" not in written.column_names
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_training_format_keeps_or_cuts_thoughts_of_messages(field):
+    """That of the messages, and that of the column."""
+    talk = [user("a"), assistant("b", **{field: "t"}), user("c")]
+    rows = Dataset.from_dict({"messages": [talk], "generation": ["d"], "thinking": ["u"]})
+    kept, cut = (TrainingFormat("language-modeling", thinking_field=name)(rows) for name in ("thinking", None))
+    assert kept["messages"][0] == [*talk, assistant("d", thinking="u")]
+    assert cut["messages"][0] == [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert "thinking" not in cut.column_names
+
+
+def test_training_format_reads_json_texts():
+    """With calls, in a column whose name says that it holds conversations; elsewhere without."""
+    call = {"function": {"name": "now", "arguments": {"zone": None}}}
+    talk = [user("When?"), assistant("", tool_calls=[call]), {"role": "tool", "content": "9"}, assistant("At 9.")]
+    plain = [user("Hi"), assistant("Ho")]
+    for column in ("messages", "conversations"):
+        rows = TrainingFormat("prompt-completion")(Dataset.from_dict({column: [json.dumps(talk), json.dumps(plain)]}))
+        assert rows[:] == {"prompt": [talk[:3], plain[:1]], "completion": [talk[3:], plain[1:]]}
+    prompts = Dataset.from_dict({"prompt": [json.dumps(talk[:3]), json.dumps(plain[:1])], "response": ["x", "y"]})
+    split = TrainingFormat("prompt-completion").split(prompts)
+    assert split.kept["prompt"][:] == [plain[:1]]
+    assert split.dropped["rule"][:] == ["unreadable"]
+    assert "'tool_calls'" in split.dropped["value"][0]
+
+
+@pytest.mark.parametrize("values", [[3], [["a"]], [[{"text": "a"}]]])
+def test_training_format_of_no_conversations_is_an_error(values):
+    rows = Dataset.from_dict({"messages": values})
+    with pytest.raises(ColumnError, match=r"can't read conversations in column 'messages': it holds "):
+        TrainingFormat("language-modeling").check_features(rows.features)
+
+
 def test_training_format_keeps_calls_and_tools():
     call = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
     talk = [

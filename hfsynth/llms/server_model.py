@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices
 from hfsynth.choice_tree import log_sum
 from hfsynth.errors import GenerationError, ServerError
-from hfsynth.llm import Completion, FinishReason, Request, Requests
+from hfsynth.llm import Completion, FinishReason, Message, Request, Requests
 from hfsynth.llms.server_client import (
     FailedError,
     LoopThread,
@@ -27,6 +27,7 @@ from hfsynth.llms.server_client import (
     unsupported_fields,
 )
 from hfsynth.thinking import THINKING, split_thinking
+from hfsynth.tool_calls import check_call
 
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]
@@ -132,7 +133,7 @@ class ChatEndpoint:
         sampling = request.sampling
         body = {
             "model": self.model,
-            "messages": [dict(message) for message in request.messages],
+            "messages": [_with_json_arguments(message) for message in request.messages],
             **self.kind.sampling_fields(sampling, request.seed, sampling.max_new_tokens),
         }
         if request.tools:
@@ -143,12 +144,17 @@ class ChatEndpoint:
         choice = _first_choice(data)
         message = choice.get("message")
         message = message if isinstance(message, Mapping) else {}
-        text, thinking = _text_of(message), message.get("reasoning") or message.get("reasoning_content")
+        calls, call_error = _parsed_calls(message) if request.parse_tool_calls else ((), "")
+        text = _content(message.get("content")) if calls else _text_of(message)
+        thinking = message.get("reasoning") or message.get("reasoning_content")
         if not isinstance(thinking, str) or not thinking:
             thinking, text = split_thinking("", text, THINKING)
         cuts = [text.index(stop) for stop in sampling.stop if stop in text]
         text = text[: min(cuts, default=len(text))].strip()
-        return _with_usage(_ended(Completion(text=text, finish_reason="stop", thinking=thinking), choice), data)
+        completion = Completion(
+            text=text, finish_reason="stop", thinking=thinking, tool_calls=calls, tool_call_error=call_error
+        )
+        return _with_usage(_ended(completion, choice), data)
 
     def check(self, requests: Sequence[Request]) -> None:
         """Check that at least one of the requests is a chat.
@@ -437,6 +443,29 @@ def _text_of(message: Mapping[str, Any]) -> str:
     return text if text or not calls else json.dumps(calls, ensure_ascii=False)
 
 
+def _with_json_arguments(message: Message) -> dict[str, Any]:
+    """Return a message in which the arguments of tool calls are JSON texts, as OpenAI's format has them."""
+    calls = []
+    for call in message.get("tool_calls", ()):
+        function = dict(call.get("function") or call)
+        if not isinstance(function.get("arguments", ""), str):
+            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        identifier = {"id": call["id"]} if "id" in call else {}
+        calls.append({**identifier, "type": "function", "function": function})
+    return {**message, **({"tool_calls": calls} if calls else {})}
+
+
+def _parsed_calls(message: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """Return the tool calls that a server has parsed, and why they can't be read, or ""."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        return (), f"the server's tool_calls are no list: {calls!r:.200}"
+    try:
+        return tuple(map(check_call, calls)), ""
+    except ValueError as error:
+        return (), str(error)
+
+
 def _content(content: Any) -> str:
     """Return the text of an answer's content, which is a text, a list of parts, or None."""
     if isinstance(content, list):
@@ -448,7 +477,7 @@ def _content(content: Any) -> str:
 def _ended(completion: Completion, choice: Mapping[str, Any]) -> Completion:
     """Return a completion with the finish reason of the server's choice."""
     reason = str(choice.get("finish_reason") or "")
-    if reason in _CALLED and completion.text:
+    if reason in _CALLED and (completion.text or completion.tool_calls):
         return completion
     if reason in _FINISH_REASONS:
         return replace(completion, finish_reason=_FINISH_REASONS[reason])

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from datasets import Features, List, Value
 
-from hfsynth.conversation import read_conversation, read_tools
+from hfsynth.conversation import find_conversation_column, read_conversation, read_tools
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Completion, Message, Request, SamplingParams
@@ -22,10 +22,16 @@ class TextGeneration(Technique):
     """Answer each row: `instruction` → `generation`.
 
     Reads the columns of `template`; or else `instruction`, with `input` below it where no earlier step has written the
-    rows (Alpaca); or, if there is no instruction, the conversation in `messages` with the tools in `tools` (see
-    `conversation.read_conversation` for their shapes). A column `system_prompt` takes precedence over the field. A row
-    fails if a column of the template is None or blank, unless the template tests it (`if`, `is defined`); if an answer
-    reaches `max_new_tokens`, unless `keep_truncated` is set; or if all of its answers are empty.
+    rows (Alpaca); or, if there is no instruction, the conversation in `messages` or `conversations` (see
+    `conversation.read_conversation` for its shapes). Without a template, the model may call the tools in `tools`, a
+    list of JSON schemas or its JSON text. A column `system_prompt` takes precedence over the field. A row fails if a
+    column of the template is None or blank, unless the template tests it (`if`, `is defined`); if an answer reaches
+    `max_new_tokens`, unless `keep_truncated` is set; or if all of its answers are empty.
+
+    `keep_tool_calls` parses an answer by the tokenizer's `response_template`, or else as the chat template renders a
+    call. `tool_calls` is then the JSON text of a list, "[]" if no tool is called, and `generation` the text besides
+    the calls, "" if there is none. `TrainingFormat` makes one message of both. Where calls can't be parsed,
+    `tool_calls` is None, they stay in `generation`, and the row's `generation_metadata` has the reason in `raw`.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM
@@ -34,7 +40,7 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     input_advice: ClassVar[str] = "set use_input=True"
 
     template: str | None = field(
@@ -55,6 +61,12 @@ class TextGeneration(Technique):
     keep_thinking: bool = field(
         default=False, metadata={"help": "Keep the model's reasoning in the column `thinking`."}
     )
+    keep_tool_calls: bool = field(
+        default=False,
+        metadata={
+            "help": "Parse calls of tools into the column `tool_calls`, as JSON; what can't be parsed stays text."
+        },
+    )
     keep_truncated: bool = field(
         default=False,
         metadata={"help": "Keep responses that reach max_new_tokens, marked as truncated; otherwise their rows fail."},
@@ -68,38 +80,46 @@ class TextGeneration(Technique):
         super().__post_init__()
         if self.num_generations < 1:
             raise ValueError(f"TextGeneration.num_generations must be at least 1, got {self.num_generations}.")
+        if self.template is not None and self.keep_tool_calls:
+            raise ValueError(
+                f"TextGeneration.keep_tool_calls needs `tools`, which a template does not read, got {self.template!r}."
+            )
         if self.template is not None and not prompt_variables(self.template, "TextGeneration.template"):
             raise ValueError(f"TextGeneration.template must read a column, got {self.template!r}.")
 
     def input_features(self, available: Collection[str]) -> Inputs:
-        """Return the template's columns, `instruction` or `messages`; and `system_prompt` if it is available."""
+        """Return the template's columns, `instruction` or `messages`; `tools` and `system_prompt` if available."""
         inputs: Inputs
         if self.template is not None:
             inputs = dict.fromkeys(prompt_variables(self.template), Input.ANYTHING)
-        elif "messages" in available and "instruction" not in available:
-            inputs = {"messages": Input.CONVERSATION}
-            if "tools" in available:
-                inputs["tools"] = Input.ANYTHING
+        elif "instruction" not in available and (column := find_conversation_column(available)):
+            inputs = {column: Input.CONVERSATION}
         else:
             inputs = {"instruction": Input.TEXT}
             is_asked = METADATA_COLUMN not in available if self.use_input is None else self.use_input
             if self.use_input or (is_asked and "input" in available):
                 inputs["input"] = Input.OPTIONAL_TEXT
+        if "tools" in available and self.template is None:
+            inputs["tools"] = Input.TOOLS
         if "system_prompt" in available:
             inputs.setdefault("system_prompt", Input.OPTIONAL_TEXT)
         return inputs
 
     @property
     def output_features(self) -> Features:
-        """`generation`, and `thinking` if requested: texts, or lists of texts."""
+        """`generation`, and `thinking` and `tool_calls` if requested: texts, or lists of texts."""
         kind = List(Value("string")) if self.group_generations else Value("string")
-        return Features({"generation": kind, **({"thinking": kind} if self.keep_thinking else {})})
+        kept = {"generation": True, "thinking": self.keep_thinking, "tool_calls": self.keep_tool_calls}
+        return Features({name: kind for name, is_kept in kept.items() if is_kept})
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request `num_generations` answers."""
+        messages = self._conversation(row)
+        tools = read_tools("tools", row["tools"]) if "tools" in row and self.template is None else ()
         request = Request(
-            messages=self._conversation(row),
-            tools=read_tools("tools", row["tools"]) if "tools" in row and self.template is None else (),
+            messages=messages,
+            tools=tools,
+            parse_tool_calls=self.keep_tool_calls and bool(tools or any("tool_calls" in one for one in messages)),
             sampling=self.sampling,
             keep_truncated=self.keep_truncated,
         )
@@ -118,19 +138,19 @@ class TextGeneration(Technique):
             raise RowError(f"{count} were cut off: {truncated[0].reason}", json.dumps(texts, ensure_ascii=False))
         if truncated:
             raise truncated[0]
-        if not any(completion.text for completion in completions):
+        if not any(completion.text or completion.tool_calls for completion in completions):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"
             raise RowError(reason, completions[-1].thinking or "")
-        rows = [{"generation": c.text or None, "thinking": c.thinking} for c in completions]
-        rows = [{name: answer[name] for name in self.output_features} for answer in rows]
+        answers = map(_answer_columns, completions)
+        rows = [{name: answer[name] for name in self.output_features} for answer in answers]
         if self.group_generations:
             return {name: [answer[name] for answer in rows] for name in self.output_features}
         return list(rows)
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
-        if self.template is None and "messages" in row:
-            messages = _unanswered_messages(row["messages"], self.regenerate)
+        if self.template is None and (column := find_conversation_column(row)):
+            messages = _unanswered_messages(column, row[column], self.regenerate)
         else:
             prompt = _instruction(row) if self.template is None else _render_template(self.template, row)
             messages = ({"role": "user", "content": prompt},)
@@ -138,6 +158,16 @@ class TextGeneration(Technique):
         if system_prompt and not any(message["role"] in ("system", "developer") for message in messages):
             return ({"role": "system", "content": system_prompt}, *messages)
         return messages
+
+
+def _answer_columns(completion: Completion) -> dict[str, str | None]:
+    """Return a completion's text, thinking and tool calls."""
+    calls = json.dumps(completion.tool_calls, ensure_ascii=False)
+    return {
+        "generation": completion.text or ("" if completion.tool_calls else None),
+        "thinking": completion.thinking,
+        "tool_calls": None if completion.tool_call_error else calls,
+    }
 
 
 def _instruction(row: Row) -> str:
@@ -164,19 +194,20 @@ def _render_template(template: str, row: Row) -> str:
     return prompt
 
 
-def _unanswered_messages(conversation: object, regenerate: bool) -> tuple[Message, ...]:
+def _unanswered_messages(column: str, conversation: object, regenerate: bool) -> tuple[Message, ...]:
     """Return the messages of a conversation that the model is to answer; without the last answer, to `regenerate` it.
 
     Raises:
         RowError: If it is no list of messages, ends with the assistant, or has nothing but a system prompt.
     """
-    messages = read_conversation("messages", conversation)
+    messages = read_conversation(column, conversation)
     while regenerate and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if messages and messages[-1]["role"] == "assistant":
         raise RowError(
-            "messages ends with an assistant's turn; it must end with a turn to answer, or set regenerate=True"
+            f"{column} ends with an assistant's turn; it must end with a turn to answer, or set regenerate=True"
         )
     if all(message["role"] in ("system", "developer") for message in messages):
-        raise RowError("messages has no turn to answer, only a system prompt")
+        found = "only a system prompt" if messages else "only answers"
+        raise RowError(f"{column} has no turn to answer, {found}")
     return messages

@@ -151,6 +151,32 @@ def test_answer_is_read_in_every_form(server, choice, reason, text, thinking):
     assert bool(found.error) == (reason in ("refused", "error"))
 
 
+CALL = {"id": "a1", "type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
+SENT = {**CALL, "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+
+
+def test_calls_are_sent_and_parsed_in_the_format_of_openai(server):
+    message = {"content": None, "tool_calls": [{**SENT, "index": 0}]}
+    server.answer = lambda path, body: {"choices": [{"finish_reason": "tool_calls", "message": message}]}
+    talk = ({"role": "user", "content": "When?"}, {"role": "assistant", "content": "", "tool_calls": [CALL]})
+    talk = (*talk, {"role": "tool", "content": "9", "tool_call_id": "a1"})
+    with llm_of(server) as llm:
+        (found,) = llm.complete([Request(messages=talk, parse_tool_calls=True)])
+    assert server.bodies[0]["messages"][1]["tool_calls"] == [SENT]
+    assert server.bodies[0]["messages"][2] == talk[2]
+    assert (found.text, found.tool_calls, found.tool_call_error, found.finish_reason) == ("", (CALL,), "", "stop")
+
+
+@pytest.mark.parametrize("calls", [[{"id": "1"}], [{**SENT, "function": {"name": "now", "arguments": "{"}}], {"a": 1}])
+def test_calls_of_a_server_that_are_broken_stay_text(server, calls):
+    message = {"content": None, "tool_calls": calls}
+    server.answer = lambda path, body: {"choices": [{"finish_reason": "tool_calls", "message": message}]}
+    with llm_of(server) as llm:
+        (found,) = llm.complete([Request(messages=({"role": "user", "content": "?"},), parse_tool_calls=True)])
+    assert (json.loads(found.text), found.tool_calls, found.finish_reason) == (calls, (), "stop")
+    assert found.tool_call_error
+
+
 @pytest.mark.parametrize(("pattern", "count"), [("in turn", 1000), ("at random", 300)])
 def test_faults_at_any_request_change_no_row(pattern, count):
     """Each request fails at its first attempt; or three of ten attempts fail."""
