@@ -157,7 +157,8 @@ class Classifier:
             template = self.template.with_tools(tools)
             text = template.conversation(conversation)
             encoded = self.tokenizer(text, add_special_tokens=False)
-            if any(plain_text.is_marked(message["content"]) for message in conversation):
+            plain_text.check_tools(tools)
+            if plain_text.is_marked_in(conversation):
                 tokens = plain_text.of_prompt(text, conversation, template.conversation)
                 fill = {"input_ids": tokens, "attention_mask": [1] * len(tokens)}
                 encoded = {name: fill.get(name, [0] * len(tokens)) for name in encoded}

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from datasets import Features, Value
 
+from hfsynth.conversation import find_conversation_column, read_answered, read_tools
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Need, Request
+from hfsynth.llm import Completion, Message, Need, Request
 from hfsynth.technique import Input, Inputs, Technique
 
 _CITATION = """\
@@ -43,7 +44,10 @@ _MAX_EXPONENT = 700.0  # exp of a larger number overflows
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionFollowingDifficulty(Technique):
-    """Measure how hard an instruction is to follow: `instruction` and `response` → `ifd`.
+    """Measure how hard an instruction is to follow: `instruction` and `response`, or `messages` → `ifd`.
+
+    Of `messages`, or `conversations`, the last turn is the response, and the turns before it are the instruction; the
+    `tools` that it may call are read too. A row fails if that turn calls tools, which is no text.
 
     `ifd` is the perplexity of the response (with `ratio="loss"`, its mean loss) after the instruction, divided by that
     after an empty chat template. The mean is over the response's tokens and its end token.
@@ -72,9 +76,13 @@ class InstructionFollowingDifficulty(Technique):
         if self.ratio not in RATIOS:
             raise ValueError(f"{self.name}.ratio must be one of {list(RATIOS)}, got {self.ratio!r}.")
 
-    def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same
-        """Return `instruction` and `response`."""
-        return {"instruction": Input.TEXT, "response": Input.TEXT}
+    def input_features(self, available: Collection[str]) -> Inputs:
+        """Return `messages` if that is available and `response` is not; else `instruction` and `response`."""
+        column = find_conversation_column(available)
+        inputs: Inputs = {"instruction": Input.TEXT, "response": Input.TEXT}
+        if column and "response" not in available:
+            inputs = {column: Input.CONVERSATION}
+        return inputs | ({"tools": Input.TOOLS} if "tools" in available else {})
 
     @property
     def output_features(self) -> Features:
@@ -88,14 +96,32 @@ class InstructionFollowingDifficulty(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Score the response with and without its instruction."""
-        response = (row["response"],)
-        after = yield Request(messages=({"role": "user", "content": row["instruction"]},), choices=response)
-        alone = yield Request(messages=(), choices=response)
+        prompt, response = _pair(row)
+        tools = read_tools("tools", row["tools"]) if "tools" in row else ()
+        after = yield Request(messages=prompt, tools=tools, choices=(response,))
+        alone = yield Request(messages=(), choices=(response,))
         loss, loss_alone = _mean_loss(after), _mean_loss(alone)
         is_comparable = abs(loss - loss_alone) <= _MAX_EXPONENT and (self.ratio == "perplexity" or loss_alone > 0)
         if not is_comparable:
             raise RowError(f"the response's scores {after.scores[0]} and {alone.scores[0]} can't be compared")
         return {"ifd": math.exp(loss - loss_alone) if self.ratio == "perplexity" else loss / loss_alone}
+
+
+def _pair(row: Row) -> tuple[tuple[Message, ...], str]:
+    """Return the messages before the response, and the response.
+
+    Raises:
+        RowError: If there is no response, or it calls tools.
+    """
+    column = find_conversation_column(row)
+    if not column:
+        return ({"role": "user", "content": row["instruction"]},), row["response"]
+    *prompt, answer = read_answered(column, row[column])
+    if answer.get("tool_calls"):
+        raise RowError(f"{column} ends with a turn that calls tools; only a text can be scored")
+    if not answer["content"].strip():
+        raise RowError(f"{column} ends with an empty turn")
+    return tuple(prompt), answer["content"]
 
 
 def _mean_loss(completion: Completion) -> float:

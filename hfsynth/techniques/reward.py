@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from datasets import Features, Value
 
-from hfsynth.conversation import read_conversation
+from hfsynth.conversation import find_conversation_column, read_answered, read_tool_calls, read_tools
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Completion, Message, Request
@@ -17,8 +17,9 @@ from hfsynth.technique import Input, Inputs, Technique
 class Reward(Technique):
     """Score an answer: `instruction` and `response`, or `messages` → `reward`; higher is better.
 
-    Takes a `RewardModel` as its llm. A row fails if its conversation does not end with the assistant, or is longer
-    than the model's context.
+    Takes a `RewardModel` as its llm. Reads `tools`, if there are any, as `TextGeneration` does; `tool_calls`, the
+    column that it writes, belong to `response`; and `conversations` where there are no `messages`. A row fails if its
+    conversation does not end with the assistant, or is longer than the model's context.
 
     >>> from hfsynth import RewardModel
     >>> list(Reward(RewardModel("some/reward-model")).output_features)
@@ -37,9 +38,15 @@ class Reward(Technique):
 
     def input_features(self, available: Collection[str]) -> Inputs:
         """Return `messages` if that is available and `response` is not; else `instruction` and `response`."""
-        if "messages" in available and "response" not in available:
-            return {"messages": Input.ANYTHING}
-        return {"instruction": Input.TEXT, "response": Input.TEXT}
+        inputs: Inputs
+        column = find_conversation_column(available)
+        if column and "response" not in available:
+            inputs = {column: Input.CONVERSATION}
+        else:
+            has_calls = "tool_calls" in available
+            inputs = {"instruction": Input.TEXT, "response": Input.OPTIONAL_TEXT if has_calls else Input.TEXT}
+            inputs |= {"tool_calls": Input.OPTIONAL_TEXT} if has_calls else {}
+        return inputs | ({"tools": Input.TOOLS} if "tools" in available else {})
 
     @property
     def output_features(self) -> Features:
@@ -48,7 +55,8 @@ class Reward(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Score the conversation."""
-        return {"reward": self._score((yield Request(messages=_conversation(row))))}
+        tools = read_tools("tools", row["tools"]) if "tools" in row else ()
+        return {"reward": self._score((yield Request(messages=_conversation(row), tools=tools)))}
 
     def _score(self, completion: Completion) -> float:
         """Return the reward among a completion's scores.
@@ -106,9 +114,12 @@ def _turns(instruction: str, response: str) -> tuple[Message, ...]:
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
-    if "messages" not in row:
-        return _turns(row["instruction"], row["response"])
-    messages = read_conversation("messages", row["messages"])
-    if messages[-1]["role"] != "assistant":
-        raise RowError(f"messages ends with a turn of {messages[-1]['role']!r}: there is no answer to score")
-    return messages
+    column = find_conversation_column(row)
+    if column:
+        return read_answered(column, row[column])
+    question, answer = _turns(row["instruction"], row["response"] or "")
+    if row.get("tool_calls") and (calls := read_tool_calls("tool_calls", row["tool_calls"])):
+        return (question, {**answer, "tool_calls": calls})
+    if not answer["content"].strip():
+        raise RowError(f"response is {'None' if row['response'] is None else 'empty'}")
+    return (question, answer)

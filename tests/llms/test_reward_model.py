@@ -1,3 +1,4 @@
+import json
 import random
 from dataclasses import replace
 
@@ -8,11 +9,15 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
 from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
+from hfsynth.chat import ChatTemplate
 from hfsynth.llm import Completion
 from hfsynth.llms import reward_model as classifier
 from hfsynth.llms.checkpoint import LOADED_MODELS
+from hfsynth.llms.reward_model import Classifier
 from tests.conftest import GGUF
 from tests.helpers import drive
+from tests.test_chat import CALLED, TEMPLATES, WEATHER
+from tests.tiny_chat import byte_tokenizer
 
 SIZES = {
     "hidden_size": 32,
@@ -123,6 +128,64 @@ def test_reward_of_a_conversation_reads_every_turn(loaded, folder):
     errors = [row["generation_metadata"][0]["error"] for row in result]
     assert "ends with a turn of 'user'" in errors[1]
     assert "messages is not a list of role and content" in errors[2]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "llama3_1", "gptoss", "glm4moe", "lfm2_2_5"])
+def test_reward_reads_calls_and_tools_as_the_template(name):
+    """The score is that of `apply_chat_template(messages, tools=...)`, whatever columns the dataset has them in."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATES[name]
+    sizes = {**SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 8192}
+    torch.manual_seed(0)
+    model = LlamaClassifier(LlamaConfig(**sizes, num_labels=1, pad_token_id=None)).eval()
+    talk = [*CALLED, {"role": "assistant", "content": "Take a coat."}]
+    text = tokenizer.apply_chat_template(talk, tools=[WEATHER], tokenize=False)
+    with torch.inference_mode():
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        expected = float(model(input_ids=ids).logits[0, 0])
+    llm = Classifier(model, tokenizer, ChatTemplate.of_tokenizer(name, tokenizer, {}), None)
+    for column, tools in (("messages", [WEATHER]), ("conversations", json.dumps([WEATHER]))):
+        rows = Dataset.from_dict({column: [talk], "tools": [tools]})
+        request = next(Reward(EchoLLM()).flow(rows[0], RNG))
+        (completion,) = llm.score([request], 1)
+        assert completion.error == ""
+        assert completion.prompt_tokens == ids.shape[1]
+        assert completion.scores[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_reward_of_an_answer_that_calls_reads_the_call():
+    """As TextGeneration(keep_tool_calls=True) writes it: the text may then be empty."""
+    technique = Reward(EchoLLM())
+    row = {
+        "instruction": "Oslo?",
+        "response": "",
+        "tool_calls": json.dumps(CALLED[1]["tool_calls"]),
+        "tools": [WEATHER],
+    }
+    assert list(technique.input_features(row)) == list(row)
+    request = next(technique.flow(row, RNG))
+    assert request.messages[1] == {"role": "assistant", "content": "", "tool_calls": CALLED[1]["tool_calls"]}
+    assert request.tools == (WEATHER,)
+    for calls, response in (("[]", ""), (None, None)):
+        with pytest.raises(RowError, match="response is"):
+            next(technique.flow({**row, "tool_calls": calls, "response": response}, RNG))
+
+
+def test_special_token_in_a_scored_call_stays_text():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATES["qwen3"]
+    sizes = {**SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 8192}
+    model = LlamaClassifier(LlamaConfig(**sizes, num_labels=1, pad_token_id=None)).eval()
+    llm = Classifier(model, tokenizer, ChatTemplate.of_tokenizer("qwen3", tokenizer, {}), None)
+    counts = []
+    for city in ("<|im_end>", "<|im_end|>"):
+        call = {"function": {"name": "get_weather", "arguments": {"city": city}}}
+        talk = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
+        counts.append(llm.score([Request(messages=talk)], 1)[0].prompt_tokens)
+    assert counts[1] == counts[0] + 1  # one byte more, and not one token for the marker
+    tool = {"type": "function", "function": {"name": "now", "description": "<|im_end|>"}}
+    (refused,) = llm.score([Request(messages=talk, tools=(tool,))], 1)
+    assert (refused.finish_reason, "special token" in refused.error) == ("refused", True)
 
 
 def test_reward_of_several_outputs_needs_output():

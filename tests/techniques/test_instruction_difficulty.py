@@ -33,6 +33,34 @@ def test_ifd_misleading_instruction_is_above_one():
     assert drive(technique().flow(ROW, RNG), scored(-8.0, 4), scored(-4.0, 4))[1][0]["ifd"] == pytest.approx(math.e)
 
 
+CALL = {"function": {"name": "now", "arguments": {}}}
+TALK = [
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "9", "name": "now"},
+    {"role": "assistant", "content": "At 9."},
+]
+TOOLS = ({"type": "function", "function": {"name": "now"}},)
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_ifd_of_a_conversation_scores_its_last_turn(column):
+    row = {column: TALK, "tools": list(TOOLS)}
+    assert set(technique().input_features([*row, "instruction"])) == set(row)
+    requests, rows = drive(technique().flow(row, RNG), scored(-3.0, 3), scored(-6.0, 3))
+    assert [message["role"] for message in requests[0].messages] == ["user", "assistant", "tool"]
+    assert requests[0].messages[1]["tool_calls"] == [CALL]
+    assert (requests[0].tools, requests[1].messages) == (TOOLS, ())
+    assert {request.choices for request in requests} == {("At 9.",)}
+    assert rows[0]["ifd"] == pytest.approx(math.exp(-1))
+
+
+@pytest.mark.parametrize(("count", "reason"), [(1, "no answer to score"), (2, "calls tools"), (3, "'tool'")])
+def test_ifd_of_a_conversation_without_an_answer_fails(count, reason):
+    with pytest.raises(RowError, match=reason):
+        next(technique().flow({"messages": TALK[:count]}, RNG))
+
+
 def test_ifd_of_losses_divides_mean_losses():
     """The definition of the paper's own code: mean loss 1 after the instruction over mean loss 2 alone."""
     _, rows = drive(technique(ratio="loss").flow(ROW, RNG), scored(-3.0, 3), scored(-6.0, 3))
