@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from itertools import tee
 from typing import Any, ClassVar, NamedTuple
 
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features
 
 from hfsynth.config import Configuration, settle_fields
-from hfsynth.conversation import content_text
+from hfsynth.conversation import conversation_fault, conversation_text, is_conversation_json, read_conversation
 from hfsynth.data import class_names
-from hfsynth.errors import ColumnError
+from hfsynth.errors import ColumnError, RowError
 from hfsynth.metadata import failed_rows, failures_dataset
 from hfsynth.step import DatasetStep
 
@@ -80,7 +80,11 @@ class Filter(Configuration, DatasetStep):
         """
 
     def read(self, value: Any) -> Any:
-        """Convert a value of the column to an argument of `decide`. Without an override, that is the value itself."""
+        """Convert a value of the column to an argument of `decide`. Without an override, that is the value itself.
+
+        Raises:
+            RowError: If it can't be read; its row is dropped by the rule `unreadable`.
+        """
         return value
 
     def renamed(self, name: str) -> "Filter":
@@ -129,21 +133,32 @@ class Filter(Configuration, DatasetStep):
             first: Index of the first row, if earlier rows were filtered separately.
 
         Raises:
-            ColumnError: If the column is missing.
+            ColumnError: If the column is missing, or of a type that the filter can't read.
             TypeError: If it isn't a `Dataset`.
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(f"{self.name} filters a Dataset, not {type(dataset).__name__}; give it split by split.")
-        self.check_columns(dataset.column_names)
+        self.check_features(dataset.features)
         dropped: dict[int, dict[str, Any]] = {}
-        rows, values = tee(self._sound(dataset))
-        before = (self.read(value) for earlier in kept for _, value in self._sound(earlier))
-        drops = self.decide((self.read(value) for _, value in values), before)
-        for (place, value), drop in zip(rows, drops, strict=True):
+        rows, values = tee(self._readable(dataset, first, dropped))
+        before = (value for earlier in kept for _, _, value in self._readable(earlier, 0, {}))
+        for (place, value, _), drop in zip(rows, self.decide((read for _, _, read in values), before), strict=True):
             if drop is not None:
                 dropped[place] = self._entry(first + place, value, drop)
         stay = dataset.select([place for place in range(len(dataset)) if place not in dropped]) if dropped else dataset
-        return Split(stay, failures_dataset(list(dropped.values())))
+        return Split(stay, failures_dataset([entry for _, entry in sorted(dropped.items())]))
+
+    def _readable(
+        self, dataset: Dataset, first: int, dropped: dict[int, dict[str, Any]]
+    ) -> Iterator[tuple[int, Any, Any]]:
+        """Yield (position, value, value as read) of the rows to decide on; add the unreadable ones to `dropped`."""
+        for place, value in self._sound(dataset):
+            try:
+                read = self.read(value)
+            except RowError as error:
+                dropped[place] = self._entry(first + place, value, Drop("unreadable", error.reason))
+            else:
+                yield place, value, read
 
     def _sound(self, dataset: Dataset) -> Iterator[tuple[int, Any]]:
         """Yield the positions and values of the rows to decide on."""
@@ -163,27 +178,32 @@ class Filter(Configuration, DatasetStep):
 
 @dataclass(frozen=True, kw_only=True)
 class TextFilter(Filter, ABC):
-    """Base class of filters of texts. A conversation becomes the texts of its messages, joined by line breaks."""
+    """Base class of filters of texts.
+
+    A conversation, in any of the shapes of `conversation.read_conversation`, becomes the texts of its messages and the
+    tool calls in them, joined by line breaks. A row whose conversation can't be read is dropped as `unreadable`.
+    """
+
+    def check_features(self, features: Features) -> Features:
+        """Return the features unchanged.
+
+        Raises:
+            ColumnError: If the column is missing, or holds neither texts nor conversations.
+        """
+        kind = super().check_features(features)[self.column]
+        if not isinstance(kind, ClassLabel) and (fault := conversation_fault(kind)):
+            raise ColumnError(f"{self.name} reads texts or conversations in column {self.column!r}: {fault}.")
+        return features
 
     def read(self, value: Any) -> str:
         """Return the text of a value.
 
         Raises:
-            ColumnError: If the value is neither a text nor a conversation, or a message has content that is no text.
+            RowError: If the value is neither a text nor a conversation, or a message has content that is no text.
         """
-        if isinstance(value, str):
+        if isinstance(value, str) and not is_conversation_json(value):
             return value
-        messages: list[Any] = value if isinstance(value, list) else [None]
-        if any(not isinstance(message, dict) or "content" not in message for message in messages):
-            raise ColumnError(
-                f"{self.name} reads texts or conversations; column {self.column!r} has {value!r}, "
-                f"of type {type(value).__name__}."
-            )
-        try:
-            texts = [content_text(message["content"]) for message in messages]
-        except ValueError as error:
-            raise ColumnError(f"{self.name} reads texts; column {self.column!r} has {error}") from None
-        return "\n".join(text for text in texts if text is not None)  # a turn with a tool call may have no text
+        return conversation_text(read_conversation(self.column, value))
 
 
 Found = tuple[str, str]

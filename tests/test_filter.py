@@ -67,12 +67,36 @@ def test_text_filter_reads_the_texts_of_a_conversation():
     assert dropped["value"][:] == ["Hi\nHello"]
 
 
-def test_text_filter_skips_a_turn_without_text():
-    calls = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]
-    assert [Nothing(column="x").read(value) for value in (calls, [])] == ["Hi", ""]
+CALL = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
 
 
-@pytest.mark.parametrize("value", [1, ["a"], [{"role": "user"}]])
-def test_text_filter_of_a_number_raises_with_it(value):
-    with pytest.raises(ColumnError, match=r"Nothing reads texts or conversations; column 'x' has .*, of type"):
-        Nothing(column="x").read(value)
+def test_text_filter_reads_the_calls_of_a_turn():
+    turn = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert Nothing(column="x").read([*TURNS[0], turn]) == 'Hi\nHello\nnow({"zone": "UTC"})'
+
+
+@pytest.mark.parametrize("value", [1, ["a"], [{"text": "a"}]])
+def test_text_filter_of_a_wrong_type_is_an_error(value):
+    """Before a row is read: in `check_features`, as a run calls it, and in a call of the filter."""
+    rows = Dataset.from_dict({"x": [value]})
+    for call in (lambda: Nothing(column="x").check_features(rows.features), lambda: Nothing(column="x")(rows)):
+        with pytest.raises(ColumnError, match=r"^Nothing reads texts or conversations in column 'x': it holds "):
+            call()
+
+
+def test_text_filter_drops_an_unreadable_conversation():
+    """A row that can't be read is recorded; the decisions on other rows, and their order, stay as they are."""
+    talks = [TURNS[0], [], TURNS[0], [{"role": "user", "content": None}]]
+    stay, dropped = Keeping(column="x").split(Dataset.from_dict({"x": talks, "id": [0, 1, 2, 3]}), first=10)
+    assert stay["id"][:] == [0, 2]
+    assert (dropped["row"][:], dropped["rule"][:]) == ([11, 13], ["unreadable"] * 2)
+    assert dropped["raw"][0] == "[]"
+    assert "role and content" in dropped["value"][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping(TextFilter):
+    """Keeps everything."""
+
+    def decide(self, values: Iterable[str], kept: Iterable[str]) -> Iterator[Drop | None]:
+        return (None for _ in values)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
-from datasets import ClassLabel, Features
+from datasets import ClassLabel, Features, Value
 
 from hfsynth.errors import ColumnError
 from hfsynth.filter import Drop, Filter
@@ -59,9 +59,14 @@ class Where(Filter):
         """Return the features unchanged.
 
         Raises:
-            ColumnError: If the column is missing; or holds class labels, and the condition isn't about their names.
+            ColumnError: If the column is missing; holds lists or structs; or holds class labels, and the condition
+                isn't about their names.
         """
         kind = super().check_features(features)[self.column]
+        if not isinstance(kind, Value | ClassLabel):
+            raise ColumnError(
+                f"{self.name} compares numbers, texts or truth values; column {self.column!r} holds {kind!s:.200}."
+            )
         if isinstance(kind, ClassLabel) and not set(self.among) & set(kind.names):
             raise ColumnError(
                 f"{self.name} compares class labels by name; column {self.column!r} has the names {kind.names}. "
