@@ -4,7 +4,7 @@ import codecs
 import glob
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +21,7 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
+    Json,
     List,
     ReadInstruction,
     Value,
@@ -33,7 +34,8 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
-from hfsynth.errors import ColumnError
+from hfsynth.conversation import CONVERSATION_COLUMNS, is_conversation, read_conversation
+from hfsynth.errors import ColumnError, RowError
 from hfsynth.metadata import METADATA_COLUMN
 
 FORMATS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -51,7 +53,8 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 """Suffixes that may follow one of `FORMATS`."""
 
 INSTRUCTION_COLUMNS = (
-    "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages"
+    "evolved_instruction", "evolved_instructions", "instruction", "prompt", "conversation", "messages",
+    "conversations",
 )  # fmt: skip
 """Names of instruction columns, in the order of preference: an evolved instruction goes before its original."""
 
@@ -69,7 +72,7 @@ _INDEX_COLUMN = "__index_level_0__"  # the first fields of rows that have more t
 _CHECKED_BYTES = 65536
 _BATCH_ROWS = 5_000
 _UNREADABLE = (DatasetGenerationError, pa.ArrowException, UnicodeError)  # raised for what is in a file
-_MESSAGE_FIELDS = {"role", "content"}
+_CHAT_COLUMNS = (*CONVERSATION_COLUMNS, "prompt", "completion", "chosen", "rejected")
 
 
 def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset:
@@ -178,13 +181,13 @@ class TextColumns:
                 "Choose one with report(dataset, column='…')."
             )
         answers = response or next((name for name in RESPONSE_COLUMNS if name in readable and name != found), "")
-        return cls(found, answers or (found if is_chat(dataset.features[found]) else ""))
+        return cls(found, answers or (found if is_chat(dataset.features, found) else ""))
 
 
 def find_instruction_column(dataset: Dataset) -> str | None:
     """Return the instruction column, recognized by its name; None where there is no such column."""
     readable = _readable_columns(dataset.features)
-    chosen = "chosen" if is_chat(dataset.features.get("chosen")) else None
+    chosen = "chosen" if is_chat(dataset.features, "chosen") else None
     return next((name for name in INSTRUCTION_COLUMNS if name in readable), chosen)
 
 
@@ -202,7 +205,7 @@ def iter_text_batches(dataset: Dataset, column: str, part: Part) -> Iterator[lis
     kind = dataset.features[column]
     for rows in dataset.select_columns(column).with_format(None).iter(_BATCH_ROWS):
         values = rows[column]
-        if is_chat(kind):
+        if is_chat(dataset.features, column):
             values = (_turn_text(messages, part) for messages in values)
         elif isinstance(kind, List):
             values = (texts[-1] if texts else None for texts in values)
@@ -228,7 +231,8 @@ def sample_indices(count: int, size: int, seed: int = 0) -> NDArray[np.int64]:
 
 def text_columns(features: Features) -> list[str]:
     """List the columns of texts and of conversations, without `generation_metadata`."""
-    return [name for name, kind in features.items() if name != METADATA_COLUMN and (_is_text(kind) or is_chat(kind))]
+    names = [name for name in features if name != METADATA_COLUMN]
+    return [name for name in names if _is_text(features[name]) or is_chat(features, name)]
 
 
 def class_names(kind: Any, values: Sequence[Any]) -> Sequence[Any]:
@@ -243,9 +247,12 @@ def class_names(kind: Any, values: Sequence[Any]) -> Sequence[Any]:
     return [kind.int2str(value) if value is not None and value >= 0 else None for value in values]
 
 
-def is_chat(kind: Any) -> bool:
-    """Return whether a feature is that of conversations: lists of messages with `role` and `content`."""
-    return isinstance(kind, List) and isinstance(kind.feature, dict) and set(kind.feature) >= _MESSAGE_FIELDS
+def is_chat(features: Features, column: str) -> bool:
+    """Return whether a column is one of conversations, by its feature; one of lists of JSON, by its name too."""
+    kind = features.get(column)
+    if isinstance(kind, List) and isinstance(kind.feature, Json) and column not in _CHAT_COLUMNS:
+        return False
+    return is_conversation(kind)
 
 
 def _load(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
@@ -516,8 +523,11 @@ def _readable_columns(features: Features) -> list[str]:
     return [*text_columns(features), *versions, *empty]
 
 
-def _turn_text(messages: Iterable[Mapping[str, Any]] | None, part: Part) -> str | None:
-    turns = list(messages or ())
+def _turn_text(value: Any, part: Part) -> str | None:
+    try:
+        turns = read_conversation("", value)
+    except RowError:
+        return None
     if part == "response":
         return turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" else None
     return next((turn["content"] for turn in turns if turn["role"] == "user"), None)

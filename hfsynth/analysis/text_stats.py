@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
+from hfsynth.conversation import conversation_text, read_conversation
 from hfsynth.data import is_chat
+from hfsynth.errors import RowError
 from hfsynth.similarity.ngrams import find_repeated_line, find_repeated_words
 from hfsynth.similarity.words import normal_form, words_in
 
@@ -285,7 +287,7 @@ class ColumnFigures:
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
     """Compute the statistics of one of a dataset's `text_columns`."""
     counter, duplicates = TextCounter(), DuplicateCounter()
-    is_conversation = is_chat(dataset.features[column])
+    is_conversation = is_chat(dataset.features, column)
     for rows in dataset.select_columns(column).with_format(None).iter(_BATCH_SIZE):
         values = map(_joined_messages, rows[column]) if is_conversation else rows[column]
         texts = [text if text and not text.isspace() else "" for text in values]
@@ -322,8 +324,11 @@ def script_of(code_point: int) -> str:
     return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
 
 
-def _joined_messages(messages: Iterable[Mapping[str, Any]] | None) -> str:
-    return "\n".join(str(message["content"] or "") for message in messages or ())
+def _joined_messages(value: Any) -> str:
+    try:
+        return conversation_text(read_conversation("", value))
+    except RowError:
+        return ""
 
 
 # --- distinct n-grams ---

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 from datasets import Dataset, List, Value
 from jinja2 import Environment, PackageLoader
 
+from hfsynth.conversation import (
+    THINKING_FIELDS,
+    call_texts,
+    is_conversation_json,
+    read_conversation,
+    read_tool_calls,
+    read_tools,
+)
 from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS, is_chat, text_columns
+from hfsynth.errors import RowError
+from hfsynth.llm import Message
 from hfsynth.metadata import METADATA_COLUMN, split_failures, step_names
 from hfsynth.run_record import StepRecord, records
 from hfsynth.techniques.evol_instruct import EVOLUTION
@@ -88,6 +98,7 @@ def _packed(value: Any) -> str:
 PREFERENCE_COLUMNS = ("chosen", "rejected")
 """The columns of preference data: two answers to one prompt."""
 _ROLES = {"system_prompt": "system", **dict.fromkeys(INSTRUCTION_COLUMNS, "user"), "input": "user"}
+_CALL_ROLE = "tool call"
 _MAX_TAG_VALUES = 40
 _MAX_TAG_LENGTH = 60  # characters
 _BATCH_SIZE = 1_000  # rows
@@ -170,7 +181,9 @@ class Layout:
             "answers": [(heading, turns[len(prompt) :]) for heading, turns in answers],
             "evolution": evolution,
             "tags": {name: str(row[name]) for name in self.tags if row[name] is not None},
-            "columns": {name: _text(row[name]) for name in self.columns},
+            "columns": {
+                name: _tools_text(row[name]) if name == "tools" else _text(row[name]) for name in self.columns
+            },
             "steps": [_step_entry(entry) for entry in row.get(METADATA_COLUMN) or ()],
         }
 
@@ -193,13 +206,14 @@ def chat_columns(dataset: Dataset) -> ChatColumns:
     answer, alternatives = _answer_column(dataset), answer_columns(dataset)
     if alternatives == PREFERENCE_COLUMNS:
         return _with_role("user", first_column(INSTRUCTION_COLUMNS, readable))
-    end = () if alternatives else _with_role("assistant", answer)
+    calls = "tool_calls" if answer and dataset.features.get("tool_calls") == Value("string") else ""
+    end = () if alternatives else (*_with_role("assistant", answer), *_with_role(_CALL_ROLE, calls))
     if step := producing_step(answer, steps):
         return (*_prompt_columns(step, readable), *end)
     source_columns = {name for run in runs[:1] for name in run.source.columns if not producing_step(name, steps)}
     if answer in source_columns:  # an answer of the source belongs to an instruction of the source
         readable = [name for name in readable if name in source_columns]
-    chat = next((name for name in readable if is_chat(dataset.features[name])), "")
+    chat = next((name for name in readable if is_chat(dataset.features, name)), "")
     if chat not in ("", "prompt"):
         return _with_role("user", chat)
     instruction = chat or first_column(INSTRUCTION_COLUMNS, readable)
@@ -248,7 +262,7 @@ def _prompt_columns(step: StepRecord, readable: Sequence[str]) -> ChatColumns:
     own_name |= {column: name for mapping in mappings for name, column in mapping.items() if column in own_name}
     prompt = [(_ROLES[own_name[name]], name) for name in step.node.makes or () if own_name.get(name) in _ROLES]
     if not any(own_name[name] in INSTRUCTION_COLUMNS for _, name in prompt):
-        inputs = [name for name in step.node.reads if name in own_name]
+        inputs = [name for name in step.node.reads if own_name.get(name, "tools") != "tools"]
         has_template = step.recipe.get("template") is not None
         roles = [name if has_template else _ROLES.get(own_name[name], "user") for name in inputs]
         prompt = [*zip(roles, inputs, strict=True), *prompt]
@@ -319,10 +333,40 @@ def _is_rounds(kind: Any) -> bool:
 
 
 def _turns(role: str, value: Any) -> Turns:
-    """Return a text as one turn, or the turns of a conversation."""
-    if isinstance(value, list):
-        return [(str(turn["role"]), _text(turn["content"])) for turn in value]
-    return [(role, _text(value))] if value else []
+    """Return a text as one turn, or the turns of a conversation with the calls of tools in them."""
+    if not value or (isinstance(value, str) and role != _CALL_ROLE and not is_conversation_json(value)):
+        return [(role, value)] if value else []
+    try:
+        if role == _CALL_ROLE:
+            calls = read_tool_calls("tool_calls", value)
+            return _message_turns({"role": role, "content": "", "tool_calls": calls}) if calls else []
+        return [turn for message in read_conversation("", value) for turn in _message_turns(message)]
+    except RowError:
+        return [(role, _text(value))]
+
+
+def _message_turns(message: Message) -> Turns:
+    """Return the thinking, text and tool calls of a message, each as a turn."""
+    turns = [("thinking", str(message[name])) for name in THINKING_FIELDS if name in message]  # type: ignore[literal-required]
+    if message["content"] or not (turns or message.get("tool_calls")):
+        name = message.get("name") if message["role"] == "tool" else ""
+        turns.append((f"{message['role']} {name}" if name else message["role"], message["content"]))
+    return turns + [(_CALL_ROLE, call) for call in call_texts(message)]
+
+
+def _tools_text(value: Any) -> str:
+    """Return tools as lines, each with a tool's name, parameters and description."""
+    try:
+        tools = [tool.get("function") or tool for tool in read_tools("tools", value)]
+    except RowError:
+        return _text(value)
+    lines = []
+    for tool in tools:
+        schema = tool.get("parameters")
+        parameters = schema.get("properties", schema) if isinstance(schema, Mapping) else {}
+        names = ", ".join(parameters) if isinstance(parameters, Mapping) else ""
+        lines.append(f"{tool.get('name')}({names}): {tool.get('description', '')}")
+    return "\n".join(lines)
 
 
 def _shared_turns(answers: Sequence[Turns]) -> Turns:

@@ -12,14 +12,16 @@ from html import unescape
 from urllib.parse import quote
 
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Json, List, Value
 
 from hfsynth import (
+    Completion,
     EchoLLM,
     EvolInstruct,
     Judge,
     Magpie,
     Pipeline,
+    ScriptedLLM,
     SelfInstruct,
     SelfInstructInstances,
     TextGeneration,
@@ -255,6 +257,54 @@ def test_instruction_input_and_response_are_turns():
 def test_column_of_messages_is_the_conversation():
     result = mapped(Dataset.from_dict({"id": [0]}), Magpie(EchoLLM(), n_turns=2))
     assert [role for role, _ in displayed(result)[0]["turns"]] == ["user", "assistant"] * 2
+
+
+CALL = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
+TALK = [
+    {"role": "user", "content": "When?"},
+    {"role": "assistant", "content": "", "reasoning_content": "I look.", "tool_calls": [CALL]},
+    {"role": "tool", "name": "now", "content": "9"},
+    {"role": "assistant", "content": "At 9."},
+]
+PARAMETERS = {"type": "object", "properties": {"zone": {"type": "string"}}}
+TOOL = {"type": "function", "function": {"name": "now", "description": "Say the time.", "parameters": PARAMETERS}}
+
+
+@pytest.mark.parametrize("shape", ["structs", "Json feature", "JSON"])
+def test_tool_calls_and_tools_are_displayed(shape):
+    columns = {"messages": [TALK], "tools": [[TOOL]]}
+    if shape == "JSON":
+        dataset = Dataset.from_dict({name: [json.dumps(values[0])] for name, values in columns.items()})
+    else:
+        features = Features(dict.fromkeys(columns, List(Json()))) if shape == "Json feature" else None
+        dataset = Dataset.from_dict(columns, features=features)
+    (row,) = displayed(dataset)
+    assert row["turns"] == [
+        ("user", "When?"), ("thinking", "I look."), ("tool call", 'now({"zone": "UTC"})'), ("tool now", "9"),
+        ("assistant", "At 9."),
+    ]  # fmt: skip
+    assert row["columns"] == {"tools": "now(zone): Say the time."}
+
+
+def test_generated_tool_calls_are_displayed():
+    completion = Completion(text="I look.", finish_reason="stop", tool_calls=(CALL,))
+    technique = TextGeneration(ScriptedLLM([completion, completion]), keep_tool_calls=True)
+    rows = Dataset.from_dict({"messages": [TALK[:1]], "tools": [json.dumps([TOOL])]})
+    for dataset in (mapped(rows, technique), run_steps(technique, rows)):
+        (row,) = displayed(dataset)
+        assert row["turns"] == [("user", "When?"), ("assistant", "I look."), ("tool call", 'now({"zone": "UTC"})')]
+        assert row["columns"]["tools"] == "now(zone): Say the time."
+
+
+@pytest.mark.parametrize("talk", [{"role": ["user"], "content": ["Hi"]}, [{"from": "human", "value": "Hi"}]])
+def test_conversation_of_any_shape_is_displayed(talk):
+    assert displayed(Dataset.from_dict({"conversations": [talk]}))[0]["turns"] == [("user", "Hi")]
+
+
+def test_unreadable_conversation_is_displayed_as_json():
+    talks = [[{"role": "user", "content": None}], [{"role": "user", "content": "Hi"}]]
+    turns = [row["turns"] for row in displayed(Dataset.from_dict({"messages": talks}))]
+    assert turns == [[("user", '[{"role": "user", "content": null}]')], [("user", "Hi")]]
 
 
 def test_evolution_has_operations_and_rules():
