@@ -12,16 +12,19 @@ from transformers import (
     Qwen3Config,
 )
 
-from hfsynth import GenerationError
-from hfsynth.chat import Generated
+from hfsynth import EchoLLM, GenerationError, SamplingParams, TextGeneration
+from hfsynth.chat import ChatTemplate, ChatTokenizer, Generated
 from hfsynth.engine import decode_loop as decoding
 from hfsynth.engine import scheduler
 from hfsynth.engine.attention import install_attention
 from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.model import pack_linears
+from hfsynth.engine.model import RequestQueue, pack_linears
 from hfsynth.engine.sampling import NON_FINITE_LOGITS, uniforms
 from hfsynth.engine.scheduler import cache_bytes_per_token
+from hfsynth.flow import RowSeeds, run_flows
+from hfsynth.llm import LLM, complete_by_stream
 from tests.tiny import WORDS, generated, letters, next_of, prompt, tiny, tokenized
+from tests.tiny_chat import byte_tokenizer
 
 LENGTHS = [1, 2, 3, 7, 16, 31, 32, 33, 60, 127, 128, 129, 200, 380, 390, 520]
 
@@ -128,6 +131,41 @@ def test_a_rows_next_turn_finds_its_first_in_the_slot_it_left(pair):
     ((_, second),) = running
     assert second.token_ids == generated(pair[0], continued, 12)
     assert loop.stats.reused == 50 + 7  # the last token was chosen, but not read
+
+
+class LoopLLM(LLM):
+    """Completes requests by a loop, whose counts can be read afterwards."""
+
+    model_name = "tiny"
+
+    def __init__(self, loop, chat):
+        self.loop, self.chat = loop, chat
+
+    def complete(self, requests):
+        return complete_by_stream(self, requests)
+
+    def stream(self, requests):
+        queue = RequestQueue(self.chat, requests, score=list)
+        for request, written in self.loop.run(queue.next):
+            key, rendered = queue.pending.pop(request)
+            yield key, self.chat.completion(rendered, written)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 16])
+def test_generations_of_a_row_share_its_prefill(slots):
+    """However many rows wait: of the second to fourth answer, only the prompt's last token is read."""
+    tokenizer = byte_tokenizer()
+    chat = ChatTokenizer(tokenizer, ChatTemplate.of_tokenizer("tiny", tokenizer, {}), frozenset(), None)
+    llm = LoopLLM(DecodeLoop(ready(tiny(vocab_size=len(tokenizer))), chat.decode, slots), chat)
+    sampling = SamplingParams(max_new_tokens=6)
+    technique = TextGeneration(EchoLLM(), num_generations=4, keep_truncated=True, sampling=sampling)
+    rows = [{"instruction": letter * 100 + "?"} for letter in "abcde"]
+    seeds = [RowSeeds(0, "TextGeneration", row) for row in range(len(rows))]
+    outcomes = run_flows([technique.flow(row, None) for row in rows], llm, seeds)
+    lengths = [outcome.prompt_tokens // 4 for outcome in outcomes]
+    assert min(lengths) > 100
+    shared = 10 if slots < len(rows) else 0  # of the next row with the one before it in its slot
+    assert sum(lengths) + 15 - shared * len(rows) <= llm.loop.stats.prefilled <= sum(lengths) + 15
 
 
 def test_a_long_prompt_is_read_in_pieces(pair, monkeypatch):
