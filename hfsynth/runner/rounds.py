@@ -164,8 +164,9 @@ class Target:
         """
         if num_rows is not None:
             return cls(num_rows, max_rows, max_tokens)
-        if max_rows is not None or max_tokens is not None:
-            raise ValueError(f"max_rows={max_rows} and max_tokens={max_tokens} require num_rows.")
+        limits = {"max_rows": max_rows, "max_tokens": max_tokens}
+        if named := [f"{name}={limit}" for name, limit in limits.items() if limit is not None]:
+            raise ValueError(f"{' and '.join(named)} can be set only with num_rows, the number of accepted rows.")
         return None
 
     @property
