@@ -30,6 +30,33 @@ _PREFIX = "hfsynth-record: "  # prefix of a record's line in a dataset's descrip
 
 
 @dataclass(frozen=True)
+class Source:
+    """A dataset that is the input of a run, or whose texts a step adds to rows."""
+
+    rows: int
+    columns: tuple[str, ...]
+    name: str = ""
+    """The dataset on the Hub, or the type of a file; "" for a dataset in memory."""
+    commit: str = ""
+    """The dataset's commit on the Hub."""
+    config_name: str = ""
+    split: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The plain values of an input that is a `Configuration`; empty for a dataset."""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Source":
+        """Return the source of a dataset, from its info and the paths of its cached files."""
+        name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
+        on_hub: dict[str, Any] = (
+            {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
+        )
+        return cls(
+            len(dataset), tuple(dataset.column_names), name or dataset.info.builder_name or "", commit, **on_hub
+        )
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One step of a run."""
 
@@ -75,6 +102,8 @@ class StepRecord:
     """Date in UTC, in ISO format."""
     citation: str = ""
     """The technique's paper, as BibTeX."""
+    sources: tuple[Source, ...] = ()
+    """The datasets whose texts the step added to the rows, such as personas."""
 
     @property
     def dropped(self) -> int:
@@ -99,33 +128,6 @@ class StepRecord:
         """
         record: StepRecord = from_plain(cls, fields)
         return record
-
-
-@dataclass(frozen=True)
-class Source:
-    """The input of a run."""
-
-    rows: int
-    columns: tuple[str, ...]
-    name: str = ""
-    """The dataset on the Hub, or the type of a file; "" for a dataset in memory."""
-    commit: str = ""
-    """The dataset's commit on the Hub."""
-    config_name: str = ""
-    split: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The plain values of an input that is a `Configuration`; empty for a dataset."""
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> "Source":
-        """Return the source of a dataset, from its info and the paths of its cached files."""
-        name, commit = _hub_name(file["filename"] for file in dataset.cache_files)
-        on_hub: dict[str, Any] = (
-            {"config_name": dataset.info.config_name or "", "split": str(dataset.split or "")} if name else {}
-        )
-        return cls(
-            len(dataset), tuple(dataset.column_names), name or dataset.info.builder_name or "", commit, **on_hub
-        )
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def step_record(
         server=server or {},
         finished=datetime.now(timezone.utc).date().isoformat(),
         citation=step.citation,
+        sources=tuple(map(Source.of, step.text_sources())),
     )
     return asdict(record)
 

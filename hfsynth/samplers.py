@@ -518,6 +518,10 @@ class PersonaSampler(Sampler):
         """
         self._load()
 
+    def text_sources(self) -> Sequence[Dataset]:
+        """Return the personas, whose license and commit the card states."""
+        return (self._load(),)
+
     def files_state(self) -> str:
         """Return a hash of the contents of a file or of a folder's files; "" for a dataset on the Hub."""
         path = find_path(self.personas)

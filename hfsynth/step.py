@@ -3,7 +3,7 @@
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -117,6 +117,10 @@ class Step(ABC):
     def origin(self) -> Origin:
         """Return where the llm's model comes from, without loading it."""
         return Origin()
+
+    def text_sources(self) -> Sequence[Dataset]:
+        """Return the datasets whose texts the step adds to the rows, such as personas."""
+        return ()
 
     def features_after(self, features: Features | None, number: int) -> Features | None:
         """Return the features of the step's result within a pipeline, or None where only a run can tell.

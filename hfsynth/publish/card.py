@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -25,7 +26,9 @@ from hfsynth.publish.card_data import (
     merge_metadata,
     model_steps,
     numbered_name,
+    source_origin,
     step_origin,
+    text_sources,
 )
 from hfsynth.recipe import dump
 from hfsynth.run_record import RunRecord, Source, StepRecord
@@ -181,6 +184,7 @@ def render_body(repo_id: str, configs: Sequence[ConfigFacts]) -> str:
         outcome_lines=_outcome_lines,
         saved_token_lines=_saved_token_lines,
         models=_models,
+        datasets=_datasets,
         machine_lines=_machine_lines,
         text_statistics=text_statistics,
         format_scripts=_format_scripts,
@@ -346,6 +350,19 @@ def _models(config: ConfigFacts) -> list[tuple[str, Origin]]:
     return [(step.node.model, step_origin(config, step)) for step in model_steps(config)]
 
 
+def _datasets(config: ConfigFacts) -> list[tuple[str, Origin]]:
+    """List the datasets on the Hub that runs read, and all datasets whose texts steps added, with their origins."""
+    added = [source for step in config.steps for source in step.sources]
+    listed = [source for source in text_sources(config) if "/" in source.name or source in added]
+    return [
+        (
+            source.name if "/" in source.name else f"a {source.name} file",
+            replace(source_origin(config, source), commit=source.commit),
+        )
+        for source in listed
+    ]
+
+
 def _machine_lines(config: ConfigFacts) -> Iterator[str]:
     """Yield the duration, hardware and server of each step, then the versions of packages."""
     for name, step in _numbered_steps(config):
@@ -355,7 +372,7 @@ def _machine_lines(config: ConfigFacts) -> Iterator[str]:
             yield f"{name}: {duration(step.wall_seconds)}{total}, {hardware}"
         if step.server:
             facts = ", ".join(f"{fact.replace('_', ' ')} {value}" for fact, value in step.server.items())
-            yield f"{name}: completed by a server, which stated: {facts}"
+            yield f"{name}: completed by a server, which reports {facts}"
     for versions in dict.fromkeys(json.dumps(dict(step.versions)) for step in config.steps if step.versions):
         yield "Versions: " + ", ".join(f"{package} {version}" for package, version in json.loads(versions).items())
 
@@ -448,7 +465,9 @@ def _promise_sentence(run: RunRecord) -> str:
     """Return a sentence on the rows of a repeated run, by the promises of its llms."""
     if sampled := [step.name for step in run.steps if step.same_rows == "none"]:
         names = ", ".join(map(plain, sampled))
-        return f"A repeated run generates other rows: the llm of {names} promises no equal ones."
+        return (
+            f"A repeated run may generate other rows, since the llm of {names} may answer equal requests differently."
+        )
     if _depends_on_chunks(run) and not run.deterministic:
         return (
             "The same device, dtype and package versions generate nearly the same rows: rounding depends on which "

@@ -19,7 +19,7 @@ from hfsynth.errors import PushError
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, step_names
 from hfsynth.publish.retry import with_retries
-from hfsynth.run_record import RunRecord, StepRecord
+from hfsynth.run_record import RunRecord, Source, StepRecord
 
 logger = logging.getLogger(__name__)
 CardMetadata = dict[str, Any]
@@ -135,7 +135,8 @@ class ConfigFacts:
             facts: ConfigFacts = from_plain(cls, json.loads(text))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"this version can't read an hfsynth.json of the dataset: {error}; remove its configuration there."
+                f"this version can't read the dataset's hfsynth.json: {error}; install the version that wrote it, "
+                "or remove that configuration."
             ) from error
         return facts
 
@@ -169,6 +170,23 @@ def step_origin(facts: ConfigFacts, step: StepRecord) -> Origin:
     return facts.origins.get(origin_key(step.node.model, step.origin.commit), step.origin)
 
 
+def text_sources(facts: ConfigFacts) -> list[Source]:
+    """List the datasets that runs read, and those whose texts steps added to the rows."""
+    found = list[Source]()
+    for source in (
+        *(run.source for run in facts.runs if run.reads_source),
+        *(source for step in facts.steps for source in step.sources),
+    ):
+        if source not in found:
+            found.append(source)
+    return found
+
+
+def source_origin(facts: ConfigFacts, source: Source) -> Origin:
+    """Return the origin of a dataset from its card on the Hub; an empty one without a card."""
+    return facts.origins.get(origin_key(source.name, source.commit), Origin())
+
+
 def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
     """Read the licenses and languages of models and sources from their cards on the Hub.
 
@@ -184,7 +202,8 @@ def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
         for step in model_steps(facts)
         if not step.origin.license
     }
-    repositories |= {(run.source.name, run.source.commit): ("dataset", run.source.name) for run in facts.runs}
+    sources = [*(run.source for run in facts.runs), *text_sources(facts)]
+    repositories |= {(source.name, source.commit): ("dataset", source.name) for source in sources}
     found = {}
     for (name, commit), (kind, repo_id) in repositories.items():
         if "/" in repo_id and (origin := _fetch_origin(api, kind, repo_id, commit)):
@@ -263,8 +282,7 @@ def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | 
 def _all_origins(config: ConfigFacts) -> list[Origin]:
     """Return the origins of all models and sources, and an empty one if some rows come from no recorded step."""
     found = [step_origin(config, step) for step in model_steps(config)]
-    for source in (run.source for run in config.runs if run.reads_source):
-        found.append(config.origins.get(origin_key(source.name, source.commit), Origin()))
+    found += [source_origin(config, source) for source in text_sources(config)]
     if any(split.untracked_rows for split in config.splits) or not config.runs:
         found.append(Origin())
     return found
@@ -284,8 +302,9 @@ def _common_language(configs: Iterable[ConfigFacts]) -> list[str] | None:
 
 
 def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
-    on_hub = sorted({run.source.name for config in configs for run in config.runs if "/" in run.source.name})
-    return on_hub or ["original"]
+    names = {run.source.name for config in configs for run in config.runs}
+    names |= {source.name for config in configs for source in text_sources(config)}
+    return sorted(name for name in names if "/" in name) or ["original"]
 
 
 def _data_files(config: ConfigFacts) -> CardMetadata:

@@ -483,7 +483,7 @@ def test_reproduction_of_configured_input_needs_no_flag():
         ("chunk", True, "chunk size"),
         ("chunk", False, "deterministic=True"),
         ("row", False, "dtype and package"),
-        ("none", False, "Magpie"),
+        ("none", False, "Magpie may answer"),
     ],
 )
 def test_reproduction_states_the_promise_of_the_llm(same_rows, deterministic, words):

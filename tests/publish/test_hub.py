@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from httpx2 import Timeout
 from huggingface_hub import CommitOperationAdd, constants, get_session
 
-from hfsynth import EchoLLM, Magpie, Pipeline, PushError, TextGeneration, push_to_hub
+from hfsynth import EchoLLM, Magpie, PersonaSampler, Pipeline, PushError, TextGeneration, push_to_hub
 from hfsynth.publish import files, retry
 from hfsynth.publish.hub import check_push_target
 from tests.helpers import NamedLLM
@@ -203,6 +203,34 @@ def test_push_card_names_a_source_on_the_hub_and_commit(hub, tmp_path):
     assert metadata["source_datasets"] == ["user/MySource"]
     assert f"2 rows of user/MySource (default, train at {commit[:12]})" in text
     assert f"--dataset user/MySource --config default --split train --dataset-revision {commit}" in text
+
+
+def test_push_states_license_and_commit_of_the_personas(hub):
+    """The model's license alone would be wrong for rows that contain texts of another dataset."""
+    hub.repositories["models", "user/model"] = Repository(card={"license": "apache-2.0"})
+    push_to_hub(Dataset.from_dict({"persona": ["a nurse", "a baker"]}), "user/people")
+    hub.dataset("user/people").card = {"license": "cc-by-nc-sa-4.0"}
+    commit = hub.dataset("user/people").commits[-1][0]
+    ask = TextGeneration(NamedLLM(model="user/model"), template="{{ persona }}")
+    push_to_hub((PersonaSampler("user/people") >> ask).run(None, num_rows=3, quiet=True), NAME)
+    metadata, text = card(hub)
+    assert "license" not in metadata
+    assert metadata["source_datasets"] == ["user/people"]
+    assert f"| user/people | {commit} | cc-by-nc-sa-4.0 |" in text
+    hub.dataset("user/people").card = {"license": "apache-2.0"}
+    push_to_hub((PersonaSampler("user/people") >> ask).run(None, num_rows=4, quiet=True), NAME)
+    assert card(hub)[0]["license"] == "apache-2.0"
+
+
+def test_push_personas_of_a_file_leave_the_license_open(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository(card={"license": "apache-2.0"})
+    (tmp_path / "people.csv").write_text("persona\na nurse\n")
+    ask = TextGeneration(NamedLLM(model="user/model"), template="{{ persona }}")
+    people = PersonaSampler(str(tmp_path / "people.csv"))
+    push_to_hub((people >> ask).run(None, num_rows=2, quiet=True), NAME)
+    metadata, text = card(hub)
+    assert "license" not in metadata
+    assert "| a csv file | unknown | unknown |" in text
 
 
 class Pushing:
