@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hfsynth import verify
+from hfsynth import Pipeline, verify
 from tests.conftest import GGUF
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +72,8 @@ def test_card_and_files_are_as_recorded(name):
     for config in records:
         found = verify(str(CARDS / name), config.parent.name, rows=0)
         assert found.exit_status == 0, str(found)
+        recipe = (config.parent / "hfsynth.yaml").read_text()
+        assert len(Pipeline.from_yaml(recipe, model="folder").steps)  # an error if a class has another version by now
 
 
 def test_cards_only_writes_equal_cards(tmp_path):
