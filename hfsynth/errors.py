@@ -7,6 +7,7 @@ HfsynthError
 ├── RunError            (RuntimeError)  a run can't be finished; finished chunks are kept
 ├── GenerationError     (RuntimeError)  an llm can't go on
 │   └── ServerError                     a server refuses every request, or stays unreachable
+├── RemakeError         (ValueError)    published rows can't be generated again
 ├── PushError           (RuntimeError)  the Hub doesn't take a dataset
 └── RowError                            a row fails; caught by the technique and recorded
     └── TruncatedError                  a text that the row needs was cut off
@@ -42,6 +43,10 @@ class ServerError(GenerationError):
 
 class RunError(HfsynthError, RuntimeError):
     """A run can't be finished. Finished chunks are kept, and the same command computes the rest."""
+
+
+class RemakeError(HfsynthError, ValueError):
+    """Rows of a published dataset can't be generated again: a recipe, a class or the source is missing, say."""
 
 
 class PushError(HfsynthError, RuntimeError):

@@ -162,7 +162,10 @@ def _find(name: Any, names: Mapping[str, Any], kind: str) -> Any:
         ValueError: If there is none.
     """
     if not isinstance(name, str) or name not in names:
-        raise ValueError(f"the recipe names {name!r}, {kind} that hfsynth doesn't have; pass it to from_yaml.")
+        raise ValueError(
+            f"the recipe names {name!r}, {kind} that hfsynth doesn't have; name its module with --import, or pass it "
+            "to from_yaml."
+        )
     return names[name]
 
 

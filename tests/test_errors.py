@@ -19,6 +19,7 @@ def test_error_has_the_root(error):
         (errors.GenerationError, RuntimeError),
         (errors.ServerError, errors.GenerationError),
         (errors.RunError, RuntimeError),
+        (errors.RemakeError, ValueError),
         (errors.PushError, RuntimeError),
     ],
 )

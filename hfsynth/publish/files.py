@@ -23,6 +23,7 @@ from datasets import (
     Value,
     concatenate_datasets,
 )
+from datasets.exceptions import DatasetsError
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -42,6 +43,7 @@ from hfsynth.recipe import write_recipe
 from hfsynth.run_record import RunRecord, StepRecord, record_from_rows, records, replace_last_record
 from hfsynth.step import Step, as_step
 from hfsynth.technique import Technique
+from hfsynth.text import one_line
 from hfsynth.training_format import TrainingFormat, training_format
 
 logger = logging.getLogger(__name__)
@@ -538,6 +540,20 @@ class PublishedConfig:
         file = self.folder / "README.md"
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
+    def loaded_files(self, split: SplitFacts) -> list[str]:
+        """List the Parquet files that the card's header assigns to a split, by name."""
+        return sorted(path.name for path in self.config_folder.glob(f"{split.name}-*.parquet"))
+
+    def fault(self) -> str:
+        """Return the reason if the rows or failures of a split can't be read; else ""."""
+        try:
+            for split in self.facts.splits:
+                self.rows(split)
+                self.failures(split)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def rows(self, split: SplitFacts) -> Dataset:
         """Load the rows of a split, in the order of its shards.
 
@@ -552,14 +568,30 @@ class PublishedConfig:
             try:
                 pq.read_metadata(shard)
             except (ValueError, OSError) as error:
-                raise ValueError(f"{shard} is no Parquet file: {str(error).splitlines()[0]}") from error
-        with without_bars():
-            return Dataset.from_parquet(shards)
+                raise ValueError(f"{shard} is no Parquet file: {one_line(error)}") from error
+        try:
+            with without_bars():
+                return Dataset.from_parquet(shards)
+        except DatasetsError as error:
+            raise ValueError(f"the rows of {', '.join(shards)} can't be read: {one_line(error)}") from error
 
     def failures(self, split: SplitFacts) -> Dataset:
-        """Load the failures of a split; an empty dataset if there is no file."""
+        """Load the failures of a split; an empty dataset if there is no file.
+
+        Raises:
+            ValueError: If the file can't be read, or has other columns.
+        """
         file = self.config_folder / "failures" / f"{split.name}.parquet"
-        return Dataset(pq.read_table(file)) if file.is_file() else failures_dataset([])
+        expected = failures_dataset([])
+        if not file.is_file():
+            return expected
+        try:
+            found = Dataset(pq.read_table(file))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file} is no Parquet file: {one_line(error)}") from error
+        if missing := sorted({*expected.column_names} - {*found.column_names}):
+            raise ValueError(f"{file} has the columns {found.column_names}, and lacks {missing}.")
+        return found
 
 
 def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
@@ -577,6 +609,8 @@ def open_config(name: str, config: str | None = None, revision: str | None = Non
     folder = find_path(name)
     commit = ""
     if folder is None:
+        if "/" not in name:
+            raise ValueError(f"there is no folder {name!r} here; a dataset on the Hub has a name like user/{name}.")
         folder = _download(name, ["README.md", f"*/{FACTS_FILE}"], revision)
         commit = folder.name
     names = sorted(generated_configs([path.relative_to(folder).as_posix() for path in folder.glob(f"*/{FACTS_FILE}")]))
@@ -593,7 +627,8 @@ def open_config(name: str, config: str | None = None, revision: str | None = Non
 def _choose_config(name: str, names: Sequence[str], config: str | None) -> str:
     if not names:
         raise ValueError(
-            f"{name!r} has no {FACTS_FILE}, the record that hfsynth.save and push_to_hub write beside the rows."
+            f"{name!r} has no {FACTS_FILE}, the record that hfsynth.save and push_to_hub write beside the rows; for "
+            "rows of Dataset.map, call hfsynth.save(dataset, folder, steps=[…]) and verify that folder."
         )
     if config is None and len(names) == 1:
         return names[0]

@@ -43,7 +43,8 @@ def check_files(published: PublishedConfig) -> Check:
     if not recorded:
         return Check("files", 0, note="the record has no checksums: an earlier version of hfsynth wrote it")
     differences = [f"{name} is missing" for name in recorded if name not in present]
-    differences += [f"{name} is not in the record" for name in present if name not in recorded]
+    loaded = [name for split in published.facts.splits for name in published.loaded_files(split)]
+    differences += [f"{name} is not in the record" for name in sorted({*present, *loaded}) if name not in recorded]
     differences += [
         f"{name} has the SHA-256 {present[name][:12]}…, and {recorded[name][:12]}… in the record"
         for name in recorded
@@ -132,7 +133,7 @@ def check_recipe(published: PublishedConfig) -> Check:
         file = published.config_folder / name
         if not file.is_file():
             differences.append(f"{name} is missing")
-        elif _recipe_content(file.read_text(encoding="utf-8")) != _recipe_content(expected):
+        elif _recipe_content(file.read_bytes()) != _recipe_content(expected.encode()):
             differences.append(f"{name} has other steps than the record")
     return Check("recipes", compared, tuple(differences))
 
@@ -212,9 +213,12 @@ def _reason(failure: Mapping[str, Any]) -> str:
     return str(failure["rule"] or failure["reason"])
 
 
-def _recipe_content(text: str) -> Any:
-    """Return a recipe's content without the version of hfsynth."""
-    recipe = yaml.safe_load(text)
+def _recipe_content(text: bytes) -> Any:
+    """Return a recipe's content without the version of hfsynth; None if the text is not YAML."""
+    try:
+        recipe = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
     return {name: value for name, value in recipe.items() if name != "hfsynth"} if isinstance(recipe, dict) else recipe
 
 

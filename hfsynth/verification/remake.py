@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetsError
 from rapidfuzz.distance import LCSseq
 
 from hfsynth.data import load_rows
-from hfsynth.errors import PushError
+from hfsynth.errors import PushError, RemakeError
 from hfsynth.filter import Filter
 from hfsynth.flow import Attempt, Row, run_flows
 from hfsynth.llm import LLM
@@ -70,15 +70,19 @@ class Remake:
         steps: The steps.
         features: The columns of the source rows.
         dropped: Indices of the input rows that each filter dropped, by the filter's name.
+        copied: Columns of the source rows that were read from the published rows, and are therefore not compared.
     """
 
     steps: Sequence[Step]
     features: Features
     dropped: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    copied: Sequence[str] = ()
     columns: list[str] = field(default_factory=list, init=False)
     """The columns that were compared."""
+    skipped: list[str] = field(default_factory=list, init=False)
+    """The names of steps that could not be repeated."""
     notes: list[str] = field(default_factory=list, init=False)
-    """Steps that could not be repeated, and columns that could not be compared."""
+    """The reasons for skipped steps, and the columns that could not be compared."""
     _llm: LLM | None = field(default=None, init=False)
     """The llm in memory."""
 
@@ -98,6 +102,7 @@ class Remake:
             for row, source in zip(published, sources, strict=True)
         ]
         features = self.features
+        copied = set(self.copied)
         for place, step in enumerate(self.steps):
             running = [chain for chain in chains if not chain.problem]
             if isinstance(step, Technique):
@@ -107,13 +112,15 @@ class Remake:
                 self._run_filter(step, running, features)
             elif isinstance(step, Sampler):
                 features = step.features_after(features, place + 1) or features
-                self._run_sampler(step, running, self.steps[place + 1 :])
+                copied |= self._run_sampler(step, running, self.steps[place + 1 :])
             elif isinstance(step, DatasetStep):
                 features = self._apply(step, running, features)
         names = [name for name in published.column_names if name != METADATA_COLUMN]
-        self.columns = [name for name in names if name in features]
+        self.columns = [name for name in names if name in features and name not in copied]
+        if unchanged := [name for name in names if name in copied]:
+            self._note(f"columns read from the published rows, and not compared: {', '.join(unchanged)}")
         if added := [name for name in names if name not in features]:
-            self._note(f"no step and no source row has the columns {added}: not compared")
+            self._note(f"columns of no step and no source, and not compared: {', '.join(added)}")
         return [self._compare(chain) for chain in chains]
 
     def _run_technique(self, technique: Technique, chains: Sequence[_Chain], place: int) -> None:
@@ -140,7 +147,7 @@ class Remake:
     def _run_filter(self, step: Filter, chains: Sequence[_Chain], features: Features) -> None:
         """Remove the candidates that a filter drops. A filter that compares rows with each other is skipped."""
         if step.stateful:
-            self._note(f"{step.name} compares a row with earlier ones: not repeated")
+            self._skip(step, "compares a row with earlier ones")
             return
         step.check_columns(features)
         for chain in chains:
@@ -152,17 +159,24 @@ class Remake:
             if not chain.candidates:
                 chain.problem = f"{step.name} drops it: {dropped[0]['rule']}"
 
-    def _run_sampler(self, step: Sampler, chains: Sequence[_Chain], later: Sequence[Step]) -> None:
-        """Sample columns of the candidates by their index; if the index is unknown, copy the published values."""
+    def _run_sampler(self, step: Sampler, chains: Sequence[_Chain], later: Sequence[Step]) -> set[str]:
+        """Sample columns of the candidates by their index; if the index is unknown, copy the published values.
+
+        Returns:
+            The copied columns.
+        """
+        copied = set[str]()
         for chain in chains:
             index = index_at(chain.entries, later, self.dropped)
             if index is None:
-                self._note(f"{step.name} samples by an index that the metadata does not have: not repeated")
+                self._skip(step, "samples by an index that the metadata does not have")
+                copied |= set(step.sampled_columns)
                 sampled = {name: chain.published.get(name) for name in step.sampled_columns}
             else:
                 batch = {name: [chain.candidates[0].get(name)] for name in step.read_columns}
                 sampled = {name: values[0] for name, values in step.sample([index], batch).items()}
             chain.candidates = [{**row, **sampled} for row in chain.candidates]
+        return copied
 
     def _apply(self, step: DatasetStep, chains: Sequence[_Chain], features: Features) -> Features:
         """Apply a function or format to the candidates of each row; if it raises or returns no row, skip it."""
@@ -175,7 +189,7 @@ class Remake:
                 chain.candidates, after = result.to_list(), result.features
             else:
                 fault = f" ({type(attempt.error).__name__}: {attempt.error!s:.200})" if attempt.error else ""
-                self._note(f"{step.name} can't be applied to single rows{fault}: not repeated")
+                self._skip(step, f"can't be applied to single rows{fault}")
         return _without_metadata(after)
 
     def _compare(self, chain: _Chain) -> RemadeRow:
@@ -184,6 +198,11 @@ class Remake:
         row = _closest(chain.candidates, chain.published, self.columns)[0]
         pairs = {name: (chain.published[name], row.get(name)) for name in self.columns}
         return RemadeRow({name: first_difference(*pair) for name, pair in pairs.items() if pair[0] != pair[1]})
+
+    def _skip(self, step: Step, reason: str) -> None:
+        if step.name not in self.skipped:
+            self.skipped.append(step.name)
+        self._note(f"{step.name} {reason}: not repeated")
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -318,6 +337,8 @@ class SourceRows:
     """Their indices in the input; None if unknown, since a user's function came before the first technique."""
     origin: str
     """The dataset or class that they were read from, or `OWN_COLUMNS`."""
+    copied: tuple[str, ...] = ()
+    """The columns that were read from the published rows."""
     note: str = ""
     """The reason if they were not read from the dataset that the record names; else ""."""
 
@@ -341,7 +362,7 @@ def find_source_rows(
         override: A dataset to read source rows from, as in `load_rows`. Default: the one that the record names.
 
     Raises:
-        ValueError: If `override` can't be read, or lacks a row.
+        RemakeError: If `override` can't be read, or lacks a row.
     """
     selected = [published[place] for place in places]
     indices = tuple(index_at(row[METADATA_COLUMN], steps, dropped) for row in selected)
@@ -356,27 +377,34 @@ def find_source_rows(
             found = _match(source, indices, own, has_function(steps))
         except (DatasetsError, PushError, OSError, ValueError) as error:
             if override:
-                raise ValueError(f"the source {name!r} can't be read: {error}") from error
+                raise RemakeError(f"the source {name!r} can't be read: {error}") from error
             found, note = None, f"{name} can't be read ({type(error).__name__})"
         if found is not None:
             rows = tuple(source[place] for place in found)
             return SourceRows(rows, source.features, tuple(found), name)
         note = note or f"some rows have no equal row in {name}"
         if override:
-            raise ValueError(f"{note}; give the dataset that the rows were generated from.")
+            raise RemakeError(f"{note}; give the dataset that the rows were generated from.")
     features = Features({name: published.features[name] for name in columns})
-    return SourceRows(tuple(own), features, indices, OWN_COLUMNS, note)
+    return SourceRows(tuple(own), features, indices, OWN_COLUMNS, tuple(columns), note)
 
 
 def _rows_of_recipe(run: RunRecord, published: Dataset, indices: Sequence[int | None]) -> SourceRows:
-    """Return rows of an input that the recipe configures, such as a pool of seed tasks."""
-    source: RowSource = read_source(recipe_text(run))
+    """Return rows of an input that the recipe configures, such as a pool of seed tasks.
+
+    Raises:
+        RemakeError: If the input can't be built, or a function changed its rows.
+    """
+    try:
+        source: RowSource = read_source(recipe_text(run))
+    except (ValueError, TypeError) as error:
+        raise RemakeError(f"the input of the recipe can't be built: {error}") from error
     first_rows = _first_rows(published)
     rows = list[Row]()
     for index in indices:
         if index is None:
             name = run.source.recipe["__class__"]
-            raise ValueError(f"a function changed the rows of {name} before the first technique read them.")
+            raise RemakeError(f"a function changed the rows of {name} before the first technique read them.")
         size = source.round_size or 1
         earlier = published.select(np.flatnonzero(first_rows < index // size * size))
         rows.append(source.rows(index, 1, [earlier] if len(earlier) else [])[0])

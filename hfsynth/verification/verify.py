@@ -9,6 +9,8 @@ from datasets import Dataset
 from datasets.features.features import require_decoding
 
 from hfsynth.data import sample_indices
+from hfsynth.errors import ColumnError, RemakeError
+from hfsynth.filter import Filter
 from hfsynth.flow import Row
 from hfsynth.llm import LLM
 from hfsynth.metadata import METADATA_COLUMN
@@ -17,6 +19,7 @@ from hfsynth.publish.card_data import SplitFacts
 from hfsynth.publish.files import PublishedConfig, open_config
 from hfsynth.recipe import build_step, check_trusted, replace_model
 from hfsynth.run_record import RunRecord, StepRecord, machine, versions
+from hfsynth.samplers import Sampler
 from hfsynth.step import DatasetFunction, Step
 from hfsynth.technique import Technique
 from hfsynth.text import counted
@@ -64,8 +67,10 @@ class RemadeRows:
     """The weakest promise of the llms for repeated rows (`LLM.same_rows`)."""
     machine: tuple[str, ...]
     """Differences from the recorded machine, versions and models."""
+    skipped: tuple[str, ...]
+    """Steps that could not be repeated, such as filters that compare rows with each other."""
     notes: tuple[str, ...]
-    """Steps that could not be repeated, and columns and rows that could not be compared."""
+    """The reasons for skipped steps, and the columns and rows that could not be compared."""
 
     @property
     def equal(self) -> int:
@@ -146,7 +151,7 @@ def verify(
         own: Your own classes and functions that the recipe names.
 
     Raises:
-        ValueError: If the dataset or `source` can't be read, or hfsynth did not write the dataset.
+        ValueError: If `rows` or `seed` is negative, the dataset can't be found, or hfsynth did not write it.
         GenerationError: If a model can't be loaded.
 
     >>> from hfsynth import EchoLLM, Pipeline, TextGeneration, save
@@ -155,14 +160,20 @@ def verify(
     >>> verify(str(folder), rows=2).verdict
     'files and figures are as recorded; 2 of 2 rows are equal.'
     """
+    for number, value in (("rows", rows), ("seed", seed)):
+        if value < 0:
+            raise ValueError(f"{number} must be at least 0, got {value}.")
     published = open_config(name, config, revision)
+    if fault := published.fault():
+        found = (check_files(published), Check("figures", 1, (fault,)))
+        return Verification(name, published.facts.config_name, published.commit, found, None, fault)
     checks = tuple(check(published) for check in (check_files, check_figures, check_steps, check_recipe, check_card))
     verification = Verification(name, published.facts.config_name, published.commit, checks, None)
     if not rows:
         return verification
     try:
         remade = _remake_rows(published, rows, seed, source, model, own)
-    except ValueError as error:  # a recipe that can't be built, or source rows that lack a column
+    except (RemakeError, ColumnError) as error:
         return replace(verification, not_remade=str(error))
     return replace(verification, rows=remade)
 
@@ -194,19 +205,20 @@ def _remake_rows(
     """Select rows, remake them and compare them.
 
     Raises:
-        ValueError: If no row names its steps, or a recipe, a class or a column is missing.
+        RemakeError: If no row names its steps, or a recipe, a class or the source is missing.
+        ColumnError: If the source rows lack a column that a step reads.
     """
     names = public_names() | {value.__name__: value for value in own}
     series_of_rows = _select_rows(published, count, seed, names, model)
     rows, engines = list[VerifiedRow](), list[LLM]()
-    columns, origins, notes = list[str](), list[str](), list[str]()
+    columns, origins, notes, skipped = list[str](), list[str](), list[str](), list[str]()
     if untracked := sum(split.untracked_rows for split in published.facts.splits):
         notes.append(f"{counted(untracked, 'row')} without generation_metadata: not among those selected")
     for series in series_of_rows:
-        _check_models(series.steps)
+        _check_inputs(series.steps)
         dropped = _dropped_rows(published, series.split)
         sources = find_source_rows(series.runs[0], series.steps, series.published, series.places, dropped, source)
-        remake = Remake(series.steps, sources.features, dropped)
+        remake = Remake(series.steps, sources.features, dropped, sources.copied)
         selected = series.published.select(series.places)
         remade = remake.run(selected, sources.rows)
         rows += [
@@ -216,6 +228,7 @@ def _remake_rows(
             )
         ]
         columns += remake.columns
+        skipped += remake.skipped
         origins.append(sources.origin)
         notes += [note for note in (sources.note, *remake.notes) if note]
         engines += [step.llm for step in series.steps if isinstance(step, Technique)]
@@ -226,6 +239,7 @@ def _remake_rows(
         engines=tuple(dict.fromkeys(map(_engine, engines))),
         promise=_weakest([promise for series in series_of_rows for promise in _promises(series)]),
         machine=tuple(dict.fromkeys(line for series in series_of_rows for line in _machine_differences(series))),
+        skipped=tuple(dict.fromkeys(skipped)),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -236,7 +250,7 @@ def _select_rows(
     """Select rows of all splits that have metadata, and group them by the runs that generated them.
 
     Raises:
-        ValueError: If no row has metadata, or a row names steps that the record lacks.
+        RemakeError: If no row has metadata, or a row names steps that the record lacks.
     """
     splits = [(split, _without_media(published.rows(split))) for split in published.facts.splits]
     places = [(number, place) for number, (_, rows) in enumerate(splits) for place in range(len(rows))]
@@ -252,7 +266,7 @@ def _select_rows(
         if selected == count:
             break
     if not selected:
-        raise ValueError(f"no row has {METADATA_COLUMN}, which names the steps, source rows and seeds.")
+        raise RemakeError(f"no row has {METADATA_COLUMN}, which names the steps, source rows and seeds.")
     series = list[_Series]()
     for (number, runs), chosen_places in sorted(by_series.items(), key=lambda item: (item[0][0], item[0][1].start)):
         split, rows = splits[number]
@@ -272,7 +286,7 @@ def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[st
     If there are several such series, the first one that gives the row's seed is returned.
 
     Raises:
-        ValueError: If there is none.
+        RemakeError: If there is none.
     """
     row = rows[place]
     steps = [entry["step"] for entry in row[METADATA_COLUMN]]
@@ -283,7 +297,7 @@ def _runs_of_row(split: SplitFacts, rows: Dataset, place: int, names: Mapping[st
         if _technique_names(split.runs[first:last]) == steps
     ]
     if not found:
-        raise ValueError(f"a row of {split.name} names the steps {steps}, which are in no run of the record.")
+        raise RemakeError(f"a row of {split.name} names the steps {steps}, which are in no run of the record.")
     if len(found) == 1:
         return found[0]
     return next((runs for runs in found if _has_seed(split.runs[runs.start : runs.stop], rows, row, names)), found[0])
@@ -306,31 +320,39 @@ def _build_steps(runs: Sequence[RunRecord], names: Mapping[str, Any], model: str
     """Build the steps of some runs from their recipes.
 
     Raises:
-        ValueError: If a recipe or a class is missing, or `check_trusted` refuses the recipe.
+        RemakeError: If a recipe or a class is missing, or `check_trusted` refuses the recipe.
     """
     steps = list[Step]()
     for record in (record for run in runs for record in run.steps):
         if not record.recipe:
-            raise ValueError(
+            raise RemakeError(
                 f"the record has no recipe of {record.name}; pass steps=[…] to save or push_to_hub for a dataset that "
                 "Dataset.map generated."
             )
-        check_trusted([record.recipe], model)
-        recipe = replace_model(dict(record.recipe), model) if model else dict(record.recipe)
-        steps.append(build_step(recipe, names))
+        try:
+            check_trusted([record.recipe], model)
+            recipe = replace_model(dict(record.recipe), model) if model else dict(record.recipe)
+            steps.append(build_step(recipe, names))
+        except (ValueError, TypeError) as error:
+            raise RemakeError(str(error)) from error
     return tuple(steps)
 
 
-def _check_models(steps: Sequence[Step]) -> None:
-    """Check that each model's folder exists, if the recipe has only the name of a folder.
+def _check_inputs(steps: Sequence[Step]) -> None:
+    """Check that each model's folder exists, if the recipe has only its name, and that steps can read their files.
 
     Raises:
-        ValueError: If a folder does not exist.
+        RemakeError: If a folder does not exist, or the personas or texts of a step can't be read.
     """
-    for llm in (step.llm for step in steps if isinstance(step, Technique)):
-        folder = str(getattr(llm, "model", ""))
+    for step in steps:
+        if isinstance(step, Sampler) or (isinstance(step, Filter) and not step.stateful):
+            try:
+                step.check_ready()
+            except ValueError as error:
+                raise RemakeError(f"{step.name} can't be repeated: {error}") from error
+        folder = str(getattr(step.llm, "model", "")) if isinstance(step, Technique) else ""
         if folder and "/" not in folder and not Path(folder).exists():
-            raise ValueError(f"the recipe has only the name {folder!r} of its model's folder; give it with --model.")
+            raise RemakeError(f"the recipe has only the name {folder!r} of its model's folder; give it with --model.")
 
 
 def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, list[int]]:
@@ -386,7 +408,9 @@ def _machine_differences(series: _Series) -> Iterator[str]:
 
 def _rows_verdict(rows: RemadeRows) -> str:
     """Return the number of equal rows, and a possible reason for the others."""
-    text = f"{rows.equal:,} of {counted(len(rows.rows), 'row')} are equal"
+    text = f"{rows.equal:,} of {len(rows.rows):,} rows are equal"
+    if rows.skipped:
+        text += f" (not repeated: {', '.join(rows.skipped)})"
     if rows.equal == len(rows.rows):
         return f"{text}."
     if any(row.remade.problem for row in rows.rows):
