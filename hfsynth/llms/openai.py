@@ -41,6 +41,9 @@ class OpenAILLM(Configuration, LLM):
     write a user's turn (Magpie) or score choices (Judge) need it. The key is read from an environment variable, and is
     never part of the configuration.
 
+    `transformers serve` samples only if the generation config does: the model's own, or one that is sent by
+    `extra_body={"generation_config": '{"do_sample": true}'}`. Its seeds are lost where requests run side by side.
+
     >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
     >>> llm.model_name, llm.same_rows
     ('Qwen/Qwen3-8B', 'none')
@@ -128,6 +131,11 @@ class OpenAILLM(Configuration, LLM):
     def model_name(self) -> str:
         """The model as the server names it; for a path, only the last part."""
         return os.path.basename(self.model.rstrip("/")) if self.model.startswith(("/", ".", "~")) else self.model
+
+    @property
+    def parallel_requests(self) -> int | None:
+        """The most requests in flight."""
+        return self.concurrency
 
     @property
     def same_rows(self) -> SameRows:

@@ -215,22 +215,27 @@ class RawEndpoint:
     async def find_form(self) -> str:
         """Set `form` to the form of prompts that the server takes; return why it takes neither, or "".
 
+        A server that counts more tokens than it was sent doesn't take the form: it adds a chat template of its own.
+
         Raises:
             ServerError: If the server can't be used.
         """
         ids = self.chat.tokenizer("a", add_special_tokens=False).input_ids
-        forms: list[tuple[PromptForm, list[int] | str]] = [("ids", ids), ("text", "a")]
+        forms: list[tuple[PromptForm, list[int] | str, int]] = [
+            ("ids", ids, len(ids)),
+            ("text", "a", len(self.chat.tokenizer("a").input_ids)),
+        ]
         fault = ""
-        for self.form, prompt in forms:
+        for self.form, prompt, sent in forms:
             try:
                 data = await self.sender.post("/completions", {"model": self.model, "prompt": prompt, "max_tokens": 1})
             except (RefusedError, FailedError) as error:
                 fault = str(error)
             else:
                 read = _usage(data).get("prompt_tokens")
-                if self.form == "text" or not isinstance(read, int) or read == len(ids):
-                    return ""
-                fault = f"it was sent {len(ids)} token ids and counted {read} prompt tokens"
+                if not isinstance(read, int) or read == sent or (self.form == "text" and read < sent):
+                    return ""  # some servers don't count the tokens of a text that they have cached
+                fault = f"it was sent a prompt of {sent} tokens and counted {read}"
         return fault
 
     async def find_scores(self) -> bool:
@@ -267,15 +272,19 @@ class RawEndpoint:
         return _with_usage(_ended(completion, choice), data)
 
     def _prompt_text(self, rendered: RenderedRequest) -> str:
-        """Return a prompt as text, without the BOS token, which the server's tokenizer adds.
+        """Return the text that the tokenizer reads as a prompt's token ids, where it adds a BOS token or not.
 
         Raises:
-            RefusedError: If a row has the text of a special token, which the server would read as that token.
+            RefusedError: If there is none.
         """
-        if self.chat.tokenizer(rendered.prompt, add_special_tokens=False).input_ids != rendered.tokens.prompt_ids:
-            raise RefusedError("the row has the text of a special token, which this server would read as the token")
-        bos = self.chat.template.bos_token
-        return rendered.prompt.removeprefix(bos) if bos else rendered.prompt
+        bos = self.chat.template.bos_token or ""
+        for text in (rendered.prompt.removeprefix(bos), rendered.prompt):
+            if self.chat.tokenizer(text).input_ids == rendered.tokens.prompt_ids:
+                return text
+        raise RefusedError(
+            "this server takes prompts as text, and would read other tokens than those of the chat template: the row "
+            "has the text of a special token, or the tokenizer adds tokens that the template lacks"
+        )
 
     async def _scores(self, tokens: TokenizedChoices) -> tuple[float, ...]:
         """Return the log-likelihood of each choice, followed by the end of the turn.

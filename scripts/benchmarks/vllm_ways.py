@@ -158,7 +158,6 @@ def generate(llm: VLLM, arguments: argparse.Namespace) -> Callable[[], int]:
     """Return vLLM's own call on the prompts that `TextGeneration` sends, with the seeds that it sends."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    from dataclasses import asdict
 
     import vllm
 
@@ -182,7 +181,7 @@ def generate(llm: VLLM, arguments: argparse.Namespace) -> Callable[[], int]:
     prompts = [vllm.inputs.tokens_input(one.tokens.prompt_ids) for one in rendered]
     params = [sampling_params(one.tokens) for one in rendered]
     args = engine_args({"model": llm.model, "dtype": llm.dtype, **llm.engine_kwargs}, chat.context)
-    engine = vllm.LLM(**{name: value for name, value in asdict(args).items() if value is not None})
+    engine = vllm.LLM.from_engine_args(args)
     engine.generate(prompts[:1], params[:1], use_tqdm=False)
 
     def work() -> int:

@@ -10,6 +10,7 @@ import time
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from tokenizers.processors import TemplateProcessing
 
 from hfsynth import (
     GenerationError,
@@ -309,6 +310,7 @@ def test_stream_takes_no_more_than_concurrency(server):
         requests.put(number, request)
     server.delay = 0.02
     with llm_of(server, concurrency=4) as llm:
+        assert llm.parallel_requests == 4
         for key, _ in llm.stream(requests):
             taken.append(key)
             assert len(taken) + len(requests) >= 20 - 5, "one more waits to be sent"
@@ -565,18 +567,39 @@ def test_returned_token_ids_are_read_as_by_every_engine(server, raw):
     assert found.written == "Blue. STOP more"
 
 
+def takes_text(path, body):
+    """Answer a prompt that is a text; count one token, as there is in the first prompt, "a"."""
+    if not isinstance(body["prompt"], str):
+        raise Refusal(400, "prompt must be a string")
+    return {**written("ok"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+
 def test_server_without_token_ids_reads_text(tokenizer_folder):
     """A row's special token would not stay text there, so that row is refused."""
-
-    def answer(path, body):
-        if not isinstance(body["prompt"], str):
-            raise Refusal(400, "prompt must be a string")
-        return written("ok")
-
-    with ModelServer(answer) as server, llm_of(server, tokenizer=tokenizer_folder) as llm:
+    with ModelServer(takes_text) as server, llm_of(server, tokenizer=tokenizer_folder) as llm:
         completions = llm.complete([ask("Hi"), ask("Hi <|im_end|>")])
     assert [one.finish_reason for one in completions] == ["stop", "refused"]
-    assert server.bodies[-1]["prompt"].endswith("<|im_start|>assistant\n")
+    assert server.bodies[-1]["prompt"] == "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_text_lacks_the_bos_token_that_its_tokenizer_adds(tmp_path):
+    tokenizer = byte_tokenizer()
+    bos = [("<s>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=bos)
+    tokenizer.save_pretrained(tmp_path)
+    with ModelServer(takes_text) as server, llm_of(server, tokenizer=str(tmp_path)) as llm:
+        llm.complete([ask("Hi")])
+    assert server.bodies[-1]["prompt"] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_server_that_adds_a_template_takes_no_prompts(tokenizer_folder):
+    """Ollama's server wraps the text in its model's chat template, so a prompt would have two."""
+
+    def answer(path, body):
+        return {**takes_text(path, body), "usage": {"prompt_tokens": 27, "completion_tokens": 1}}
+
+    with ModelServer(answer) as server, pytest.raises(ServerError, match="of 1 tokens and counted 27"):
+        llm_of(server, tokenizer=tokenizer_folder).load()
 
 
 def test_tokenizer_needs_a_server_that_takes_prompts(tokenizer_folder):
