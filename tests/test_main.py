@@ -9,13 +9,28 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hfsynth import BootstrapInstructions, EchoLLM, Magpie, Pipeline, SamplingParams, SeedPool, TextGeneration, save
-from hfsynth.__main__ import verify_command, view_command
+from hfsynth.__main__ import main, verify_command, view_command
 from hfsynth.analysis import report as measuring
 
 
 def run(*flags, cwd=None, **environment):
     command = [sys.executable, "-m", "hfsynth", *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path):
+    """Run a command that fails, in this process and a folder of its own; return its exit status and its error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def status_and_error(*flags):
+        monkeypatch.setattr(sys, "argv", ["hfsynth", *map(str, flags)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return status_and_error
 
 
 def test_run_recipe_of_saved_dataset_equals_it(tmp_path, hub):
@@ -55,25 +70,28 @@ def test_run_recipe_of_bootstrapping_uses_its_seeds(tmp_path):
     assert len(first) == 20
 
 
-def test_run_invalid_recipe_is_an_error(tmp_path):
+def test_run_invalid_recipe_is_an_error(tmp_path, refused):
     (tmp_path / "r.yaml").write_text("a: 1")
-    done = run("run", tmp_path / "r.yaml", "--max-rows", 1)
-    assert done.returncode == 1
-    assert "a recipe has 'steps'" in done.stderr
+    status, error = refused("run", "r.yaml", "--max-rows", 1)
+    assert status == 1
+    assert "'steps'" in error
 
 
-def test_run_refused_push_target_runs_nothing(tmp_path, hub):
+def test_run_refused_push_target_runs_nothing(tmp_path, hub, refused, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_read")
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", HF_TOKEN="hf_read")
-    assert done.returncode == 1
-    assert "can only read" in done.stderr
+    status, error = refused("run", "r.yaml", "--max-rows", 1, "--push-to-hub", "user/x", "--run-dir", "run")
+    assert status == 1
+    assert "read" in error
+    assert not (tmp_path / "run").exists()
 
 
-def test_run_invalid_config_name_runs_nothing(tmp_path):
+def test_run_invalid_config_name_runs_nothing(tmp_path, refused):
     (tmp_path / "r.yaml").write_text(Pipeline((Magpie(EchoLLM()),)).to_yaml())
-    done = run("run", tmp_path / "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", tmp_path / "run")
-    assert "--config-name" in done.stderr
-    assert "'a.b'" in done.stderr
+    status, error = refused("run", "r.yaml", "--max-rows", 1, "--config-name", "a.b", "--run-dir", "run")
+    assert status == 1
+    assert "--config-name" in error
+    assert "'a.b'" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -105,30 +123,31 @@ def test_verify_saved_dataset_exits_with_0(tmp_path, capsys, flags, remade):
     assert ("3 of 3 rows are equal" in capsys.readouterr().out) is remade
 
 
-def test_verify_changed_file_exits_with_4(tmp_path):
+def test_verify_changed_file_exits_with_4(tmp_path, capsys):
     save(Pipeline((Magpie(EchoLLM()),)).run(num_rows=2, run_dir=tmp_path / "run", quiet=True), tmp_path / "data")
     (tmp_path / "data/default/steps.png").write_bytes(b"")
-    done = run("verify", tmp_path / "data", "--figures-only")
-    assert done.returncode == 4
-    assert "steps.png" in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        verify_command([str(tmp_path / "data"), "--figures-only"])
+    assert ended.value.code == 4
+    assert "steps.png" in capsys.readouterr().out
 
 
-def test_a_step_of_an_imported_module_is_run(tmp_path):
+def test_a_step_of_an_imported_module_is_run(tmp_path, refused):
     (tmp_path / "own_steps.py").write_text("def first_two(dataset):\n    return dataset.select(range(2))\n")
     (tmp_path / "r.yaml").write_text("steps:\n- function: first_two\n")
     flags = ["r.yaml", "--max-rows", 3, "--output-dir", "again"]
-    assert "first_two" in run("run", *flags, cwd=tmp_path).stderr
+    assert "first_two" in refused("run", *flags)[1]
     done = run("run", *flags, "--import", "own_steps", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 rows in again" in done.stdout
 
 
-def test_a_module_that_is_not_there_is_one_sentence(tmp_path):
+def test_a_module_that_is_not_there_is_one_sentence(tmp_path, refused):
     (tmp_path / "r.yaml").write_text("steps:\n- function: f\n")
-    done = run("run", "r.yaml", "--import", "no_steps", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --import no_steps: there is no module 'no_steps'")
-    assert len(done.stderr.splitlines()) == 1
+    status, error = refused("run", "r.yaml", "--import", "no_steps")
+    assert status == 1
+    assert error.startswith("error: --import no_steps: ")
+    assert len(error.splitlines()) == 1
 
 
 def test_a_recipe_that_is_not_there_is_one_sentence(tmp_path):
@@ -138,8 +157,8 @@ def test_a_recipe_that_is_not_there_is_one_sentence(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_command_without_run_or_view_lists_both(tmp_path):
-    done = run("r.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "run" in done.stderr
-    assert "view" in done.stderr
+def test_a_command_without_run_or_view_lists_both(refused):
+    status, error = refused("r.yaml")
+    assert status == 2
+    assert "run" in error
+    assert "view" in error
