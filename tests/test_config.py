@@ -57,14 +57,14 @@ def test_texts_field_of_one_text_is_a_tuple_of_one(one, name, expected):
 
 @pytest.mark.parametrize("value", [None, 5, b"END", {"END": 1}, ["END", 5], ["END", None]])
 def test_texts_field_of_other_values_raises(value):
-    with pytest.raises(ValueError, match=r"SamplingParams\.stop is .*; it must be texts"):
+    with pytest.raises(ValueError, match=r"SamplingParams\.stop .*text"):
         SamplingParams(stop=value)
 
 
 def test_texts_field_of_too_few_texts_raises():
-    with pytest.raises(ValueError, match=r"Judge\.choices must be two or more.*\('good',\)"):
+    with pytest.raises(ValueError, match=r"Judge\.choices .*\('good',\)"):
         Judge(LLM, choices="good")
-    with pytest.raises(ValueError, match=r"Judge\.choices must be two or more.*\('English',\)"):
+    with pytest.raises(ValueError, match=r"Judge\.choices .*\('English',\)"):
         Judge.language(LLM, languages="English")
     with pytest.raises(ValueError, match=r"SeedPool\.seeds .*\b1\."):
         SeedPool(seeds="Name a fruit that is red.")
@@ -237,12 +237,12 @@ def test_restore_of_an_older_version_raises(monkeypatch):
     function, arguments = EchoLLM().__reduce__()
     assert function is restore
     monkeypatch.setattr(EchoLLM, "version", 99)
-    with pytest.raises(ValueError, match=r"EchoLLM was written at version 1, .*99"):
+    with pytest.raises(ValueError, match=r"EchoLLM .*version 1\b.*99"):
         restore(*arguments)
 
 
 def test_to_json_of_a_plain_object_raises_with_it():
-    with pytest.raises(TypeError, match=r"<object object .* can't be part of a configuration"):
+    with pytest.raises(TypeError, match=r"<object object .*configuration"):
         Holder(object()).to_json()
 
 

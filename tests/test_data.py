@@ -142,7 +142,7 @@ def test_load_rows_mistyped_path_names_the_nearest(folder, hub, name, nearest):
 
 @pytest.mark.parametrize("name", ["/nowhere/rows", "x/y/z", "data\\rows", "q.parquet", "Q.TSV", "no/q.jsonl.zst"])
 def test_load_rows_path_without_a_similar_name_is_an_error(folder, name):
-    with pytest.raises(ValueError, match=r"there is no file or folder .* check the path"):
+    with pytest.raises(ValueError, match=r"no file or folder"):
         load_rows(name, None, "train")
 
 

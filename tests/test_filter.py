@@ -43,7 +43,7 @@ def test_split_takes_values_of_any_type():
 
 
 def test_split_of_a_missing_column_raises_with_the_columns():
-    with pytest.raises(ColumnError, match=r"OnlyOnce needs column 'prompt'; the dataset has \['id', 'instruction'\]"):
+    with pytest.raises(ColumnError, match=r"OnlyOnce .*'prompt'.*\['id', 'instruction'\]"):
         OnlyOnce(column="prompt")(ROWS)
 
 
@@ -80,7 +80,7 @@ def test_text_filter_of_a_wrong_type_is_an_error(value):
     """Before a row is read: in `check_features`, as a run calls it, and in a call of the filter."""
     rows = Dataset.from_dict({"x": [value]})
     for call in (lambda: Nothing(column="x").check_features(rows.features), lambda: Nothing(column="x")(rows)):
-        with pytest.raises(ColumnError, match=r"^Nothing reads texts or conversations in column 'x': it holds "):
+        with pytest.raises(ColumnError, match=r"^Nothing .*'x'"):
             call()
 
 

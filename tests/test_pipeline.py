@@ -69,9 +69,7 @@ def test_run_a_second_time_generates_nothing(tmp_path):
 def test_run_checks_columns_before_a_model_is_loaded():
     nowhere = TransformersLLM("/nowhere")
     pipeline = SelfInstruct(nowhere, one_row_each=False) >> EvolInstruct(nowhere)
-    with pytest.raises(
-        ColumnError, match=r"step 2, EvolInstruct needs column 'instruction'; the dataset has .*'instructions'"
-    ):
+    with pytest.raises(ColumnError, match=r"step 2, EvolInstruct .*'instruction'.*'instructions'"):
         pipeline.run(Dataset.from_dict({"input": ["Tea."]}))
 
 
@@ -92,7 +90,7 @@ def test_missing_embedding_model_ends_before_a_run(tmp_path):
 
 
 def test_features_of_a_replaced_column_raise():
-    with pytest.raises(ColumnError, match="step 2, TextGeneration_2 would replace column 'generation'"):
+    with pytest.raises(ColumnError, match=r"step 2, TextGeneration_2 .*'generation'"):
         (TextGeneration(LLM) >> TextGeneration(LLM)).features(Features({"instruction": Value("string")}))
 
 
@@ -103,9 +101,7 @@ def test_rshift_of_pipelines_numbers_equal_names():
 
 
 def test_rshift_of_a_text_raises():
-    with pytest.raises(
-        TypeError, match="a pipeline's step is a technique, a filter or a named function of a dataset, not 'magpie'"
-    ):
+    with pytest.raises(TypeError, match=r"step.*'magpie'"):
         Magpie(LLM) >> "magpie"
 
 
@@ -164,7 +160,7 @@ def test_draw_writes_pictures_by_the_files_ending(tmp_path):
     assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "steps.svg").read_text() == chain._repr_svg_()
     assert "TextGeneration_2" in chain._repr_svg_()
-    with pytest.raises(ValueError, match=r"the picture 'steps\.gif' must end in \.png or \.svg"):
+    with pytest.raises(ValueError, match=r"'steps\.gif'.*\.png or \.svg"):
         chain.draw(file="steps.gif")
 
 

@@ -28,7 +28,7 @@ def test_render_prompt_unsafe_attribute_fails():
 
 
 def test_prompt_variables_syntax_error_shows_the_template():
-    with pytest.raises(ValueError, match=r"'\{\{ a' is not a Jinja2 template"):
+    with pytest.raises(ValueError, match=r"'\{\{ a'.*template"):
         prompt_variables("{{ a")
 
 

@@ -56,7 +56,7 @@ def test_to_yaml_has_the_source_of_a_function():
     text = (TextGeneration(EchoLLM()) >> long_enough).to_yaml()
     assert "return dataset" in yaml.safe_load(text)["steps"][1]["source"]
     assert Pipeline.from_yaml(text, long_enough).steps[1].function is long_enough
-    with pytest.raises(ValueError, match="names 'long_enough', a function that hfsynth doesn't have"):
+    with pytest.raises(ValueError, match="'long_enough'"):
         Pipeline.from_yaml(text)
 
 
@@ -140,7 +140,7 @@ def test_build_step_of_a_class_that_is_no_step_raises(name):
 
 
 def test_build_step_of_an_unknown_field_raises():
-    with pytest.raises(ValueError, match="EchoLLM has no field 'shout'"):
+    with pytest.raises(ValueError, match=r"EchoLLM .*'shout'"):
         build_step({"__class__": "EchoLLM", "shout": 1}, public_names())
 
 

@@ -181,9 +181,9 @@ def test_too_many_connected_combinations_are_an_error():
 
 
 def test_sampler_of_an_existing_column_is_an_error():
-    with pytest.raises(ColumnError, match=r"would replace column 'topic'; the dataset has \['id', 'topic'\]"):
+    with pytest.raises(ColumnError, match=r"column 'topic'.*\['id', 'topic'\]"):
         Dataset.from_dict({"id": [1], "topic": ["x"]}).map(LEVELS, batched=True, with_indices=True)
-    with pytest.raises(ColumnError, match="step 2, CategorySampler_2 would replace column 'topic'"):
+    with pytest.raises(ColumnError, match=r"step 2, CategorySampler_2 .*'topic'"):
         (LEVELS >> LEVELS).features(Features({"id": Value("int64")}))
 
 

@@ -140,20 +140,20 @@ def test_map_appends_an_entry_for_every_technique():
 
 
 def test_map_of_a_missing_column_raises_with_the_mapping():
-    with pytest.raises(ColumnError, match=r"Split needs column 'text'; the dataset has \['prompt'\].*input_mappings="):
+    with pytest.raises(ColumnError, match=r"Split .*'text'.*\['prompt'\].*input_mappings="):
         run(Split(EchoLLM()), Dataset.from_dict({"prompt": ["a"]}))
 
 
 def test_map_of_a_wrong_type_raises_before_generation(tmp_path):
     log = tmp_path / "log"
-    with pytest.raises(ColumnError, match="Split needs text in column 'text', not 7"):
+    with pytest.raises(ColumnError, match=r"Split .*'text'.*7"):
         run(Split(RepeatingLLM(log=str(log))), Dataset.from_dict({"text": [7]}))
     assert not log.exists()
 
 
 def test_map_replaces_a_column_only_by_a_mapping():
     dataset = texts("a").add_column("word", ["old"])
-    with pytest.raises(ColumnError, match=r"Split would replace column 'word'.*output_mappings="):
+    with pytest.raises(ColumnError, match=r"Split .*'word'.*output_mappings="):
         run(Split(EchoLLM()), dataset)
     assert run(Split(EchoLLM(), output_mappings={"word": "word"}), dataset)["word"][:] == ["a"]
     assert run(Split(EchoLLM(), output_mappings={"word": "text"}), texts("a b"))["text"][:] == ["a", "b"]
@@ -184,7 +184,7 @@ def test_map_without_batches_or_indices_raises_with_the_call(options):
 
 
 def test_technique_without_an_llm_raises():
-    with pytest.raises(TypeError, match="Split needs an llm such as TransformersLLM"):
+    with pytest.raises(TypeError, match=r"Split .*llm"):
         Split("gpt2")
 
 
@@ -204,7 +204,7 @@ def test_check_features_has_the_columns_of_a_map():
     technique = Split(EchoLLM(), output_mappings={"word": "w"})
     checked = technique.check_features(Features({"text": Value("large_string")}))
     assert checked == run(technique, texts("a")).features | {"text": Value("large_string")}
-    with pytest.raises(ColumnError, match="needs text in column 'text', which holds Value"):
+    with pytest.raises(ColumnError, match=r"'text'.*Value"):
         technique.check_features(Features({"text": Value("int64")}))
 
 
@@ -296,7 +296,7 @@ def test_merge_columns_of_a_stream_has_plain_lists():
 
 
 def test_map_of_a_batch_that_is_no_dict_raises():
-    with pytest.raises(TypeError, match=r"as a dict of lists, not DataFrame.*with_format\(None\)"):
+    with pytest.raises(TypeError, match=r"DataFrame.*with_format\(None\)"):
         checked_arguments("X", pd.DataFrame(), [0])
 
 

@@ -171,7 +171,7 @@ def test_an_empty_prompt_is_refused():
 
 def test_stream_of_answered_conversations_raises(loaded):
     answered = Request(messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
-    with pytest.raises(GenerationError, match=r"tiny writes texts or scores choices.*use RewardModel\(\.\.\.\)"):
+    with pytest.raises(GenerationError, match=r"tiny .*RewardModel"):
         list(loaded.stream(queue(answered, answered), 4))
     result = dict(loaded.stream(queue(answered, ask("hello")), 4))
     assert "last turn is the assistant's already" in result[0].error

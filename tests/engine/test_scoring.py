@@ -153,7 +153,7 @@ def test_running_out_of_memory_halves_the_requests_and_goes_on(pair, monkeypatch
 
 def test_one_request_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
     lengths_of_forwards(monkeypatch, limit=40)
-    with pytest.raises(GenerationError, match="out of memory with a request of 55 tokens alone"):
+    with pytest.raises(GenerationError, match="of 55 tokens"):
         score(pair[1], [compare(50, 5), compare(30, 1)], is_replaced=True)
 
 

@@ -73,7 +73,7 @@ def test_ifd_of_losses_without_loss_alone_fails_its_row():
 
 
 def test_ifd_unknown_ratio_is_an_error():
-    with pytest.raises(ValueError, match=r"ratio must be one of \['perplexity', 'loss'\], got 'mean'"):
+    with pytest.raises(ValueError, match=r"ratio .*\['perplexity', 'loss'\].*'mean'"):
         technique(ratio="mean")
 
 
@@ -96,7 +96,7 @@ def test_ifd_infinite_ratio_fails_its_row(score):
 
 def test_ifd_llm_without_scores_is_an_error():
     unable = InstructionFollowingDifficulty(RepeatingLLM(scores=False))
-    with pytest.raises(GenerationError, match="1 choices were to be scored, and 0 scores came"):
+    with pytest.raises(GenerationError, match=r"1 choices.* 0 scores"):
         Dataset.from_list([ROW]).map(unable, batched=True, with_indices=True)
 
 

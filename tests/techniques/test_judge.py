@@ -162,9 +162,7 @@ def test_judge_impossible_choices_fail_the_row():
 
 
 def test_judge_llm_without_scores_is_an_error():
-    with pytest.raises(
-        GenerationError, match="5 choices were to be scored, and 0 scores came; use an llm that scores"
-    ):
+    with pytest.raises(GenerationError, match=r"5 choices.* 0 scores"):
         Dataset.from_dict({"instruction": ["Hi"]}).map(
             Judge.quality(RepeatingLLM(scores=False)), batched=True, with_indices=True
         )

@@ -77,7 +77,7 @@ def test_clean_instances_keeps_limit_without_the_cut_off():
     _, rows = drive(flow(), NO, say(text))
     assert [row["input"] for row in rows] == ["0", "1", "2", "3", "4"]
     assert [one["rule"] for one in rows[0]["dropped_instances"]] == ["surplus"] * 4
-    with pytest.raises(RowError, match="no instance that stands: cut_off"):
+    with pytest.raises(RowError, match=r"instance.*cut_off"):
         drive(flow(), NO, say("Output: The Nile, the Con", "length"))
     _, rows = drive(flow(num_instances=9), NO, say(text, "length"))
     assert len(rows) == 8
