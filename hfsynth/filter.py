@@ -87,6 +87,11 @@ class Filter(Configuration, DatasetStep):
         """
         return value
 
+    @property
+    def is_row_wise(self) -> bool:
+        """Whether it decides on each row alone."""
+        return not self.stateful
+
     def renamed(self, name: str) -> "Filter":
         """Return the filter with another name."""
         return replace(self, name=name)

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, get_args
@@ -172,6 +172,17 @@ class Watcher:
     """Called with each completion."""
     ended: Callable[["RowState"], None] | None = None
     """Called with each flow that ended, failed ones included."""
+    raised: Callable[[Exception], None] | None = None
+    """Called with an exception of a flow or a callback that isn't its row's failure. Default: it is raised."""
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Pass an exception of the `with` block to `raised`, if that is set."""
+        attempt = Attempt((Exception,) if self.raised is None else ())
+        with attempt:
+            yield
+        if attempt.error is not None and self.raised is not None:
+            self.raised(attempt.error)
 
 
 class FlowDriver:
@@ -196,17 +207,37 @@ class FlowDriver:
         self._llm = llm
         self._patience = patience
         self._watchdog: Watchdog | None = None
-        self._more = more
         self._error_of_more: BaseException | None = None
-        self._raised = raised or RaisedRows()
-        self._watcher = watcher or Watcher()
+        self.go_over(more, raised, watcher)
         self._requests = Requests(self._start_more if more else None)
         self._asked: dict[RowState, Request] = {}
         self._stream: Iterator[tuple[Hashable, Completion]] = iter(())
         self._logged: set[tuple[type, ...]] = set()
 
+    def go_over(
+        self,
+        more: Callable[[], None] | None = None,
+        raised: RaisedRows | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Go over to the batches of the next technique; the llm's stream continues with the rows that are in flight.
+
+        Args:
+            more: As in the constructor, for the batches from now on; the next arguments too.
+            raised: See `more`.
+            watcher: See `more`.
+        """
+        self._more = more
+        self._raised = raised or RaisedRows()
+        self._watcher = watcher or Watcher()
+
     def start(
-        self, flows: Sequence["Flow | Outcome"], seeds: Sequence["RowSeeds"], owner: str = ""
+        self,
+        flows: Sequence["Flow | Outcome"],
+        seeds: Sequence["RowSeeds"],
+        owner: str = "",
+        raised: RaisedRows | None = None,
+        watcher: Watcher | None = None,
     ) -> list["RowState"]:
         """Start a batch of flows, one per row, and submit their first requests.
 
@@ -214,8 +245,12 @@ class FlowDriver:
             flows: The flows, not started; for a row that is finished already, its outcome.
             seeds: One per row.
             owner: The technique's class, for error messages.
+            raised: Counts the rows that raised, for a batch of another technique than the driver's.
+            watcher: Callbacks for this batch. Default: those of the driver.
         """
         batch = [RowState(flow, row, owner) for flow, row in zip(flows, seeds, strict=True)]
+        for run in batch:
+            run.raised_rows, run.watcher = raised or self._raised, watcher or self._watcher
         for run in batch:
             if not run.finished:
                 self._ask(run, run.start(), first=False)
@@ -244,6 +279,18 @@ class FlowDriver:
             self._watchdog = None
         self._raised.check()
         return [run.outcome for run in batch]
+
+    def advance(self) -> bool:
+        """Wait for the llm's next completion; return False if no row is in flight."""
+        if not self._asked:
+            return False
+        self._go_on()
+        return True
+
+    def close_if_idle(self) -> None:
+        """Stop the llm's stream if no row is in flight, so that the llm gives back its memory."""
+        if not self._asked:
+            self.close()
 
     def close(self) -> None:
         """Stop the llm's stream; unfinished flows are abandoned."""
@@ -308,7 +355,8 @@ class FlowDriver:
         if len(runs) == 1:
             del self._asked[runs[0]]
             runs[0].fail(error)
-            self._end(runs[0])
+            with runs[0].watcher.errors():
+                self._end(runs[0])
             return
         middle = len(runs) // 2
         for part in (runs[:middle], runs[middle:]):
@@ -325,9 +373,10 @@ class FlowDriver:
         del self._asked[run]
         if self._watchdog is not None:
             self._watchdog.note_completion()
-        if self._watcher.answered is not None:
-            self._watcher.answered(run, completion)
-        self._ask(run, run.resume(completion), first=True)  # a started row goes before a new one
+        with run.watcher.errors():
+            if run.watcher.answered is not None:
+                run.watcher.answered(run, completion)
+            self._ask(run, run.resume(completion), first=True)  # a started row goes before a new one
 
     def _ask(self, run: "RowState", request: Request | None, first: bool) -> None:
         if request is None:
@@ -340,11 +389,11 @@ class FlowDriver:
         """Log and count the end of a row."""
         if run.raised is not None:
             self._log(run.raised, "row %d of %s failed", run.seeds.row, run.seeds.step)
-            self._raised.add(run.raised)
+            run.raised_rows.add(run.raised)
         elif run.outcome.rows or run.outcome.finish_reason not in ("", "error", "refused"):
-            self._raised.completed = True
-        if self._watcher.ended is not None:
-            self._watcher.ended(run)
+            run.raised_rows.completed = True
+        if run.watcher.ended is not None:
+            run.watcher.ended(run)
 
     def _log(self, error: Exception, message: str, *values: object) -> None:
         """Log the first exception of each kind, with its traceback unless its message is enough."""
@@ -424,6 +473,10 @@ class RowState:
         self.seeds = seeds
         self.raised: Exception | None = None
         """The exception of the flow, or of the llm for its request."""
+        self.raised_rows = RaisedRows()
+        """Counts the rows of the same technique that raised."""
+        self.watcher = Watcher()
+        """Callbacks on this row."""
         self._flow = flow
         self._owner = owner or seeds.step
         self._turn = 0

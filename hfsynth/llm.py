@@ -258,9 +258,10 @@ class LLM(ABC):
     def same_rows(self) -> SameRows:
         """Which rows of a repeated run are equal, for the record and the card.
 
-        A run lets the rows of its next chunks in while earlier chunks are still being completed. With "chunk", rows
-        then depend on how many processes share the chunks, and `deterministic=True` completes one chunk after the
-        other. With "row", that changes nothing; with "none", rows differ all the same.
+        A run lets in the rows of its next chunks, and those of the next technique with the same llm, while earlier
+        chunks are still being completed. With "chunk", rows then depend on how many processes share the chunks, and
+        `deterministic=True` completes one chunk after the other. With "row", that changes nothing; with "none", rows
+        differ all the same.
         """
         return "chunk"
 

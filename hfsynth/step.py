@@ -42,7 +42,8 @@ class Step(ABC):
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
     stateful: ClassVar[bool] = False
-    """Whether it compares a row with earlier rows. Then it drops a larger share of a larger dataset."""
+    """Whether it compares a row with earlier rows. Then it drops a larger share of a larger dataset, and the next
+    technique begins only when all rows have passed it."""
 
     reads_earlier_rows: ClassVar[bool] = False
     """Whether the rows that earlier rounds of a run have kept are read too."""
@@ -98,6 +99,11 @@ class Step(ABC):
         """
         plain = re.sub(r"[^\w.-]+", "_", self.name).strip("._-")
         return plain.encode()[:_MAX_FOLDER_NAME].decode(errors="ignore") or "step"
+
+    @property
+    def is_row_wise(self) -> bool:
+        """Whether its result for some rows doesn't depend on the other rows of its input."""
+        return False
 
     @property
     def model_name(self) -> str:

@@ -23,7 +23,7 @@ from hfsynth import (
     split_failures,
 )
 from hfsynth.errors import ColumnError, FlowError
-from hfsynth.flow import FlowDriver, RowSeeds, Watchdog, derive_seed, run_flows, split_seed
+from hfsynth.flow import FlowDriver, RowSeeds, Watchdog, Watcher, derive_seed, run_flows, split_seed
 from hfsynth.run_record import records
 from hfsynth.technique import Input
 from tests.helpers import RepeatingLLM
@@ -132,6 +132,40 @@ def test_finish_leaves_other_batches_under_way():
     assert [outcome.rows for outcome in flows.finish(first)] == [[{"turns": 1}], [{"turns": 2}]]
     assert not second[0].finished
     assert flows.finish(second)[0].rows == [{"turns": 5}]
+
+
+def test_finish_mistake_of_a_watched_batch_is_not_raised():
+    """The watcher of the one batch gets its exception; the other batch goes on."""
+
+    def flow(text):
+        yield ask(text)
+        return {"text": undefined if text == "bad" else text}  # noqa: F821
+
+    errors, ended = [], []
+    flows = FlowDriver(RepeatingLLM())
+    first = flows.start([flow("good")], seeds(1))
+    watcher = Watcher(ended=ended.append, raised=errors.append)
+    second = flows.start([flow("bad"), flow("fine")], seeds(2), watcher=watcher)
+    assert [outcome.rows for outcome in flows.finish(first)] == [[{"text": "good"}]]
+    while flows.advance():
+        pass
+    assert [type(error) for error in errors] == [FlowError]
+    assert ended == [second[1]]
+
+
+def test_go_over_continues_the_stream_with_other_callbacks():
+    def flow(turns):
+        for turn in range(turns):
+            yield ask(f"{turns} {turn}")
+        return {"turns": turns}
+
+    before, after = [], []
+    flows = FlowDriver(RepeatingLLM(), watcher=Watcher(ended=lambda run: before.append(run.seeds.row)))
+    flows.finish(flows.start([flow(1)], seeds(1)))
+    flows.go_over(watcher=Watcher(ended=lambda run: after.append(run.seeds.row)))
+    assert flows.advance() is False
+    flows.finish(flows.start([flow(2), flow(1)], seeds(2)))
+    assert (before, after) == ([0], [1, 0])
 
 
 def test_run_flows_of_an_early_end_raises():

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Features
+from numpy.typing import NDArray
 from xxhash import xxh3_64_hexdigest
 
 from hfsynth.flow import Outcome
@@ -48,19 +50,21 @@ class Journals:
     """Descriptor of each chunk's journal, by chunk; the one written last is at the end."""
     _synced: float = field(default_factory=time.monotonic, init=False)
 
-    def append(self, chunk: int, index: int, outcome: Outcome) -> None:
+    def append(self, chunk: int, index: int, outcome: Outcome, digest: int | None = None) -> None:
         """Write a finished row.
 
         Args:
             chunk: Number of the row's chunk.
             index: The row's index in the step's input.
             outcome: The row's outputs, or its failure.
+            digest: Hash of the input row (see `row_digests`), for a row that began before the step's input was
+                complete.
 
         Raises:
             OSError: If the folder can't be written.
         """
         descriptor = self._descriptor(chunk)
-        _write(descriptor, _line(encode_outcome(index, outcome, self.features)))
+        _write(descriptor, _line(encode_outcome(index, outcome, self.features, digest)))
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(descriptor)
             self._synced = time.monotonic()
@@ -104,7 +108,9 @@ def find_journals(folder: Path) -> dict[int, list[Path]]:
     return found
 
 
-def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
+def read_journal(
+    file: Path, features: Features, first: int = 0, digests: NDArray[np.uint64] | None = None
+) -> dict[int, Outcome]:
     """Return the outcomes in a journal, by the rows' indices in the step's input.
 
     If several lines have the same row, the last one counts. An incomplete last line is skipped; other lines with a
@@ -114,6 +120,8 @@ def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
     Args:
         file: The journal.
         features: The technique's output features, before `output_mappings` renames them.
+        first: Index of the row that the first hash is of.
+        digests: A hash for each input row, (rows,), to leave out lines with the hash of another row.
     """
     try:
         content = retry_passing(file.read_bytes)
@@ -130,14 +138,25 @@ def read_journal(file: Path, features: Features) -> dict[int, Outcome]:
         logger.info("the last line of %s was torn when its process ended, and is left out", file)
     if damaged := sum(entry is None for entry in entries):
         logger.warning("%s has %d damaged lines, whose rows are computed a second time", file, damaged)
-    return dict(decode_outcome(entry, features) for entry in entries if entry is not None)
+    current = [entry for entry in entries if entry is not None and _is_of_row(entry, first, digests)]
+    return dict(decode_outcome(entry, features) for entry in current)
 
 
-def encode_outcome(index: int, outcome: Outcome, features: Features) -> bytes:
+def _is_of_row(entry: Mapping[str, Any], first: int, digests: NDArray[np.uint64] | None) -> bool:
+    """Whether a line is of the input row with its index, as far as it has a hash."""
+    if digests is None or "digest" not in entry:
+        return True
+    place = entry["row"] - first
+    return bool(0 <= place < len(digests) and int(digests[place]) == entry["digest"])
+
+
+def encode_outcome(index: int, outcome: Outcome, features: Features, digest: int | None = None) -> bytes:
     """Return an outcome as JSON; outputs of types that JSON lacks are encoded as an Arrow stream in base64."""
     entry: dict[str, Any] = {"row": index, **{name: getattr(outcome, name) for name in OUTCOME_FIELDS}}
     if outcome.error:
         entry |= {"error": redact(outcome.error), "raw": redact(outcome.raw)}
+    if digest is not None:
+        entry["digest"] = digest
     try:
         return _dump({**entry, "outputs": outcome.rows})
     except TypeError:

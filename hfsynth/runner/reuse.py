@@ -153,33 +153,37 @@ class EarlierRows:
     Args:
         folder: The other folder.
         technique: The step.
-        input: The step's input in this run.
     """
 
     folder: Path
     technique: Technique
-    input: StepInput
 
-    def is_reusable(self, rows: range) -> NDArray[np.bool_]:
-        """Return a mask of the rows for which the folder may have an outcome, completed or failed: (rows,)."""
-        indices = np.arange(self.input.first + rows.start, self.input.first + rows.stop)
-        first, digests = self._digests
-        places = indices - first  # in the other folder's input
-        inside = (places >= 0) & (places < len(digests))
+    def is_reusable(self, first: int, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return a mask of the rows for which the folder may have an outcome, completed or failed: (rows,).
+
+        Args:
+            first: Index of the first row in the step's input.
+            digests: A hash for each row (see `row_digests`): (rows,).
+        """
+        indices = np.arange(first, first + len(digests))
+        start, stored = self._digests
+        places = indices - start  # in the other folder's input
+        inside = (places >= 0) & (places < len(stored))
         if not inside.any():
             return inside
-        equal = digests[np.where(inside, places, 0)] == self.input.row_digests[rows.start : rows.stop]
+        equal = stored[np.where(inside, places, 0)] == digests
         journaled = np.fromiter((index in self._journaled for index in indices.tolist()), np.bool_, len(indices))
         reusable: NDArray[np.bool_] = inside & equal & (journaled | (self._find(indices) >= 0))
         return reusable
 
-    def outcomes(self, rows: range) -> dict[int, Outcome]:
+    def outcomes(self, first: int, digests: NDArray[np.uint64]) -> dict[int, Outcome]:
         """Return the reusable outcomes, by index in the step's input; transient failures are left out.
 
         Args:
-            rows: Rows of the input.
+            first: Index of the first row in the step's input.
+            digests: A hash for each row (see `row_digests`): (rows,).
         """
-        indices = np.flatnonzero(self.is_reusable(rows)) + self.input.first + rows.start
+        indices = np.flatnonzero(self.is_reusable(first, digests)) + first
         found = {index: self._journaled[index] for index in indices.tolist() if index in self._journaled}
         found |= self._stored(indices)
         return {index: outcome for index, outcome in found.items() if not outcome.is_transient}
@@ -253,7 +257,7 @@ class EarlierRows:
         found: dict[int, Outcome] = {}
         for files in find_journals(self.folder).values():
             for file in files:
-                found |= read_journal(file, self.technique.output_features)
+                found |= read_journal(file, self.technique.output_features, *self._digests)
         return found
 
 

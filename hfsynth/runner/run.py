@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
@@ -29,6 +29,7 @@ from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
 from hfsynth.runner.chunks import StepFolder
+from hfsynth.runner.lookahead import Lookahead
 from hfsynth.runner.reuse import EarlierRows, StepInput, content_key, fingerprint_of, sibling_folders
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.runner.step_worker import DiskErrors, StepWorker, reason_lines, run_dataset_step
@@ -126,9 +127,9 @@ def run(
         run_dir: Folder for finished rows, which all nodes must share. Default: a folder in the cache of datasets.
         chunk_size: Rows per chunk; each chunk is saved as one file. Default: by the number of rows (see
             `choose_chunk_size`).
-        deterministic: Complete each chunk without rows of other chunks, so that a row has the same rows beside it in
-            every run. Needed for llms whose output for a row depends on the rest of the batch. Devices then idle at
-            the end of each chunk, and an interrupted chunk is computed from its first row.
+        deterministic: Complete each chunk without rows of other chunks or of the next technique, so that a row has the
+            same rows beside it in every run. Needed for llms whose output for a row depends on the rest of the batch.
+            Devices then idle at the end of each chunk, and an interrupted chunk is computed from its first row.
         quiet: Show no progress.
 
     Returns:
@@ -292,8 +293,11 @@ def _started(steps: Sequence[Step], options: _RunOptions, keys: Sequence[object]
     run_hash = Hasher.hash([*keys, *(state.fingerprint for state in states), options.chunk_size, *split])
     failures = _Failures(options.run_dir / f"failures-{run_hash}.parquet", group, options.split)
     try:
-        with Progress(group, len(steps), options.quiet) as progress:
-            yield _RunState(states, options, group, failures, progress)
+        with (
+            Progress(group, len(steps), options.quiet) as progress,
+            closing(_RunState(states, options, group, failures, progress)) as state,
+        ):
+            yield state
         failures.complete = True
     except KeyboardInterrupt:
         if group.is_main:
@@ -336,13 +340,13 @@ class _StepFiles:
     of_earlier_input: Sequence[StepFolder]
     """Folders of this step for its previous input, before an earlier step retried failed rows and changed it."""
 
-    def earlier_rows(self, technique: Technique, step_input: StepInput) -> list[EarlierRows]:
+    def earlier_rows(self, technique: Technique, step_hash: str) -> list[EarlierRows]:
         """Return folders with reusable rows: earlier runs, other inputs, and this one if some files were damaged."""
         folders = [folder.path for folder in (*self.superseded, *self.of_earlier_input)]
-        folders += [path for path in sibling_folders(self.folder.path, step_input.step) if path not in folders]
+        folders += [path for path in sibling_folders(self.folder.path, step_hash) if path not in folders]
         if self.folder.has_salvage:
             folders.insert(0, self.folder.path)
-        return [EarlierRows(folder, technique, step_input) for folder in folders]
+        return [EarlierRows(folder, technique) for folder in folders]
 
     def cleanup(self) -> None:
         """Remove the folders that the finished one replaces."""
@@ -362,6 +366,8 @@ class _RunState:
     rounds: int = 0
     _llm: LLM | None = None
     """The llm in memory."""
+    _lookahead: Lookahead | None = None
+    """Chunks of the next technique that began early."""
     _earlier_fingerprints: dict[str, list[str]] = field(default_factory=dict)
     """Fingerprints that a step's output had before transient failures were retried, by its current fingerprint."""
 
@@ -400,6 +406,11 @@ class _RunState:
             state.results.append(result)
             dataset = result
         return dataset
+
+    def close(self) -> None:
+        """Stop the rows that began early."""
+        if self._lookahead is not None:
+            self._lookahead.close()
 
     def result(self, dataset: Dataset, source: Dataset, record: RunRecord) -> RunResult:
         """Return the run's result, and write its record into the dataset.
@@ -443,8 +454,10 @@ class _RunState:
         step_input = StepInput(state.fingerprint, dataset, columns, self.options.chunk_size, state.rows_in)
         folder = replace(files.folder, input=step_input)
         is_isolated = _is_isolated(technique, self.options.deterministic)
+        head_start = self._take_head_start(folder)
         if not folder.finished:
             self._swap_model(technique.llm)
+            self._lookahead = None if is_isolated else self._look_ahead(state, files)
             worker = StepWorker(
                 dataset,
                 technique,
@@ -454,11 +467,14 @@ class _RunState:
                 self.group,
                 self.progress,
                 state.rows_in,
-                [] if is_isolated else files.earlier_rows(technique, step_input),
+                [] if is_isolated else files.earlier_rows(technique, state.fingerprint),
                 self._later_steps(state),
                 is_isolated,
+                head_start,
+                self._lookahead,
             )
-            self.failures.run(worker)
+            with closing(head_start) if head_start is not None else nullcontext():
+                self.failures.run(worker)
         result = folder.load(features, files.fingerprint)
         self.failures.has_transient |= folder.left_transient_failures
         return result, self.failures.add(step_failures(result))
@@ -478,16 +494,30 @@ class _RunState:
         Raises:
             RunError: If the processes have different inputs or steps.
         """
-        step, num_rows = state.step, len(dataset)
-        key, earlier_keys = self._keys(state, dataset)
+        step = state.step
+        inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
+        key = self._key(state, inputs[0])
         if not self.group.same_on_all_ranks(f"round-{self.rounds}-step-{number}", key):
             raise RunError(
                 f"Process {self.group.rank} has another input or pipeline at step {number} ({step.name}) than "
                 "the other processes. Give all processes the same dataset (no random or process-dependent rows) and "
                 "the same steps."
             )
+        files = self._find_files(state, inputs, len(dataset))
+        files.folder.check_finished()
+        return files
+
+    def _find_files(self, state: _StepState, inputs: Sequence[str], num_rows: int) -> _StepFiles:
+        """Find the folders of a step.
+
+        Args:
+            state: The step.
+            inputs: The fingerprint of its input, and those of its previous inputs, latest first.
+            num_rows: Number of rows of its input.
+        """
+        step = state.step
+        key, *earlier_keys = [self._key(state, fingerprint) for fingerprint in inputs]
         folder, superseded = self._folder(step, key, num_rows).newest()
-        folder.check_finished()
         of_earlier_input = [folder for key in earlier_keys for folder in self._existing(step, key, num_rows)]
         fingerprint = _fingerprint(key, folder.retries)
         self._earlier_fingerprints[fingerprint] = [
@@ -496,13 +526,42 @@ class _RunState:
         ]
         return _StepFiles(folder, fingerprint, superseded, of_earlier_input)
 
-    def _keys(self, state: _StepState, dataset: Dataset) -> tuple[str, list[str]]:
-        """Return the key of a step's folder, and its keys for previous inputs (`of_earlier_input`), latest first."""
+    def _take_head_start(self, folder: StepFolder) -> Lookahead | None:
+        """Return the lookahead of the previous technique, if it is of this step and of use; else close it."""
+        head_start, self._lookahead = self._lookahead, None
+        if head_start is not None and (head_start.next_folder.path != folder.path or folder.finished):
+            head_start.close()
+            return None
+        return head_start
+
+    def _look_ahead(self, state: _StepState, files: _StepFiles) -> Lookahead | None:
+        """Return the lookahead of a step; None if the next technique can't begin before the step is finished.
+
+        Args:
+            state: The step.
+            files: The folders of the step.
+        """
+        filters, fingerprint = list[DatasetStep](), files.fingerprint
+        for other in self.steps[self.steps.index(state) + 1 :]:
+            next_files = self._find_files(other, [fingerprint, *self._earlier_fingerprints.get(fingerprint, ())], 0)
+            fingerprint = next_files.fingerprint
+            if isinstance(other.step, DatasetStep) and other.step.is_row_wise:
+                filters.append(other.step)
+                continue
+            if other.step not in self._later_steps(state) or not isinstance(other.step, Technique):
+                return None
+            if next_files.folder.finished or _is_isolated(other.step, self.options.deterministic):
+                return None
+            earlier = next_files.earlier_rows(other.step, other.fingerprint)
+            size, first = self.options.chunk_size, other.rows_in
+            return Lookahead(files.folder, filters, other.step, next_files.folder, earlier, size, first)
+        return None
+
+    def _key(self, state: _StepState, fingerprint: str) -> str:
+        """Return the key of a step's folder for an input with this fingerprint."""
         earlier_results = [fingerprint_of(result) for result in state.results] if state.step.reads_earlier_rows else []
         rest = (state.fingerprint, self.options.chunk_size, state.rows_in, earlier_results)
-        inputs = [self._input_key(dataset), *self._earlier_fingerprints.get(fingerprint_of(dataset), ())]
-        key, *earlier_keys = [Hasher.hash((fingerprint, *rest)) for fingerprint in inputs]
-        return key, earlier_keys
+        return str(Hasher.hash((fingerprint, *rest)))
 
     def _input_key(self, dataset: Dataset) -> str:
         """Return a dataset's fingerprint if a step of this run returned it, else a hash of its content."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
+from numpy.typing import NDArray
 
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
@@ -33,7 +35,8 @@ from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, StepFolder
 from hfsynth.runner.claims import Claims
 from hfsynth.runner.journal import Journals, read_journal
-from hfsynth.runner.reuse import EarlierRows
+from hfsynth.runner.lookahead import Lookahead, start_rows
+from hfsynth.runner.reuse import EarlierRows, row_digests
 from hfsynth.runner.storage import DamagedFileError, set_aside
 from hfsynth.secrets import redact
 from hfsynth.step import DatasetStep
@@ -68,6 +71,8 @@ class StepWorker:
         first: Index of the dataset's first row in the step's input; above 0 after an earlier round.
         earlier: Folders with reusable rows, latest first.
         later: Later steps with the same llm; their requirements are checked before this step completes a row.
+        head_start: Chunks of this step that began while the previous technique was running.
+        lookahead: Begins chunks of the next technique while this step's last rows are completed.
         is_isolated: Whether each chunk is completed without rows of other chunks beside it, and from its first row on,
             without rows from journals.
     """
@@ -83,6 +88,8 @@ class StepWorker:
     earlier: Sequence[EarlierRows] = ()
     later: Sequence[Technique] = ()
     is_isolated: bool = False
+    head_start: Lookahead | None = None
+    lookahead: Lookahead | None = None
     _slowest: float = field(default=0.0, init=False)
     """Seconds of this process's slowest chunk."""
     _chunks: "ChunksInFlight" = field(init=False)
@@ -96,13 +103,18 @@ class StepWorker:
     _claims: Claims = field(init=False)
     _journals: Journals = field(init=False)
     _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
-    """Journals of earlier runs and of processes that died, by chunk."""
+    """Journals of earlier runs, of processes that died and of chunks that began early, by chunk."""
+    _begun: list[int] = field(default_factory=list, init=False)
+    """Chunks that began while the previous technique was running; this process completes them."""
 
     def __post_init__(self) -> None:
         """Begin with no chunk in flight."""
         self._streak = FailureStreak()
-        self._claims = Claims(self.folder.path, self.folder.worker_id)
-        self._journals = Journals(self.folder.path, self.folder.worker_id, self.technique.output_features)
+        if self.head_start is not None:
+            self._claims, self._journals = self.head_start.claims, self.head_start.journals
+        else:
+            self._claims = Claims(self.folder.path, self.folder.worker_id)
+            self._journals = Journals(self.folder.path, self.folder.worker_id, self.technique.output_features)
         self._chunks = ChunksInFlight(
             self.dataset,
             self.technique,
@@ -112,6 +124,7 @@ class StepWorker:
             self._take_over_rows,
             Watcher(self._count_completion, self._count_row),
             not self.is_isolated,
+            self.lookahead,
         )
 
     def run(self) -> None:
@@ -133,15 +146,30 @@ class StepWorker:
             for technique in (self.technique, *self.later):
                 technique.check_ready()
             self._check_server()
-        with DiskErrors(self.folder.path), closing(self._journals), closing(self._claims):
+        with DiskErrors(self.folder.path), closing(self._journals), closing(self._claims), closing(self._chunks):
+            self._take_over_chunks()
             try:
                 self._complete_chunks()
             except ServerError as error:
                 raise RunError(
                     f"{error}\nFinished rows are kept in {self.folder.path}; the same command continues."
                 ) from error
+            if self.lookahead is not None and self.folder.finished:
+                self.lookahead.keep(self._chunks.release())
         if not self.folder.finished:
             raise RunError(self._chunks_failed_message(self.folder.failures()))
+
+    def _take_over_chunks(self) -> None:
+        """Take over the chunks that began while the previous technique was running; count their finished rows."""
+        if self.head_start is None:
+            return
+        flows, started, self._begun = self.head_start.hand_over(self._digests(range(len(self.dataset))))
+        self._chunks.take_over(flows, started, self._begun)
+        self._begun = [*self._begun, *started]
+        for number in self._begun:
+            self.group.add(self._counter(f"begun-{number}"), 1)
+        for rows in started.values():
+            self._count_found({row.seeds.row: row.outcome for row in rows if row.finished})
 
     def _check_server(self) -> None:
         """Log a warning if the server reports another model or version than when the step began."""
@@ -174,7 +202,7 @@ class StepWorker:
     def _inherit_timings(self) -> None:
         """Copy the timings of the latest other folder, if this step reuses rows of it."""
         for earlier in self.earlier[:1]:
-            if earlier.is_reusable(range(len(self.dataset))).any():
+            if earlier.is_reusable(self.first, self._digests(range(len(self.dataset)))).any():
                 self.folder.inherit_timings(earlier.folder)
 
     def _is_reusable(self, number: int) -> bool:
@@ -184,8 +212,14 @@ class StepWorker:
         rows = self._rows(number)
         reusable = np.zeros(len(rows), np.bool_)
         for earlier in self.earlier:
-            reusable |= earlier.is_reusable(rows)
+            reusable |= earlier.is_reusable(self.first + rows.start, self._digests(rows))
         return bool(reusable.all())
+
+    def _digests(self, rows: range) -> NDArray[np.uint64]:
+        """Return a hash for each of some rows of the dataset: (rows,)."""
+        if self.folder.input is None:
+            return row_digests(self.dataset.select(rows), self.technique.columns_read(self.dataset.features))
+        return self.folder.input.row_digests[rows.start : rows.stop]
 
     def failures_so_far(self) -> Dataset:
         """Return the failures of an unfinished step, in saved chunks and in chunks in flight."""
@@ -201,9 +235,9 @@ class StepWorker:
 
     def _process_chunks(self) -> None:
         """Process the next chunk of the shared counter, until there is none."""
-        with closing(self._chunks):  # cancels chunks in flight after an error or interrupt
-            while not self.folder.finished and (number := self._chunks.next()) is not None:
-                self._process(number, self._chunks.outcomes)
+        while not self.folder.finished and (number := self._chunks.next()) is not None:
+            self._process(number, self._chunks.outcomes)
+        self._chunks.close_if_idle()
 
     def _find_left_journals(self) -> None:
         self._left_journals = {} if self.is_isolated else self.folder.journals()
@@ -221,6 +255,8 @@ class StepWorker:
             number = self.group.next_index(self._counter("chunk"))
             if number >= self.folder.num_chunks or self._lost_others:
                 return None
+            if number in self._begun:
+                continue
             if self.folder.has_chunk(number) or self.folder.adopt(number):
                 self._count_finished_chunk(number)
             elif self._claims.take(number):
@@ -249,7 +285,9 @@ class StepWorker:
                 self._process(number, self._chunks.run_isolated)
                 began = time.monotonic() if self._lost_others else began
             pause = _SHORTEST_PAUSE if stolen else min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
-            if not retried:
+            if not retried and self._chunks.advance():
+                began = time.monotonic()  # other processes may be slow as long as there is work of the next step
+            elif not retried:
                 time.sleep(_SHORTEST_PAUSE if stolen else pause)
 
     def _abandoned(self, missing: list[int], waited: float) -> list[int]:
@@ -401,6 +439,9 @@ class StepWorker:
         self._check_streak()
 
     def _count_finished_chunk(self, number: int) -> None:
+        """Count the rows of a chunk that another run has finished."""
+        if self.group.read(self._counter(f"begun-{number}")):
+            return  # a process of this run had begun the chunk early, and has counted its rows
         try:
             failed = _count_new_failures(self.folder.chunk(number))
         except FileNotFoundError:
@@ -414,18 +455,23 @@ class StepWorker:
     def _take_over_rows(self, rows: range) -> dict[int, Outcome]:
         """Return the reusable outcomes of a chunk's rows, from journals and other folders, by index; count them."""
         found: dict[int, Outcome] = {}
+        first = self.first + rows.start
         for journal in self._left_journals.get(rows.start // self.chunk_size, ()):
-            outcomes = read_journal(journal, self.technique.output_features)
+            outcomes = read_journal(journal, self.technique.output_features, first, self._digests(rows))
             found |= {index: outcome for index, outcome in outcomes.items() if not outcome.is_transient}
         for earlier in self.earlier:
-            found = {**earlier.outcomes(rows), **found}
+            found = {**earlier.outcomes(first, self._digests(rows)), **found}
+        self._count_found(found)
+        return found
+
+    def _count_found(self, found: Mapping[int, Outcome]) -> None:
+        """Count rows that were finished before this step began, by index."""
         uncounted = [index for index in found if index not in self._counted]
         failed = sum(self._is_new_failure(index, found[index]) for index in uncounted)
         self._counted.update(uncounted)
         self.progress.add(len(uncounted), failed=failed, found=True)
         if any(not outcome.error for outcome in found.values()):
             self.group.add(self._counter("completed"), 1)
-        return found
 
     def _count_completion(self, run: RowState, completion: Completion) -> None:  # noqa: ARG002 - see Watcher
         self.progress.add(0, tokens=completion.completion_tokens)
@@ -518,6 +564,7 @@ class ChunksInFlight:
         earlier_outcomes: Takes rows of the dataset; returns their reusable outcomes, by row index.
         watcher: Called for each completion and each finished row.
         overlaps: Whether rows of several chunks are completed beside each other.
+        lookahead: Begins chunks of the next technique if no chunk of this step is left.
     """
 
     dataset: Dataset
@@ -528,6 +575,7 @@ class ChunksInFlight:
     earlier_outcomes: Callable[[range], Mapping[int, Outcome]] | None = None
     watcher: Watcher = field(default_factory=Watcher)
     overlaps: bool = True
+    lookahead: Lookahead | None = None
     _current: tuple[int, list[RowState]] | None = field(default=None, init=False)
     _started: deque[tuple[int, list[RowState]]] = field(default_factory=deque, init=False)
     _claimed: deque[int] = field(default_factory=deque, init=False)
@@ -571,17 +619,52 @@ class ChunksInFlight:
             RuntimeError: As `outcomes` does.
         """
         self.reset()
-        chunks = replace(self, overlaps=False)
+        chunks = replace(self, overlaps=False, lookahead=None)
         with closing(chunks):
             return chunks.outcomes(number)
+
+    def take_over(
+        self, flows: FlowDriver | None, started: Mapping[int, list[RowState]], numbers: Sequence[int]
+    ) -> None:
+        """Take over chunks that began while the previous technique was running.
+
+        Args:
+            flows: The driver of their rows; None if no row is in flight.
+            started: The rows of chunks in flight, by the chunk's number.
+            numbers: Other chunks that this process has claimed.
+        """
+        self._claimed.extend(sorted(numbers))
+        if flows is not None:
+            flows.go_over(self._start_next, self.technique.raised_rows, self.watcher)
+            self._flows = flows
+        self._started.extend(sorted(started.items()))
+        for run in chain.from_iterable(started.values()):
+            run.raised_rows, run.watcher = self.technique.raised_rows, self.watcher
+
+    def release(self) -> FlowDriver:
+        """Return the driver, with rows of the next technique in flight; this object goes on without both."""
+        flows, self._flows, self.lookahead = self._flows, self._new_flows(), None
+        return flows
+
+    def advance(self) -> bool:
+        """Wait for the next completion of a row of the next technique; return False if none is in flight."""
+        if self.lookahead is not None:
+            self.lookahead.begin_chunk(self._flows)
+        return self._flows.advance()
+
+    def close_if_idle(self) -> None:
+        """Stop the llm's stream if no row is in flight."""
+        self._flows.close_if_idle()
 
     def close(self) -> None:
         """Cancel the chunks in flight."""
         self._flows.close()
+        if self.lookahead is not None:
+            self.lookahead.cancel()
 
     def reset(self) -> None:
         """Cancel the chunks in flight, and keep their numbers for `next`."""
-        self._flows.close()
+        self.close()
         self._claimed.extend(number for number, _ in self._started)
         self._started.clear()
         self._current = None
@@ -596,19 +679,16 @@ class ChunksInFlight:
 
     def _start(self, number: int) -> list[RowState]:
         rows = self.rows(number)
-        read = self.technique.columns_read(self.dataset.features)
-        batch = self.dataset.select_columns(read).select(rows).with_format(None)[:] if read else {}
-        indices = range(self.first + rows.start, self.first + rows.stop)
         earlier = self.earlier_outcomes(rows) if self.earlier_outcomes is not None else {}
-        flows = self.technique.flows(batch, indices, self.dataset.features)
-        started = [earlier.get(index, flow) for index, flow in zip(indices, flows, strict=True)]
-        return self._flows.start(started, self.technique.row_seeds(indices, batch), type(self.technique).__name__)
+        return start_rows(self._flows, self.technique, self.dataset.select(rows), self.first + rows.start, earlier)
 
     def _start_next(self) -> None:
         """Start the next chunk's rows, unless chunks are isolated."""
         number = self._claim() if self.overlaps else None
         if number is not None:
             self._started.append((number, self._start(number)))
+        elif self.lookahead is not None:
+            self.lookahead.begin_chunk(self._flows)
 
 
 @dataclass(frozen=True)

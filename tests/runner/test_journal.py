@@ -64,6 +64,17 @@ def test_read_journal_damaged_line_is_left_out(tmp_path, caplog):
     assert file.name in caplog.text
 
 
+def test_read_journal_line_of_other_input_is_left_out(tmp_path):
+    """A line with the hash of its input row counts only if that row has its index; lines without a hash count."""
+    journals = Journals(tmp_path, "w", TEXT)
+    for index, digest in ((5, 50), (6, 61), (7, 70), (8, None), (4, 40)):
+        journals.append(3, index, OUTCOMES[0], digest)
+    journals.close()
+    (file,) = find_journals(tmp_path)[3]
+    assert sorted(read_journal(file, TEXT, 5, np.array([50, 60, 70], np.uint64))) == [5, 7, 8]
+    assert sorted(read_journal(file, TEXT)) == [4, 5, 6, 7, 8]
+
+
 @pytest.mark.parametrize("old", [b'"version": 1', b'"folder": "'])
 def test_read_journal_other_version_is_set_aside(tmp_path, old, caplog):
     file = journal(tmp_path, *OUTCOMES)
