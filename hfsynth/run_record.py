@@ -81,7 +81,8 @@ class StepRecord:
     stopped: Mapping[str, int] = field(default_factory=dict)
     """Eliminated rounds by a technique's rule, or dropped rows by a filter's rule; "" for those kept."""
     seconds: float = 0.0
-    """Time spent on the step, summed over all processes."""
+    """Time spent on the step, summed over all processes. While rows of two steps are completed beside each other, the
+    time is counted for the first one."""
     wall_seconds: float = 0.0
     """Time in which at least one process worked on the step, summed over runs."""
     processes: int = 1

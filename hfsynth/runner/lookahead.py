@@ -25,6 +25,7 @@ from hfsynth.step import DatasetStep
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
+_MAX_FAILED = 8  # rows that failed transiently in succession, after which no more rows begin
 
 
 def start_rows(
@@ -105,7 +106,10 @@ class Lookahead:
     """Number of the next step's next chunk."""
     _left_journals: dict[int, list[Path]] | None = field(default=None, init=False)
     """Journals of earlier runs, by chunk of the next step."""
+    _num_failed: int = field(default=0, init=False)
+    """Rows that failed transiently since the last completed one."""
     _is_stopped: bool = field(default=False, init=False)
+    """Whether an exception was raised."""
 
     def __post_init__(self) -> None:
         """Begin with no row."""
@@ -115,12 +119,12 @@ class Lookahead:
     def begin_chunk(self, flows: FlowDriver) -> None:
         """Start the rows of the next chunk, if they are in finished chunks of the running step.
 
-        After an exception, no more rows begin: the next step raises the exception at its own time.
+        No more rows begin after an exception, which the next step will raise, or if the llm completes no row.
 
         Args:
             flows: Runs the running step's rows.
         """
-        if self._is_stopped:
+        if self._is_stopped or self._num_failed >= _MAX_FAILED:
             return
         with Attempt(()) as attempt:
             self._forget_finished()
@@ -236,6 +240,7 @@ class Lookahead:
 
     def _write(self, run: RowState) -> None:
         """Write a finished row to its chunk's journal."""
+        self._num_failed = self._num_failed + 1 if run.outcome.is_transient else 0
         number, place = divmod(run.seeds.row - self.first, self.chunk_size)
         digest = int(self._in_flight[number].digests[place])
         self.journals.append(number, run.seeds.row, run.outcome, digest)

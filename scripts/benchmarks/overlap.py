@@ -14,8 +14,8 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from datasets import Dataset, disable_progress_bars
 
@@ -47,6 +47,7 @@ class SlowedLLM(Configuration, LLM):
     mean: float = field(default=192.0, metadata={"help": "Mean length of completions, in tokens."})
     longest: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
     step_seconds: float = field(default=0.001, metadata={"help": "Seconds of a step."})
+    label: str = field(default="", metadata={"help": "Tells llms apart: steps with different llms don't overlap."})
 
     @property
     def model_name(self) -> str:
@@ -58,7 +59,7 @@ class SlowedLLM(Configuration, LLM):
         """The number of slots."""
         return self.slots
 
-    def complete(self, requests: list[Request]) -> list[Completion]:  # type: ignore[override] # a list is enough here
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete requests by the stream."""
         return complete_by_stream(self, requests)
 
@@ -88,10 +89,10 @@ class SlowedLLM(Configuration, LLM):
         return min(max(round(random.Random(seed).lognormvariate(location, _SIGMA)), 1), self.longest)
 
 
-def pipeline(llm: LLM, num_steps: int) -> Pipeline:
-    """Return a chain of techniques, each of which reads the output of the one before."""
+def pipeline(llms: Sequence[LLM]) -> Pipeline:
+    """Return a chain of a technique for each llm, each of which reads the output of the one before."""
     steps: list[TextGeneration] = []
-    for number in range(num_steps):
+    for number, llm in enumerate(llms):
         inputs = {"instruction": f"text {number - 1}"} if number else {}
         outputs = {"generation": f"text {number}"}
         steps.append(TextGeneration(llm, name=f"step {number}", input_mappings=inputs, output_mappings=outputs))
@@ -110,13 +111,18 @@ def main() -> None:
     logging.getLogger("hfsynth").setLevel(logging.ERROR)
     llm = SlowedLLM(step_seconds=arguments.step_seconds)
     rows = Dataset.from_dict({"instruction": [f"row {number}" for number in range(arguments.rows)]})
-    print("| chunks | slots in use | of a full engine |\n|---|---|---|")
-    for label, is_isolated in (("isolated", True), ("overlapping", False)):
+    print("| run | slots in use | of a full engine |\n|---|---|---|")
+    for label, is_isolated, has_one_llm in (
+        ("no overlap (deterministic)", True, True),
+        ("chunks overlap", False, False),
+        ("chunks and steps overlap", False, True),
+    ):
+        llms = [llm if has_one_llm else replace(llm, label=str(number)) for number in range(arguments.steps)]
         USAGE.steps = USAGE.tokens = 0
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             run(
-                pipeline(llm, arguments.steps),
+                pipeline(llms),
                 rows,
                 run_dir=folder,
                 chunk_size=arguments.chunk_size,

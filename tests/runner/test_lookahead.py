@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Value, disable_progress_bars
 
-from hfsynth import EchoLLM, RowError, TextGeneration, WellFormed, run
+from hfsynth import EchoLLM, RowError, SamplingParams, TextGeneration, WellFormed, run
 from hfsynth.errors import FlowError
 from hfsynth.filter import Drop, Filter
-from hfsynth.llm import Request
+from hfsynth.llm import Completion, Request
 from hfsynth.technique import Input, Technique
 from tests.helpers import OnlyOnce
 
@@ -138,9 +138,7 @@ def log(folder):
 
 def num_early(folder):
     """Return the number of rows of the second step that were taken beside a row of the first."""
-    return sum(
-        taken.startswith("b ") and any(one[:2] != "b " for one in beside) for taken, beside in log(folder).items()
-    )
+    return sum(taken.startswith("b ") and any(one[:2] != "b " for one in beside) for taken, beside in lines(folder))
 
 
 def counts(folder):
@@ -229,6 +227,23 @@ def test_run_mistake_of_the_next_step_leaves_this_one_finished(tmp_path):
     assert len(list((tmp_path / "run").glob("TextGeneration-*/step.json"))) == 1
 
 
+def test_run_lost_server_begins_few_rows_early(tmp_path):
+    class Lost(SteppedLLM):
+        def complete(self, requests):
+            if text(requests[0]).startswith("b ") and not (tmp_path / "found").exists():
+                return [Completion(text="", finish_reason="error", error="Connection refused")]
+            return super().complete(requests)
+
+    llm = Lost(log=str(tmp_path / "log"))
+    steps = TextGeneration(llm) >> TextGeneration(llm, name="B", template="b {{ generation }}", output_mappings=B)
+    rows = dataset(40, last=60)
+    assert complete(steps, tmp_path, rows).dataset["b"][:] == [None] * 40
+    assert 8 <= num_early(tmp_path) <= 12
+    (tmp_path / "found").touch()
+    result = complete(steps, tmp_path, rows)
+    assert result.dataset["b"][:] == [f"b {text}" for text in rows["instruction"]]
+
+
 def test_run_in_rounds_has_the_same_rows(tmp_path):
     rows = Dataset.from_dict({"instruction": [f"row {n} of {9 if n % 4 == 3 else 2}" for n in range(40)]})
     steps = pipeline(tmp_path, Without(word="7"))
@@ -260,6 +275,20 @@ def test_run_killed_in_the_overlap_loses_only_rows_in_flight(tmp_path, at):
     apart = complete(pipeline(tmp_path), tmp_path / "apart")
     assert result.dataset.to_list() == apart.dataset.to_list()
     assert not [*(tmp_path / "run").rglob("journal-*"), *(tmp_path / "run").rglob("claim-*")]
+
+
+@pytest.mark.model
+def test_run_real_model_has_the_rows_of_single_steps(tmp_path, smollm):
+    sampling = SamplingParams(max_new_tokens=8, temperature=0.8)
+    first = TextGeneration(smollm, sampling=sampling, keep_truncated=True)
+    second = TextGeneration(
+        smollm, sampling=sampling, keep_truncated=True, name="B", template="Is it? {{ generation }}", output_mappings=B
+    )
+    rows = Dataset.from_dict({"instruction": [f"Name {n} fruits." for n in range(10)]})
+    chained = complete(first >> second, tmp_path, rows)
+    alone = complete(second, tmp_path / "alone", complete(first, tmp_path / "alone", rows).dataset)
+    assert chained.dataset.to_list() == alone.dataset.to_list()
+    assert [step.unequal_rows for step in chained.record.steps] == [0, 0]
 
 
 UNEVEN = Dataset.from_dict({"instruction": [f"row {n} of {20 if n > 34 else 1 + n % 4}" for n in range(40)]})
