@@ -71,6 +71,7 @@ class DecodeLoop:
         self._scheduler = Scheduler(KeyValueSlots(count, CAPACITY, model.device), slots, max_tokens)
         self._table = self._scheduler.table
         self._sampler: tuple[list[Sequence], Sampler] | None = None
+        self._weights: Tensor | None = None  # on a CPU, the sampler's buffer
         self._evicted: list[Sequence] = []
         self._is_running = False
 
@@ -188,8 +189,17 @@ class DecodeLoop:
         numbers = [sequence.uniforms[len(sequence.generated)] for sequence in sequences]
         # without waiting for the forward, so that the device has its next kernels by the time it ends
         uniform = torch.tensor(numbers).to(logits.device, non_blocking=True)
-        tokens: list[int] = self._sampler[1].choose(logits, uniform, [one.generated for one in sequences]).tolist()
+        generated = [one.generated for one in sequences]
+        tokens: list[int] = self._sampler[1].choose(logits, uniform, generated, self._buffer(logits)).tolist()
         return tokens
+
+    def _buffer(self, logits: Tensor) -> Tensor | None:
+        """Return memory for the weights of these logits on a CPU, the same at each step."""
+        if logits.device.type != "cpu":
+            return None
+        if self._weights is None or len(self._weights) < len(logits):
+            self._weights = logits.new_empty(logits.shape, dtype=torch.float32)
+        return self._weights
 
     def _free(
         self, sequences: abc.Sequence[Sequence], tokens: abc.Sequence[int]

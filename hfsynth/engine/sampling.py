@@ -66,13 +66,21 @@ class Sampler:
             max_top_k=max(compress(top_k, cut), default=0),
         )
 
-    def choose(self, logits: Tensor, uniform: Tensor, generated: Sequence[Sequence[int]] = ()) -> Tensor:
+    def choose(
+        self,
+        logits: Tensor,
+        uniform: Tensor,
+        generated: Sequence[Sequence[int]] = (),
+        buffer: Tensor | None = None,
+    ) -> Tensor:
         """Choose one token a row, by the inverse of the cumulative distribution.
 
         Args:
             logits: (B, V), of any floating type.
             uniform: (B,), one random number in [0, 1) a row; a row at temperature 0 makes no use of it.
             generated: The tokens that each row has so far, for presence penalties.
+            buffer: Memory for the weights on a CPU, (B or more, V), float32, that a caller keeps between steps: the
+                system would take back so much memory after each step, and clear it anew.
 
         Returns:
             (B,) token ids, on the CPU, where the next step's tokens are collected; -1 for a row whose logits are
@@ -85,7 +93,8 @@ class Sampler:
             logits = self._penalised(logits, generated)
         if len(self.greedy) == len(logits):
             return _on_cpu(_likeliest(logits))
-        chosen = self._draw(logits, uniform)
+        weights = self._weights(logits, buffer)
+        chosen = self._draw(weights, uniform)
         if len(self.greedy):
             chosen[self.greedy] = _likeliest(logits)[self.greedy]
         return _on_cpu(chosen)
@@ -101,9 +110,16 @@ class Sampler:
         penalties = -torch.tensor(offs).to(logits.device, non_blocking=True)
         return logits.float().index_put(tuple(places), penalties, accumulate=True)
 
-    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+    def _weights(self, logits: Tensor, buffer: Tensor | None) -> Tensor:
+        """Return the probabilities at each row's temperature, in the buffer if there is one. (B, V), float32."""
+        if buffer is None:
+            return (logits / self.temperature).softmax(-1)
+        weights = buffer[: len(logits)]
+        torch.div(logits, self.temperature, out=weights)
+        return torch.softmax(weights, -1, out=weights)
+
+    def _draw(self, weights: Tensor, uniform: Tensor) -> Tensor:
         """Draw a token for every row by its own random number; -1 where its logits are not numbers. (B, V) → (B,)."""
-        weights = (logits / self.temperature).softmax(-1)  # (B, V), float32
         if self.min_p is not None:
             weights = weights.masked_fill(weights < self.min_p * weights.amax(-1, True), 0.0)
         every = len(self.cut) == len(weights)

@@ -52,6 +52,19 @@ def test_tokens_come_as_often_as_the_distribution_says(params):
     assert torch.allclose(shares.double(), expected(params), atol=2 / number)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_choose_with_a_buffer_chooses_the_same(dtype):
+    params = [SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_p=0.5, presence_penalty=1.0)] * 4
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(len(params), 3000, generator=draw, dtype=torch.float64).to(dtype)
+    before, uniform = logits.clone(), torch.rand(len(params), generator=draw)
+    sampler, buffer = Sampler.of(params, 3000, CPU), torch.full((len(params) + 2, 3000), torch.nan)
+    expected = sampler.choose(logits, uniform, [[7]] * len(params))
+    assert torch.equal(sampler.choose(logits, uniform, [[7]] * len(params), buffer), expected)
+    assert torch.equal(logits, before)
+    assert torch.allclose(buffer[: len(params)].sum(-1), torch.ones(len(params)))
+
+
 def test_each_row_has_its_own_parameters():
     params = [SamplingParams(temperature=0), SamplingParams(top_k=1), SamplingParams(temperature=5)]
     chosen = Sampler.of(params, 5, CPU).choose(LOGITS.expand(3, -1), torch.tensor([0.9999, 0.9999, 0.9999]))
