@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfsynth.distributed import local_world_size, process_device
 from hfsynth.errors import GenerationError
 from hfsynth.llm import Completion, Request, Requests, complete_by_stream
-from hfsynth.llms.checkpoint import CheckpointLLM, chat_tokenizer, loading_error, split_gguf_path
+from hfsynth.llms.checkpoint import (
+    CheckpointLLM,
+    chat_tokenizer,
+    loading_error,
+    parse_gguf_once,
+    split_gguf_path,
+)
 
 if TYPE_CHECKING:
     from hfsynth.engine.model import CausalLM
@@ -116,8 +122,11 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         from hfsynth.engine.model import CausalLM
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, **self._source)
-            model = self._load_weights()
+            with parse_gguf_once():
+                tokenizer = AutoTokenizer.from_pretrained(self.model, **self._source)
+                model = self._load_weights()
+                if self.gguf_file:
+                    self.origin()  # the file is parsed now, and the result is cached
         except (OSError, ValueError, ImportError) as error:
             raise loading_error(self.model, self.revision, error) from error
         chat = chat_tokenizer(

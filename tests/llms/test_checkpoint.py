@@ -406,9 +406,13 @@ def test_load_chat_tokenizer_without_a_model(plain):
     assert (tokens.end_tokens, tokens.max_new_tokens) == ({2}, 9999)
 
 
-def test_load_chat_tokenizer_of_a_gguf_has_its_context(smollm_folder):
+def test_load_chat_tokenizer_of_a_gguf_has_its_context(smollm_folder, monkeypatch):
+    """transformers parses the file for the tokenizer and for the configuration; here it is parsed once."""
+    parsed, reader = [], gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda *file: parsed.append(file) or reader(*file))
     chat = load_chat_tokenizer(smollm_folder, name="small", variables={}, gguf_file=GGUF)
     assert (chat.end_tokens, chat.context) == ({2}, 8192)
+    assert len(parsed) == 1
 
 
 def test_load_chat_tokenizer_without_a_template_raises(plain):
