@@ -36,15 +36,6 @@ INSTRUCTIONS = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=128)
 RESPONSES = SamplingParams(temperature=0.7, top_p=0.95, max_new_tokens=512)
 
 
-def fast_dtype() -> str:
-    """Return bfloat16, or float32 on a CPU without instructions for bfloat16, where bfloat16 is slower."""
-    import torch  # not for --help
-
-    from hfsynth.engine.model import can_pack
-
-    return "bfloat16" if torch.accelerator.is_available() or can_pack(torch.bfloat16) else "float32"
-
-
 @plain_errors()
 def main() -> None:
     """Run both pipelines and print some of the rows."""
@@ -52,14 +43,14 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="Name of an instruct model on the Hub, or a folder.")
     parser.add_argument("--gguf-file", help="GGUF file in that folder.")
     parser.add_argument(
-        "--dtype", help="Type of the weights. Default: bfloat16, or float32 on a CPU without bfloat16."
+        "--dtype", default="auto", help="Type of the weights. Default: the model's, or on a CPU float32 if faster."
     )
     parser.add_argument("--num-rows", type=int, default=24, help="Texts to use, and Magpie rows to make. Default: 24.")
     parser.add_argument("--output-dir", type=Path, default="outputs/quickstart", help="Default: outputs/quickstart.")
     parser.add_argument("--push-to-hub", help="Dataset on the Hub, user/name, to push both to as well.")
     arguments = parser.parse_args()
 
-    llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype or fast_dtype())
+    llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype)
     chain = (
         SelfInstruct(llm, num_instructions=3, sampling=INSTRUCTIONS)
         >> EvolInstruct(llm, num_evolutions=1, sampling=INSTRUCTIONS)

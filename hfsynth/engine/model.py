@@ -1,9 +1,11 @@
 """A causal language model in memory: requests go in, completions come out as they end."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 _SLOTS = {"cpu": 96, "cuda": 256}  # rows at once, where the user sets no batch_size
 _PACKED_ROWS = 64  # rows of an input that the layout of packed weights is chosen for
 _PACKED_DTYPES = (torch.bfloat16, torch.float32)
+_TRIAL_WIDTH, _TRIALS = 1024, 3  # of the matrix product that decides on a dtype
 
 
 class Engine(Protocol):
@@ -200,6 +203,49 @@ def pack_linears(model: Any) -> int:
         for parent, name in found:
             setattr(parent, name, PackedLinear(getattr(parent, name)))
     return len(found)
+
+
+def faster_cpu_dtype(dtype: torch.dtype, name: str) -> torch.dtype:
+    """Return float32 where this CPU multiplies faster in it than in a 16-bit type, otherwise the type; log why.
+
+    Args:
+        dtype: The type of a checkpoint.
+        name: The model, for the log.
+    """
+    if dtype.itemsize != 2:
+        return dtype
+    threads = torch.get_num_threads()
+    seconds = {kind: seconds_of_product(kind, threads) for kind in (torch.float32, dtype)}
+    chosen = min(seconds, key=lambda kind: seconds[kind])
+    logger.log(
+        logging.WARNING if chosen is torch.float32 else logging.INFO,
+        "dtype auto: %s is computed in %s on this CPU (%s, %d threads), where a product takes %s.",
+        name,
+        _dtype_name(chosen),
+        torch.backends.cpu.get_cpu_capability(),
+        threads,
+        " and ".join(f"{taken * 1e3:.1f} ms in {_dtype_name(kind)}" for kind, taken in seconds.items()),
+    )
+    return chosen
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@cache
+def seconds_of_product(dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 - part of the cache's key
+    """Return how long a linear layer takes on this CPU, packed where it can be; measured once for a thread count."""
+    weight = torch.zeros(_TRIAL_WIDTH, _TRIAL_WIDTH, dtype=dtype)
+    x = torch.zeros(_PACKED_ROWS, _TRIAL_WIDTH, dtype=dtype)
+    with torch.inference_mode():
+        packed = pack_weight(weight) if dtype in _PACKED_DTYPES and can_pack(dtype) else None
+        seconds = []
+        for _ in range(_TRIALS):
+            began = time.perf_counter()
+            nn.functional.linear(x, weight) if packed is None else packed_linear(x, packed, None)
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 # torch's operations for packed weights are private; these three functions are all that touch them.

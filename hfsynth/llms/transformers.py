@@ -38,7 +38,10 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
     dtype: str = field(
         default="auto",
         kw_only=True,
-        metadata={"help": "Type of the weights: float32, bfloat16, float16; auto is the checkpoint's."},
+        metadata={
+            "help": "Type of the weights: float32, bfloat16, float16; auto is the checkpoint's or, on a CPU, float32 "
+            "where that is faster."
+        },
     )
     device: str | None = field(
         default=None, kw_only=True, metadata={"help": "Device; default: the one accelerate gives this process."}
@@ -136,8 +139,11 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
 
     def _load_weights(self) -> Any:
         """Load the weights onto this process's device or, with a `device_map`, onto several devices."""
+        import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.quantization_config import GgufConfig
+
+        from hfsynth.engine.model import faster_cpu_dtype
 
         processes = local_world_size()
         if self.device_map and processes > 1:
@@ -145,10 +151,17 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
                 f"device_map is {self.device_map!r}, and {processes} processes run on this node, each of which would "
                 "take all its devices; launch one process for each node (--num_processes 1)."
             )
+        device = torch.device(self.device or process_device())
+        is_chosen = self.dtype == "auto" and device.type == "cpu" and not self.device_map
+        dtype: str | torch.dtype = self.dtype
         options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf_file else {}
+        if is_chosen and self.gguf_file:  # quantized weights have no type of their own
+            dtype = faster_cpu_dtype(torch.bfloat16, self.model_name)
         if self.device_map:
             options["device_map"] = self.device_map
-        model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype, **self._source, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, **self._source, **options)
         if not self.device_map:
-            model.to(self.device or process_device())
+            model.to(device)
+        if is_chosen and not self.gguf_file:
+            model.to(faster_cpu_dtype(model.dtype, self.model_name))
         return model.eval()

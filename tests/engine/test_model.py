@@ -11,7 +11,16 @@ from transformers import LongcatFlashConfig
 from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams
 from hfsynth.chat import ChatTemplate, ChatTokenizer
 from hfsynth.engine import model as model_module
-from hfsynth.engine.model import CausalLM, PackedLinear, can_pack, pack_linears, pack_weight, packed_linear
+from hfsynth.engine.model import (
+    CausalLM,
+    PackedLinear,
+    can_pack,
+    faster_cpu_dtype,
+    pack_linears,
+    pack_weight,
+    packed_linear,
+    seconds_of_product,
+)
 from hfsynth.llm import Requests
 from tests.tiny import prompt, tiny
 
@@ -266,3 +275,13 @@ def test_torchs_private_packing_operations_are_unchanged():
     x, weight, bias = torch.randn(3, 32), torch.randn(16, 32), torch.randn(16)
     product = packed_linear(x, pack_weight(weight), bias)
     assert torch.allclose(product, x @ weight.T + bias, atol=1e-5)
+
+
+def test_a_product_of_a_type_is_measured_once():
+    first = seconds_of_product(torch.float32, torch.get_num_threads())
+    assert 0 < first == seconds_of_product(torch.float32, torch.get_num_threads())
+
+
+def test_a_wide_type_is_kept():
+    assert faster_cpu_dtype(torch.float32, "model") is torch.float32
+    assert faster_cpu_dtype(torch.float64, "model") is torch.float64

@@ -1,8 +1,12 @@
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
 from hfsynth.chat import Generated
@@ -10,6 +14,7 @@ from hfsynth.engine import model as model_module
 from hfsynth.engine.model import PackedLinear
 from hfsynth.llm import Requests
 from hfsynth.llms.checkpoint import LOADED_MODELS
+from tests.tiny_chat import save_chat_model
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 QUESTIONS = ["Name a colour.", "What is the capital of France? Answer in a few words.", "Hi!", "List three fruits."]
@@ -35,6 +40,45 @@ def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
 
 def test_no_requests_need_no_model(tmp_path):
     assert TransformersLLM(str(tmp_path / "nothing-here")).complete([]) == []
+
+
+DTYPES = """
+import logging, sys
+import torch
+from hfsynth import TransformersLLM
+from transformers import AutoModelForCausalLM
+
+logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+for dtype in (torch.bfloat16, torch.float32):
+    AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=dtype).save_pretrained(sys.argv[1])
+    print(TransformersLLM(sys.argv[1], device="cpu").loaded_model().model.dtype)
+"""
+
+
+def test_dtype_auto_is_float32_on_a_cpu_without_bfloat16(tmp_path):
+    """oneDNN, and torch's own kernels, are limited to the instructions of a CPU that has none for bfloat16."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", DTYPES, save_chat_model(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **limits},
+    )
+    assert process.stdout.split() == ["torch.float32"] * 2, process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if "dtype auto" in line]
+    assert "1 threads" in line
+    assert "ms in float32" in line
+    assert "ms in bfloat16" in line
+
+
+@pytest.mark.parametrize(("slower", "expected"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_dtype_auto_follows_the_measured_speed(tmp_path, monkeypatch, slower, expected):
+    folder = save_chat_model(tmp_path)
+    AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(folder)
+    seconds = {torch.float32: 0.5, torch.bfloat16: 0.5, getattr(torch, slower): 1.0}
+    monkeypatch.setattr(model_module, "seconds_of_product", lambda dtype, threads: seconds[dtype])
+    with TransformersLLM(folder, device="cpu") as llm:
+        assert llm.loaded_model().model.dtype is getattr(torch, expected)
 
 
 @pytest.mark.model
