@@ -31,11 +31,12 @@ def script(monkeypatch):
 def cells(script, monkeypatch):
     """The table's cells, of a way's runs that took so long and wrote so many tokens."""
     benchmark = script("generation")
-    monkeypatch.setattr(sys, "argv", ["generation.py", "--model", "folder"])
+    monkeypatch.setattr(sys, "argv", ["generation.py", "--model", "folder", "--dtype", "float32"])
 
     def table(**ways):
         for run in (run for runs in ways.values() for run in runs):
-            run["tokens_per_second"] = sum(run["rows"]) / run["seconds"]
+            calls = zip(run["rows"], run["seconds"], strict=True)
+            run["tokens_per_second"] = [sum(rows) / seconds for rows, seconds in calls]
         results = benchmark.markdown(ways, benchmark.parsed())
         head, _, *rows = [line.strip("| ").split(" | ") for line in results.splitlines() if line.startswith("|")]
         return [dict(zip(head, row, strict=True)) for row in rows]
@@ -43,26 +44,52 @@ def cells(script, monkeypatch):
     return table
 
 
-def test_table_has_median_and_range(cells):
-    runs = [{"seconds": seconds, "rows": [40, 60], "cpu_seconds": 2 * seconds} for seconds in (1.0, 5.0, 2.0)]
+def test_table_has_medians_of_cold_and_warm_calls(cells):
+    rows = [[40, 60], [1], [50, 50]]
+    calls = [(2.0, 9.0, 1.0), (10.0, 9.0, 5.0), (5.0, 9.0, 2.0)]
+    runs = [{"seconds": seconds, "rows": rows, "cpu_seconds": [0.0, 0.0, 2 * seconds[-1]]} for seconds in calls]
     (row,) = cells(engine=runs)
-    assert row["tokens/s"] == "50 (20–100)"
-    assert row["tokens per processor-second"] == "25"
+    assert (row["tokens/s, cold"], row["tokens/s, warm"]) == ("20 (10–50)", "50 (20–100)")
+    assert row["cold ÷ warm"] == "0.50"
+    assert row["tokens per processor-second, warm"] == "25"
 
 
 def test_table_has_share_of_roofline(cells):
     roofline = {"tokens_per_second": 200.0, "products": 250.0, "reading": 300.0, "bytes_per_second": 2e10}
     process = {"occupancy": 0.9, "shares": dict.fromkeys(("forward", "attention", "sampling"), 0.2)}
     process |= {"prompt_tokens_computed": 5, "prompt_tokens_copied": 6, "roofline": roofline}
-    own, other = cells(own=[{"seconds": 2.0, "rows": [30, 70], **process}], other=[{"seconds": 2.0, "rows": [30, 70]}])
-    assert (own["of the roofline"], other["of the roofline"]) == ("25%", "")
+    run = {"seconds": [2.0], "rows": [[30, 70]]}
+    own, other = cells(own=[{**run, **process}], other=[dict(run)])
+    assert (own["of the roofline, warm"], other["of the roofline, warm"]) == ("25%", "")
     assert "roofline: 200 tokens/s (matrix products alone 250; memory alone 300, at 20.0 GB/s)" in own["notes"]
 
 
 def test_table_of_engine_with_seconds_and_rows_only(cells):
-    (row,) = cells(engine=[{"seconds": 2.0, "rows": [3, 5]}])
-    assert row["tokens/s"] == "4 (4–4)"
-    assert row["tokens per processor-second"] == ""
+    (row,) = cells(engine=[{"seconds": [2.0], "rows": [[3, 5]]}])
+    assert row["tokens/s, cold"] == row["tokens/s, warm"] == "4 (4–4)"
+    assert row["tokens per processor-second, warm"] == ""
+
+
+def test_machine_names_threads_and_instructions(script):
+    line = script("machine").describe_machine(threads=3)
+    assert "3 threads" in line
+    assert torch.backends.cpu.get_cpu_capability() in line
+
+
+def test_texts_are_asked_each_task(script, tmp_path):
+    module, texts, asked = script("generation"), tmp_path / "texts.jsonl", tmp_path / "asked.jsonl"
+    texts.write_text('{"input": "Tea is a plant."}\n{"input": "Rain is water."}\n')
+    asked.write_text('{"instruction": "Add.", "instances": [{"input": "1, 2"}]}\n{"instruction": "Sing."}\n')
+    prompts = module.instructions(texts)
+    assert len(set(prompts)) == len(prompts) == 2 * len(module.TASKS)
+    assert module.instructions(asked) == ["Add.\n1, 2", "Sing."]
+
+
+def test_too_few_prompts_for_all_calls_are_an_error(tmp_path):
+    process = benchmark("--model", tmp_path, "--num-requests", 50, "--calls", 3)
+    assert process.returncode == 1
+    assert "144" in process.stderr
+    assert "150" in process.stderr
 
 
 def test_model_or_random_weights_are_required():
@@ -76,15 +103,18 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES})
     )
     flags = ["--random-weights", tmp_path, "--num-requests", 10, "--max-new-tokens", 60, "--slots", 4, "--repeats", 1]
+    flags += ["--calls", 2]
     ways = ["generate, batch 32", "continuous batching", "hfsynth"]
     process = benchmark(*flags, "--output-dir", tmp_path / "out", "--ways", *ways)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
     assert list(results) == ways, process.stderr
     static, continuous, own = (results[way][0] for way in ways)
-    wanted = sorted(own["rows"])
-    assert wanted[0] < wanted[-1] == 60
-    assert sorted(static["rows"]) == sorted(continuous["rows"]) == wanted  # what no request asked for is no work
+    wanted = [sorted(call) for call in own["rows"]]
+    assert wanted[0] != wanted[1]
+    assert all(call[0] < call[-1] <= 60 for call in wanted)
+    for other in (static, continuous):  # what no request asked for is no work
+        assert [sorted(call) for call in other["rows"]] == wanted
     assert 0 < own["occupancy"] <= 1
     assert 0 < own["shares"]["forward"] + own["shares"]["sampling"] < 1
     limit = own["roofline"]
@@ -93,18 +123,18 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
 
 
 def test_engine_is_measured_in_every_round(tmp_path):
-    engine = f"""echo={sys.executable} -c 'print("{{\\"seconds\\": 2.0, \\"rows\\": [3, 5]}}")'"""
+    engine = f"""echo={sys.executable} -c 'print("{{\\"seconds\\": [2.0, 1.0], \\"rows\\": [[3, 5], [8]]}}")'"""
     flags = ["--random-weights", tmp_path, "--num-requests", 10, "--repeats", 2, "--output-dir", tmp_path, "--ways"]
     process = benchmark(*flags, "--engine", engine)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
-    assert [run["tokens_per_second"] for run in results["echo"]] == [4.0, 4.0]
+    assert [run["tokens_per_second"] for run in results["echo"]] == [[4.0, 8.0]] * 2
 
 
 @pytest.mark.model
 def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_folder):
     flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "float32"]
-    flags += ["--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1]
+    flags += ["--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1, "--calls", 1]
     ways = ["hfsynth, whole run", "continuous batching", "row by row"]
     process = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)
     assert process.returncode == 0, process.stderr
@@ -124,34 +154,30 @@ def test_timed_waits_for_the_device(script, monkeypatch):
     assert spent["forward"] >= 0.05 > none["forward"]
 
 
-def test_the_peak_of_a_gpu_is_its_own_memorys_since_the_warm_up(script, monkeypatch):
+def test_the_peak_of_a_gpu_is_its_own_memorys(script, monkeypatch):
     process = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: process.append("reset"))
-    monkeypatch.setattr(
-        torch.cuda, "max_memory_allocated", lambda device: 7 if process == ["run", "reset", "run"] else 0
-    )
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if process == ["reset", "run"] else 0)
 
     def run(work):
         process.append("run")
         return [1]
 
-    assert script("ways").timed({"device": "cuda"}, run, [([1], 1)])["peak_bytes"] == 7
+    assert script("ways").timed({"device": "cuda"}, run, [[([1], 1)]])["peak_bytes"] == 7
 
 
-def test_timed_excludes_the_first_call(script):
-    calls = []
-
+def test_timed_measures_each_call(script):
     def run(work):
-        calls.append(work)
-        time.sleep(0.5 if len(calls) == 1 else 0)
+        time.sleep(0.2 * len(work))
         return [limit for _, limit in work]
 
-    work = [([row, 1], 9) for row in range(20)]
-    results = script("ways").timed({"device": "cpu"}, run, work)
-    assert results["rows"] == [9] * 20
-    assert results["seconds"] < 0.5
-    assert not set(map(str, calls[0])) & set(map(str, work))  # what it has read already would be no work
+    first, second = [([1], 9)] * 2, [([2], 7)]
+    result = script("ways").timed({"device": "cpu"}, run, [first, second])
+    assert result["rows"] == [[9, 9], [7]]
+    assert result["seconds"][0] >= 0.4
+    assert result["seconds"][1] >= 0.2
+    assert len(result["cpu_seconds"]) == 2
 
 
 def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch):

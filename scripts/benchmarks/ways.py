@@ -1,8 +1,9 @@
 """The ways that `generation.py` compares, each run in a process of its own: `python ways.py WAY job.json`.
 
-A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "prompts", "max_new_tokens",
-"temperature", "slots"}; each prompt is {"instruction", "text", "limit"}. Prints one line of JSON: seconds without
-loading, tokens written by each row, processor-seconds, peak memory, and what the way knows of itself.
+A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "calls", "max_new_tokens",
+"temperature", "slots"}; a call is a list of prompts, each {"instruction", "text", "limit"}. Prints one line of JSON:
+of each call the seconds without loading, the processor-seconds and the tokens written by each row; the peak memory;
+and what the way counts itself.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,30 +37,37 @@ Result = dict[str, Any]
 Work = list[tuple[Any, int]]  # prompts, most of them as tokens, and how many tokens each may get
 
 
-def load(job: Result) -> tuple[Any, Work, list[int]]:
-    """Return the model as transformers loads it, the work and the end tokens."""
-    limits = [prompt["limit"] for prompt in job["prompts"]]
+def load(job: Result) -> tuple[Any, list[Work], list[int]]:
+    """Return the model as transformers loads it, the work of each call, and the end tokens."""
     if job["random_weights"]:
         config = AutoConfig.from_pretrained(job["random_weights"])
         torch.set_default_device(job["device"])  # made where it runs, or a large model takes the host's memory
         model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job["dtype"]))
         torch.set_default_device(None)  # "cpu" would be a mode that slows every call down
         draw = torch.Generator().manual_seed(0)
-        lengths = [max(len(prompt["text"]) // 4, 1) for prompt in job["prompts"]]
-        prompts = [torch.randint(0, config.vocab_size, (length,), generator=draw).tolist() for length in lengths]
-        return model.eval(), list(zip(prompts, limits, strict=True)), []
+
+        def tokens(text: str) -> list[int]:
+            length = max(len(text) // 4, 1)
+            return torch.randint(0, config.vocab_size, (length,), generator=draw).tolist()
+
+        return model.eval(), calls(job, tokens), []
     source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
     options = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
     tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **options)
     model.to(job["device"]).eval()
-    prompts = [tokenizer(prompt["text"], add_special_tokens=False).input_ids for prompt in job["prompts"]]
-    return model, list(zip(prompts, limits, strict=True)), [tokenizer.eos_token_id]
+    ends = [tokenizer.eos_token_id]
+    return model, calls(job, lambda text: tokenizer(text, add_special_tokens=False).input_ids), ends
+
+
+def calls(job: Result, tokens: Callable[[str], list[int]]) -> list[Work]:
+    """Return the work of each call, the prompts as tokens."""
+    return [[(tokens(prompt["text"]), prompt["limit"]) for prompt in call] for call in job["calls"]]
 
 
 def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
     """`model.generate` in static batches, longest prompts first; of the first `rows` prompts, where all take long."""
-    model, all_work, ends = load(job)
+    model, works, ends = load(job)
     model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=0)
 
     def run(work: Work) -> list[int]:
@@ -82,13 +90,13 @@ def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
                 written.append(min(end, limit))
         return written
 
-    return timed(job, run, all_work[:rows])
+    return timed(job, run, [work[:rows] for work in works])
 
 
 def continuous(job: Result) -> Result:
     """Continuous batching by transformers: not `generate_batch`, which has one limit for all, but what that calls."""
-    model, all_work, ends = load(job)
-    longest = max(limit for _, limit in all_work)
+    model, works, ends = load(job)
+    longest = max(limit for work in works for _, limit in work)
     settings = GenerationConfig(
         max_new_tokens=longest,
         eos_token_id=ends[0] if ends else -1,
@@ -97,7 +105,7 @@ def continuous(job: Result) -> Result:
         **({"temperature": job["temperature"], "top_k": 0} if job["temperature"] else {}),
     )
     sizes = ContinuousBatchingConfig(num_blocks=256, max_batch_tokens=512) if job["device"] == "cpu" else None
-    hints = WorkloadHints(max(len(prompt) for prompt, _ in all_work), longest, len(all_work))
+    hints = WorkloadHints(max(len(prompt) for work in works for prompt, _ in work), longest, len(works[0]))
 
     def run(work: Work) -> list[int]:
         # in the order in which it puts them itself, so that beginnings that are shared come one after the other
@@ -117,15 +125,15 @@ def continuous(job: Result) -> Result:
             settings, continuous_batching_config=sizes, workload_hints=hints
         ) as manager,
     ):
-        return timed(job, run, all_work)
+        return timed(job, run, works)
 
 
 def loop(job: Result, sharing: bool = True) -> Result:
     """The decode loop; without sharing, every prompt is computed whole."""
-    model, all_work, ends = load(job)
-    pack_linears(model)
+    model, works, ends = load(job)
     if fault := install_attention(model):
         raise SystemExit(fault)
+    pack_linears(model)
     decoding._REUSED_TOKENS = decoding._REUSED_TOKENS if sharing else sys.maxsize
     engine = DecodeLoop(model, str, job["slots"])
 
@@ -139,15 +147,15 @@ def loop(job: Result, sharing: bool = True) -> Result:
         written = dict(engine.run(lambda: waiting.pop() if waiting else None))
         return [len(written[one].token_ids) for one in jobs]
 
+    result = timed(job, run, works)
     spent: dict[str, float] = {}
-    result = watched = timed(job, run, all_work, shares(model.device, spent))
-    if job["device"] != "cpu":  # waiting for the device to learn what took how long costs time of its own
-        result = timed(job, run, all_work)
+    with shares(model.device, spent):  # waiting for the device to find out takes time of its own
+        watched = timed(job, run, works[-1:])
     stats = engine.stats
     result["occupancy"] = stats.decoded / max(stats.steps * job["slots"], 1)
     result["prompt_tokens_computed"], result["prompt_tokens_copied"] = stats.prefilled, stats.reused
-    result["shares"] = {name: seconds / watched["seconds"] for name, seconds in spent.items()}
-    rows = [(len(prompt), count) for (prompt, _), count in zip(all_work, result["rows"], strict=True)]
+    result["shares"] = {name: seconds / watched["seconds"][0] for name, seconds in spent.items()}
+    rows = [(len(prompt), count) for (prompt, _), count in zip(works[-1], result["rows"][-1], strict=True)]
     result["roofline"] = roofline(model, job["slots"], rows, stats.prefilled)
     return result
 
@@ -171,30 +179,25 @@ def runner(job: Result) -> Result:
             result = pipeline.run(dataset, run_dir=folder, chunk_size=chunk_size, quiet=True)
             return [entries[-1]["completion_tokens"] for entries in result["generation_metadata"]]
 
-    return timed(job, run, [(prompt["instruction"], prompt["limit"]) for prompt in job["prompts"]])
+    return timed(job, run, [[(prompt["instruction"], prompt["limit"]) for prompt in call] for call in job["calls"]])
 
 
-def timed(
-    job: Result, run: Callable[[Work], list[int]], work: Work, watch: AbstractContextManager[None] | None = None
-) -> Result:
-    """Run once and measure, after a few prompts that warm up what is slow the first time."""
-    run([(prompt[::-1], min(limit, 4)) for prompt, limit in work[:8]])  # others, or they would be known already
+def timed(job: Result, run: Callable[[Work], list[int]], works: list[Work]) -> Result:
+    """Run each call's work, one after the other, and measure each."""
     device = torch.device(job["device"])
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    settle(device)
-    began, processor = time.perf_counter(), time.process_time()
-    with watch or nullcontext():
-        rows = run(work)
-    settle(device)
+    result: Result = {"seconds": [], "cpu_seconds": [], "rows": []}
+    for work in works:
+        settle(device)
+        began, processor = time.perf_counter(), time.process_time()
+        result["rows"].append(run(work))
+        settle(device)
+        result["seconds"].append(time.perf_counter() - began)
+        result["cpu_seconds"].append(time.process_time() - processor)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - processor,
-        "rows": rows,
-        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else resident,
-    }
+    return {**result, "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else resident}
 
 
 @contextmanager
