@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from hfsynth.errors import (
     ChatTemplateError,
@@ -41,6 +41,8 @@ PATIENCE = 300.0
 _MAX_RAISED = 8  # the row at which an exception is raised, if no row of the technique was completed
 _FATAL = (ColumnError, FlowError, RunError, ServerError, NameError, ImportError)  # raised for every row alike
 _FATAL_IN_FLOW = (ColumnError, FlowError, GenerationError, RunError)
+_ROLES = get_args(Role)
+_MAPPINGS = (dict, Mapping)  # a test for a dict is much faster than one for a Mapping
 _MISTAKES_ALWAYS = (NameError, ImportError)
 _MISTAKES = (AttributeError, KeyError, NotImplementedError, TypeError)  # bugs of the flow, not faults of a row
 
@@ -52,7 +54,7 @@ def derive_seed(seed: int, step: str, row: int, turn: int, content: str = "") ->
     True
     """
     text = f"{seed}/{step}/{row}/{turn}" + (f"/{content}" if content else "")
-    digest = hashlib.blake2b(storable(text).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
@@ -439,8 +441,7 @@ def run_flows(
         return running.finish(running.start(flows, seeds, owner))
 
 
-@dataclass(frozen=True)
-class RowSeeds:
+class RowSeeds(NamedTuple):  # three of these for each row: a frozen dataclass takes four times as long to create
     """The source of a row's random numbers: seed field, step name, row index and, for some techniques, content."""
 
     seed: int
@@ -583,10 +584,10 @@ class RowState:
         yielded = f"{self._owner}.flow yielded a request with"
         messages: Any = request.messages
         is_sequence = isinstance(messages, list | tuple)
-        if not is_sequence or not all(isinstance(one, Mapping) and "role" in one for one in messages):
+        if not is_sequence or not all(isinstance(one, _MAPPINGS) and "role" in one for one in messages):
             raise FlowError(f"{yielded} messages={messages!r:.200}; it must {call}.")
-        if request.role not in get_args(Role):
-            raise FlowError(f"{yielded} role={request.role!r:.200}; it must be one of {list(get_args(Role))}.")
+        if request.role not in _ROLES:
+            raise FlowError(f"{yielded} role={request.role!r:.200}; it must be one of {list(_ROLES)}.")
         sampling: Any = request.sampling
         if not isinstance(sampling, SamplingParams):
             raise FlowError(f"{yielded} sampling={sampling!r:.200}; it must be SamplingParams(...).")

@@ -107,7 +107,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Read one choice as a tuple of one."""
-        object.__setattr__(self, "choices", as_texts("Request.choices", self.choices))
+        if self.choices != ():
+            object.__setattr__(self, "choices", as_texts("Request.choices", self.choices))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,14 +114,14 @@ def step_names(dataset: Dataset) -> tuple[list[str], int]:
     return list(names), without
 
 
-def divide_share(entries: Sequence[Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
+def divide_share(entries: Sequence[dict[str, Any]], parts: int) -> list[dict[str, Any]]:
     """Return the entries for each of the output rows of an input row, with the share divided among them.
 
     Args:
         entries: The entries of the input row.
         parts: The number of output rows.
     """
-    return [{**entry, "share": entry["share"] / parts} for entry in entries]
+    return list(entries) if parts == 1 else [{**entry, "share": entry["share"] / parts} for entry in entries]
 
 
 def failures_dataset(entries: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -32,6 +32,8 @@ from hfsynth.progress import BatchProgress
 from hfsynth.secrets import redact
 from hfsynth.step import Node, Step
 
+_MAPPINGS = (dict, Mapping)  # a test for a dict is much faster than one for a Mapping
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, list[Any]]
 
@@ -128,6 +130,8 @@ def plain_values(values: Any) -> Any:
     >>> plain_values({"a": numpy.arange(2), "b": ["x"]})
     {'a': [0, 1], 'b': ['x']}
     """
+    if type(values) in _PLAIN_TYPES:
+        return values
     if hasattr(values, "tolist"):
         return values.tolist()
     if isinstance(values, Mapping):
@@ -170,33 +174,36 @@ def _merge_into(batch: LazyBatch, sources: Sequence[int], outputs: Columns, feat
     return {}
 
 
-def check_rows(owner: str, result: object, schema: pa.Schema) -> list[Row]:
+def check_rows(owner: str, result: object, types: Mapping[str, pa.DataType]) -> list[Row]:
     """Return the result of a flow as a list of rows.
 
     Args:
         owner: The technique's class.
         result: The value that its flow returned.
-        schema: Its outputs, as the Arrow schema of their features.
+        types: The Arrow types of its outputs, by name.
 
     Raises:
         FlowError: If it isn't a dict of the outputs, or a list of such dicts, or a value has another type.
         RowError: If a value has the right type but can't be stored.
     """
-    wanted = f"it must return a dict with the keys {schema.names}, or a list of such dicts, or raise RowError"
-    if isinstance(result, Mapping):
+    wanted = "it must return a dict with the keys {}, or a list of such dicts, or raise RowError"
+    if isinstance(result, _MAPPINGS):
         rows: list[Any] = [result]
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes):
         rows = list(result)
     else:
         returned = "nothing" if result is None else f"{result!r:.200}, of type {type(result).__name__}"
-        raise FlowError(f"{owner}.flow returned {returned}; {wanted}.")
+        raise FlowError(f"{owner}.flow returned {returned}; {wanted.format(list(types))}.")
     for row in rows:
-        if not isinstance(row, Mapping):
-            raise FlowError(f"{owner}.flow returned a list with {row!r:.200}, of type {type(row).__name__}; {wanted}.")
-        if set(row) != set(schema.names):
-            raise FlowError(f"{owner}.flow returned a dict with the keys {list(row)}; {wanted}.")
+        if not isinstance(row, _MAPPINGS):
+            raise FlowError(
+                f"{owner}.flow returned a list with {row!r:.200}, of type {type(row).__name__}; "
+                f"{wanted.format(list(types))}."
+            )
+        if row.keys() != types.keys():
+            raise FlowError(f"{owner}.flow returned a dict with the keys {list(row)}; {wanted.format(list(types))}.")
         for name, value in row.items():
-            _check_value(f"{owner}.flow returned", name, value, schema.field(name).type)
+            _check_value(f"{owner}.flow returned", name, value, types[name])
     return [dict(row) for row in rows]
 
 
@@ -206,6 +213,8 @@ def _check_value(who: str, name: str, value: Any, kind: pa.DataType) -> None:
         raise FlowError(f"{who} {value!r:.200} for {name!r}, whose type is {kind}: {fault}.")
     if isinstance(value, str) and (fault := lone_surrogate(value)):
         raise RowError(f"{name} has {fault}", value)
+    if value is None or (isinstance(value, str) and _is_text(kind)):
+        return  # can be stored, and needs no trial
     try:
         pa.array([value], kind)
     except UnicodeEncodeError as error:
@@ -224,13 +233,13 @@ def misfit(value: Any, kind: pa.DataType) -> str:
     """
     if value is None:
         return ""
+    if not kinds.is_nested(kind):
+        return "" if _fits(value, kind) else f"{type(value).__name__} is no {kind}"
     if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
         if not isinstance(value, list | tuple | np.ndarray):
             return f"{type(value).__name__} is no list"
         return next((fault for item in value if (fault := misfit(item, kind.value_type))), "")
-    if kinds.is_struct(kind):
-        return _misfit_of_struct(value, kind)
-    return "" if _fits(value, kind) else f"{type(value).__name__} is no {kind}"
+    return _misfit_of_struct(value, kind) if kinds.is_struct(kind) else ""
 
 
 def _misfit_of_struct(value: Any, kind: pa.StructType) -> str:
@@ -243,10 +252,10 @@ def _misfit_of_struct(value: Any, kind: pa.StructType) -> str:
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
-    """Return whether a value is of a type that is neither list nor struct; True for types without a check."""
-    boolean = isinstance(value, bool | np.bool_)
-    if kinds.is_string(kind) or kinds.is_large_string(kind):
+    """Return whether a value is of a type that is not nested; True for types without a check."""
+    if _is_text(kind):
         return isinstance(value, str)
+    boolean = isinstance(value, bool | np.bool_)
     if kinds.is_boolean(kind):
         return boolean
     if kinds.is_integer(kind):
@@ -254,6 +263,10 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
     if kinds.is_floating(kind):
         return not boolean and isinstance(value, Real)
     return True
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
 
 
 logger = logging.getLogger(__name__)
@@ -589,8 +602,9 @@ class Technique(Configuration, Step):
         self._check_types(batch, wiring)
         rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices), features)]
         rngs = [random.Random(seeds.row_seed()) for seeds in self.row_seeds(indices, batch)]
-        schema = self.output_features.arrow_schema
-        return [self._guarded(row, rng, schema) for row, rng in zip(rows, rngs, strict=True)]
+        inputs = self.input_features(wiring)
+        types = {field.name: field.type for field in self.output_features.arrow_schema}
+        return [self._guarded(row, rng, inputs, types) for row, rng in zip(rows, rngs, strict=True)]
 
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
         """Convert the outcomes of a batch to the columns that `__call__` returns."""
@@ -600,9 +614,8 @@ class Technique(Configuration, Step):
             self.output_mappings.get(name, name): [row[name] for _, row in rows] for name in self.output_features
         }
         before = plain_values(batch[METADATA_COLUMN]) if METADATA_COLUMN in batch else [None] * len(outcomes)
-        entries = [
-            self._entry(outcome, row) for outcome, row in zip(outcomes, self.row_seeds(indices, batch), strict=True)
-        ]
+        model, seeds = self.model_name, self.row_seeds(indices, batch)
+        entries = [self._entry(outcome, row, model) for outcome, row in zip(outcomes, seeds, strict=True)]
         parts = Counter(source for source, _ in rows)
         histories = [
             divide_share([*(before[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)
@@ -611,9 +624,9 @@ class Technique(Configuration, Step):
         features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
         return merge_columns(batch, [source for source, _ in rows], columns, features)
 
-    def _guarded(self, row: Row, rng: random.Random, schema: pa.Schema) -> Flow:
+    def _guarded(self, row: Row, rng: random.Random, inputs: Inputs, types: Mapping[str, pa.DataType]) -> Flow:
         """Run a row's flow, or fail before any request if the row lacks a text."""
-        for name, kind in self.input_features(row).items():
+        for name, kind in inputs.items():
             self._check_text(name, row[name], kind)
         flow: Any = self.flow(row, rng)
         if not isinstance(flow, Generator):
@@ -624,7 +637,7 @@ class Technique(Configuration, Step):
                 "completion = yield Request(…) in it."
             )
         result = yield from flow
-        return check_rows(type(self).__name__, result, schema)
+        return check_rows(type(self).__name__, result, types)
 
     def _check_text(self, name: str, value: Any, kind: Input) -> None:
         """Check an input of a row.
@@ -693,11 +706,11 @@ class Technique(Configuration, Step):
                     f"feature, such as {advice}."
                 ) from error
 
-    def _entry(self, outcome: Outcome, row: RowSeeds) -> dict[str, Any]:
+    def _entry(self, outcome: Outcome, row: RowSeeds, model: str) -> dict[str, Any]:
         return {
             "step": self.name,
             "row": row.row,
-            "model": self.model_name,
+            "model": model,
             "seed": row.request_seed(0),
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,

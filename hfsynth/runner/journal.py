@@ -177,7 +177,7 @@ def decode_outcome(entry: Mapping[str, Any], features: Features) -> tuple[int, O
 
 
 def _dump(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False, default=_plain).encode()
+    return _ENCODER.encode(entry).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -185,6 +185,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"JSON has no type for {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def _line(text: bytes) -> bytes:

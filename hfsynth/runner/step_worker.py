@@ -29,7 +29,7 @@ from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
 from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
-from hfsynth.metadata import METADATA_COLUMN, StepTally, dropped_rows, failed_rows, failures_dataset, step_failures
+from hfsynth.metadata import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
 from hfsynth.run_record import step_record
 from hfsynth.runner.chunks import ChunkFailure, StepFolder
@@ -101,6 +101,7 @@ class StepWorker:
     _samples: dict[int, list[Row]] = field(default_factory=dict, init=False)
     """Outputs of the first and the last row that this process completed, by row index."""
     _claims: Claims = field(init=False)
+    _disk_errors: "DiskErrors" = field(init=False)
     _journals: Journals = field(init=False)
     _left_journals: dict[int, list[Path]] = field(default_factory=dict, init=False)
     """Journals of earlier runs, of processes that died and of chunks that began early, by chunk."""
@@ -110,6 +111,7 @@ class StepWorker:
     def __post_init__(self) -> None:
         """Begin with no chunk in flight."""
         self._streak = FailureStreak()
+        self._disk_errors = DiskErrors(self.folder.path)
         if self.head_start is not None:
             self._claims, self._journals = self.head_start.claims, self.head_start.journals
         else:
@@ -135,7 +137,7 @@ class StepWorker:
             RunError: If chunks failed twice, all first rows or many rows in succession failed, a server can't be used
                 any more, or the run directory can't be written.
         """
-        with DiskErrors(self.folder.path):
+        with self._disk_errors:
             self.folder.prepare(clean=self.group.is_main)
             if self.group.is_main:
                 self._inherit_timings()
@@ -146,7 +148,7 @@ class StepWorker:
             for technique in (self.technique, *self.later):
                 technique.check_ready()
             self._check_server()
-        with DiskErrors(self.folder.path), closing(self._journals), closing(self._claims), closing(self._chunks):
+        with self._disk_errors, closing(self._journals), closing(self._claims), closing(self._chunks):
             self._take_over_chunks()
             try:
                 self._complete_chunks()
@@ -484,7 +486,7 @@ class StepWorker:
         """
         index, outcome = run.seeds.row, run.outcome
         if not self.is_isolated:
-            with DiskErrors(self.folder.path):
+            with self._disk_errors:
                 self._journals.append((index - self.first) // self.chunk_size, index, outcome)
         if index not in self._counted:
             self._counted.add(index)
@@ -903,7 +905,7 @@ def _shorten(reason: str) -> str:
 
 def _count_new_failures(file: Path) -> int:
     """Return the number of input rows in a chunk on which its step failed and no earlier step did."""
+    tally = StepTally()
     with pa.memory_map(str(file)) as source:
-        column = pa.ipc.open_stream(source).read_all().column(METADATA_COLUMN)
-    entries = {row[-1]["row"]: row for row in column.to_pylist()}
-    return sum(bool(row[-1]["error"]) and not any(entry["error"] for entry in row[:-1]) for row in entries.values())
+        tally.update(pa.ipc.open_stream(source).read_all())
+    return sum(tally.failures.values())

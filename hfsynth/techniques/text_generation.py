@@ -142,11 +142,9 @@ class TextGeneration(Technique):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"
             raise RowError(reason, completions[-1].thinking or "")
-        answers = map(_answer_columns, completions)
-        rows = [{name: answer[name] for name in self.output_features} for answer in answers]
-        if self.group_generations:
-            return {name: [answer[name] for answer in rows] for name in self.output_features}
-        return list(rows)
+        names = list(self.output_features)  # once: Features take long to create
+        rows: list[Row] = [{name: answer[name] for name in names} for answer in map(_answer_columns, completions)]
+        return {name: [row[name] for row in rows] for name in names} if self.group_generations else rows
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         if self.template is None and (column := find_conversation_column(row)):
