@@ -40,6 +40,7 @@ from hfsynth.runner.claims import is_running
 from hfsynth.runner.journal import find_journals
 from hfsynth.runner.reuse import EqualChunk, StepInput, equal_chunks
 from hfsynth.runner.storage import (
+    ABANDONED_AFTER,
     DamagedFileError,
     check_table,
     commit,
@@ -54,7 +55,6 @@ from hfsynth.secrets import redact
 logger = logging.getLogger(__name__)
 _BYTES_PER_FILE = 512 * 1024**2
 _ROWS_PER_BATCH = 1000  # the default of datasets: smaller batches make reading slow, larger ones take more memory
-_ABANDONED_AFTER = 3600.0  # seconds without a write, after which a process of another machine counts as dead
 _FAILURES_SCHEMA = FAILURE_FEATURES.arrow_schema
 _DROPPED = "dropped.arrow"
 
@@ -111,7 +111,7 @@ class StepFolder:
 
     def remove_superseded(self) -> None:
         """Remove this folder, which a newer one replaces, unless another run may still be writing to it."""
-        if self.path.exists() and (self.finished or time.time() - self.path.stat().st_mtime > _ABANDONED_AFTER):
+        if self.path.exists() and (self.finished or time.time() - self.path.stat().st_mtime > ABANDONED_AFTER):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def note_transient_failures(self) -> None:
@@ -439,7 +439,7 @@ def _is_abandoned(leftover: Path) -> bool:
         return True
     try:
         files = [leftover, *leftover.iterdir()] if leftover.is_dir() else [leftover]
-        return time.time() - max(file.stat().st_mtime for file in files) > _ABANDONED_AFTER
+        return time.time() - max(file.stat().st_mtime for file in files) > ABANDONED_AFTER
     except FileNotFoundError:
         return True
 

@@ -33,12 +33,12 @@ from hfsynth.runner.lookahead import Lookahead
 from hfsynth.runner.reuse import EarlierRows, StepInput, content_key, fingerprint_of, sibling_folders
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.runner.step_worker import DiskErrors, StepWorker, reason_lines, run_dataset_step
+from hfsynth.runner.storage import ABANDONED_AFTER
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 
 logger = logging.getLogger(__name__)
 _SHARED_FOLDER_TIMEOUT = 60.0  # seconds within which a file that another node wrote must appear in a shared folder
-_ABANDONED_AFTER = 3600.0  # seconds after which temporary files in the run directory belong to a killed run
 
 
 @dataclass(frozen=True)
@@ -644,7 +644,7 @@ def _remove_abandoned(run_dir: Path) -> None:
     """Remove temporary files of killed runs; recent ones are kept, since they may belong to a starting run."""
     for leftover in (*run_dir.glob(".run-*"), *run_dir.glob(".failures-*")):
         with suppress(FileNotFoundError):  # another run was first
-            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
+            if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER:
                 leftover.unlink()
 
 

@@ -41,6 +41,7 @@ from hfsynth.runner.storage import DamagedFileError, set_aside
 from hfsynth.secrets import redact
 from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, Technique
+from hfsynth.text import counted
 
 logger = logging.getLogger(__name__)
 _DISK_ERRORS = (
@@ -887,15 +888,13 @@ def reason_lines(reasons: Mapping[str, int]) -> list[str]:
         examples.setdefault(pattern, reason)
         counts[pattern] += rows
     ranked = counts.most_common()
-    lines = [f"{_format_rows(rows)}: {_shorten(examples[pattern])}" for pattern, rows in ranked[:_MAX_REASONS_LISTED]]
+    lines = [
+        f"{counted(rows, 'row')}: {_shorten(examples[pattern])}" for pattern, rows in ranked[:_MAX_REASONS_LISTED]
+    ]
     others = ranked[_MAX_REASONS_LISTED:]
     if others:
-        lines.append(f"{_format_rows(sum(rows for _, rows in others))}: {len(others):,} other reasons")
+        lines.append(f"{counted(sum(rows for _, rows in others), 'row')}: {len(others):,} other reasons")
     return lines
-
-
-def _format_rows(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _shorten(reason: str) -> str:

@@ -24,6 +24,8 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
+ABANDONED_AFTER = 3600.0
+"""Seconds without a write, after which a process of another machine counts as dead."""
 _MAGIC = b"hfsynth" + bytes([FORMAT_VERSION])
 # magic, rows, bytes before the trailer, hash of these bytes and the three numbers
 _TRAILER = struct.Struct("<8sQQ16s")
