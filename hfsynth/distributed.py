@@ -6,6 +6,7 @@ counters are atomic, so each process takes the next chunk as soon as it is free,
 ever waits for all others. A process that runs alone counts for itself.
 """
 
+import hashlib
 import os
 import re
 import socket
@@ -14,7 +15,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -151,7 +154,7 @@ class ProcessGroup:
     @property
     def worker_id(self) -> str:
         """A name that no other process of any run has, for files that this process writes; it begins with the run."""
-        return f"{self.run_id[:8]}-{self.rank}-{socket.gethostname()}-{os.getpid()}"
+        return f"{self.run_id[:8]}-{self.rank}-{socket.gethostname()}-{process_id(os.getpid())}"
 
     @property
     def has_store(self) -> bool:
@@ -191,6 +194,54 @@ class ProcessGroup:
         except RuntimeError:
             self.store = None
             return True
+
+
+@cache
+def machine_id() -> str:
+    """Return a text that two processes share exactly if each can look up the other by its number.
+
+    A hash of the kernel's boot and of the namespace of process numbers: containers may have equal host names, and
+    equal numbers for different processes. Without a `/proc`, a hash of the host's name and network address.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        parts = (boot, os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        parts = (socket.gethostname(), str(uuid.getnode()))
+    return hashlib.blake2b("/".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def process_id(process: int) -> str:
+    """Return an id of a process of this machine that no other process has had, from its machine, number and start."""
+    return f"{machine_id()}-{process}-{_state_and_start(process)[1]}"
+
+
+def is_running(text: str) -> bool | None:
+    """Whether a process runs, by a text that has its `process_id`; None if it is one of another machine.
+
+    A zombie does not run, and neither does a process whose number another process has by now.
+    """
+    own = re.search(rf"-{machine_id()}-(\d+)-(\d+)(?=-|$)", text)
+    if own is None:
+        return None
+    try:
+        os.kill(int(own[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # a process of another user
+        pass
+    state, start = _state_and_start(int(own[1]))
+    return state != "Z" and start in (own[2], "0")
+
+
+def _state_and_start(process: int) -> tuple[str, str]:
+    """Return a process's state, such as "R", and its start in ticks since the boot; ("", "0") if they are unknown."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", "0"
+    fields = stat.rpartition(")")[2].split()  # after the name, which may have spaces
+    return fields[0], fields[19]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:

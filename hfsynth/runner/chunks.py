@@ -22,9 +22,7 @@ A file gets its name only once it is on disk, so a process may be killed at any 
 import json
 import logging
 import os
-import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,9 +32,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
+from hfsynth.distributed import is_running
 from hfsynth.flow import storable
 from hfsynth.metadata import FAILURE_FEATURES, failures_dataset
-from hfsynth.runner.claims import is_running
 from hfsynth.runner.journal import find_journals
 from hfsynth.runner.reuse import EqualChunk, StepInput, equal_chunks
 from hfsynth.runner.storage import (
@@ -433,10 +431,9 @@ class StepFolder:
 
 
 def _is_abandoned(leftover: Path) -> bool:
-    """Whether the writing process is dead, or, on another machine, has not written for `_ABANDONED_AFTER` seconds."""
-    own = re.match(rf"writing-\w+-\d+-{re.escape(socket.gethostname())}-(\d+)-", leftover.name)
-    if own and not is_running(int(own[1])):
-        return True
+    """Whether the writing process is dead, or, on another machine, has not written for `ABANDONED_AFTER` seconds."""
+    if (runs := is_running(leftover.name)) is not None:
+        return not runs
     try:
         files = [leftover, *leftover.iterdir()] if leftover.is_dir() else [leftover]
         return time.time() - max(file.stat().st_mtime for file in files) > ABANDONED_AFTER

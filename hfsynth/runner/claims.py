@@ -1,18 +1,17 @@
 """Claim files, by which processes of all runs and machines share the chunks of a step without a common store.
 
 The file `claim-00003` names the process that computes chunk 3. A process counts as dead if it no longer runs, or, on
-another machine, if it has not touched its claims for two minutes. If a claim is taken from a living process by
-mistake, the chunk is computed twice; no row is lost.
+another machine or in another container, if it has not touched its claims for two minutes. If a claim is taken from a
+living process by mistake, the chunk is computed twice; no row is lost.
 """
 
 import os
-import re
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hfsynth.distributed import is_running
 from hfsynth.runner.storage import retry_passing
 
 _TOUCH_SECONDS = 15.0  # between two touches of a process's claims
@@ -101,22 +100,8 @@ def is_alive(worker_id: str, age: float) -> bool:
 
     Args:
         worker_id: The id of the process.
-        age: Seconds since the process touched a file, which decides if it runs on another machine.
+        age: Seconds since the process touched a file, which decides if it runs on another machine or in another
+            container.
     """
-    own = re.match(rf"\w+-\d+-{re.escape(socket.gethostname())}-(\d+)$", worker_id)
-    return is_running(int(own[1])) if own else age < _DEAD_AFTER
-
-
-def is_running(process: int) -> bool:
-    """Whether the process with this id runs on this machine; a zombie does not."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # a zombie can still be signalled
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return state.rpartition(")")[2].split()[0] != "Z"
+    runs = is_running(worker_id)
+    return age < _DEAD_AFTER if runs is None else runs

@@ -1,7 +1,6 @@
 """Chunks of a step on disk, hashes of rows, and chunks that a run takes over from another."""
 
 import os
-import socket
 import subprocess
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from hfsynth import Pipeline, TextGeneration
+from hfsynth.distributed import process_id
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.reuse import chunk_keys, content_key, fingerprint_of
 from tests.helpers import RepeatingLLM
@@ -71,8 +71,8 @@ def test_merge_chunks_small_chunks_writes_large_batches(tmp_path):
 
 def test_prepare_removes_files_of_dead_processes(tmp_path):
     dead = subprocess.Popen(["true"])
+    names = [f"bbbbbbbb-0-host-{process_id(dead.pid)}", "bbbbbbbb-0-elsewhere-2"]
     dead.wait()
-    names = [f"bbbbbbbb-0-{socket.gethostname()}-{dead.pid}", "bbbbbbbb-0-elsewhere-2"]
     gone, old = (folder(tmp_path, name).writing("00000") for name in names)
     os.utime(old, (0, 0))
     own = folder(tmp_path).writing("00001")
@@ -82,7 +82,7 @@ def test_prepare_removes_files_of_dead_processes(tmp_path):
 
 
 def test_merge_chunks_keeps_files_of_running_processes(tmp_path):
-    alive = folder(tmp_path, f"bbbbbbbb-0-{socket.gethostname()}-{os.getppid()}").writing("rows")
+    alive = folder(tmp_path, f"bbbbbbbb-0-host-{process_id(os.getppid())}").writing("rows")
     elsewhere = folder(tmp_path, "cccccccc-0-elsewhere-2").writing("00001")
     step = folder(tmp_path, num_chunks=1)
     write(step, 0, 7)
