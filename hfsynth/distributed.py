@@ -10,9 +10,11 @@ import hashlib
 import os
 import re
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -20,10 +22,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfsynth.errors import RunError
+
 if TYPE_CHECKING:
     import torch
 
 _RUNS = count()  # runs of this process so far; equal in all processes, since all run the same script
+_BLOCKS: dict[str, int] = {}  # number of the last block of `only_process_0` for each action
+_BLOCK_TIMEOUT = timedelta(days=1)
 _LONGEST_PAUSE = 2.0  # seconds between two polls
 _FIRST_PORT, _PORTS = 20_000, 20_000  # of process 0 in a job of Slurm
 _RUN_ID_TIMEOUT = timedelta(minutes=10)  # a process may start late: it downloads a dataset, or its node boots slowly
@@ -107,6 +113,46 @@ def _environment() -> Mapping[str, str]:
 def is_main_process() -> bool:
     """Whether this is process 0, which does everything that is done once."""
     return rank() == 0
+
+
+@contextmanager
+def only_process_0(action: str) -> Iterator[bool]:
+    """Context manager for a block that process 0 runs, while the other processes wait for its end.
+
+    They wait only if all processes are connected, as after a run. A block that only process 0 enters waits for none.
+
+    Args:
+        action: What the block does and to what, such as "saving data/default"; the same in all processes.
+
+    Yields:
+        Whether this process is to run the block.
+
+    Raises:
+        RunError: In the other processes, if the block raised in process 0, or process 0 has died.
+
+    >>> with only_process_0("writing a file") as is_chosen:
+    ...     is_chosen
+    True
+    """
+    number = _BLOCKS[action] = _BLOCKS.get(action, -1) + 1
+    store, key, result = _store_if_connected(), f"hfsynth-block/{action}/{number}", "failed"
+    if is_main_process():
+        try:
+            yield True
+            result = ""
+        finally:
+            if store is not None:
+                store.set(key, result)
+        return
+    if store is not None:
+        try:
+            store.wait([key], _BLOCK_TIMEOUT)
+            result = store.get(key).decode()
+        except RuntimeError as error:  # torch's DistError, and what a closed socket raises
+            raise RunError(f"{action}: process 0 has ended or takes longer than a day.") from error
+        if result:
+            raise RunError(f"{action} {result} in process 0; see its error.")
+    yield False
 
 
 def process_device() -> "torch.device":
@@ -265,6 +311,15 @@ def _accelerate_state() -> Any:
 
     # without cpu=True, each process on a machine without an accelerator takes itself for the only one
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _store_if_connected() -> Any:
+    """Return the store of the launch's processes; None before they are connected, and for a single process."""
+    if world_size() == 1 or "torch.distributed" not in sys.modules:
+        return None
+    from torch import distributed
+
+    return _default_store() if distributed.is_available() and distributed.is_initialized() else None
 
 
 def _default_store() -> Any:

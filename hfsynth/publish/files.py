@@ -32,7 +32,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_diagram, draw_funnel, draw_lengths, draw_similarity
 from hfsynth.data import find_path
-from hfsynth.distributed import is_main_process
+from hfsynth.distributed import only_process_0
 from hfsynth.llm import Origin
 from hfsynth.metadata import METADATA_COLUMN, dropped_rows, failed_rows, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars
@@ -69,7 +69,7 @@ def save(
     """Write the rows on which no step failed as one configuration of a dataset folder, with a dataset card.
 
     A second save of a configuration replaces it; other configurations, other files and the user's text in the card
-    are not changed. With several processes, only process 0 writes.
+    are not changed. With several processes, process 0 writes; the others wait until it has.
 
     Args:
         dataset: The result of `pipeline.run`, or of `Dataset.map` with a technique.
@@ -82,23 +82,38 @@ def save(
     Raises:
         ColumnError: If the rows lack a column of the format.
         FileExistsError: If the save would overwrite files that hfsynth did not write.
+        RunError: In processes other than 0, if process 0 can't save.
         ValueError: If `config_name` can't be a folder's name, or the card in the folder can't be read.
 
     >>> save(dataset, "my-dataset")  # doctest: +SKIP
     """
     check_config_name(config_name)
     splits_of(dataset)
-    folder = Path(folder)
-    target, readme = folder / config_name, folder / "README.md"
+    target = Path(folder) / config_name
+    with only_process_0(f"saving {target.absolute()}") as is_chosen:
+        if is_chosen:
+            _save(dataset, target, steps, format)
+
+
+def _save(
+    dataset: Dataset | DatasetDict, target: Path, steps: Sequence[Step], format: TrainingFormat | str | None
+) -> None:
+    """Write a configuration and the card under temporary names, then rename them."""
+    folder, config_name = target.parent, target.name
+    readme, writing, replaced = (
+        folder / "README.md",
+        target.with_name(f".{target.name}-writing"),
+        target.with_name(f".{target.name}-replaced"),
+    )
+    if replaced.exists() and not target.exists():  # a save was killed between its two renames
+        replaced.rename(target)
     head = readme.read_text(encoding="utf-8") if readme.exists() else ""
     present = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     if reason := overwrite_conflict(config_name, present, card.read_metadata(head)[0]):
         raise FileExistsError(f"{folder}: {reason}.")
-    if not is_main_process():
-        return
     before = read_facts(folder)
-    writing = target.with_name(f".{config_name}-writing")
-    shutil.rmtree(writing, ignore_errors=True)
+    for leftover in (writing, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     writing.mkdir(parents=True)
     facts = write_facts(writing, write_config(writing, dataset, config_name, steps, format), {})
     if not facts.rows:
@@ -110,9 +125,13 @@ def save(
             copy = writing / Path(path).relative_to(config_name)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / path, copy)
-    shutil.rmtree(target, ignore_errors=True)  # not before the new configuration is complete
+    writing_card = folder / ".README.md-writing"
+    writing_card.write_text(text, encoding="utf-8")
+    if target.exists():
+        target.rename(replaced)
     writing.rename(target)
-    readme.write_text(text, encoding="utf-8")
+    writing_card.replace(readme)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:

@@ -320,6 +320,17 @@ def test_save_after_an_interrupted_save_succeeds(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["README.md", "default"]
 
 
+def test_save_after_a_kill_between_renames_keeps_files(tmp_path):
+    """The old configuration has its temporary name, and the new one not yet its own."""
+    save(answered("a"), tmp_path / "data")
+    (tmp_path / "data" / "default" / "mine.md").write_text("mine")
+    (tmp_path / "data" / "default").rename(tmp_path / "data" / ".default-replaced")
+    save(answered("b"), tmp_path / "data")
+    assert (tmp_path / "data" / "default" / "mine.md").read_text() == "mine"
+    assert loaded(tmp_path / "data")["train"]["generation"][:] == ["b"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["README.md", "default"]
+
+
 def test_save_keeps_users_text_in_the_card(tmp_path):
     (tmp_path / "data").mkdir()
     card = tmp_path / "data" / "README.md"

@@ -343,12 +343,15 @@ def test_push_with_a_refused_card_commits_nothing(hub):
     assert len(hub.dataset(NAME).commits) == 1
 
 
-def test_push_under_accelerate_commits_once(hub):
+def test_push_and_save_under_accelerate_write_once(hub, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
     command = [*launch, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_TOKEN": "hf_write"}
     done = subprocess.run(
-        [*command, "-m", "tests.launched_push", NAME], capture_output=True, text=True, env=environment
+        [*command, "-m", "tests.launched_push", NAME, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     assert len(hub.dataset(NAME).commits) == 2
