@@ -3,9 +3,9 @@
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 from httpx2 import Timeout, TransportError
@@ -42,7 +42,7 @@ def with_retries(action: str, call: Callable[[], T]) -> T:
     attempt = 1
     while True:
         try:
-            with _answer_timeout():
+            with _ANSWER_TIMEOUT:
                 return call()
         except (OSError, ValueError, RuntimeError, TransportError) as error:
             if not is_transient(error):
@@ -70,16 +70,32 @@ def status_of(error: BaseException) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-@contextmanager
-def _answer_timeout() -> Iterator[None]:
-    """Limit the time that the Hub's client waits for an answer, which is unlimited by default."""
-    session = get_session()
-    default = session.timeout
-    session.timeout = Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT, pool=None)
-    try:
-        yield
-    finally:
-        session.timeout = default
+class _AnswerTimeout:
+    """Context manager that limits the time that the Hub's client waits for an answer, which is unlimited by default.
+
+    All threads share the client: the first that enters sets the limit, and the last that leaves restores the default.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._entered:
+                self._session = get_session()
+                self._default = self._session.timeout
+                self._session.timeout = Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT, pool=None)
+            self._entered += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                self._session.timeout = self._default
+
+
+_ANSWER_TIMEOUT = _AnswerTimeout()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

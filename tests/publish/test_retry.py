@@ -1,5 +1,7 @@
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -81,6 +83,28 @@ def test_with_retries_limits_requests_to_300_seconds():
     before = get_session().timeout
     limit = with_retries("asking", lambda: get_session().timeout)
     assert (limit.read, limit.connect) == (300, 30)
+    assert get_session().timeout == before
+
+
+def test_with_retries_in_two_threads_keeps_the_limit():
+    """The second thread asks while the first one ends, and the client is as before in the end."""
+    before, entered, ended = get_session().timeout, threading.Event(), threading.Event()
+
+    def ask_long():
+        entered.set()
+        assert ended.wait(10)
+        return get_session().timeout
+
+    with ThreadPoolExecutor() as threads:
+
+        def ask_first():
+            long = threads.submit(with_retries, "asking", ask_long)
+            assert entered.wait(10)
+            return long
+
+        long = with_retries("asking", ask_first)
+        ended.set()
+        assert long.result().read == 300
     assert get_session().timeout == before
 
 
