@@ -111,6 +111,11 @@ class Step(ABC):
         return ""
 
     @property
+    def loads_model(self) -> bool:
+        """Whether the step loads a model that is no llm, such as one of embeddings; a run unloads its llm before."""
+        return False
+
+    @property
     def same_rows(self) -> SameRows | None:
         """Which rows of a repeated run are equal, by the step's llm; None for a step without an llm."""
         return None

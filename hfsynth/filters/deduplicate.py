@@ -84,6 +84,11 @@ class Deduplicate(TextFilter):
             if getattr(self, name) < least:
                 raise ValueError(f"Deduplicate.{name} must be at least {least}, got {getattr(self, name)}.")
 
+    @property
+    def loads_model(self) -> bool:
+        """Whether embeddings are compared."""
+        return self.by == "embeddings"
+
     def check_ready(self) -> None:
         """Check for the package and the model's folder, if embeddings are compared.
 

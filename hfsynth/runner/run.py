@@ -379,12 +379,12 @@ class _RunState:
 
     @property
     def num_models(self) -> int:
-        """Number of different llms; only one at a time is in memory."""
+        """Number of different llms, and of steps with another model; only one model at a time is in memory."""
         llms: list[LLM] = []
         for state in self.steps:
             if isinstance(state.step, Technique) and state.step.llm not in llms:
                 llms.append(state.step.llm)
-        return len(llms)
+        return len(llms) + sum(state.step.loads_model for state in self.steps)
 
     def run_round(self, dataset: Dataset, stop_when_empty: bool = False) -> Dataset:
         """Run all steps over some rows.
@@ -482,6 +482,8 @@ class _RunState:
     def _run_dataset_step(self, step: DatasetStep, state: _StepState, dataset: Dataset, files: _StepFiles) -> Dataset:
         """Run a filter or function; return its rows."""
         if not files.folder.finished:
+            if step.loads_model:
+                self._swap_model(None)
             run_dataset_step(step, dataset, files.folder, self.group, state.results, state.rows_in)
         result = files.folder.load(None, files.fingerprint)
         _check_types(step, state.results, result)
@@ -589,8 +591,8 @@ class _RunState:
         llm = state.step.llm if isinstance(state.step, Technique) else None
         return [step for step in later if isinstance(step, Technique) and step.llm == llm]
 
-    def _swap_model(self, llm: LLM) -> None:
-        """Unload the previous technique's llm if it differs, so that only one is in memory."""
+    def _swap_model(self, llm: LLM | None) -> None:
+        """Unload the previous technique's llm unless it is this one; None for a step with a model of its own."""
         if self._llm is not None and self._llm != llm:
             self._llm.unload()
         self._llm = llm

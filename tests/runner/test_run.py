@@ -73,6 +73,38 @@ def test_run_unloads_an_llm_before_loading_the_next(acting):
     assert (acting / "memory").read_text() == "1 1 -1 2 "
 
 
+@dataclass(frozen=True)
+class ModelFilter(OnlyOnce):
+    """A filter that has a model of its own."""
+
+    @property
+    def loads_model(self):
+        return True
+
+
+def test_run_unloads_an_llm_before_a_filter_with_a_model(acting):
+    llm = NotedLLM(number=1)
+    chain = TextGeneration(llm) >> ModelFilter(column="generation")
+    chain >>= TextGeneration(llm, output_mappings={"generation": "b"})
+    for _ in range(2):  # the second run finds all rows
+        chain.run(rows(3), run_dir=acting / "run", quiet=True)
+        assert (acting / "memory").read_text() == "1 -1 1 "
+
+
+class PairLLM(EchoLLM):
+    """An echo that completes two requests at once."""
+
+    parallel_requests = 2
+
+
+def test_run_record_has_the_batch_size_of_each_step(tmp_path, caplog):
+    chain = TextGeneration(PairLLM()) >> TextGeneration(EchoLLM(), output_mappings={"generation": "b"})
+    with caplog.at_level("INFO", "hfsynth"):
+        result = run(chain, rows(3), run_dir=tmp_path, quiet=True)
+    assert [step.batch_size for step in result.record.steps] == [2, 0]
+    assert "TextGeneration completes up to 2 requests at once" in caplog.text
+
+
 def test_run_shorter_input_returns_only_its_rows(acting):
     pipeline().run(rows(6), run_dir=acting / "run", chunk_size=2, quiet=True)
     result = pipeline().run(rows(4), run_dir=acting / "run", chunk_size=2, quiet=True)
