@@ -268,7 +268,10 @@ class LLM(ABC):
 
     @property
     def parallel_requests(self) -> int | None:
-        """How many requests are completed at once, if that is known before the model is loaded."""
+        """Maximum number of requests that are completed at once, for logs and records; None if it is not known.
+
+        Known without loading the model, since the size of isolated chunks depends on it.
+        """
         return None
 
     def lacks(self, need: Need) -> str:

@@ -93,6 +93,8 @@ class StepRecord:
     """The model's origin; empty fields if the machine of the run had neither its card nor its file."""
     same_rows: str | None = None
     """The llm's promise for a repeated run (`LLM.same_rows`)."""
+    batch_size: int = 0
+    """Maximum number of requests that the llm completed at once (`LLM.parallel_requests`); 0 if it is not known."""
     server: Mapping[str, str] = field(default_factory=dict)
     """Facts that a server reported about itself and the model (`LLM.server_facts`)."""
     repeated_rows: int = 0
@@ -220,6 +222,7 @@ def step_record(
         versions=versions(),
         origin=step.origin(),
         same_rows=step.same_rows,
+        batch_size=step.parallel_requests or 0,
         server=server or {},
         finished=datetime.now(timezone.utc).date().isoformat(),
         citation=step.citation,

@@ -121,6 +121,11 @@ class Step(ABC):
         return None
 
     @property
+    def parallel_requests(self) -> int | None:
+        """Maximum number of requests that the step's llm completes at once; None if unknown or without an llm."""
+        return None
+
+    @property
     def written_features(self) -> Features:
         """The columns that the step adds, as far as its class says, without `generation_metadata`."""
         return Features()

@@ -437,6 +437,11 @@ class Technique(Configuration, Step):
         """The llm's promise on the rows of a repeated run."""
         return self.llm.same_rows
 
+    @property
+    def parallel_requests(self) -> int | None:
+        """Maximum number of requests that the llm completes at once; None if it is not known."""
+        return self.llm.parallel_requests
+
     def origin(self) -> Origin:
         """Return the origin of the llm's model, without loading it."""
         return self.llm.origin()

@@ -29,7 +29,6 @@ from hfsynth.engine.static_batches import StaticBatches
 from hfsynth.llm import Completion, Request, Requests
 
 logger = logging.getLogger(__name__)
-_SLOTS = {"cpu": 96, "cuda": 256}  # rows at once, where the user sets no batch_size
 _PACKED_ROWS = 64  # rows of an input that the layout of packed weights is chosen for
 _PACKED_DTYPES = (torch.bfloat16, torch.float32)
 _TRIAL_WIDTH, _TRIALS = 1024, 3  # of the matrix product that decides on a dtype
@@ -69,7 +68,7 @@ class CausalLM:
             pack_linears(model)
         self._engine: tuple[int, Engine] | None = None
 
-    def stream(self, requests: Requests, batch_size: int | None) -> Iterator[tuple[Hashable, Completion]]:
+    def stream(self, requests: Requests, batch_size: int) -> Iterator[tuple[Hashable, Completion]]:
         """Complete requests as `LLM.stream` does, at most `batch_size` at once.
 
         Raises:
@@ -91,14 +90,13 @@ class CausalLM:
     def _score(self, compared: Sequence[TokenizedChoices]) -> list[tuple[float, ...]]:
         return score(self.model, compared, is_replaced=not self.incompatibility)
 
-    def _engine_of(self, batch_size: int | None) -> Engine:
+    def _engine_of(self, batch_size: int) -> Engine:
         """Return the engine for so many rows at once: that of the last call, if it is as good as new."""
-        size = batch_size or _SLOTS.get(self.model.device.type, _SLOTS["cuda"])
-        if self._engine is None or self._engine[0] != size or not self._engine[1].is_reusable:
+        if self._engine is None or self._engine[0] != batch_size or not self._engine[1].is_reusable:
             self._engine = None  # gives the memory back before more is asked for
             free_memory()
             kind = StaticBatches if self.incompatibility else DecodeLoop
-            self._engine = size, kind(self.model, self.chat.decode, size)
+            self._engine = batch_size, kind(self.model, self.chat.decode, batch_size)
         return self._engine[1]
 
 

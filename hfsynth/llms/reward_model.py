@@ -52,6 +52,11 @@ class RewardModel(CheckpointLLM["Classifier"]):
         metadata={"help": "Most conversations that are read at once; fewer where they don't fit."},
     )
 
+    @property
+    def parallel_requests(self) -> int:
+        """The batch size."""
+        return self.batch_size
+
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Score conversations whose last turn is the assistant's: the completions have `scores`, and no text.
 

@@ -18,6 +18,8 @@ from hfsynth.llms.checkpoint import (
 if TYPE_CHECKING:
     from hfsynth.engine.model import CausalLM
 
+_DEFAULT_BATCH_SIZE = {"cpu": 96, "accelerator": 256}
+
 
 @dataclass(frozen=True)
 class TransformersLLM(CheckpointLLM["CausalLM"]):
@@ -73,9 +75,12 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
     )
 
     @property
-    def parallel_requests(self) -> int | None:
-        """The batch size; None if it is not set."""
-        return self.batch_size
+    def parallel_requests(self) -> int:
+        """The batch size; if it is not set, the default for the device of this process."""
+        if self.batch_size is not None:
+            return self.batch_size
+        device = self.device or process_device().type
+        return _DEFAULT_BATCH_SIZE["cpu" if device.startswith("cpu") else "accelerator"]
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without loading, and split a GGUF file's path into folder and name."""
@@ -112,7 +117,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
             ChatTemplateError: As `complete` does, for the requests that are waiting when the stream starts.
             GenerationError: As `complete` does.
         """
-        return self.loaded_model().stream(requests, self.batch_size)
+        return self.loaded_model().stream(requests, self.parallel_requests)
 
     def _load(self) -> "CausalLM":
         """Load the model and its tokenizer.

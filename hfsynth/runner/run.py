@@ -458,6 +458,8 @@ class _RunState:
         if not folder.finished:
             self._swap_model(technique.llm)
             self._lookahead = None if is_isolated else self._look_ahead(state, files)
+            if technique.parallel_requests:
+                logger.info("%s completes up to %d requests at once", technique.name, technique.parallel_requests)
             worker = StepWorker(
                 dataset,
                 technique,

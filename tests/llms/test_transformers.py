@@ -33,6 +33,13 @@ def test_field_out_of_range_raises_before_loading(fields, message):
         TransformersLLM("some/model", **fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({"device": "cpu"}, 96), ({"device": "cuda:1"}, 256), ({"batch_size": 3}, 3)]
+)
+def test_parallel_requests_depend_on_batch_size_or_device(fields, expected):
+    assert TransformersLLM("some/model", **fields).parallel_requests == expected
+
+
 def test_a_model_that_is_not_there_is_an_error_that_names_it(tmp_path):
     with pytest.raises(GenerationError, match=r"nothing-here' .*can't be loaded"):
         TransformersLLM(str(tmp_path / "nothing-here")).load()
