@@ -265,7 +265,8 @@ class ChatTokenizer:
         """
         if cuts := [text.index(stop) for stop in rendered.tokens.stop if stop in text]:
             text = text[: min(cuts)]
-        parsed, error = None, ""
+        parsed: ParsedAnswer | None = None
+        error = ""
         if rendered.request.parse_tool_calls and finish_reason == "stop":
             parsed, error = self._parse_tool_calls(rendered, text)
         if parsed is None:

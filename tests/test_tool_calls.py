@@ -255,7 +255,7 @@ def test_text_generation_with_a_template_parses_no_calls():
 
 
 def saved_rows(result, folder, **options):
-    save(result, folder, **options)
+    save(result.dataset, folder, **options)
     (file,) = folder.rglob("train-*.parquet")
     return Dataset.from_parquet(str(file), cache_dir=str(folder / "cache"))
 
