@@ -30,6 +30,7 @@ from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
 from hfsynth.flow import derive_seed
+from hfsynth.llms.checkpoint import parse_gguf_once
 from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
 
@@ -53,8 +54,9 @@ def load(job: Result) -> tuple[Any, list[Work], list[int]]:
         return model.eval(), calls(job, tokens), []
     source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
     options = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **options)
+    with parse_gguf_once():
+        tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
+        model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **options)
     model.to(job["device"]).eval()
     ends = [tokenizer.eos_token_id]
     return model, calls(job, lambda text: tokenizer(text, add_special_tokens=False).input_ids), ends
