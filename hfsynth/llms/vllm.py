@@ -41,7 +41,10 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
 
     On a CPU, by default, the KV cache takes half of the free memory, at most 4 GiB, and chunked prefill is off, since
     it fails for seeded requests; `engine_kwargs` can change both. float16 and bfloat16 are slow on a CPU without
-    instructions for them.
+    instructions for them. Of a seed, vLLM uses the lowest 32 bits on a CPU.
+
+    All of `engine_kwargs` is part of a run's identity, even memory limits: they decide which requests are batched
+    together, and rounding depends on the batch.
 
     >>> llm = VLLM("HuggingFaceTB/SmolLM2-135M-Instruct", engine_kwargs={"max_model_len": 4096})
     >>> llm.model_name
@@ -90,6 +93,12 @@ class VLLM(CheckpointLLM["VLLMEngine"]):
                 )
             if name in _FIXED_ARGUMENTS:
                 raise ValueError(f"VLLM.engine_kwargs has {name!r}, which VLLM sets itself; leave it out.")
+
+    @property
+    def parallel_requests(self) -> int | None:
+        """The `max_num_seqs` of `engine_kwargs`; None if it is not set, since vLLM's default depends on the device."""
+        slots: int | None = self.engine_kwargs.get("max_num_seqs")
+        return slots
 
     @property
     def same_rows(self) -> SameRows:

@@ -45,6 +45,7 @@ _LAUNCHER = (
 )  # fmt: skip
 """Variables of `accelerate launch`, which would make an engine join the launch's process group, and VLLM_DIST_IDENT,
 which vLLM does not remove."""
+_CPU_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 _REQUEST_ERRORS = (ValueError, VLLMClientError)
 _ENGINE_ERRORS = (ValueError, RuntimeError, AssertionError, LookupError, OSError, VLLMError)
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -92,13 +93,13 @@ def start_engine(args: EngineArgs, environment: Mapping[str, str]) -> LLMEngine:
 
     Args:
         args: The engine's arguments.
-        environment: Environment variables that are set while the engine starts.
+        environment: Environment variables that are set while the engine starts, besides those of `cpu_binding`.
 
     Raises:
         GenerationError: If vLLM can't start it.
     """
     try:
-        with _own_environment(environment), _without_main():
+        with _own_environment({**cpu_binding(), **environment}), _without_main():
             return LLMEngine.from_engine_args(args, UsageContext.LLM_CLASS)
     except _ENGINE_ERRORS as error:
         raise GenerationError(f"vLLM can't run {args.model!r}: {error}") from error
@@ -119,12 +120,22 @@ def _cpu_defaults(arguments: Mapping[str, Any], context: int | None) -> dict[str
     }
     if longest:
         defaults["max_num_batched_tokens"] = max(int(longest), 2048)
-    if processes > 1:
-        cores = sorted(psutil.Process().cpu_affinity() or range(os.cpu_count() or 1))
-        rank, share = int(os.environ.get("LOCAL_RANK", "0")), max(1, len(cores) // processes)
-        own = cores[rank * share % len(cores) :][:share]
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, own)))
     return defaults
+
+
+def cpu_binding() -> dict[str, str]:
+    """Return the environment variable that binds an engine's threads to its rank's share of the cores.
+
+    Returns:
+        {} on a GPU, for one process on a machine, or where the user sets the variable.
+    """
+    processes = local_world_size()
+    if not current_platform.is_cpu() or processes == 1 or _CPU_BINDING in os.environ:
+        return {}
+    cores = sorted(psutil.Process().cpu_affinity() or range(os.cpu_count() or 1))
+    rank, share = int(os.environ.get("LOCAL_RANK", "0")), max(1, len(cores) // processes)
+    own = cores[rank * share % len(cores) :][:share]
+    return {_CPU_BINDING: ",".join(map(str, own))}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -46,6 +47,7 @@ EAGER = {"enforce_eager": True, "max_model_len": 2048, "kv_cache_memory_bytes": 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 CHOICES = ("good", "good enough", "Paris.", "It is hard to say, and I would rather not.")
 QUESTIONS = ["Name a colour.", "What is the capital of France? Answer in a few words.", "Hi!", "List three fruits."]
+BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 OWN_DEFAULTS = {"eos_token_id": 2, "do_sample": True, "top_k": 1, "repetition_penalty": 1.5, "max_new_tokens": 3}
 
 
@@ -88,6 +90,11 @@ def test_vllm_pickles_as_configuration():
     assert pickle.loads(pickle.dumps(llm)) == llm
     assert Hasher.hash(llm) == Hasher.hash(replace(llm))
     assert Hasher.hash(llm) != Hasher.hash(replace(llm, engine_kwargs={"max_model_len": 2048}))
+
+
+def test_parallel_requests_are_those_of_the_engine():
+    assert VLLM("some/model", engine_kwargs={"max_num_seqs": 32}).parallel_requests == 32
+    assert VLLM("some/model").parallel_requests is None
 
 
 @pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed")
@@ -254,8 +261,30 @@ class TestCompletions:
         llm.load()
         assert (random.random(), np.random.random(), torch.rand(1)) == expected
         assert torch.set_num_threads is set_num_threads
-        watched = ("LOCAL_WORLD_SIZE", "RANK", "LD_PRELOAD", "VLLM_ENABLE_V1_MULTIPROCESSING")
-        assert [os.environ.get(name) for name in watched] == [before.get(name) for name in watched]
+        assert dict(os.environ) == before
+
+    def test_cpu_binding_divides_the_cores_among_ranks(self, monkeypatch):
+        from hfsynth.llms.vllm_engine import cpu_binding
+
+        monkeypatch.delenv(BINDING, raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        cores = []
+        for rank in ("0", "1"):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            cores.append([int(core) for core in cpu_binding()[BINDING].split(",")])
+        assert all(cores)
+        assert set(cores[0]).isdisjoint(cores[1]) or os.cpu_count() == 1
+        monkeypatch.setenv(BINDING, "nobind")
+        assert cpu_binding() == {}
+
+    def test_unload_frees_the_memory(self, llm):
+        """The second load and unload adds less than a tenth of the weights and the KV cache to the process."""
+        process, sizes = psutil.Process(), []
+        for _ in range(2):
+            assert llm.complete([ask("Hi!")])[0].text
+            llm.unload()
+            sizes.append(process.memory_info().rss)
+        assert sizes[1] - sizes[0] < (EAGER["kv_cache_memory_bytes"] + 500 * 2**20) / 10
 
     def test_loading_a_second_unloads_the_first(self, llm, tiny):
         expected = llm.complete([ask("Hi!")])
