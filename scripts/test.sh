@@ -11,6 +11,6 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
-# two files at a time, a thread each: many tests wait for processes that they started
+# two files at a time, a thread each: many tests wait for processes that they started; in the order of tests/conftest.py
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-$bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
+$bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

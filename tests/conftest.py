@@ -19,6 +19,7 @@ for name in ("HF_TOKEN", "HF_HUB_DISABLE_XET"):
 
 import datasets  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from huggingface_hub.utils import disable_progress_bars  # noqa: E402
 
 from hfsynth import TransformersLLM  # noqa: E402
@@ -26,6 +27,12 @@ from hfsynth import TransformersLLM  # noqa: E402
 datasets.disable_progress_bars()
 disable_progress_bars()
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that run the real model: they take longest, and would leave a core idle at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("model")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def package_folder(name: str) -> Path:
@@ -47,12 +54,39 @@ def smollm_folder() -> str:
 
 
 @pytest.fixture(scope="session")
-def smollm(smollm_folder) -> TransformersLLM:
+def smollm_weights(smollm_folder, tmp_path_factory) -> str:
+    """The real model's weights as safetensors: they load in a second, where the GGUF file takes half a minute.
+
+    The processes of one test session share the folder; the first that needs it writes it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "weights" / "SmolLM2-135M-Instruct"
+    with FileLock(shared / "weights.lock"):
+        if not folder.exists():
+            write_weights(smollm_folder, folder)
+    return str(folder)
+
+
+def write_weights(gguf_folder: str, folder: Path) -> None:
+    """Write the weights of a GGUF file in float32, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    quantized = AutoModelForCausalLM.from_pretrained(gguf_folder, gguf_file=GGUF, dtype="float32")
+    settings = {name: value for name, value in quantized.config.to_dict().items() if name != "quantization_config"}
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model.load_state_dict(quantized.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf_folder, gguf_file=GGUF).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_weights) -> TransformersLLM:
     """The real model, in float32, where a row's completion doesn't depend on its batch."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
-    return TransformersLLM(smollm_folder, gguf_file=GGUF, dtype="float32", batch_size=8)
+    return TransformersLLM(smollm_weights, dtype="float32", batch_size=8)
 
 
 @pytest.fixture
