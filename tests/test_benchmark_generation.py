@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from hfsynth.engine.attention import install_attention
-from tests.conftest import GGUF
 from tests.tiny import SIZES, tiny
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "benchmarks"
 
 
 def benchmark(*flags):
-    command = [sys.executable, str(SCRIPTS / "generation.py"), *map(str, flags)]
+    command = [sys.executable, str(SCRIPTS / "generation.py"), "--threads", "1", *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -132,8 +131,8 @@ def test_engine_is_measured_in_every_round(tmp_path):
 
 
 @pytest.mark.model
-def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_folder):
-    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "float32"]
+def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_weights):
+    flags = ["--model", smollm_weights, "--dtype", "float32"]
     flags += ["--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1, "--calls", 1]
     ways = ["hfsynth, whole run", "continuous batching", "row by row"]
     process = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)

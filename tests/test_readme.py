@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GGUF
-
 README = (Path(__file__).parent.parent / "README.md").read_text()
 LLM = 'TransformersLLM("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16")'
 
 
 @pytest.mark.model
-def test_every_snippet_of_the_readme_runs(smollm_folder, tmp_path, monkeypatch, capsys, hub):
+def test_every_snippet_of_the_readme_runs(smollm_weights, tmp_path, monkeypatch, capsys, hub):
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     assert code.count(LLM) == 1
-    code = code.replace(LLM, f"TransformersLLM({smollm_folder!r}, gguf_file={GGUF!r}, dtype='bfloat16')")
+    code = code.replace(LLM, f"TransformersLLM({smollm_weights!r}, dtype='float32')")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from tests.conftest import GGUF
 from tests.model_server import MODEL, ModelServer
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -27,12 +26,25 @@ def script(name, *flags, cwd=None, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+@pytest.fixture
+def ended(monkeypatch, capsys, tmp_path):
+    """Run a script that ends before it loads a model, in this process; return its exit status, output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def status_and_texts(name, *flags):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as exited:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        return exited.value.code, *capsys.readouterr()
+
+    return status_and_texts
+
+
 @pytest.mark.parametrize("name", [*TECHNIQUES, "quickstart"])
-def test_help_lists_every_flag(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
-    flags = set(capsys.readouterr().out.split())
+def test_help_lists_every_flag(name, ended):
+    status, output, _ = ended(name, "--help")
+    assert status == 0
+    flags = set(output.split())
     assert {"--model", "--push-to-hub"} <= flags
     if name != "quickstart":
         assert {"--seed", "--output-dir", "--batch-size", "--dataset"} <= flags
@@ -68,23 +80,24 @@ def test_wrong_value_loads_no_model(tmp_path):
     assert "error: --n-turns " in process.stderr
 
 
-def test_bootstrap_without_seeds_loads_no_model(tmp_path):
-    process = script("bootstrap", "--model", "/nowhere", "--num-rows", 2, cwd=tmp_path)
-    assert "--num-rows" in process.stderr
+def test_bootstrap_without_seeds_loads_no_model(ended):
+    status, _, error = ended("bootstrap", "--model", "/nowhere", "--num-rows", 2)
+    assert status == 1
+    assert "--num-rows" in error
 
 
 @pytest.mark.parametrize("name", ["magpie", "quickstart"])
-def test_missing_gguf_file_is_one_line(tmp_path, name):
-    process = script(name, "--model", tmp_path, "--gguf-file", "a.gguf", "--num-rows", 2, cwd=tmp_path)
-    assert process.returncode == 1
-    assert "'a.gguf'" in process.stderr
-    assert "rows/s" not in process.stderr
-    assert process.stdout == ""
+def test_missing_gguf_file_is_one_line(tmp_path, name, ended):
+    status, output, error = ended(name, "--model", tmp_path, "--gguf-file", "a.gguf", "--num-rows", 2)
+    assert status == 1
+    assert "'a.gguf'" in error
+    assert "rows/s" not in error
+    assert output == ""
 
 
 @pytest.mark.model
-def test_magpie_without_input_is_pushed(tmp_path, smollm_folder, hub):
-    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--num-rows", 4]
+def test_magpie_without_input_is_pushed(tmp_path, smollm_weights, hub):
+    flags = ["--model", smollm_weights, "--dtype", "float32", "--num-rows", 4]
     flags += ["--instruction-max-new-tokens", 40, "--response-max-new-tokens", 10, "--keep-truncated"]
     flags += ["--output-dir", tmp_path / "made"]
     flags += ["--push-to-hub", "user/nothing", "--config-name", "magpie"]
@@ -100,8 +113,8 @@ def test_magpie_without_input_is_pushed(tmp_path, smollm_folder, hub):
 
 
 @pytest.mark.model
-def test_quickstart_second_run_generates_nothing(tmp_path, smollm_folder):
-    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--num-rows", 2, "--output-dir", tmp_path / "quickstart"]
+def test_quickstart_second_run_generates_nothing(tmp_path, smollm_weights):
+    flags = ["--model", smollm_weights, "--num-rows", 2, "--output-dir", tmp_path / "quickstart"]
     first = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
     assert first.returncode == 0, first.stderr
     assert "self_instruct: " in first.stdout

@@ -239,7 +239,7 @@ def test_running_out_of_memory_halves_the_rows_and_loses_none(pair, monkeypatch,
 
 def test_one_row_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
     short_of_memory(monkeypatch, 0)
-    with pytest.raises(GenerationError, match="out of memory with one row of 20 tokens; use a smaller"):
+    with pytest.raises(GenerationError, match="row of 20 tokens"):
         run(DecodeLoop(pair[1], letters, 4), [tokenized(prompt(20))])
 
 
@@ -472,7 +472,7 @@ def test_loop_nan_logits_of_all_rows_raise(pair):
     model = ready(tiny())
     with torch.no_grad():
         model.model.norm.weight[:] = torch.nan
-    with pytest.raises(GenerationError, match=r"for each of 3 rows, the model's logits are not numbers"):
+    with pytest.raises(GenerationError, match=r"3 rows.*logits"):
         run(DecodeLoop(model, letters, 4), [tokenized(prompt(5, seed=n)) for n in range(3)])
 
 

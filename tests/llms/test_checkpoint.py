@@ -250,11 +250,11 @@ CLASSES = {
 
 
 @pytest.fixture
-def plain(tmp_path, smollm_folder):
+def plain(tmp_path, smollm_weights):
     """A small model of random weights."""
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(tmp_path / "model")
-    AutoTokenizer.from_pretrained(smollm_folder, gguf_file=GGUF).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(smollm_weights).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -281,7 +281,7 @@ def no_input(monkeypatch):
 
 @pytest.mark.parametrize("kind", [TransformersLLM, RewardModel])
 def test_model_code_is_refused_by_default_unasked(coded, no_input, kind):
-    with pytest.raises(GenerationError, match=r"Python code of its own.*trust_remote_code=True on the llm"):
+    with pytest.raises(GenerationError, match="trust_remote_code=True"):
         kind(str(coded)).load()
 
 
@@ -290,7 +290,7 @@ def test_tokenizer_code_is_refused_by_default_unasked(plain, no_input, kind):
     settings = {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["mine.MyTokenizer", None]}}
     edit(plain / "tokenizer_config.json", **settings)
     (plain / "mine.py").write_text("from transformers import LlamaTokenizer as MyTokenizer\n")
-    with pytest.raises(GenerationError, match=r"Python code of its own.*trust_remote_code=True on the llm"):
+    with pytest.raises(GenerationError, match="trust_remote_code=True"):
         kind(str(plain)).load()
 
 
@@ -417,5 +417,5 @@ def test_load_chat_tokenizer_of_a_gguf_has_its_context(smollm_folder, monkeypatc
 
 def test_load_chat_tokenizer_without_a_template_raises(plain):
     (plain / "chat_template.jinja").unlink()
-    with pytest.raises(GenerationError, match="'small' has no chat template; use an instruct model"):
+    with pytest.raises(GenerationError, match=r"'small' .*chat template"):
         load_chat_tokenizer(str(plain), name="small", variables={})

@@ -14,7 +14,6 @@ from hfsynth.llm import Completion
 from hfsynth.llms import reward_model as classifier
 from hfsynth.llms.checkpoint import LOADED_MODELS
 from hfsynth.llms.reward_model import Classifier
-from tests.conftest import GGUF
 from tests.helpers import drive
 from tests.test_chat import CALLED, TEMPLATES, WEATHER
 from tests.tiny_chat import byte_tokenizer
@@ -39,8 +38,8 @@ def pair(instruction, response):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm_folder):
-    return AutoTokenizer.from_pretrained(smollm_folder, gguf_file=GGUF)
+def tokenizer(smollm_weights):
+    return AutoTokenizer.from_pretrained(smollm_weights)
 
 
 def saved(folder, tokenizer, model):
@@ -206,7 +205,7 @@ def test_an_llm_that_is_no_reward_model_is_an_error():
 
 @pytest.mark.model
 def test_a_model_that_writes_is_no_reward_model(smollm):
-    with pytest.raises(GenerationError, match=r"to score whole conversations, use RewardModel\(\.\.\.\)"):
+    with pytest.raises(GenerationError, match="RewardModel"):
         Dataset.from_dict(ROWS).map(Reward(smollm), batched=True, with_indices=True)
 
 
@@ -226,7 +225,7 @@ def test_a_reward_model_writes_nothing(request_, wanted):
 
 def test_a_model_that_was_not_trained_to_classify_is_an_error(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer, LlamaForCausalLM(LlamaConfig(**SIZES)))
-    with pytest.raises(GenerationError, match=r"is no reward model: it has no weights for \['score.weight'\]"):
+    with pytest.raises(GenerationError, match=r"\['score.weight'\]"):
         RewardModel(folder).load()
 
 

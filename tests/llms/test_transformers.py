@@ -171,8 +171,8 @@ def test_complete_without_system_role_fails_rows_or_raises(smollm, monkeypatch):
     system = Request(messages=({"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}), sampling=GREEDY)
     good, bad = smollm.complete([ask("Hi!"), system])
     assert good.text
-    assert "SmolLM2-135M-Instruct.Q4_1 refuses a system role: no such role" in bad.error
-    with pytest.raises(ChatTemplateError, match=r"SmolLM2-135M-Instruct.Q4_1 refuses a system role"):
+    assert "SmolLM2-135M-Instruct refuses a system role: no such role" in bad.error
+    with pytest.raises(ChatTemplateError, match=r"SmolLM2-135M-Instruct .*system role"):
         smollm.complete([system, system])
 
 
@@ -335,7 +335,7 @@ def test_scores_are_near_whatever_else_is_in_flight(smollm):
 @pytest.mark.model
 def test_device_map_with_several_processes_raises(smollm, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(GenerationError, match="2 processes run on this node, each of which would take all"):
+    with pytest.raises(GenerationError, match=r"device_map .*2 processes"):
         replace(smollm, device_map="auto").load()
 
 

@@ -16,7 +16,6 @@ from datasets import Dataset, load_dataset
 
 from hfsynth import EchoLLM, TextGeneration
 from hfsynth.distributed import wait_until
-from tests.conftest import GGUF
 
 ROOT = Path(__file__).parents[2]
 ROWS = 20
@@ -232,8 +231,8 @@ def test_run_request_always_raises_next_run_completes_it(launched, expected):
 
 
 @pytest.mark.model
-def test_run_real_model_killed_process_same_rows(tmp_path, smollm_folder):
-    flags = ["--model", smollm_folder, "--gguf-file", GGUF, "--dtype", "bfloat16", "--max-rows", 8, "--chunk-size", 2]
+def test_run_real_model_killed_process_same_rows(tmp_path, smollm_weights):
+    flags = ["--model", smollm_weights, "--dtype", "float32", "--max-rows", 8, "--chunk-size", 2]
     flags += ["--instruction-max-new-tokens", 16, "--response-max-new-tokens", 8, "--keep-truncated"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
 
