@@ -40,7 +40,7 @@ class TextGeneration(Technique):
     'Hello?'
     """
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 4
     input_advice: ClassVar[str] = "set use_input=True"
 
     template: str | None = field(
