@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Value, disable_progress_bars
 
-from hfsynth import EchoLLM, RowError, SamplingParams, TextGeneration, WellFormed, run
+from hfsynth import EchoLLM, Pipeline, RowError, SamplingParams, TextGeneration, WellFormed, run
 from hfsynth.errors import FlowError
 from hfsynth.filter import Drop, Filter
 from hfsynth.llm import Completion, Request
@@ -286,7 +286,8 @@ def test_run_real_model_has_the_rows_of_single_steps(tmp_path, smollm):
     )
     rows = Dataset.from_dict({"instruction": [f"Name {n} fruits." for n in range(10)]})
     chained = complete(first >> second, tmp_path, rows)
-    alone = complete(second, tmp_path / "alone", complete(first, tmp_path / "alone", rows).dataset)
+    alone = complete(Pipeline((first,)), tmp_path / "alone", rows)
+    alone = complete(Pipeline((second,)), tmp_path / "alone", alone.dataset)
     assert chained.dataset.to_list() == alone.dataset.to_list()
     assert [step.unequal_rows for step in chained.record.steps] == [0, 0]
 
