@@ -549,7 +549,7 @@ class _RunState:
         for other in self.steps[self.steps.index(state) + 1 :]:
             next_files = self._find_files(other, [fingerprint, *self._earlier_fingerprints.get(fingerprint, ())], 0)
             fingerprint = next_files.fingerprint
-            if isinstance(other.step, DatasetStep) and other.step.is_row_wise:
+            if isinstance(other.step, DatasetStep) and other.step.is_row_wise and not other.step.loads_model:
                 filters.append(other.step)
                 continue
             if other.step not in self._later_steps(state) or not isinstance(other.step, Technique):

@@ -100,6 +100,11 @@ class Without(Filter):
     """Drops texts with a word."""
 
     word: str
+    has_model: bool = False
+
+    @property
+    def loads_model(self):
+        return self.has_model
 
     def decide(self, values, kept):
         return (Drop("word", self.word) if self.word in value else None for value in values)
@@ -184,6 +189,12 @@ def test_run_filter_that_hides_its_memory_changes_no_row(tmp_path, caplog):
     unique = list(dict.fromkeys(rows["instruction"]))
     assert result.dataset["b"][:] == [f"b {text}" for text in unique]
     assert "stateful" in caplog.text
+
+
+def test_run_filter_with_a_model_is_a_barrier(tmp_path):
+    """Its model and the llm, whose stream goes on, would be in memory at once."""
+    complete(pipeline(tmp_path, Without(word="7", has_model=True)), tmp_path)
+    assert num_early(tmp_path) == 0
 
 
 def test_run_function_and_other_llm_are_barriers(tmp_path):
