@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from datasets import Features, List, Value
 
 from hfsynth.config import as_texts, settle_fields
+from hfsynth.conversation import conversation_text, find_conversation_column, read_conversation
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import LLM, Message, Need, Request, SamplingParams
@@ -78,6 +79,7 @@ HAZARDS = {
     "privacy": "seeks or gives what is private about somebody, or helps to watch them",
 }
 """"safe" and the hazards that a row can have → their meanings; Magpie asks a guard model the same."""
+_PAIR = ("instruction", "response")
 _QUESTION = "{question} Answer with one of these, and nothing else: {{{{ choices | join(', ') }}}}."
 
 
@@ -97,6 +99,9 @@ class Judge(Technique):
     In one conversation the model reads the template, answers the `pre_questions` in writing, and then chooses the
     answer to `question`. A column that the template tests with `is defined` is optional. A row fails if another column
     of the template is None, if all are blank, or if the model answers a pre-question with nothing.
+
+    If the template reads `instruction`, and the dataset has `messages` or `conversations` instead, a last turn of the
+    assistant is the `response`, and the turns before it are the `instruction`.
 
     The class methods `quality`, `difficulty`, `category`, `language` and `safety` return the judges of Magpie's tags.
     `quality` and `safety` read `instruction` and, if there is one, `response`; the others read `instruction`.
@@ -208,7 +213,16 @@ class Judge(Technique):
         """Return the template's columns, without optional ones that are not available."""
         optional = optional_variables(self.template)
         columns = [name for name in prompt_variables(self.template) if name not in optional or name in available]
+        conversation = find_conversation_column(available)
+        if self._reads_instruction and "instruction" not in available and conversation and conversation not in columns:
+            others = dict.fromkeys((name for name in columns if name not in _PAIR), Input.ANYTHING)
+            return {conversation: Input.CONVERSATION, **others}
         return dict.fromkeys(columns, Input.ANYTHING)
+
+    @property
+    def _reads_instruction(self) -> bool:
+        """Whether the template needs `instruction`."""
+        return "instruction" in set(prompt_variables(self.template)) - set(optional_variables(self.template))
 
     @property
     def output_features(self) -> Features:
@@ -226,6 +240,8 @@ class Judge(Technique):
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request the answers to the pre-questions, then the scores of the choices."""
         optional = optional_variables(self.template)
+        if self._reads_instruction and "instruction" not in row:
+            row = _with_pair(row, prompt_variables(self.template))
         _check_row({name: value for name, value in row.items() if name not in optional})
         questions = [*self.pre_questions.values(), render_prompt(self.question, {"choices": self.choices})]
         questions[0] = f"{render_prompt(self.template, row)}\n\n{questions[0]}"
@@ -259,6 +275,23 @@ def probabilities(scores: Sequence[float]) -> list[float]:
     shares = [math.exp(score - largest) for score in scores]
     total = math.fsum(shares)
     return [share / total for share in shares]
+
+
+def _with_pair(row: Row, names: Collection[str]) -> Row:
+    """Return a row with those of `instruction` and `response` that are among `names`, in place of its conversation.
+
+    Raises:
+        RowError: If the conversation can't be read.
+    """
+    column = find_conversation_column(row)
+    messages = read_conversation(column, row[column])
+    answer = messages[-1:] if messages[-1]["role"] == "assistant" else ()
+    asked = messages[: len(messages) - len(answer)]
+    turns = [(message["role"], conversation_text([message])) for message in asked]
+    is_single = [role for role, _ in turns] == ["user"]
+    instruction = turns[0][1] if is_single else "\n\n".join(f"{role}: {text}" for role, text in turns)
+    pair = {"instruction": instruction, "response": conversation_text(answer) if answer else None}
+    return {name: value for name, value in {**row, **pair}.items() if name in names}
 
 
 def _check_row(row: Mapping[str, Any]) -> None:

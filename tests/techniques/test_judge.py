@@ -94,6 +94,56 @@ def test_judge_preset_of_the_instruction_ignores_responses(name):
     assert set(PRESETS[name](LLM).input_features(["instruction", "response"])) == {"instruction"}
 
 
+CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+TURNS = [
+    {"role": "user", "content": "Name a colour."},
+    {"role": "assistant", "content": "Red."},
+    {"role": "user", "content": "And 1 + 1?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+]
+SYSTEM = {"role": "system", "content": "Be brief."}
+SHAREGPT = [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "instruction", "response"),
+    [
+        ("messages", TURNS[:2], "Name a colour.", "Red."),
+        ("messages", TURNS[:1], "Name a colour.", None),
+        ("messages", TURNS, "user: Name a colour.\n\nassistant: Red.\n\nuser: And 1 + 1?", 'add({"a": 1})'),
+        ("messages", [SYSTEM, *TURNS[:2]], "system: Be brief.\n\nuser: Name a colour.", "Red."),
+        ("conversations", SHAREGPT, "Hi.", "Hello."),
+        ("conversations", '[{"role": "user", "content": "Hi."}]', "Hi.", None),
+    ],
+)
+@pytest.mark.parametrize("name", PRESETS)
+def test_judge_preset_reads_conversations(name, column, value, instruction, response):
+    technique = PRESETS[name](LLM)
+    assert list(technique.input_features(["id", column])) == [column]
+    replies = [
+        *[say("x")] * len(technique.pre_questions),
+        scored("easy", -1.0, *[-2.0] * (len(technique.choices) - 1)),
+    ]
+    requests, _ = drive(technique.flow({column: value}, RNG), *replies)
+    pair = {"instruction": instruction} | ({"response": response} if response else {})
+    expected, _ = drive(technique.flow(pair, RNG), *replies)
+    assert contents(requests[0]) == contents(expected[0])
+    assert instruction in requests[0].messages[0]["content"]
+
+
+def test_judge_prefers_instruction_to_messages():
+    assert list(Judge.difficulty(LLM).input_features(["messages", "instruction"])) == ["instruction"]
+    own = Judge(LLM, template="{{ messages }} {{ instruction }}", question="?", choices=("a", "b"))
+    assert set(own.input_features(["messages"])) == {"messages", "instruction"}
+
+
+def test_judge_unreadable_conversation_fails_its_row():
+    wrong = ([{"role": "alien", "content": "x"}], [{"role": "user", "content": " "}])
+    rows = Dataset.from_dict({"messages": [TURNS[:2], *wrong]})
+    judged = rows.map(Judge.safety(LLM), batched=True, with_indices=True)
+    assert [label is None for label in judged["safety"]] == [False, True, True]
+
+
 def test_judge_quality_defines_its_levels_in_the_prompt():
     (request,), _ = drive(Judge.quality(LLM).flow({"instruction": "Hi"}, RNG), scored("good", -1.0, -2.0))
     assert all(f"\n- {level}: {meaning}" in request.messages[0]["content"] for level, meaning in QUALITY.items())
