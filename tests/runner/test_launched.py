@@ -233,7 +233,7 @@ def test_run_request_always_raises_next_run_completes_it(launched, expected):
 @pytest.mark.model
 def test_run_real_model_killed_process_same_rows(tmp_path, smollm_weights):
     flags = ["--model", smollm_weights, "--dtype", "float32", "--max-rows", 8, "--chunk-size", 2]
-    flags += ["--instruction-max-new-tokens", 16, "--response-max-new-tokens", 8, "--keep-truncated"]
+    flags += ["--instruction-max-new-tokens", 64, "--response-max-new-tokens", 16, "--keep-truncated"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
 
     def start(name, launcher):
@@ -243,7 +243,7 @@ def test_run_real_model_killed_process_same_rows(tmp_path, smollm_weights):
         return subprocess.Popen(list(map(str, command)), env=environment, **pipes)
 
     victim = start("two", [*LAUNCH, *TWO])
-    assert wait_until(lambda: list((tmp_path / "two-run").rglob("chunk-*.arrow")) or victim.poll() is not None, 200)
+    assert wait_until(lambda: list((tmp_path / "two-run").rglob("journal-*")) or victim.poll() is not None, 200)
     workers = subprocess.run(["pgrep", "-P", str(victim.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     victim.communicate()
@@ -255,6 +255,7 @@ def test_run_real_model_killed_process_same_rows(tmp_path, smollm_weights):
         assert process.returncode == 0, errors
         outputs[name] = output.replace(str(tmp_path / name), "")
         result[name] = load_dataset(str(tmp_path / name), "magpie", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(result["one"]) > 0
     assert result["one"].to_list() == result["two"].to_list()
     assert outputs["one"] == outputs["two"]
 
