@@ -261,8 +261,11 @@ class TrainingFormat(Configuration, DatasetStep):
             name: [_plain(new[name]) for several in news.values() for new in several] for name in COLUMNS[self.type]
         }
         kinds = {name: features[name] for name in COLUMNS[self.type]}
-        new = Dataset.from_dict(values, features=Features(kinds))
-        if others:
+        if not places:  # concatenate_datasets would leave the columns of an empty dataset out
+            values |= {name: [] for name in others}
+            kinds |= {name: dataset.features[name] for name in others}
+        new = Dataset.from_dict(values, features=Features(kinds), split=dataset.split)
+        if places and others:
             rest = dataset.select(places).select_columns(others)
             new = concatenate_datasets([new, rest], axis=1, split=dataset.split)
         new.info.description = dataset.info.description  # the records of runs

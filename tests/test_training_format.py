@@ -173,6 +173,14 @@ def test_preference_of_rows_pairs_those_of_one_prompt():
     assert list(zip(dropped["row"], dropped["rule"], strict=True)) == [(0, "between"), (1, "no_difference")]
 
 
+def test_preference_without_a_pair_keeps_the_columns():
+    columns = {"instruction": ["A", "A"], "response": ["x", "y"], "source": ["a", "b"]}
+    equal, unequal = (Dataset.from_dict({**columns, "rating": ratings}) for ratings in ([3, 3], [1, 3]))
+    form = TrainingFormat("preference", score="rating")
+    assert form(equal).features == form(unequal).features
+    assert (len(form(equal)), len(form(unequal))) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("scores", "fields"),
     [([0.2, 0.7], {"minimum": 0.5}), (["poor", "good"], {"accepted": ("good",)}), ([False, True], {})],
