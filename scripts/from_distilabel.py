@@ -110,6 +110,8 @@ class Translation:
     """Column that several steps of distilabel write → the separate columns that replace it."""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Column of lists in distilabel → the columns of single values that replace it."""
+    absent: set[str] = field(default_factory=lambda: {"model_name", "distilabel_metadata"})
+    """Columns of distilabel that no step writes here."""
 
     def add(self, step: Technique) -> None:
         """Add a technique. Output columns that an earlier step has written get new names."""
@@ -279,6 +281,9 @@ def _ultra_feedback(node: Node, result: Translation) -> None:
         "the wording of the question is hfsynth's."
     )
     inputs = {name: column for name, column in node.inputs.items() if name != "generations"}
+    for rating in ("rating", "rationale"):
+        columns = [f"{rating}_{response}" for response in responses] if len(responses) > 1 else [rating]
+        result.groups[node.outputs.get(f"{rating}s", f"{rating}s")] = columns
     for number, response in enumerate(responses):
         suffix = f"_{response}" if len(responses) > 1 else ""
         outputs = {"label": f"rating{suffix}", "probabilities": f"rating_probabilities{suffix}"}
@@ -341,20 +346,25 @@ def _format_for_dpo(node: Node, result: Translation) -> None:
         result.add_function(f"group_for_{node.name}", f"return dataset.map(lambda row: {{{lists}}})")
         fields_of_pair = {"response": column, "score": "ratings"}
     elif result.place_of(Judge, "rating") is not None:
-        fields_of_pair = {"response": node.inputs.get("generations", "generation"), "score": "rating"}
+        fields_of_pair = {"response": column if column in result.versions else "generation", "score": "rating"}
     else:
         result.advice.append(
             f"{node.name} ({node.kind}) is left out: no step rates responses. {read_table()[node.kind]}"
         )
         return
+    result.absent |= {"prompt_id", "chosen_model", "chosen_rating", "rejected_model", "rejected_rating"}
     result.steps.append(TrainingFormat("preference", instruction=prompt, name=node.name, **fields_of_pair))
 
 
 def _keep_columns(node: Node, result: Translation) -> None:
     wanted = [single for name in node.values["columns"] for single in result.groups.get(name, [name])]
-    kept = [name for name in wanted if name not in ("model_name", "distilabel_metadata")]
+    kept = [name for name in wanted if name not in result.absent]
     if len(kept) < len(wanted):
-        result.advice.append(f"{node.name}: models and tokens are in the column generation_metadata, which is kept.")
+        absent = [name for name in wanted if name in result.absent]
+        result.advice.append(
+            f"{node.name}: there is no column {' or '.join(map(repr, absent))}; models and tokens are in the column "
+            "generation_metadata, which is kept."
+        )
     result.add_function(node.name, f"return dataset.select_columns({[*kept, 'generation_metadata']!r})")
 
 

@@ -112,6 +112,26 @@ def test_template_and_rating_of_several_generations():
     assert "Deduplicate" in advice_on(result, "min_hash_dedup_0")[0]
 
 
+def test_pairs_of_generations_keep_their_columns():
+    result = translation("ranking")
+    assert [text for text in advice_on(result, "keep_columns_0") if "'chosen_rating'" in text]
+    answer, judge, *others = echo_pipeline(result).steps
+    answer = replace(answer, llm=ScriptedLLM(["Oak.", "Elm."]))
+    judge = replace(judge, llm=ScriptedLLM(["Good.", "Bad.", "2", "4"]))
+    rows = Pipeline((answer, judge, *others)).run(Dataset.from_dict({"instruction": ["Name a tree."]}), quiet=True)
+    assert rows.column_names == ["prompt", "chosen", "rejected", "generation_metadata"]
+    assert [rows[0][name][0]["content"] for name in ("chosen", "rejected")] == ["Elm.", "Oak."]
+
+
+def test_kept_ratings_are_those_of_each_response():
+    rows = Dataset.from_dict({"instruction": ["Name a tree."]})
+    rows = echo_pipeline(translation("ratings")).run(rows, quiet=True)
+    ratings = ["rating_generation", "rating_generation_second"]
+    rationales = ["rationale_generation", "rationale_generation_second"]
+    expected = ["generation", "generation_second", *ratings, *rationales, "generation_metadata"]
+    assert rows.column_names == expected
+
+
 def test_own_mutation_templates_are_kept():
     saved = yaml.load((SAVED / "instructions.yaml").read_text(), converter._Loader)
     step = next(one["step"] for one in saved["pipeline"]["steps"] if one["name"] == "evol_instruct_0")

@@ -84,13 +84,33 @@ def templates():
     load >> answer >> rate >> drop
 
 
+def ranking():
+    load = steps.LoadDataFromDicts(data=[{"instruction": "Name a tree."}])
+    llm = llms.TransformersLLM(model=MODEL, generation_kwargs=SETTINGS)
+    answer = tasks.TextGeneration(
+        llm=llm, num_generations=2, group_generations=True, output_mappings={"generation": "generations"}
+    )
+    rate = tasks.UltraFeedback(aspect="instruction-following", llm=llm)
+    keep = steps.KeepColumns(columns=["prompt", "chosen", "rejected", "chosen_rating"])
+    load >> answer >> rate >> steps.FormatTextGenerationDPO() >> keep
+
+
+def ratings():
+    load = steps.LoadDataFromDicts(data=[{"instruction": "Name a tree."}])
+    llm = llms.TransformersLLM(model=MODEL, generation_kwargs=SETTINGS)
+    answers = [tasks.TextGeneration(llm=llm, name="first"), tasks.TextGeneration(llm=llm, name="second")]
+    group = steps.GroupColumns(columns=["generation"], output_columns=["generations"])
+    rate = tasks.UltraFeedback(aspect="honesty", llm=llm)
+    load >> answers >> group >> rate >> steps.KeepColumns(columns=["generations", "ratings", "rationales"])
+
+
 def names(module):
     found = {name: getattr(module, name) for name in module.__all__}
     classes = {name for name, cls in found.items() if inspect.isclass(cls) and hasattr(cls, "model_fields")}
     return sorted(classes - ABSTRACT)
 
 
-for build in (instructions, magpie, preferences, templates):
+for build in (instructions, magpie, preferences, templates, ranking, ratings):
     with Pipeline(build.__name__) as pipeline:
         build()
     pipeline.save(FOLDER / f"{build.__name__}.yaml", format="yaml")
