@@ -111,8 +111,8 @@ def test_passages_hub_dataset_by_config_and_split(hub):
 
 
 def test_passages_unreadable_benchmark_is_an_error(tmp_path, hub):
-    with pytest.raises(ValueError, match=r"'user/nothing:main'.*DatasetNotFoundError"):
-        places("user/nothing:main")
+    with pytest.raises(ValueError, match=r"'user/no-benchmark:main'.*DatasetNotFoundError"):
+        places("user/no-benchmark:main")
     (tmp_path / "a.pdf").write_text("one two three")
     with pytest.raises(ValueError, match=r"a\.pdf'.*'\.pdf'.*'\.csv'"):
         places(tmp_path / "a.pdf")
