@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from datasets import Dataset, Features, Json, List
+from datasets import Dataset, Features, Json, List, load_dataset
 from transformers import ByT5Tokenizer
 
 from hfsynth import (
@@ -274,8 +274,8 @@ def test_saved_calls_are_rendered_as_the_template_does(tmp_path):
     assert f"Look:\n<tool_call>\n{json.dumps(CALL['function'])}\n</tool_call>" in text
 
 
-def test_saved_conversations_keep_calls_and_tools(tmp_path):
-    """Through a filter, a judge and an answer, to the saved file and its card."""
+def test_saved_conversations_keep_calls_and_tools(tmp_path, hub):
+    """Through a filter, a judge and an answer, to the saved file, its card and the Hub."""
     talks = [list(CALLED), [QUESTION]]
     rows = Dataset.from_dict({"messages": talks, "tools": [[WEATHER], None]})
     judge = Judge(ScriptedLLM(["good"] * 2), template="{{ messages }}", choices=("good", "poor"), question="Which?")
@@ -284,6 +284,9 @@ def test_saved_conversations_keep_calls_and_tools(tmp_path):
     saved = saved_rows(result, tmp_path / "saved")
     assert saved.select_columns(["messages", "tools"]).to_dict() == rows.to_dict()
     assert "messages" in (tmp_path / "saved" / "README.md").read_text()
+    pipeline.push_to_hub(result.dataset, "user/tool-talks")
+    pushed = load_dataset("user/tool-talks", split="train", cache_dir=str(tmp_path / "cache"))
+    assert pushed.select_columns(["messages", "tools"]).to_dict() == rows.to_dict()
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "llama3_1", "gptoss", "glm4moe", "lfm2_2_5"])
