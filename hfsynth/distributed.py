@@ -122,7 +122,7 @@ def only_process_0(action: str) -> Iterator[bool]:
     They wait only if all processes are connected, as after a run. A block that only process 0 enters waits for none.
 
     Args:
-        action: What the block does and to what, such as "saving data/default"; the same in all processes.
+        action: The block's action and its object, such as "saving data/default"; the same in all processes.
 
     Yields:
         Whether this process is to run the block.

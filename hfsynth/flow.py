@@ -210,19 +210,21 @@ class FlowDriver:
         self._patience = patience
         self._watchdog: Watchdog | None = None
         self._error_of_more: BaseException | None = None
-        self.go_over(more, raised, watcher)
+        self.set_callbacks(more, raised, watcher)
         self._requests = Requests(self._start_more if more else None)
         self._asked: dict[RowState, Request] = {}
         self._stream: Iterator[tuple[Hashable, Completion]] = iter(())
         self._logged: set[tuple[type, ...]] = set()
 
-    def go_over(
+    def set_callbacks(
         self,
         more: Callable[[], None] | None = None,
         raised: RaisedRows | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        """Go over to the batches of the next technique; the llm's stream continues with the rows that are in flight.
+        """Set the callbacks of the batches that start from now on, such as those of the next technique.
+
+        Batches in flight keep theirs, and the llm's stream continues.
 
         Args:
             more: As in the constructor, for the batches from now on; the next arguments too.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Dataset, DatasetDict, Features
 
@@ -165,36 +165,6 @@ class Pipeline:
         True
         """
         return Pipeline(step.for_split(split) for step in self.steps)
-
-    @overload
-    def run(
-        self,
-        dataset: "Dataset | RowSource | None" = None,
-        *,
-        num_rows: int | None = None,
-        max_rows: int | None = None,
-        max_tokens: int | None = None,
-        run_dir: str | Path | None = None,
-        chunk_size: int | None = None,
-        deterministic: bool = False,
-        quiet: bool = False,
-        push_target: str | None = None,
-    ) -> Dataset: ...
-
-    @overload
-    def run(  # type: ignore[overload-cannot-match] # mypy knows no types of datasets
-        self,
-        dataset: DatasetDict,
-        *,
-        num_rows: int | None = None,
-        max_rows: int | None = None,
-        max_tokens: int | None = None,
-        run_dir: str | Path | None = None,
-        chunk_size: int | None = None,
-        deterministic: bool = False,
-        quiet: bool = False,
-        push_target: str | None = None,
-    ) -> DatasetDict: ...
 
     def run(
         self,

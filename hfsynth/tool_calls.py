@@ -109,7 +109,7 @@ def check_call(call: Any) -> Mapping[str, Any]:
 def derive_response_template(
     tokenizer: Any, render: TryRender, markers: Sequence[ThinkingMarkers] = THINKING
 ) -> Mapping[str, Any] | None:
-    """Derive how a model writes tool calls; None if no derived pattern parses the template's own rendering.
+    """Derive the pattern of tool calls from a chat template; None if it doesn't parse the template's own rendering.
 
     The derived response template parses an answer without its thinking, as `split_thinking` returns it.
 
@@ -119,14 +119,14 @@ def derive_response_template(
         markers: Markers of the model's thinking.
     """
     for number in (2, 1):  # some templates refuse two calls in a turn
-        written, end = _written(render, number, markers)
+        written, end = _render_calls(render, number, markers)
         for form in (_json_field, _named_json_field, _tagged_field, _python_field):
             field = form(written, end, number)
             if field and not any(name in str(field) for name in _NAMES):
                 # texts before and after a call are both kept
                 content = {"content": "text", "repeats": True, "join": "\n"}
                 template = {"start_anchor_pattern": r"\A", "fields": {"tool_calls": field, "content": content}}
-                if _reads(tokenizer, template, written.removesuffix(end), number):
+                if _is_parsed(tokenizer, template, written.removesuffix(end), number):
                     return template
     return None
 
@@ -137,8 +137,8 @@ def _sample_call(index: int, as_text: bool) -> dict[str, Any]:
     return {"id": identifier, "type": "function", "function": {"name": _NAMES[index], "arguments": arguments}}
 
 
-def _written(render: TryRender, number: int, markers: Sequence[ThinkingMarkers]) -> tuple[str, str]:
-    """Return what a model that makes sample calls writes, and the end of a turn; "" for both if it can't be rendered.
+def _render_calls(render: TryRender, number: int, markers: Sequence[ThinkingMarkers]) -> tuple[str, str]:
+    """Return the text of sample calls in an answer, and the end of a turn; "" for both if they can't be rendered.
 
     Args:
         render: The chat template.
@@ -159,7 +159,7 @@ def _written(render: TryRender, number: int, markers: Sequence[ThinkingMarkers])
     return split_thinking(called[:shared], called[shared:], markers)[1], plain.partition(_ANSWER)[2]
 
 
-def _reads(tokenizer: Any, template: Mapping[str, Any], written: str, number: int) -> bool:
+def _is_parsed(tokenizer: Any, template: Mapping[str, Any], written: str, number: int) -> bool:
     """Return whether a response template parses the rendered sample calls, and no call from a plain answer."""
     try:
         parsed = parse_answer(tokenizer, template, "", written, SAMPLE_TOOLS)
@@ -182,7 +182,7 @@ def _json_field(written: str, end: str, number: int) -> dict[str, Any] | None:
         function = {"name": "{name}", "arguments": f"{{{key}}}"}
         return _list_field("json", before.rstrip()[:-1], after.lstrip()[1:], function)
     function = {"name": "{content.name}", "arguments": f"{{content.{key}}}"}
-    frame = _frame(written, spans, end)
+    frame = _call_patterns(written, spans, end)
     if frame["open_pattern"] == _NO_MARKER:  # no marker: an answer that is one object
         frame = {"open_pattern": r'\A\s*(?=\{\s*"name")'}
     return {**frame, "content": "json", "transform": {"type": "function", "function": function}}
@@ -195,7 +195,7 @@ def _named_json_field(written: str, end: str, number: int) -> dict[str, Any] | N
     if len(found) != number or any(not 0 <= start < span[0] for start, span in zip(starts, found, strict=True)):
         return None
     between = written[starts[0] + len(_NAMES[0]) : found[0][0]]
-    frame = _frame(written, [(start, span[1]) for start, span in zip(starts, found, strict=True)], end)
+    frame = _call_patterns(written, [(start, span[1]) for start, span in zip(starts, found, strict=True)], end)
     if not between.strip() or frame["open_pattern"] == _NO_MARKER:
         return None
     opening = f"{frame['open_pattern']}(?P<name>[\\w.-]+?){_flexible(between)}"
@@ -217,7 +217,7 @@ def _tagged_field(written: str, end: str, number: int) -> dict[str, Any] | None:
     starts = [match.start(), *(stop for _, stop in breaks)]
     ends = [*(start for start, _ in breaks), match.end()]
     spans = [(start, stop + len(value_closing)) for start, stop in zip(starts, ends, strict=True)]
-    frame = _frame(written, spans, end)
+    frame = _call_patterns(written, spans, end)
     if frame["open_pattern"] == _NO_MARKER:
         return None
     tag = (
@@ -253,13 +253,13 @@ def _list_field(content: str, before: str, after: str, function: Mapping[str, st
     return {"open": before.strip(), **closing, "content": content, "transform_each": True, "transform": transform}
 
 
-def _frame(written: str, spans: Sequence[tuple[int, int]], end: str) -> dict[str, Any]:
-    """Return the patterns of what opens and closes a call, where a marker around all calls may stand before the first.
+def _call_patterns(written: str, spans: Sequence[tuple[int, int]], end: str) -> dict[str, Any]:
+    """Return the patterns before and after a call; a marker around all calls may precede the first.
 
     Args:
         written: The rendered calls.
         spans: Where the text of each call begins and ends.
-        end: What ends a turn.
+        end: The end of a turn.
     """
     before, after = written[: spans[0][0]], written[spans[-1][1] :].removesuffix(end)
     opening, closing = before, after

@@ -28,6 +28,20 @@ def note(file: str, text: str) -> None:
 
 
 @dataclass(frozen=True)
+class NotedLLM(EchoLLM):
+    """An echo that notes when it is used and unloaded, and that differs from another by its number."""
+
+    number: int = 0
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        note("memory", f"{self.number} ")
+        return super().complete(requests)
+
+    def unload(self) -> None:
+        note("memory", f"-{self.number} ")
+
+
+@dataclass(frozen=True)
 class ActingLLM(EchoLLM):
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         own_rank = os.environ.get("RANK", "0")

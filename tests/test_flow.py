@@ -153,7 +153,7 @@ def test_finish_mistake_of_a_watched_batch_is_not_raised():
     assert ended == [second[1]]
 
 
-def test_go_over_continues_the_stream_with_other_callbacks():
+def test_set_callbacks_continues_the_stream():
     def flow(turns):
         for turn in range(turns):
             yield ask(f"{turns} {turn}")
@@ -162,7 +162,7 @@ def test_go_over_continues_the_stream_with_other_callbacks():
     before, after = [], []
     flows = FlowDriver(RepeatingLLM(), watcher=Watcher(ended=lambda run: before.append(run.seeds.row)))
     flows.finish(flows.start([flow(1)], seeds(1)))
-    flows.go_over(watcher=Watcher(ended=lambda run: after.append(run.seeds.row)))
+    flows.set_callbacks(watcher=Watcher(ended=lambda run: after.append(run.seeds.row)))
     assert flows.advance() is False
     flows.finish(flows.start([flow(2), flow(1)], seeds(2)))
     assert (before, after) == ([0], [1, 0])

@@ -638,7 +638,7 @@ class ChunksInFlight:
         """
         self._claimed.extend(sorted(numbers))
         if flows is not None:
-            flows.go_over(self._start_next, self.technique.raised_rows, self.watcher)
+            flows.set_callbacks(self._start_next, self.technique.raised_rows, self.watcher)
             self._flows = flows
         self._started.extend(sorted(started.items()))
         for run in chain.from_iterable(started.values()):

@@ -21,22 +21,8 @@ from hfsynth import (
 )
 from hfsynth.distributed import ProcessGroup
 from hfsynth.run_record import records
-from tests.acting import ActingLLM, note, without_first
+from tests.acting import ActingLLM, NotedLLM, without_first
 from tests.helpers import OnlyOnce, RepeatingLLM
-
-
-@dataclass(frozen=True)
-class NotedLLM(EchoLLM):
-    """An echo that notes when it is used and unloaded, and that differs from another by its number."""
-
-    number: int = 0
-
-    def complete(self, requests):
-        note("memory", f"{self.number} ")
-        return super().complete(requests)
-
-    def unload(self):
-        note("memory", f"-{self.number} ")
 
 
 def pipeline(seconds=0.0):

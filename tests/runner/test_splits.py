@@ -3,31 +3,16 @@
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from datasets import Dataset, DatasetDict
 
 from hfsynth import CategorySampler, ColumnError, EchoLLM, Pipeline, RunError, ScriptedLLM, TextGeneration, run
-from tests.acting import ActingLLM, note
+from tests.acting import ActingLLM, NotedLLM
 from tests.helpers import OnlyOnce
 
 LLM = EchoLLM()
 ANSWER = Pipeline((TextGeneration(LLM),))
-
-
-@dataclass(frozen=True)
-class NotedLLM(EchoLLM):
-    """An echo that notes when it is used and unloaded."""
-
-    number: int = 0
-
-    def complete(self, requests):
-        note("memory", f"{self.number} ")
-        return super().complete(requests)
-
-    def unload(self):
-        note("memory", f"-{self.number} ")
 
 
 @pytest.fixture
