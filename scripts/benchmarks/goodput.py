@@ -30,7 +30,7 @@ _TENTHS = 10
 
 @dataclass
 class Trace:
-    """What one stream did."""
+    """The counters of one stream."""
 
     requests: list[Request] = field(default_factory=list)
     """The requests in the order in which they were taken."""
@@ -76,7 +76,7 @@ TRACES: list[Trace] = []
 
 
 def traced(llm: TransformersLLM, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-    """Complete requests, and add what is done to the last trace."""
+    """Complete requests, and count their work in the last trace."""
     trace, model = TRACES[-1], llm.loaded_model()
     before = trace.counters[-1]
     for key, completion in model.stream(Recorder(requests, trace), llm.batch_size):
