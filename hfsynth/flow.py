@@ -15,8 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, get_args
 
@@ -177,14 +177,17 @@ class Watcher:
     raised: Callable[[Exception], None] | None = None
     """Called with an exception of a flow or a callback that isn't its row's failure. Default: it is raised."""
 
+    def errors(self) -> AbstractContextManager[None]:
+        """Return a context manager that passes an exception of its `with` block to `raised`, if that is set."""
+        return nullcontext() if self.raised is None else self._pass_on(self.raised)
+
+    @staticmethod
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Pass an exception of the `with` block to `raised`, if that is set."""
-        attempt = Attempt((Exception,) if self.raised is None else ())
-        with attempt:
+    def _pass_on(raised: Callable[[Exception], None]) -> Iterator[None]:
+        with Attempt(()) as attempt:
             yield
-        if attempt.error is not None and self.raised is not None:
-            self.raised(attempt.error)
+        if attempt.error is not None:
+            raised(attempt.error)
 
 
 class FlowDriver:
@@ -252,9 +255,8 @@ class FlowDriver:
             raised: Counts the rows that raised, for a batch of another technique than the driver's.
             watcher: Callbacks for this batch. Default: those of the driver.
         """
-        batch = [RowState(flow, row, owner) for flow, row in zip(flows, seeds, strict=True)]
-        for run in batch:
-            run.raised_rows, run.watcher = raised or self._raised, watcher or self._watcher
+        raised, watcher = raised or self._raised, watcher or self._watcher
+        batch = [RowState(flow, row, owner, raised, watcher) for flow, row in zip(flows, seeds, strict=True)]
         for run in batch:
             if not run.finished:
                 self._ask(run, run.start(), first=False)
@@ -468,18 +470,20 @@ class RowState:
         flow: The flow, not started; or its outcome, if the row is finished already.
         seeds: The row's.
         owner: The technique's class, for error messages.
+        raised_rows: Counts the rows of the same technique that raised.
+        watcher: Callbacks on this row.
     """
 
-    def __init__(self, flow: Flow | Outcome, seeds: RowSeeds, owner: str = "") -> None:
+    def __init__(
+        self, flow: Flow | Outcome, seeds: RowSeeds, owner: str, raised_rows: RaisedRows, watcher: Watcher
+    ) -> None:
         self.finished = isinstance(flow, Outcome)
         self.outcome = flow if isinstance(flow, Outcome) else Outcome()
         self.seeds = seeds
         self.raised: Exception | None = None
         """The exception of the flow, or of the llm for its request."""
-        self.raised_rows = RaisedRows()
-        """Counts the rows of the same technique that raised."""
-        self.watcher = Watcher()
-        """Callbacks on this row."""
+        self.raised_rows = raised_rows
+        self.watcher = watcher
         self._flow = flow
         self._owner = owner or seeds.step
         self._turn = 0
@@ -529,7 +533,7 @@ class RowState:
             return None
         self._turn += 1
         self._request = request
-        return replace(request, seed=self.seeds.request_seed(self._turn - 1))
+        return request.with_seed(self.seeds.request_seed(self._turn - 1))
 
     def _step(self, completion: Completion | None) -> Request | None:
         """Resume the flow once."""
@@ -632,7 +636,7 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
 
 def _fault(request: Request) -> str:
     """Return the error of a request whose texts have a lone surrogate, which can't be encoded; "" if none has."""
-    for text in (*(message.get("content") for message in request.messages), *request.choices):
+    for text in [*[message.get("content") for message in request.messages], *request.choices]:
         if isinstance(text, str) and not text.isascii() and (found := lone_surrogate(text)):
             return f"the prompt has {found}"
     return ""

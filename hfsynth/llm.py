@@ -110,6 +110,12 @@ class Request:
         if self.choices != ():
             object.__setattr__(self, "choices", as_texts("Request.choices", self.choices))
 
+    def with_seed(self, seed: int) -> "Request":
+        """Return the request with another seed. Its other fields aren't checked again, which takes longer."""
+        request = object.__new__(type(self))
+        vars(request).update(vars(self), seed=seed)
+        return request
+
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:

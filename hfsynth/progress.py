@@ -96,8 +96,12 @@ class Progress:
             failed: Rows on which the step failed and no earlier step did.
             found: Whether an earlier run had finished the rows; such rows are excluded from the speed.
         """
-        amounts = {"rows": rows, "tokens": 0 if found else tokens, "failed": failed, "found": rows if found else 0}
-        for counter, amount in amounts.items():
+        for counter, amount in (
+            ("rows", rows),
+            ("tokens", 0 if found else tokens),
+            ("failed", failed),
+            ("found", rows if found else 0),
+        ):
             if amount:
                 self._group.add(f"progress/{self._number}/{counter}", amount)
 

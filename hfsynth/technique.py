@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 from datasets import Features, NamedSplit
-from datasets.formatting.formatting import LazyBatch
+from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import conversation_fault, tools_fault
@@ -93,7 +93,7 @@ def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int, features:
     """Read `num_rows` rows of a batch, with the columns of `wiring` (a technique's name → the batch's column)."""
     features = batch.formatter.features if isinstance(batch, LazyBatch) else features
     columns = {
-        name: class_names((features or {}).get(column), plain_values(batch[column])) for name, column in wiring.items()
+        name: class_names((features or {}).get(column), plain_column(batch, column)) for name, column in wiring.items()
     }
     return [{name: values[index] for name, values in columns.items()} for index in range(num_rows)]
 
@@ -104,7 +104,7 @@ def row_contents(batch: Batch, num_rows: int) -> list[str]:
     `generation_metadata`, lists, structs, media and None are ignored.
     """
     names = scalar_columns(batch.pa_table.schema) if isinstance(batch, LazyBatch) else sorted(batch)
-    columns = {name: plain_values(batch[name]) for name in names if name != METADATA_COLUMN}
+    columns = {name: plain_column(batch, name) for name in names if name != METADATA_COLUMN}
     return [
         repr([(name, values[row]) for name, values in columns.items() if isinstance(values[row], str | int | float)])
         for row in range(num_rows)
@@ -121,6 +121,13 @@ def scalar_columns(schema: pa.Schema) -> list[str]:
         pa.types.is_boolean,
     )
     return sorted(field.name for field in schema if any(is_kind(field.type) for is_kind in kinds))
+
+
+def plain_column(batch: Batch, name: str) -> Any:
+    """Return a column of a batch as a list of plain values."""
+    if isinstance(batch, LazyBatch) and name in batch.keys_to_format and type(batch.formatter) is PythonFormatter:
+        return batch[name]  # of a column that nobody has changed since the dataset was read
+    return plain_values(batch[name])
 
 
 def plain_values(values: Any) -> Any:
@@ -208,6 +215,8 @@ def check_rows(owner: str, result: object, types: Mapping[str, pa.DataType]) -> 
 
 
 def _check_value(who: str, name: str, value: Any, kind: pa.DataType) -> None:
+    if isinstance(value, str) and value.isascii() and _is_text(kind):
+        return  # as nearly all values are
     fault = misfit(value, kind)
     if fault:
         raise FlowError(f"{who} {value!r:.200} for {name!r}, whose type is {kind}: {fault}.")
@@ -618,7 +627,7 @@ class Technique(Configuration, Step):
         columns: Columns = {
             self.output_mappings.get(name, name): [row[name] for _, row in rows] for name in self.output_features
         }
-        before = plain_values(batch[METADATA_COLUMN]) if METADATA_COLUMN in batch else [None] * len(outcomes)
+        before = plain_column(batch, METADATA_COLUMN) if METADATA_COLUMN in batch else [None] * len(outcomes)
         model, seeds = self.model_name, self.row_seeds(indices, batch)
         entries = [self._entry(outcome, row, model) for outcome, row in zip(outcomes, seeds, strict=True)]
         parts = Counter(source for source, _ in rows)

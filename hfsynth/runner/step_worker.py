@@ -404,6 +404,7 @@ class StepWorker:
             self.dataset.select(rows).map(
                 AttachOutcomes(self.technique, rows.start, self.first, outcomes),
                 batched=True,
+                batch_size=None,  # the outcomes of all rows are in memory
                 with_indices=True,
                 features=self.features,
                 cache_file_name=str(writing / "chunk.arrow"),

@@ -109,8 +109,7 @@ class TextGeneration(Technique):
     def output_features(self) -> Features:
         """`generation`, and `thinking` and `tool_calls` if requested: texts, or lists of texts."""
         kind = List(Value("string")) if self.group_generations else Value("string")
-        kept = {"generation": True, "thinking": self.keep_thinking, "tool_calls": self.keep_tool_calls}
-        return Features({name: kind for name, is_kept in kept.items() if is_kept})
+        return Features(dict.fromkeys(self._output_names(), kind))
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Request `num_generations` answers."""
@@ -142,9 +141,14 @@ class TextGeneration(Technique):
             thought = " after thinking" if completions[-1].thinking is not None else ""
             reason = f"the answer is empty{thought} (finish_reason: {completions[-1].finish_reason})"
             raise RowError(reason, completions[-1].thinking or "")
-        names = list(self.output_features)  # once: Features take long to create
-        rows: list[Row] = [{name: answer[name] for name in names} for answer in map(_answer_columns, completions)]
+        names = self._output_names()
+        rows: list[Row] = [{name: _answer(completion, name) for name in names} for completion in completions]
         return {name: [row[name] for row in rows] for name in names} if self.group_generations else rows
+
+    def _output_names(self) -> list[str]:
+        """Return the names of the outputs, without creating their features, which takes longer than a row."""
+        kept = {"generation": True, "thinking": self.keep_thinking, "tool_calls": self.keep_tool_calls}
+        return [name for name, is_kept in kept.items() if is_kept]
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         if self.template is None and (column := find_conversation_column(row)):
@@ -158,14 +162,13 @@ class TextGeneration(Technique):
         return messages
 
 
-def _answer_columns(completion: Completion) -> dict[str, str | None]:
-    """Return a completion's text, thinking and tool calls."""
-    calls = json.dumps(completion.tool_calls, ensure_ascii=False)
-    return {
-        "generation": completion.text or ("" if completion.tool_calls else None),
-        "thinking": completion.thinking,
-        "tool_calls": None if completion.tool_call_error else calls,
-    }
+def _answer(completion: Completion, output: str) -> str | None:
+    """Return one output of a completion."""
+    if output == "thinking":
+        return completion.thinking
+    if output == "tool_calls":
+        return None if completion.tool_call_error else json.dumps(completion.tool_calls, ensure_ascii=False)
+    return completion.text or ("" if completion.tool_calls else None)
 
 
 def _instruction(row: Row) -> str:

@@ -3,6 +3,7 @@
     python scripts/benchmarks/overhead.py --rows 1000000
 
 Prints the seconds and the processor time for each row and step, the largest memory, and the seconds of the repetition.
+With `--deterministic`, chunks are isolated and no row is journaled: the difference is the journal's share.
 """
 
 import argparse
@@ -15,10 +16,11 @@ from datasets import Dataset, disable_progress_bars
 from hfsynth import EchoLLM, Pipeline, TextGeneration
 
 
-def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, chunk_size: int | None) -> tuple[float, float]:
+def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, arguments: argparse.Namespace) -> tuple[float, float]:
     """Return the seconds and the processor time of a run."""
     began, processor = time.perf_counter(), time.process_time()
-    result = pipeline.run(rows, run_dir=run_dir, chunk_size=chunk_size, quiet=True)
+    options = {"chunk_size": arguments.chunk_size, "deterministic": arguments.deterministic}
+    result = pipeline.run(rows, run_dir=run_dir, quiet=True, **options)
     assert len(result) == len(rows)
     return time.perf_counter() - began, time.process_time() - processor
 
@@ -33,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="Rows of the input.")
     parser.add_argument("--chunk-size", type=int, help="Rows of a chunk; default: by the number of rows.")
+    parser.add_argument("--deterministic", action="store_true", help="Isolate chunks, which need no journal.")
     arguments = parser.parse_args()
     disable_progress_bars()
     second = TextGeneration(EchoLLM(), output_mappings={"generation": "second"}, template="{{ generation }}", name="B")
@@ -44,7 +47,7 @@ def main() -> None:
         rows = Dataset.from_json(file, cache_dir=folder)
         before = megabytes()
         for label in ("run", "repetition"):
-            seconds, processor = measure(pipeline, rows, f"{folder}/run", arguments.chunk_size)
+            seconds, processor = measure(pipeline, rows, f"{folder}/run", arguments)
             print(
                 f"{label}: {seconds:.2f} s, {processor:.2f} s of the processor: "
                 f"{1e6 * processor / arguments.rows / 2:.1f} us a row and step; "
