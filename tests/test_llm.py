@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from hfsynth import (
@@ -62,3 +64,12 @@ def test_more_requests_are_asked_for_only_when_none_waits():
 
 def test_llm_without_files_has_an_empty_files_state():
     assert EchoLLM().files_state() == ""
+
+
+def test_request_with_another_seed_keeps_its_other_fields():
+    tools = ({"type": "function", "function": {"name": "look_up"}},)
+    request = Request(
+        messages=({"role": "user", "content": "Hi"},), role="user", seed=1, tools=tools, choices=("a", "b")
+    )
+    assert request.with_seed(2) == replace(request, seed=2)
+    assert request.seed == 1
