@@ -11,12 +11,16 @@ from typing import Any
 
 from hfsynth.parsing.lines import (
     ALPHABETS,
+    ANSWER,
     COLON_END,
     FENCE,
     HEADING,
+    REMARK,
+    REQUEST,
     ROMAN,
     RULE,
     SENTENCE_END,
+    TEXT_NOUN,
     Marker,
     any_marker,
     bullet_marker,
@@ -34,7 +38,6 @@ from hfsynth.parsing.lines import (
     ordinal_marker,
     section_number_marker,
 )
-from hfsynth.parsing.phrases import ANSWER, REMARK, REQUEST, TEXT_NOUN
 from hfsynth.parsing.structures import (
     TEXT_KEYS,
     element_records,

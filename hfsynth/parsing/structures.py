@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hfsynth.parsing.lines import SENTENCE_END, any_marker, is_introduction, nonblank_lines
-from hfsynth.parsing.phrases import NOUN
+from hfsynth.parsing.lines import NOUN, SENTENCE_END, any_marker, is_introduction, nonblank_lines
 
 ASSIGNMENT = re.compile(r"\A\s*(?:#[^\n]*\n\s*)*(?:(?:const|let|var)\s+)?\w+\s*=\s*(?=\[)")
 TEXT_KEYS = re.compile(

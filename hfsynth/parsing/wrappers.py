@@ -8,8 +8,17 @@ import re
 from collections.abc import Callable, Sequence
 
 from hfsynth.parsing.lines import (
+    ANSWER,
+    ANSWER_HEADING,
+    CLOSING,
+    COURTESY,
     FENCE,
+    NOTE_HEADING,
+    NOUN,
+    OF_THE_MODEL,
     RULE,
+    SUGGESTION,
+    TEXT_LABEL,
     announces_inline,
     any_marker,
     bullet_marker,
@@ -22,17 +31,6 @@ from hfsynth.parsing.lines import (
     nonblank_lines,
     number_marker,
     presents_inline,
-)
-from hfsynth.parsing.phrases import (
-    ANSWER,
-    ANSWER_HEADING,
-    CLOSING,
-    COURTESY,
-    NOTE_HEADING,
-    NOUN,
-    OF_THE_MODEL,
-    SUGGESTION,
-    TEXT_LABEL,
 )
 from hfsynth.parsing.structures import ASSIGNMENT, texts_of
 
