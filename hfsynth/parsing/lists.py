@@ -38,7 +38,7 @@ from hfsynth.parsing.lines import (
     ordinal_marker,
     section_number_marker,
 )
-from hfsynth.parsing.structures import (
+from hfsynth.parsing.markup import (
     TEXT_KEYS,
     element_records,
     json_items,
@@ -47,8 +47,6 @@ from hfsynth.parsing.structures import (
     parsed_table,
     table_items,
     tagged_items,
-)
-from hfsynth.parsing.wrappers import (
     take_off_fence,
     take_off_quotation,
     take_off_quotes,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hfsynth.parsing.wrappers import unwrap
+from hfsynth.parsing.markup import unwrap
 
 HASH = "Explain what a hash table is in exactly 50 words."
 WRAPPED = {
