@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from hfsynth.llm import Message as Message
     from hfsynth.llm import Request as Request
     from hfsynth.llm import SamplingParams as SamplingParams
-    from hfsynth.llms.echo import EchoLLM as EchoLLM
+    from hfsynth.llms.fakes import EchoLLM as EchoLLM
+    from hfsynth.llms.fakes import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.openai import OpenAILLM as OpenAILLM
     from hfsynth.llms.reward_model import RewardModel as RewardModel
-    from hfsynth.llms.scripted import ScriptedLLM as ScriptedLLM
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.llms.vllm import VLLM as VLLM
     from hfsynth.metadata import split_failures as split_failures
@@ -78,7 +78,7 @@ _HOMES = {
     "Decontaminate": "filters.decontaminate",
     "Deduplicate": "filters.deduplicate",
     "Drop": "filter",
-    "EchoLLM": "llms.echo",
+    "EchoLLM": "llms.fakes",
     "EvolInstruct": "techniques.evol_instruct",
     "Filter": "filter",
     "GenerationError": "errors",
@@ -104,7 +104,7 @@ _HOMES = {
     "RunError": "errors",
     "RunResult": "runner.run",
     "SamplingParams": "llm",
-    "ScriptedLLM": "llms.scripted",
+    "ScriptedLLM": "llms.fakes",
     "SeedPool": "techniques.bootstrap",
     "SelfInstruct": "techniques.self_instruct",
     "SelfInstructInstances": "techniques.self_instruct_instances",

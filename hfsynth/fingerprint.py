@@ -85,7 +85,7 @@ def code_state(subject: Any) -> str:
 
     >>> from hfsynth import EchoLLM
     >>> code_state(EchoLLM)
-    '"hfsynth.llms.echo.EchoLLM"'
+    '"hfsynth.llms.fakes.EchoLLM"'
     """
     return json.dumps(_Reader(subject).state(subject), sort_keys=True, ensure_ascii=False)
 

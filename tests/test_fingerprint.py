@@ -101,7 +101,7 @@ def test_code_state_of_an_open_client_warns_and_is_stable(caplog):
 
 
 def test_code_state_of_hfsynth_is_its_name():
-    assert code_state(EchoLLM) == '"hfsynth.llms.echo.EchoLLM"'
+    assert code_state(EchoLLM) == '"hfsynth.llms.fakes.EchoLLM"'
 
 
 def test_hash_changes_with_a_models_files(tmp_path):

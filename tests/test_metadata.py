@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hfsynth import EchoLLM, SelfInstruct, TextGeneration, split_failures
-from hfsynth.llms.scripted import ScriptedLLM
+from hfsynth.llms.fakes import ScriptedLLM
 from hfsynth.metadata import StepTally, step_names
 from tests.helpers import RepeatingLLM
 

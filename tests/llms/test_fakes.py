@@ -1,12 +1,14 @@
-"""The public llm for users' tests: replies in order, by a function, and through pickling and `Dataset.map`."""
+"""The llms without a model: echoes, and scripted replies, in order and by a function, pickled and in `Dataset.map`."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hfsynth import Completion, Judge, Request, RunError, ScriptedLLM, TextGeneration
+from hfsynth import Completion, EchoLLM, Judge, Request, RunError, SamplingParams, ScriptedLLM, TextGeneration
 
 ROWS = Dataset.from_dict({"instruction": ["a b", "c", "d"]})
 
@@ -17,6 +19,33 @@ def ask(text, *choices):
 
 def loudly(request):
     return request.messages[-1]["content"].upper()
+
+
+def echo(text, role="assistant", **options):
+    return EchoLLM().complete([Request(messages=({"role": "user", "content": text},), role=role, **options)])[0]
+
+
+def test_echo_returns_the_last_message():
+    completion = echo("a b c")
+    assert (completion.text, completion.finish_reason, completion.completion_tokens) == ("a b c", "stop", 3)
+
+
+def test_echo_is_cut_off_at_max_new_tokens():
+    completion = echo("a b c", sampling=SamplingParams(max_new_tokens=2))
+    assert (completion.text, completion.finish_reason, completion.completion_tokens) == ("a b", "length", 2)
+
+
+def test_echo_scores_choices_by_the_conversation():
+    completion = echo("a b", choices=("yes", "no, never", "yes"))
+    assert completion == echo("a b", choices=("yes", "no, never", "yes"))
+    assert completion.scores[0] == completion.scores[2]
+    assert completion.scores != echo("c", choices=("yes", "no, never", "yes")).scores
+    assert completion.text == ("yes", "no, never")[completion.scores.index(max(completion.scores))]
+    assert (completion.prompt_tokens, completion.completion_tokens, completion.scored_tokens) == (6, 0, (2, 3, 2))
+
+
+def test_echo_as_a_user_asks_by_its_seed():
+    assert echo("a", "user", seed=1) == echo("a", "user", seed=1) != echo("a", "user", seed=2)
 
 
 def test_scripted_replies_come_in_the_order_of_requests():
@@ -79,14 +108,24 @@ def test_scripted_hash_depends_on_replies_and_code():
     assert len(hashes) == 4
 
 
-def test_scripted_function_is_imported_by_its_name(monkeypatch):
-    from hfsynth.llms import scripted
+OTHER_PROCESS = """
+import pickle, sys
+llms, request = pickle.load(sys.stdin.buffer)
+for llm in llms:
+    try:
+        print(llm.complete([request])[0].text)
+    except ValueError as error:
+        print(error)
+"""
 
-    by_name, local = ScriptedLLM(loudly), ScriptedLLM(lambda request: "a")
-    monkeypatch.setattr(scripted, "_FUNCTIONS", {})
-    assert by_name.complete([ask("a")])[0].text == "A"
-    with pytest.raises(ValueError, match="lambda"):
-        local.complete([ask("a")])
+
+def test_scripted_function_is_imported_by_its_name():
+    """Another process imports a function of a module, and can't have a lambda."""
+    pickled = pickle.dumps(([ScriptedLLM(loudly), ScriptedLLM(lambda request: "a")], ask("a")))
+    result = subprocess.run([sys.executable, "-c", OTHER_PROCESS], input=pickled, capture_output=True, check=True)
+    by_name, local = result.stdout.decode().splitlines()
+    assert by_name == "A"
+    assert "<lambda>" in local
 
 
 def test_scripted_serves_a_judge():
