@@ -20,10 +20,18 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from hfsynth.answer_format import (
+    SAMPLE_TOOLS,
+    THINKING,
+    ParsedAnswer,
+    ThinkingMarkers,
+    derive_markers,
+    derive_response_template,
+    parse_answer,
+    split_thinking,
+)
 from hfsynth.errors import ChatTemplateError, GenerationError
 from hfsynth.llm import Completion, FinishReason, Message, Request, Role, SamplingParams
-from hfsynth.thinking import THINKING, ThinkingMarkers, derive_markers, split_thinking
-from hfsynth.tool_calls import SAMPLE_TOOLS, ParsedAnswer, derive_response_template, parse_answer
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""

@@ -19,7 +19,7 @@ LAYERS = [
     ["engine"],
     ["flow", "step", "progress"],
     ["similarity", "data"],
-    ["chat", "choice_tree", "conversation", "thinking", "tool_calls", "prompts", "parsing", "metadata"],
+    ["chat", "choice_tree", "conversation", "answer_format", "prompts", "parsing", "metadata"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "text", "errors"],
 ]
 """Modules and packages, from the top down: each imports from its own layer and from those below."""

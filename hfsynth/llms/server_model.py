@@ -14,6 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
+from hfsynth.answer_format import THINKING, check_call, split_thinking
 from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices
 from hfsynth.choice_tree import log_sum
 from hfsynth.errors import GenerationError, ServerError
@@ -26,8 +27,6 @@ from hfsynth.llms.server_client import (
     ServerKind,
     unsupported_fields,
 )
-from hfsynth.thinking import THINKING, split_thinking
-from hfsynth.tool_calls import check_call
 
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]

@@ -1,8 +1,9 @@
-"""Parse tool calls in answers, by the tokenizer's response template or by one derived from its chat template.
+"""Split answers into thinking, text and tool calls, by markers that are derived from the chat template.
 
-transformers parses answers by a response template (`tokenizer.parse_response`). Where a tokenizer has none, one is
-derived: a sample call is rendered with the chat template, and the text around its name and arguments becomes the
-pattern. A derived template is used only if it parses the rendered sample.
+A sample thought is rendered with the chat template, and the texts around it are the markers of thinking. transformers
+parses tool calls by a response template (`tokenizer.parse_response`). Where a tokenizer has none, one is derived: a
+sample call is rendered with the chat template, and the text around its name and arguments becomes the pattern. A
+derived template is used only if it parses the rendered sample.
 """
 
 import json
@@ -13,9 +14,208 @@ from itertools import chain, takewhile
 from typing import Any
 
 from hfsynth.conversation import THINKING_FIELDS
-from hfsynth.thinking import THINKING, ThinkingMarkers, split_thinking
 
 _QUESTION, _ANSWER = "Placeholder-of-a-question", "Placeholder-of-a-reply"
+_THOUGHT = "Placeholder-of-a-thought"
+TryRender = Callable[[list[dict[str, Any]], bool], str | None]
+"""A chat template: (messages, add_generation_prompt) → text, or None if the template refuses the messages."""
+
+_MARKER = r"(?:<[^<>\s][^<>]*>|\[[^\[\]\s][^\[\]]*\]|◁[^◁▷]+▷)"
+_LAST_MARKER = re.compile(rf"{_MARKER}\Z")
+_FIRST_MARKER = re.compile(_MARKER)
+_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
+_AS_DATA = re.compile(r"""['"]thinking['"]""")  # a list of parts that a template wrote as it is
+
+
+@dataclass(frozen=True)
+class ThinkingMarkers:
+    """The markers around the thoughts of a model."""
+
+    opening: str
+    closing: str
+    """Marker between the thoughts and the answer."""
+    direct: str = ""
+    """Marker before an answer without thoughts; "" if there is none."""
+    answer_end: str = ""
+    """Marker after an answer; "" if there is none."""
+
+
+THINKING = (
+    ThinkingMarkers("<think>", "</think>"),
+    ThinkingMarkers(
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|channel|>final<|message|>",
+    ),
+    ThinkingMarkers("<|channel>thought", "<channel|>"),
+    ThinkingMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
+    ThinkingMarkers("[THINK]", "[/THINK]"),
+    ThinkingMarkers("<seed:think>", "</seed:think>"),
+    ThinkingMarkers("◁think▷", "◁/think▷"),
+    ThinkingMarkers("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ThinkingMarkers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", answer_end="[END FINAL RESPONSE]"),
+)
+"""Markers of models whose templates don't render thoughts: DeepSeek and Qwen, gpt-oss, Gemma 4, Command, Magistral,
+Seed-OSS, Kimi, OpenThinker, Apriel."""
+
+
+def derive_markers(render: TryRender) -> tuple[ThinkingMarkers, ...]:
+    """Derive the markers of thinking from a chat template.
+
+    A thought is rendered before an answer, under each of the names that templates have for it. The texts before,
+    between and after the two are the markers. If no thought is rendered and only the generation prompt ends with a
+    marker, this marker opens the thoughts, and its counterpart closes them.
+
+    Args:
+        render: The chat template.
+    """
+    question = {"role": "user", "content": _QUESTION}
+    reads = render([question], True)
+    plain = render([question, {"role": "assistant", "content": _ANSWER}], False)
+    if reads is None or plain is None:
+        return ()
+    for answer in _answers():
+        text = render([question, answer], False) or ""
+        is_rendered = text.count(_THOUGHT) == 1 and text.find(_THOUGHT) < text.find(_ANSWER)
+        if is_rendered and not _AS_DATA.search(text) and (found := _between(text, reads, plain)):
+            return (found,)
+    return _opened_by_prompt(reads, plain)
+
+
+def _answers() -> list[dict[str, Any]]:
+    """Return an answer with a thought, in the forms that templates read."""
+    fields = [{"role": "assistant", "content": _ANSWER, field: _THOUGHT} for field in _FIELDS]
+    part = {"type": "text", "text": _ANSWER}
+    parts = [{"type": "thinking", "thinking": thought} for thought in (_THOUGHT, [{"type": "text", "text": _THOUGHT}])]
+    return [*fields, *({"role": "assistant", "content": [thought, part]} for thought in parts)]
+
+
+def _between(text: str, reads: str, plain: str) -> ThinkingMarkers | None:
+    """Return the markers in an answer that was rendered with a thought; None if there are none."""
+    before, _, rest = text.partition(_THOUGHT)
+    between, _, after = rest.partition(_ANSWER)
+    direct = plain.partition(_ANSWER)[0]
+    first = _FIRST_MARKER.match(after.strip())
+    found = ThinkingMarkers(
+        _opening(before, reads, direct),
+        between.strip(),
+        direct.removeprefix(reads).strip() if direct.startswith(reads) else "",
+        first.group() if first else "",
+    )
+    return found if found.opening and found.closing else None
+
+
+def _opening(before: str, reads: str, direct: str) -> str:
+    """Return the opening of a thought.
+
+    Args:
+        before: The text before the thought.
+        reads: The prompt.
+        direct: The text before an answer without a thought.
+    """
+    for header in (reads, direct):
+        if before.startswith(header) and (opening := before.removeprefix(header).strip()):
+            return opening
+    ending = before.rstrip()
+    last = _LAST_MARKER.search(ending)
+    return last.group() if last else ending.rpartition("\n")[2]
+
+
+def _opened_by_prompt(reads: str, plain: str) -> tuple[ThinkingMarkers, ...]:
+    """Return the markers of a generation prompt that ends with a marker which no rendered answer has before it."""
+    read, before = reads.rstrip(), plain.partition(_ANSWER)[0].rstrip()
+    last = _LAST_MARKER.search(read)
+    if last is None or before == read:
+        return ()
+    if before.startswith(read):  # an answer without thoughts has empty ones
+        return (ThinkingMarkers(last.group(), before.removeprefix(read).strip()),)
+    closing = _counterpart(last.group()) if read[: last.start()].rstrip() == before else ""
+    return (ThinkingMarkers(last.group(), closing),) if closing else ()
+
+
+def _counterpart(opening: str) -> str:
+    """Return the usual closing marker for an opening one; "" if there is no usual one.
+
+    >>> _counterpart("<think>"), _counterpart("[THINK]"), _counterpart("<|begin_of_thought|>")
+    ('</think>', '[/THINK]', '<|end_of_thought|>')
+    """
+    for begin, end in (("begin", "end"), ("BEGIN", "END"), ("start", "end"), ("START", "END")):
+        if begin in opening:
+            return opening.replace(begin, end, 1)
+    signs = re.match(r"(<\||<|\[|◁)(\w.*)", opening, re.DOTALL)
+    return f"{signs[1]}/{signs[2]}" if signs else ""
+
+
+def split_thinking(prompt: str, text: str, markers: Sequence[ThinkingMarkers] = THINKING) -> tuple[str | None, str]:
+    r"""Split a model's thinking from its answer.
+
+    Args:
+        prompt: The rendered prompt; some templates open the thinking at its end.
+        text: The generated text, special tokens included.
+        markers: Possible markers of thinking, of which the first that open the text count.
+
+    Returns:
+        The thinking, or None if there is none, and the answer, which is "" if the thinking was cut off.
+
+    >>> split_thinking("<think>\n", "2 + 2 is 4.</think>\n\nFour.")
+    ('2 + 2 is 4.', 'Four.')
+    >>> split_thinking("user: hi", "<think>A greeting")
+    ('A greeting', '')
+    >>> split_thinking("user: hi", "Hello!")
+    (None, 'Hello!')
+    """
+    written = text.lstrip()
+    for marks in markers:
+        if written.startswith(marks.opening) or prompt.rstrip().endswith(marks.opening):
+            return _split(written, marks)
+        if marks.direct and written.startswith(marks.direct):
+            return None, _without_end(written.removeprefix(marks.direct).lstrip(), marks)
+    return None, text
+
+
+def _split(written: str, marks: ThinkingMarkers) -> tuple[str, str]:
+    """Split a text that begins with a thought. Later thoughts are removed too, if they begin a line and are closed."""
+    thoughts: list[str] = []
+    answer = marks.opening + written.removeprefix(marks.opening)
+    while answer.startswith(marks.opening):
+        thought, answer = _closed(answer.removeprefix(marks.opening), marks)
+        thoughts.append(thought.strip())
+    later = re.compile(rf"^\s*{re.escape(marks.opening)}(.*?){_flexible(marks.closing)}\s*", re.DOTALL | re.MULTILINE)
+    thoughts += [thought.strip() for thought in later.findall(answer)]
+    return "\n\n".join(filter(None, thoughts)), _without_end(later.sub("", answer), marks)
+
+
+def _closed(text: str, marks: ThinkingMarkers) -> tuple[str, str]:
+    """Split a text at the full closing of a thought, or at its first marker; (text, "") without either."""
+    first = _FIRST_MARKER.match(marks.closing)
+    rest_of_closing = marks.closing[first.end() :].strip() if first else ""
+    match = re.search(_flexible(marks.closing), text)
+    if match is None and first and not _begins_turn(rest_of_closing):
+        match = re.search(re.escape(first.group()), text)
+    return (text[: match.start()], text[match.end() :].lstrip()) if match else (text, "")
+
+
+def _begins_turn(rest_of_closing: str) -> bool:
+    """Return whether the rest of a closing is the header of another turn: its first marker may close other parts."""
+    return len(_FIRST_MARKER.findall(rest_of_closing)) > 1
+
+
+def _flexible(marker: str) -> str:
+    """Return a pattern for a marker with any white space, or none, between its parts."""
+    return r"\s*".join(map(re.escape, marker.split()))
+
+
+def _padded(marker: str) -> str:
+    """Return a pattern for a marker with any white space, or none, between its parts and around it."""
+    return rf"\s*{_flexible(marker)}\s*" if marker.strip() else ""
+
+
+def _without_end(answer: str, marks: ThinkingMarkers) -> str:
+    if marks.answer_end and answer.rstrip().endswith(marks.answer_end):
+        return answer.rstrip().removesuffix(marks.answer_end).rstrip()
+    return answer
+
+
 _NAMES = ("sample_tool_one", "sample_tool_two")
 _ARGUMENTS = ({"first_key": "value one", "second_key": "value two"}, {"first_key": "one", "second_key": "two"})
 _PROPERTIES = {key: {"type": "string", "description": "A text."} for key in _ARGUMENTS[0]}
@@ -35,9 +235,6 @@ _ARGUMENT_NAMES = ("arguments", "parameters")
 _CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 
 _NO_MARKER = r"\s*"
-
-TryRender = Callable[[list[dict[str, Any]], bool], str | None]
-"""A chat template: (messages, add_generation_prompt) → text, or None if the template refuses the messages."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +395,7 @@ def _named_json_field(written: str, end: str, number: int) -> dict[str, Any] | N
     frame = _call_patterns(written, [(start, span[1]) for start, span in zip(starts, found, strict=True)], end)
     if not between.strip() or frame["open_pattern"] == _NO_MARKER:
         return None
-    opening = f"{frame['open_pattern']}(?P<name>[\\w.-]+?){_flexible(between)}"
+    opening = f"{frame['open_pattern']}(?P<name>[\\w.-]+?){_padded(between)}"
     return {**frame, "open_pattern": opening, "content": "json", "transform": _CALL}
 
 
@@ -221,12 +418,12 @@ def _tagged_field(written: str, end: str, number: int) -> dict[str, Any] | None:
     if frame["open_pattern"] == _NO_MARKER:
         return None
     tag = (
-        rf"{_flexible(key_opening)}(?P<key>.*?){re.escape(inside.strip())}\n?"
+        rf"{_padded(key_opening)}(?P<key>.*?){re.escape(inside.strip())}\n?"
         rf"(?P<value>.*?)\n?{re.escape(value_closing.strip())}"
     )
     return {
         **frame,
-        "open_pattern": rf"{frame['open_pattern']}(?P<name>[\w.-]+){_flexible(name_end)}",
+        "open_pattern": rf"{frame['open_pattern']}(?P<name>[\w.-]+){_padded(name_end)}",
         "content": "xml-inline",
         "content_args": {"tag_pattern": tag},
         "transform": _CALL,
@@ -268,10 +465,10 @@ def _call_patterns(written: str, spans: Sequence[tuple[int, int]], end: str) -> 
         opening = _common_ending(before, between)
         closing = between.removesuffix(opening)
     all_open, all_close = before.removesuffix(opening).strip(), after.strip().removeprefix(closing.strip()).strip()
-    start = rf"{_NO_MARKER}(?:{_flexible(all_open)})?" if all_open else _NO_MARKER
-    frame: dict[str, Any] = {"open_pattern": start + _flexible(opening), "repeats": True}
+    start = rf"{_NO_MARKER}(?:{_padded(all_open)})?" if all_open else _NO_MARKER
+    frame: dict[str, Any] = {"open_pattern": start + _padded(opening), "repeats": True}
     if closing.strip():
-        frame["close_pattern"] = _flexible(closing) + (rf"(?:{_flexible(all_close)})?" if all_close else "")
+        frame["close_pattern"] = _padded(closing) + (rf"(?:{_padded(all_close)})?" if all_close else "")
     return frame
 
 
@@ -286,12 +483,6 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
         else:
             yield place, stop, value
         place = text.find("{", stop)
-
-
-def _flexible(marker: str) -> str:
-    """Return a pattern for a marker with any white space, or none, between its parts and around it."""
-    parts = marker.split()
-    return r"\s*" + r"\s*".join(map(re.escape, parts)) + r"\s*" if parts else ""
 
 
 def _common_ending(one: str, other: str) -> str:
