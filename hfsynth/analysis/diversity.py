@@ -11,7 +11,7 @@ from rapidfuzz.distance import LCSseq
 
 from hfsynth.analysis.text_stats import Spread
 from hfsynth.data import find_instruction_column, iter_text_batches, sample_indices, texts_at
-from hfsynth.similarity.minhash import find_repeating
+from hfsynth.similarity.near_duplicates import find_repeating
 from hfsynth.similarity.rouge import Numbered, as_code_points, f_measures
 from hfsynth.similarity.words import compared_words
 

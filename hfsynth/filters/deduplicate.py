@@ -12,9 +12,16 @@ from typing import ClassVar, Literal, get_args
 from hfsynth.data import find_path
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.fingerprint import hash_files
-from hfsynth.similarity.embeddings import check_installed, embed, match_near
-from hfsynth.similarity.minhash import PERMUTATIONS, SHINGLE_LENGTH, match_similar
-from hfsynth.similarity.words import Match, match_equal
+from hfsynth.similarity.near_duplicates import (
+    PERMUTATIONS,
+    SHINGLE_LENGTH,
+    check_installed,
+    embed,
+    match_equal,
+    match_near,
+    match_similar,
+)
+from hfsynth.similarity.words import Match
 
 Similarity = Literal["exact", "minhash", "embeddings"]
 _THRESHOLDS = {"exact": 1.0, "minhash": 0.8, "embeddings": 0.975}

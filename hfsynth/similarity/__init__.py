@@ -1,1 +1,1 @@
-"""Compare texts: ROUGE-L, MinHash, n-grams, embeddings."""
+"""Compare texts: words, n-grams, ROUGE-L, equal and near-duplicate texts."""

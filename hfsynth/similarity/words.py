@@ -1,4 +1,4 @@
-"""Normalize texts, match texts that are equal then, and split texts into words, in any script.
+"""Normalize texts and split them into words, in any script.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
 word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
@@ -9,7 +9,7 @@ for English, are here too.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -76,25 +76,6 @@ class Match:
     text: str
     score: float
     """Their similarity, from 0 to 1: ROUGE-L F-measure, Jaccard or cosine."""
-
-
-def match_equal(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Match | None]:
-    """Match each text with the first earlier one that has the same normal form.
-
-    Args:
-        texts: The texts.
-        kept: Texts before these.
-
-    Yields:
-        For each text the earlier one, with a score of 1; None where the text is the first of its form.
-    """
-    first: dict[str, str] = {}
-    for text in kept:
-        first.setdefault(normal_form(text), text)
-    for text in texts:
-        form = normal_form(text)
-        yield Match(first[form], 1.0) if form in first else None
-        first.setdefault(form, text)
 
 
 def words_in(text: str) -> list[str]:

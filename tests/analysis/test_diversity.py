@@ -17,7 +17,7 @@ from hfsynth.analysis.diversity import (
     sample_size,
 )
 from hfsynth.data import sample_indices
-from hfsynth.similarity.minhash import find_repeating
+from hfsynth.similarity.near_duplicates import find_repeating
 from tests.languages import WordsOfAnyScript
 
 SCORER = RougeScorer(["rougeL"], tokenizer=WordsOfAnyScript())

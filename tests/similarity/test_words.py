@@ -4,7 +4,6 @@ from rouge_score.tokenize import tokenize
 from hfsynth.similarity.words import (
     compared_words,
     has_no_spaces,
-    match_equal,
     normal_form,
     spaced_word_bounds,
     word_bounds,
@@ -103,9 +102,3 @@ def test_has_no_spaces_recognizes_scripts():
     assert [has_no_spaces(word) for word in ("東", "の", "ー", "ไท", "ខ្មែ", "한", "a", "2", "भाषा")] == [
         True, True, True, True, True, False, False, False, False,
     ]  # fmt: skip
-
-
-def test_match_equal_ignores_width_case_and_spaces():
-    texts = ["Name it.", "name\n IT.", "Ｎame it.", "Name it", "ﬁne", "FINE"]
-    found = [match and match.text for match in match_equal(iter(texts), ["fine"])]
-    assert found == [None, "Name it.", "Name it.", None, "fine", "fine"]

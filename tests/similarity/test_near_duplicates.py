@@ -1,8 +1,9 @@
 import random
 
+import numpy as np
 import pytest
 
-from hfsynth.similarity.minhash import jaccard, match_similar, shingles
+from hfsynth.similarity.near_duplicates import jaccard, match_equal, match_near, match_similar, shingles
 
 SENTENCE = "a red fruit green name three more of these kinds that grow on trees in spring or autumn"
 WORDS = SENTENCE.split()
@@ -51,3 +52,37 @@ def test_match_similar_compares_with_all_kept_texts():
     before = ["Name a red fruit for me.", "Name a red fruit for me!?"]
     found = list(match_similar(iter(["Name a red fruit for me!??", "Add 2 and 3."]), before, 0.9, 5, 128))
     assert [match and match.text for match in found] == ["Name a red fruit for me!?", None]
+
+
+@pytest.mark.parametrize("count", [60, 700])
+def test_match_near_equals_comparing_all_pairs(count):
+    """The texts fill a part of one block, or several blocks."""
+    draw = np.random.default_rng(0)
+    half = count // 2
+    vectors = draw.normal(size=(count, 4)).astype(np.float32)
+    vectors[half:] = vectors[draw.integers(0, half, half)] + draw.normal(scale=0.15, size=(half, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    texts = [str(place) for place in range(count)]
+
+    def similarity(one, other):
+        return float(np.dot(one.astype(np.float64), other.astype(np.float64)))
+
+    expected = greedy(list(vectors), similarity, 0.95)
+    before = [text for text, match in zip(texts[:20], expected, strict=False) if match is None]
+    embed = lambda some: vectors[[int(text) for text in some]]  # noqa: E731
+    found = list(match_near(iter(texts[20:]), before, 0.95, embed))
+    assert [match and int(match.text) for match in found] == expected[20:]
+    for text, match in zip(texts[20:], found, strict=True):
+        own = match and similarity(vectors[int(text)], vectors[int(match.text)])
+        assert match is None or match.score == pytest.approx(own, abs=1e-6)
+
+
+def test_match_near_equal_scores_take_the_first():
+    ones = lambda some: np.ones((len(some), 1), np.float32)  # noqa: E731
+    assert [match and match.text for match in match_near(iter("cd"), iter("ab"), 1.0, ones)] == ["a", "a"]
+
+
+def test_match_equal_ignores_width_case_and_spaces():
+    texts = ["Name it.", "name\n IT.", "Ｎame it.", "Name it", "ﬁne", "FINE"]
+    found = [match and match.text for match in match_equal(iter(texts), ["fine"])]
+    assert found == [None, "Name it.", "Name it.", None, "fine", "fine"]
