@@ -35,7 +35,7 @@ tests=(
   tests/engine/test_decode_loop.py::test_loop_greedy_equals_generate_for_architectures
   tests/engine/test_attention.py tests/engine/test_scoring.py tests/engine/test_static_batches.py
   tests/llms/test_checkpoint.py tests/test_chat.py      # model files and chat templates, through transformers
-  tests/similarity/test_embeddings.py                   # the extra embeddings
+  tests/similarity/test_near_duplicates.py              # MinHash of datasketch, vectors of numpy
   tests/test_pipeline.py tests/publish/test_card.py     # pipelines, cards
   tests/publish/test_files.py::test_save_splits_reads_back_splits
   tests/publish/test_hub.py::test_push_dataset_dict_loads_as_splits
