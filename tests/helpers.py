@@ -1,5 +1,6 @@
-"""Shared by tests: an llm that repeats its replies in each call, a stateful filter, and a driver of one flow."""
+"""Shared by tests: an llm that repeats its replies in each call, a stateful filter, a driver of one flow."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,3 +95,13 @@ def drive(flow: Flow, *completions: Completion) -> tuple[list[Request], list[Row
     except StopIteration as end:
         return requests, end.value if isinstance(end.value, list) else [end.value]
     raise AssertionError(f"the flow still waits for {requests[-1]}")
+
+
+def new_failures(rows: Iterable[Row], place: int) -> Counter[str]:
+    """Return for each reason the number of rows on which the step at a place failed, and none before it."""
+    found = {}
+    for row in rows:
+        *before, entry = row["generation_metadata"][: place + 1]
+        if entry["error"] and not any(one["error"] for one in before):
+            found[entry["row"]] = entry["error"]
+    return Counter(found.values())

@@ -5,6 +5,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hfsynth import SamplingParams
 from hfsynth.chat import TokenizedRequest
+from hfsynth.engine.attention import install_attention
+from hfsynth.engine.model import pack_linears
 
 WORDS = 64
 SIZES = {
@@ -30,6 +32,13 @@ def tiny(config=LlamaConfig, dtype=torch.float32, seed=0, **sizes):
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.2)
     return model.to(dtype).eval()
+
+
+def ready(model):
+    """Return a model whose attention and linear layers are replaced by those of the engine."""
+    pack_linears(model)
+    assert install_attention(model) == ""
+    return model
 
 
 def letters(tokens):

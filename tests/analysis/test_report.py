@@ -29,7 +29,7 @@ from hfsynth.analysis import report as report_module
 from hfsynth.analysis.report import funnel_stages, step_stats
 from tests.analysis.test_diversity import all_pairs, earlier_ones, unit, variants
 from tests.conftest import package_folder
-from tests.helpers import RepeatingLLM
+from tests.helpers import RepeatingLLM, new_failures
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = [*variants(5, 70), None, " "]
@@ -235,16 +235,6 @@ def entries(dataset, place):
 def count_sound(dataset):
     """How many rows no step failed on."""
     return len(dataset.filter(lambda row: not any(entry["error"] for entry in row["generation_metadata"])))
-
-
-def new_failures(dataset, place):
-    """Reason → rows on which a step failed and none before."""
-    found = {}
-    for row in dataset:
-        *before, entry = row["generation_metadata"][: place + 1]
-        if entry["error"] and not any(one["error"] for one in before):
-            found[entry["row"]] = entry["error"]
-    return Counter(found.values())
 
 
 def test_step_stats_match_entries_counted_one_by_one(stages):

@@ -18,32 +18,20 @@ from hfsynth.engine import decode_loop as decoding
 from hfsynth.engine import scheduler
 from hfsynth.engine.attention import install_attention
 from hfsynth.engine.decode_loop import DecodeLoop
-from hfsynth.engine.model import RequestQueue, pack_linears
+from hfsynth.engine.model import RequestQueue
 from hfsynth.engine.sampling import NON_FINITE_LOGITS, uniforms
 from hfsynth.engine.scheduler import cache_bytes_per_token
 from hfsynth.flow import RowSeeds, run_flows
 from hfsynth.llm import LLM, complete_by_stream
-from tests.tiny import WORDS, generated, letters, next_of, prompt, tiny, tokenized
+from tests.tiny import WORDS, generated, letters, next_of, prompt, ready, tiny, tokenized
 from tests.tiny_chat import byte_tokenizer
 
 LENGTHS = [1, 2, 3, 7, 16, 31, 32, 33, 60, 127, 128, 129, 200, 380, 390, 520]
 
 
-def ready(model):
-    pack_linears(model)
-    assert install_attention(model) == ""
-    return model
-
-
 def run(loop, requests):
     result = dict(loop.run(next_of(requests)))
     return [result[one] for one in requests]
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """A model as it is, for `generate`, and the same made ready for the loop."""
-    return tiny(), ready(tiny())
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 64])

@@ -7,25 +7,11 @@ from transformers import GPT2Config, LlamaConfig, Mamba2Config, MistralConfig, Q
 
 from hfsynth import GenerationError
 from hfsynth.engine import scoring
-from hfsynth.engine.attention import install_attention
-from hfsynth.engine.model import pack_linears
 from hfsynth.engine.scoring import ChoiceBatch, TokenizedChoices, score
-from tests.tiny import prompt, tiny
+from tests.tiny import prompt, ready, tiny
 
 ENDS = frozenset({3, 60})
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
-
-
-def ready(model):
-    pack_linears(model)
-    assert install_attention(model) == ""
-    return model
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """A model as it is, and the same with its attention replaced."""
-    return tiny(), ready(tiny())
 
 
 def compare(length, *choices, ends=ENDS, seed=0):

@@ -23,7 +23,7 @@ from hfsynth.publish.card_data import ConfigFacts, SplitFacts
 from hfsynth.publish.files import write_config, write_facts
 from hfsynth.run_record import RunRecord, Source, StepRecord, records
 from hfsynth.step import Node
-from tests.helpers import OnlyOnce, RepeatingLLM
+from tests.helpers import OnlyOnce, RepeatingLLM, new_failures
 
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 EVIL = (
@@ -252,16 +252,6 @@ def failed(history):
 def completed(rows):
     """How many rows no step failed on."""
     return sum(not failed(row.get("generation_metadata", ())) for row in rows)
-
-
-def new_failures(rows, place):
-    """Reason → rows on which a step failed and none before."""
-    found = {}
-    for row in rows:
-        *before, entry = row["generation_metadata"][: place + 1]
-        if entry["error"] and not any(one["error"] for one in before):
-            found[entry["row"]] = entry["error"]
-    return Counter(found.values())
 
 
 def test_card_counts_rows_and_failures_of_a_split(saved):

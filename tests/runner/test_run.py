@@ -30,13 +30,6 @@ def pipeline(seconds=0.0):
     return TextGeneration(ActingLLM(seconds_per_request=seconds)) >> without_first >> last
 
 
-@pytest.fixture
-def acting(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACTING_FOLDER", str(tmp_path))
-    monkeypatch.setenv("ACTION", "none any any")
-    return tmp_path
-
-
 def rows(number=6):
     return Dataset.from_dict({"instruction": [f"say {n}" for n in range(number)]})
 

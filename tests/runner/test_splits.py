@@ -15,13 +15,6 @@ LLM = EchoLLM()
 ANSWER = Pipeline((TextGeneration(LLM),))
 
 
-@pytest.fixture
-def acting(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACTING_FOLDER", str(tmp_path))
-    monkeypatch.setenv("ACTION", "none any any")
-    return tmp_path
-
-
 def of_texts(**texts):
     return DatasetDict({name: Dataset.from_dict({"instruction": column}) for name, column in texts.items()})
 
