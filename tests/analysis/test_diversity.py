@@ -69,15 +69,21 @@ def measure(items, size, batch=7):
 # by words
 
 
-@pytest.mark.parametrize("cells", [1, 500, 4_000_000])
 @pytest.mark.parametrize("batch", [1, 9, 1000])
-def test_nearest_scores_match_rouge_score_of_all_pairs(batch, cells, monkeypatch):
-    monkeypatch.setattr(diversity, "_CELLS", cells)
+def test_nearest_scores_match_rouge_score_of_all_pairs(batch):
     items = variants(1, 40)
     expected = all_pairs(items)
     found = nearest_scores(items, np.arange(len(items)), batched(items, batch))
     assert found.tolist() == pytest.approx(expected.tolist())
     assert expected[3] == 1.0  # the text is there twice
+
+
+def test_nearest_scores_of_a_batch_in_blocks_are_equal():
+    """A batch of 2,100 texts has more pairs than one block."""
+    items = [f"{text} {number}" for number in range(7) for text in variants(1, 294)]
+    places = np.arange(len(items))
+    in_blocks = nearest_scores(items, places, [items])
+    assert in_blocks.tolist() == nearest_scores(items, places, batched(items, 700)).tolist()
 
 
 def test_nearest_scores_of_more_words_than_code_points_are_equal(monkeypatch):
@@ -111,13 +117,12 @@ def test_repeats_compare_with_earlier_texts_only():
 
 def test_fixed_size_samples_match_all_pairs(monkeypatch):
     monkeypatch.setattr(diversity, "FIXED_NUMBERS_OF_ROWS", (10, 30, 1000))
-    monkeypatch.setattr(diversity, "_FIXED_SIZE_DRAWS", 2)
     items = variants(3, 60)
     (ten, thirty) = measure(items, 5).fixed_size_samples
-    order = [items[place] for place in sample_indices(len(items), 2000)]
-    assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 2, 30, 2)
+    order = [items[place] for place in sample_indices(len(items), 10_000)]
+    assert (ten.rows, ten.draws, thirty.rows, thirty.draws) == (10, 10, 30, 10)
     for sample in (ten, thirty):
-        draws = [[order[place] for place in sample_indices(len(order), sample.rows, seed)] for seed in (0, 1)]
+        draws = [[order[place] for place in sample_indices(len(order), sample.rows, seed)] for seed in range(10)]
         scores = np.concatenate([all_pairs(texts) for texts in draws])
         assert sample.mean == pytest.approx(scores.mean())
         assert sample.near == pytest.approx((scores > 0.7).mean())
@@ -216,11 +221,13 @@ def test_embedding_near_is_magpies_squared_distance(cosine, near):
     assert (cosine >= Deduplicate("embeddings").threshold) == bool(near)
 
 
-def test_embedding_distances_in_blocks_are_equal(monkeypatch):
-    vectors = unit(3, 50)
-    expected = EmbeddingNeighbours.of(vectors, 50, "m").distance.mean
-    monkeypatch.setattr(diversity, "_EMBEDDINGS_AT_ONCE", 7)
-    assert EmbeddingNeighbours.of(vectors, 50, "m").distance.mean == pytest.approx(expected)
+def test_embedding_distances_in_blocks_match_all_pairs():
+    """2,500 vectors are more than two blocks."""
+    vectors = unit(3, 2500)
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1)
+    found = EmbeddingNeighbours.of(vectors, 2500, "m")
+    assert found.distance.mean == pytest.approx((1 - cosines.max(axis=1)).mean(), abs=1e-5)
 
 
 def test_embedding_distance_of_equal_vectors_is_0():

@@ -11,7 +11,6 @@ from transformers import LlamaForSequenceClassification as LlamaClassifier
 from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
 from hfsynth.chat import ChatTemplate
 from hfsynth.llm import Completion
-from hfsynth.llms import reward_model as classifier
 from hfsynth.llms.checkpoint import LOADED_MODELS
 from hfsynth.llms.reward_model import Classifier
 from tests.helpers import drive
@@ -242,18 +241,20 @@ def test_field_out_of_range_raises_before_loading(fields, message):
         RewardModel("some/model", **fields)
 
 
-def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
-    batches, read = [], classifier.Classifier._logits
+def test_running_out_of_memory_halves_the_batch(loaded):
+    batches = []
 
-    def note(self, rows):
-        batches.append(len(rows))
-        if len(rows) > 2:
+    def note(model, args, tensors):
+        batches.append(len(tensors["input_ids"]))
+        if batches[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return read(self, rows)
 
-    monkeypatch.setattr(classifier.Classifier, "_logits", note)
     requests = [Request(messages=pair("a", f"b {n}")) for n in range(4)]
-    assert all(completion.scores for completion in loaded.complete(requests))
+    hook = loaded.loaded_model().model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        assert all(completion.scores for completion in loaded.complete(requests))
+    finally:
+        hook.remove()
     assert batches == [4, 2, 2]
 
 
