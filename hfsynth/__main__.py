@@ -31,7 +31,7 @@ from hfsynth.viewer.page import view
 
 @plain_errors()
 def main() -> None:
-    """Run the command of the command line."""
+    """Run the command that the command line names."""
     commands = {"run": run_command, "view": view_command, "verify": verify_command}
     commands_parser = ArgumentParser(prog="hfsynth", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     commands_parser.add_argument("command", choices=commands, help="The command; each has its own --help.")
@@ -61,12 +61,12 @@ def view_command(flags: Sequence[str]) -> None:
         for run in load_runs(arguments.dataset, config, arguments.split, arguments.revision):
             attach_record(dataset, dataset, run)
     except ValueError as error:
-        print_main(f"without what its runs recorded: {error}")
+        print_main(f"the page lacks the records of runs: {error}")
     try:
         measured = report(dataset, embeddings=arguments.embeddings).html()
     except ColumnError as error:
         measured = ""
-        print_main(f"without a report: {error}")
+        print_main(f"the page lacks a report: {error}")
     page = view(dataset, arguments.output, title=title, failures=failures, report=measured)
     print_main(f"{len(dataset):,} rows in {page}")
 
@@ -81,7 +81,7 @@ def run_command(flags: Sequence[str]) -> None:
     try:
         text = arguments.recipe.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{arguments.recipe} is not UTF-8 text, as a recipe must be.") from error
+        raise ValueError(f"a recipe must be UTF-8 text, and {arguments.recipe} is not.") from error
     steps, chunk_size = read_recipe(text)
     check_trusted(steps, arguments.model)
     if arguments.chunk_size is None:
@@ -161,11 +161,11 @@ def _definitions(name: str) -> list[Any]:
     except ModuleNotFoundError as error:
         if error.name not in parents:
             raise
-        raise ValueError(f"--import {name}: there is no module {error.name!r} in {folder} or installed.") from error
+        raise ValueError(f"--import {name}: no module {error.name!r} is in {folder} or installed.") from error
     except (TypeError, ValueError) as error:
         if name.strip(".") and not name.startswith("."):
             raise
-        raise ValueError(f"--import {name!r} is no name of a module, such as my_module.") from error
+        raise ValueError(f"--import must name a module, such as my_module, got {name!r}.") from error
     named = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
     return [value for value in named if value.__module__.partition(".")[0] != "hfsynth"]
 

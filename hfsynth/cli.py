@@ -118,7 +118,7 @@ class RunArguments:
         for name in ("max_rows", "num_rows", "max_tokens", "chunk_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"RunArguments.{name} is {value}; it must be at least 1.")
+                raise ValueError(f"RunArguments.{name} must be at least 1, got {value}.")
 
     def rows(self) -> Dataset | None:
         """Load the input rows.

@@ -1,7 +1,7 @@
-"""`Configuration`, the frozen dataclass that techniques, filters and llms are: its codec, hash and field checks.
+"""`Configuration`, the base class of techniques, filters and llms: its codec, its hash and its field checks.
 
 One codec writes a configuration as plain values and builds it again. In recipes and records, classes and secrets are
-named. In a pickle, from which `datasets` takes its hash, the JSON holds an index for each, and the pickle the lists.
+named. In a pickle, which `datasets` hashes, the JSON has an index for each, and the pickle holds the lists.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ class _Encoder(ABC):
 
     @abstractmethod
     def secret(self, value: Any, text: str, place: str) -> Any:
-        """Return the reference to a secret, with the text that is left of it."""
+        """Return the reference to a secret, with the part of the text that is not secret."""
 
     def leaf(self, value: Any, name: str) -> Any:  # noqa: ARG002 - for recipes
         """Return the plain form of a text, number or None."""
@@ -245,7 +245,7 @@ def restore(text: str, references: _References) -> Any:
 def _hash_by_key(cls: type) -> None:
     """Have datasets hash objects of a class by their `key()`.
 
-    `datasets` hashes with a pickler of its own, which sends nothing, and registers classes in a private module.
+    `datasets` hashes with a pickler of its own. Classes are registered with it in a private module of `datasets`.
     """
     from datasets.utils import _dill
 
@@ -268,7 +268,7 @@ def canonical_json(value: Any) -> str:
 
 
 def from_plain(kind: Any, value: Any) -> Any:
-    """Build a value of an annotated type from what `dataclasses.asdict` and JSON have left of it.
+    """Build a value of an annotated type from its plain form, which `dataclasses.asdict` and JSON return.
 
     Args:
         kind: A dataclass, or the type of a field: a tuple, a mapping from names, any of these or None, a plain
@@ -307,7 +307,8 @@ _Rule = tuple[Callable[[Any], Any], str]
 def settle_fields(configuration: Any) -> None:
     """Check the fields of a frozen dataclass by their annotations, and bring each value to its field's type.
 
-    One text where several belong becomes a tuple of one, a list a tuple, a path its text, a number of numpy Python's.
+    A single text becomes a tuple if several may be given, a list a tuple, a path a text, and a number of NumPy one of
+    Python.
     Annotations other than text, numbers, bool, tuples of texts, mappings and None are left to the class.
 
     Raises:
@@ -318,7 +319,7 @@ def settle_fields(configuration: Any) -> None:
         value = getattr(configuration, name)
         settled = _settle(value, hint)
         if settled is _REFUSED:
-            raise ValueError(f"{owner.__name__}.{name} is {value!r:.200}; it must be {_expectation(hint)}.")
+            raise ValueError(f"{owner.__name__}.{name} must be {_expectation(hint)}, got {value!r:.200}.")
         if settled is not value:
             object.__setattr__(configuration, name, settled)
 
@@ -334,7 +335,7 @@ def as_texts(name: str, value: Any) -> tuple[str, ...]:
     """
     texts: tuple[str, ...] = _texts(value)
     if texts is _REFUSED:
-        raise ValueError(f"{name} is {value!r:.200}; it must be {_RULES[tuple[str, ...]][1]}.")
+        raise ValueError(f"{name} must be {_RULES[tuple[str, ...]][1]}, got {value!r:.200}.")
     return texts
 
 
@@ -354,7 +355,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _settle(value: Any, hint: Any) -> Any:
-    """Return a value as its annotation has it; as it is, where there is no rule; or `_REFUSED`."""
+    """Return a value converted to its annotation, or unchanged if the annotation has no rule; else `_REFUSED`."""
     options = _options(hint)
     if value is None and NoneType in options:
         return None

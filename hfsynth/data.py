@@ -354,7 +354,7 @@ def _load_files(
 
 
 def _format_suffix(path: Path) -> str:
-    """Return the suffix of a file that says its type, one of `FORMATS`."""
+    """Return the suffix that names the type of a file, one of `FORMATS`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -370,7 +370,7 @@ def _format_suffix(path: Path) -> str:
 def _data_files(folder: Path) -> list[Path]:
     """Return the data files of a folder, of one type.
 
-    A .json or .txt file beside files of other types is no data: it may be a licence or a configuration.
+    A .json or .txt file beside files of other types is not read: it may be a license or a configuration.
 
     Raises:
         ValueError: If there are several types.
@@ -430,7 +430,7 @@ def _quiet_builders() -> Iterator[None]:
 
 
 def _unreadable(name: str, paths: Sequence[Path], error: BaseException) -> str:
-    """Say which file can't be read and why, with the line where it is found."""
+    """Return the error that names the unreadable file, the reason and the line."""
     for path in paths:
         if fault := _file_fault(path):
             return f"the file {str(path)!r} can't be read: {fault}."
@@ -440,7 +440,7 @@ def _unreadable(name: str, paths: Sequence[Path], error: BaseException) -> str:
 
 
 def _file_fault(path: Path) -> str:
-    """Say why a Parquet file or a file of JSON lines can't be read; "" where no reason is found."""
+    """Return the reason why a Parquet file or a file of JSON lines can't be read; "" if none is found."""
     module, compressed = file_format(path)[0], path.suffix.lower() in COMPRESSIONS
     if module == "parquet" and not compressed:
         try:
@@ -482,7 +482,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _load_saved(folder: Path, split: str | None) -> Any:
-    """Load what `save_to_disk` wrote into a folder."""
+    """Load the dataset that `save_to_disk` wrote into a folder."""
     saved = load_from_disk(str(folder))
     splits = saved if isinstance(saved, DatasetDict) else DatasetDict({str(saved.split or "train"): saved})
     if split is None or split in splits:

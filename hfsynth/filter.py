@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 1_000
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a row is not kept."""
+    """The reason why a filter drops a row."""
 
     rule: str
     """The rule's name."""
@@ -38,7 +38,7 @@ class Split(NamedTuple):
     """The rows that a filter kept and those that it dropped."""
 
     kept: Dataset
-    """The kept rows."""
+    """The rows that were kept."""
     dropped: Dataset
     """A failures dataset (`FAILURE_FEATURES`) with a row for each dropped one: its `rule`, `value` and `matched`."""
 
@@ -59,7 +59,7 @@ class Filter(Configuration, DatasetStep):
     """Whether rows whose value is None, but on which no technique failed, are passed to `decide` too."""
     reads_earlier_rows: ClassVar[bool] = True
 
-    column: str = field(default="instruction", metadata={"help": "The column that is looked at."})
+    column: str = field(default="instruction", metadata={"help": "The column that the filter reads."})
     name: str = field(default="", metadata={"help": "The step's name in records. Default: the class."})
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Filter(Configuration, DatasetStep):
             kept: Values of earlier rows that were kept.
 
         Returns:
-            For each value, why its row is dropped; None if the row is kept.
+            For each value, the reason why its row is dropped; None if the row is kept.
         """
 
     def read(self, value: Any) -> Any:
@@ -89,7 +89,7 @@ class Filter(Configuration, DatasetStep):
 
     @property
     def is_row_wise(self) -> bool:
-        """Whether it decides on each row alone."""
+        """Whether each row is decided on alone."""
         return not self.stateful
 
     def renamed(self, name: str) -> "Filter":
@@ -116,10 +116,10 @@ class Filter(Configuration, DatasetStep):
         """Check that a dataset has the column.
 
         Raises:
-            ColumnError: If it doesn't.
+            ColumnError: If the column is missing.
         """
         if self.column not in (found := sorted(columns)):
-            raise ColumnError(f"{self.name} needs column {self.column!r}; the dataset has {found}. Say column='…'.")
+            raise ColumnError(f"{self.name} needs column {self.column!r}; the dataset has {found}. Set column='…'.")
 
     def __call__(self, dataset: Dataset) -> Dataset:
         """Return the kept rows.
@@ -139,10 +139,10 @@ class Filter(Configuration, DatasetStep):
 
         Raises:
             ColumnError: If the column is missing, or of a type that the filter can't read.
-            TypeError: If it isn't a `Dataset`.
+            TypeError: If `dataset` is not a `Dataset`.
         """
         if not isinstance(dataset, Dataset):
-            raise TypeError(f"{self.name} filters a Dataset, not {type(dataset).__name__}; give it split by split.")
+            raise TypeError(f"{self.name} filters a Dataset, got {type(dataset).__name__}; pass one split.")
         self.check_features(dataset.features)
         dropped: dict[int, dict[str, Any]] = {}
         rows, values = tee(self._readable(dataset, first, dropped))

@@ -35,7 +35,7 @@ from hfsynth.secrets import masked
 logger = logging.getLogger(__name__)
 _BLOCK, _BLOCKS = 64 * 1024, 256  # bytes of a block; number of blocks, evenly spaced from the first to the last
 _READ = 1 << 20  # bytes that are read at once
-_HASHES: dict[tuple[str, int, int, int, int, bool], str] = {}  # path, size, times, inode, parts alone → hash
+_HASHES: dict[tuple[str, int, int, int, int, bool], str] = {}  # path, size, times, inode, only blocks → hash
 _MAX_OBJECTS = 2_000  # most objects that are read; of further ones only the names count
 _MAX_DEPTH = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
@@ -301,7 +301,7 @@ class _Reader:
         text = f"{self._label} uses {name!r} ({reason}), whose state is no part of the key of cached rows"
         if text not in _WARNED:
             _WARNED.add(text)
-            logger.warning("%s: raise `version` of the class, or the step's `name`, where it changes the rows", text)
+            logger.warning("%s: raise the class's `version`, or change the step's `name`, when the rows change", text)
 
     def _is_own(self, value: Any) -> bool:
         """Return whether an object's code is the user's: in the package of the subject, or in no installed package."""

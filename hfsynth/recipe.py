@@ -53,7 +53,7 @@ def read_recipe(text: str) -> tuple[list[Description], int | None]:
     recipe = _load(text)
     steps, chunk_size = recipe.get("steps"), recipe.get("chunk_size")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
-        raise ValueError(f"a recipe has 'steps', a list of techniques and functions; this is {text[:80]!r}.")
+        raise ValueError(f"a recipe must have 'steps', a list of techniques and functions, got {text[:80]!r}.")
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
         raise ValueError(f"a recipe's chunk_size must be a positive number of rows, got {str(chunk_size)[:80]!r}.")
     return steps, chunk_size
@@ -75,13 +75,13 @@ def build_step(description: Description, names: Mapping[str, Any], secrets: Mapp
         function = _find(description["function"], names, "a function")
         if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
             raise ValueError(
-                f"the recipe names {description['function']!r} as a function of a dataset, which it isn't; "
-                "a recipe's functions are the user's own, passed to from_yaml."
+                f"the recipe names {description['function']!r} as a function of a dataset, but it is none; "
+                "pass your own functions to from_yaml."
             )
         return as_step(function)
     step = _build(description, names, secrets or {})
     if not isinstance(step, Step):
-        raise ValueError(f"a recipe's step is a technique, a filter or a function, not {str(description)[:200]!r}.")
+        raise ValueError(f"a recipe's step must be a technique, filter or function, got {str(description)[:200]!r}.")
     return step
 
 
@@ -99,7 +99,7 @@ def build_source(text: str, names: Mapping[str, Any]) -> Any:
     if description is None:
         return None
     if not isinstance(description, dict) or CLASS_KEY not in description:
-        raise ValueError(f"a recipe's 'source' is a mapping with a {CLASS_KEY!r}, not {str(description)[:80]!r}.")
+        raise ValueError(f"a recipe's 'source' must be a mapping with a {CLASS_KEY!r}, got {str(description)[:80]!r}.")
     return _build(description, names, {})
 
 
@@ -156,7 +156,7 @@ def _build(description: Description, names: Mapping[str, Any], secrets: Mapping[
 
 
 def _find(name: Any, names: Mapping[str, Any], kind: str) -> Any:
-    """Return the class or function of a name; `kind` is "a class" or "a function".
+    """Return the class or function with a name; `kind` is "a class" or "a function".
 
     Raises:
         ValueError: If there is none.
@@ -202,7 +202,7 @@ def _load(text: str) -> dict[str, Any]:
         raise ValueError(f"the recipe can't be read: {redact(str(error))}") from None
     if not isinstance(recipe, dict):
         raise ValueError(
-            f"a recipe is a mapping with 'steps', a list of techniques and functions; this is {text[:80]!r}."
+            f"a recipe must be a mapping with 'steps', a list of techniques and functions, got {text[:80]!r}."
         )
     return recipe
 

@@ -337,7 +337,7 @@ class CategorySampler(Sampler):
         """
         if column in self._values and (unknown := sorted(set(values) - set(self._values[column]))):
             raise ValueError(
-                f"CategorySampler.{where} names {unknown[0]!r}, which {column!r} never is; its values are "
+                f"CategorySampler.{where} names {unknown[0]!r}, which is no value of {column!r}; its values are "
                 f"{list(self._values[column])}."
             )
 
@@ -588,12 +588,12 @@ def _checked_weights(where: str, weights: Any) -> dict[str, float]:
         weights = dict.fromkeys(weights, 1.0)
     if not isinstance(weights, Mapping) or not all(isinstance(value, str) and value.strip() for value in weights):
         raise ValueError(
-            f"CategorySampler.{where} is {weights!r:.200}; it must be texts, such as ('law', 'maths'), or texts and "
-            "their weights, such as {'law': 1, 'maths': 3}."
+            f"CategorySampler.{where} must be texts, such as ('law', 'maths'), or texts and their weights, such as "
+            f"{{'law': 1, 'maths': 3}}, got {weights!r:.200}."
         )
     for value, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise ValueError(f"CategorySampler.{where}[{value!r}] is {weight!r}; a weight is a number of at least 0.")
+            raise ValueError(f"CategorySampler.{where}[{value!r}] must be a number of at least 0, got {weight!r}.")
     if not any(weights.values()):
         raise ValueError(f"CategorySampler.{where} has no weight above 0: {weights!r:.200}.")
     return {value: float(weight) for value, weight in weights.items()}
@@ -603,14 +603,14 @@ def _checked_weights_by(column: str, options: Any) -> dict[str, dict[str, dict[s
     """Return the weights of a column that depend on another column.
 
     Raises:
-        ValueError: If they aren't a dict of one other column, and of weights for its values.
+        ValueError: If `options` is not a dict of one other column and of weights for its values.
     """
     where = f"weights_by[{column!r}]"
     by_value = next(iter(options.values())) if isinstance(options, Mapping) and len(options) == 1 else None
     if not isinstance(by_value, Mapping) or not by_value or column in options:
         raise ValueError(
-            f"CategorySampler.{where} is {options!r:.200}; it must name one second column, and weights for its "
-            "values, such as {'topic': {'law': {'easy': 1, 'hard': 2}}}."
+            f"CategorySampler.{where} must name one other column, and weights for its values, such as "
+            f"{{'topic': {{'law': {{'easy': 1, 'hard': 2}}}}}}, got {options!r:.200}."
         )
     other = next(iter(options))
     if None in by_value:

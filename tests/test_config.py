@@ -80,12 +80,12 @@ def test_as_texts_of_any_series_has_a_fixed_order():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: TextGeneration(LLM, input_mappings="question"), r"TextGeneration\.input_mappings is 'question'"),
-        (lambda: TextGeneration(LLM, output_mappings=["generation"]), r"TextGeneration\.output_mappings is \["),
-        (lambda: EvolInstruct(LLM, mutation_templates="{{ instruction }}"), r"EvolInstruct\.mutation_templates is"),
-        (lambda: EvolInstruct(LLM, mutation_templates={"a": ["x"]}), r"EvolInstruct\.mutation_templates is"),
-        (lambda: Judge(LLM, pre_questions="Why?"), r"Judge\.pre_questions is 'Why\?'"),
-        (lambda: TransformersLLM("x", chat_template_kwargs="a"), r"TransformersLLM\.chat_template_kwargs is 'a'"),
+        (lambda: TextGeneration(LLM, input_mappings="question"), r"\.input_mappings must be .*, got 'question'"),
+        (lambda: TextGeneration(LLM, output_mappings=["generation"]), r"\.output_mappings must be .*, got \["),
+        (lambda: EvolInstruct(LLM, mutation_templates="{{ instruction }}"), r"\.mutation_templates must be"),
+        (lambda: EvolInstruct(LLM, mutation_templates={"a": ["x"]}), r"\.mutation_templates must be"),
+        (lambda: Judge(LLM, pre_questions="Why?"), r"Judge\.pre_questions must be .*, got 'Why\?'"),
+        (lambda: TransformersLLM("x", chat_template_kwargs="a"), r"\.chat_template_kwargs must be .*, got 'a'"),
         (lambda: Magpie(LLM, system_prompt=5), r"Magpie\.system_prompt .*\b5\b"),
         (lambda: Magpie(LLM, system_prompt=["a", 5]), r"Magpie\.system_prompt\['1'\] must be text"),
         (lambda: Magpie(LLM, system_prompt={"a": 5}), r"Magpie\.system_prompt\['a'\] must be text"),
@@ -109,7 +109,7 @@ def test_mapping_field_of_other_values_raises(make, named):
     ],
 )
 def test_number_field_of_other_values_raises(name, value):
-    with pytest.raises(ValueError, match=rf"SamplingParams\.{name} is .*; it must be"):
+    with pytest.raises(ValueError, match=rf"SamplingParams\.{name} .*must be"):
         SamplingParams(**{name: value})
 
 
@@ -122,23 +122,23 @@ def test_number_field_of_numpy_numbers_has_pythons():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: TextGeneration(LLM, num_generations=None), r"TextGeneration\.num_generations is None"),
-        (lambda: TextGeneration(LLM, num_generations="2"), r"TextGeneration\.num_generations is '2'"),
+        (lambda: TextGeneration(LLM, num_generations=None), r"TextGeneration\.num_generations must be .*, got None"),
+        (lambda: TextGeneration(LLM, num_generations="2"), r"TextGeneration\.num_generations must be .*, got '2'"),
         (
             lambda: TextGeneration(LLM, sampling={"top_k": 5}),
-            r"\.sampling is .*SamplingParams\(\.\.\.\)",
+            r"\.sampling must be SamplingParams\(\.\.\.\)",
         ),
-        (lambda: TextGeneration(LLM, sampling=None), r"TextGeneration\.sampling is None"),
-        (lambda: TextGeneration(LLM, template=5), r"TextGeneration\.template is 5; it must be text or None"),
-        (lambda: TextGeneration(LLM, system_prompt=["a"]), r"TextGeneration\.system_prompt is \['a'\]"),
-        (lambda: TextGeneration(LLM, seed=None), r"TextGeneration\.seed is None; it must be a whole number"),
-        (lambda: TextGeneration(LLM, keep_thinking="no"), r"TextGeneration\.keep_thinking is 'no'; it must be True"),
-        (lambda: Novelty(threshold=NAN), r"Novelty\.threshold is nan"),
-        (lambda: Where("x", minimum=True), r"Where\.minimum is True; it must be a number or None"),
-        (lambda: Where(None, minimum=1), r"Where\.column is None; it must be text"),
-        (lambda: RewardModel("x", batch_size="8"), r"RewardModel\.batch_size is '8'"),
-        (lambda: TransformersLLM("x", batch_size=True), r"TransformersLLM\.batch_size is True"),
-        (lambda: TransformersLLM(None), r"TransformersLLM\.model is None; it must be text"),
+        (lambda: TextGeneration(LLM, sampling=None), r"TextGeneration\.sampling must be .*, got None"),
+        (lambda: TextGeneration(LLM, template=5), r"TextGeneration\.template must be text or None, got 5"),
+        (lambda: TextGeneration(LLM, system_prompt=["a"]), r"TextGeneration\.system_prompt must be .*, got \['a'\]"),
+        (lambda: TextGeneration(LLM, seed=None), r"TextGeneration\.seed must be a whole number.*, got None"),
+        (lambda: TextGeneration(LLM, keep_thinking="no"), r"TextGeneration\.keep_thinking must be True.*, got 'no'"),
+        (lambda: Novelty(threshold=NAN), r"Novelty\.threshold must be .*, got nan"),
+        (lambda: Where("x", minimum=True), r"Where\.minimum must be a number or None.*, got True"),
+        (lambda: Where(None, minimum=1), r"Where\.column must be text.*, got None"),
+        (lambda: RewardModel("x", batch_size="8"), r"RewardModel\.batch_size must be .*, got '8'"),
+        (lambda: TransformersLLM("x", batch_size=True), r"TransformersLLM\.batch_size must be .*, got True"),
+        (lambda: TransformersLLM(None), r"TransformersLLM\.model must be text.*, got None"),
     ],
 )
 def test_field_of_a_wrong_type_raises_with_its_name(make, named):
@@ -162,7 +162,7 @@ class Own:
 
 def test_settle_fields_leaves_other_annotations_to_the_class():
     settle_fields(Own(pair=[1, 2], anything=object(), unresolved=3))
-    with pytest.raises(ValueError, match=r"Own\.named is 'x'"):
+    with pytest.raises(ValueError, match=r"Own\.named must be .*, got 'x'"):
         settle_fields(Own(named="x"))
 
 

@@ -108,7 +108,7 @@ def test_view_unreadable_record_is_left_out(tmp_path, capsys):
     (tmp_path / "made/tea/hfsynth.json").write_text("[]")
     view_command([str(tmp_path / "made"), "--config", "tea", "--output", str(tmp_path / "page.html")])
     output = capsys.readouterr().out
-    assert "without what its runs recorded: " in output
+    assert "the page lacks the records of runs: " in output
     assert "hfsynth.json" in output
     assert "1 rows in" in output
 

@@ -249,7 +249,7 @@ class _NearestScores:
             )[0]
 
     def _number(self, words: Sequence[str]) -> Numbered:
-        """Replace words by their numbers; those that none of the texts has share one number."""
+        """Replace words by their numbers; words that are in none of the texts share one number."""
         return as_code_points([self._numbers.get(word, _FIRST_NUMBER) for word in words])
 
 

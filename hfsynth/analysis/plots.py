@@ -53,7 +53,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
 
 
 def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
-    """Draw two bars for each step: the rows that it read, and in front of them those that it handed on.
+    """Draw two bars for each step: the rows in and, in front of them, the rows out.
 
     Args:
         stages: Each step's name, rows in, rows out, and failed rows.

@@ -87,7 +87,7 @@ class StepStats:
     truncated: int
     """Rows with a text that was cut off and is kept."""
     completion_lengths: Lengths | None
-    """Tokens of all completions of a row together; None where no row is left."""
+    """Completion tokens of each row; None if no row is left."""
     finish_reasons: Mapping[str, int]
     """Finish reason of a row's last completion → rows."""
     failures: Mapping[str, int]
@@ -99,11 +99,11 @@ class FunnelStage:
     """Rows of one step, from the record of the run."""
 
     run: int
-    """The number of the run among those that made the dataset, from 1."""
+    """Number of the run, from 1, among those that generated the dataset."""
     name: str
     rows_in: int
     rows_out: int
-    """Rows that the step made or handed on, without failed ones."""
+    """Rows that the step returned, without failed ones."""
     failed: int
     """Rows on which this step failed, and no step before it."""
     dropped: int
@@ -130,8 +130,8 @@ class _JsonRenderable(Renderable):
             value: _Saved = from_plain(cls, json.loads(text))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{cls.__name__}.from_json can't read {text[:60]!r}: {error}; it reads what to_json of this version "
-                "writes."
+                f"{cls.__name__}.from_json can't read {text[:60]!r}: {error}; pass the result of to_json, of the "
+                "same version of hfsynth."
             ) from error
         return value
 
@@ -180,7 +180,7 @@ class Report(_JsonRenderable):
         return tuple(section for section in filled if section.tables)
 
     def compare(self, other: "Report", names: tuple[str, str] = ("first", "second")) -> "Comparison":
-        """Set this report and another side by side: every number of both, and which dataset is more diverse.
+        """Compare this report with another: every number of both, and which dataset is more diverse.
 
         Args:
             other: The other report.
@@ -216,8 +216,8 @@ def report(
             the first of `evolved_instruction`, `instruction`, `prompt`, `conversation`, `messages` in the dataset.
         response: The column with the responses: texts, or conversations, whose last turn is taken if it is the
             assistant's. Default: the first of `response`, `generation`, `answer`, `completion` in the dataset.
-        sample: The number of rows to compare with all others. Default: as many as take minutes, which are up to 31,000
-            short instructions, and 1,000 of a million.
+        sample: The number of rows to compare with all others. Default: as many as can be compared in minutes, up to
+            31,000 short instructions, and 1,000 of a million.
         tokenizer: Adds lengths in tokens, without special tokens; such as `AutoTokenizer.from_pretrained(name)`.
         embeddings: A sentence-transformers model, by its name on the Hub or its folder, to compare up to 20,000 rows
             by their embeddings. Needs `hfsynth[embeddings]`. Default: no embeddings.
@@ -422,7 +422,7 @@ def _diversity_section(report: Report) -> Section:
 
 
 def _diversity_notes(near: NearestNeighbours, embedded: EmbeddingNeighbours | None) -> Iterator[str]:
-    """Yield how the instructions were compared, and what a sample can't show."""
+    """Yield notes on the comparison of instructions, and on the limits of a sample."""
     is_sample = near.rows < near.among
     compared = (
         f"A random sample of {near.rows:,} of the {near.among:,} instructions" if is_sample else "Each instruction"
@@ -642,7 +642,7 @@ class Comparison(_JsonRenderable):
     def __post_init__(self) -> None:
         """Check the reports and their names."""
         if len(set(self.names)) != 2:
-            raise ValueError(f"names must be two different ones, got {self.names!r}.")
+            raise ValueError(f"names must be two different texts, got {self.names!r}.")
         for value in (self.first, self.second):
             if not isinstance(value, Report):
                 raise TypeError(f"a report is compared with another report, got {type(value).__name__}: {value!r}.")
@@ -688,7 +688,7 @@ class Comparison(_JsonRenderable):
         return replace(section, notes=(_CAUTION,)) if is_uneven else section
 
     def _table(self, head: str, lines: list[Line]) -> Table:
-        """Return a table, without the column of verdicts where it would be empty."""
+        """Return a table, without the column of verdicts if it would be empty."""
         columns = (head, *self.names, "difference", _VERDICT)
         if not any(line.cells[-1].value for line in lines):
             return Table(columns[:-1], tuple(Line(line.label, line.cells[:-1]) for line in lines))
@@ -699,7 +699,7 @@ class Comparison(_JsonRenderable):
         return first, second, Cell(difference, "text"), Cell(verdict, "text")
 
     def _more_diverse(self, first: Cell, second: Cell) -> str:
-        """Name the dataset that is more diverse by a measure; "" where the measure can't tell."""
+        """Name the dataset that is more diverse by a measure; "" if the measure decides for neither."""
         if not first.more_diverse or not isinstance(first.value, (int, float)):
             return ""
         if not isinstance(second.value, (int, float)):

@@ -1,1 +1,1 @@
-"""Language models, one module each; `hfsynth.llm.LLM` says what one must define. No module here uses techniques."""
+"""Language models, one module each; `hfsynth.llm.LLM` has the methods to define. No module here uses techniques."""

@@ -221,7 +221,7 @@ def _is_path(model: str) -> bool:
 
 
 def _fault(folder: Path, gguf_file: str | None) -> str:
-    """Return why a folder holds no model, or not this GGUF file; "" if it holds it."""
+    """Return the reason why a folder holds no model or lacks a GGUF file; "" if it has both."""
     files = sorted(path.name for path in folder.glob("*.gguf"))
     if gguf_file:
         if (folder / gguf_file).is_file():
@@ -307,7 +307,7 @@ def _remote_commit(model: str, revision: str | None, file: str) -> str:
     try:
         return get_hf_file_metadata(hf_hub_url(model, file, revision=revision)).commit_hash or ""
     except (OSError, ValueError, TransportError) as error:
-        logger.info("the Hub doesn't tell the commit of %s; the cache's is used: %s", model, redact(str(error)))
+        logger.info("the Hub did not return the commit of %s; the cached one is used: %s", model, redact(str(error)))
         return ""
 
 

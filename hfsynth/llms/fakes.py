@@ -150,7 +150,7 @@ class ScriptedLLM(Configuration, LLM):
             reply = self.replies[number]
         else:
             raise RunError(
-                f"ScriptedLLM has {number} replies, and request {number + 1} came: {request.messages!r:.200}. "
+                f"ScriptedLLM has {number} replies, and got request {number + 1}: {request.messages!r:.200}. "
                 "Add a reply, or pass a function as replies."
             )
         self.requests.append(request)

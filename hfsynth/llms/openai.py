@@ -143,7 +143,7 @@ class OpenAILLM(Configuration, LLM):
         return "none"
 
     def lacks(self, need: Need) -> str:
-        """Return why the llm can't do what a technique needs, with the fix; "" if it can.
+        """Return the reason why the llm can't meet a need of a technique, with the fix; "" if it can.
 
         Whether a server scores choices is checked only after `load`.
         """

@@ -116,7 +116,7 @@ class ChatEndpoint:
         kind: The server's kind.
         model: The model's name on the server.
         template_variables: The chat template's variables besides the messages.
-        advice: What the error for a request that is not a chat advises.
+        advice: The fix that the error for a request that is not a chat names.
     """
 
     sender: Sender

@@ -138,7 +138,7 @@ def load_failures(name: str, config: str | None, split: str, revision: str | Non
     """Load the failures that were saved or pushed with a dataset's rows; None if there are none.
 
     Args:
-        name: The dataset, as in `inputs.load_rows`.
+        name: The dataset, as in `data.load_rows`.
         config: The configuration; None for "default".
         split: The split.
         revision: Commit, branch or tag, on the Hub.
@@ -151,7 +151,7 @@ def load_runs(name: str, config: str | None, split: str, revision: str | None = 
     """Load the records of the runs that generated a split; () if none were saved or pushed with its rows.
 
     Args:
-        name: The dataset, as in `inputs.load_rows`.
+        name: The dataset, as in `data.load_rows`.
         config: The configuration; None for "default".
         split: The split.
         revision: Commit, branch or tag, on the Hub.

@@ -189,7 +189,7 @@ NGRAM_WORDS = 4
 NGRAM_TIMES = 3
 """Occurrences from which a run of words counts as repeated."""
 NGRAM_SHARE = 0.3
-"""Share of a text's words that must exceed this within one repeated run."""
+"""Share of a text's words above which one repeated run counts as a repetition."""
 
 _SENTENCE_END = re.compile(rf"(?<=[{SPACED_ENDS}])\s+|(?<=[{UNSPACED_ENDS}])|\n")
 

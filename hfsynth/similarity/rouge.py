@@ -68,7 +68,7 @@ class NoveltyPool:
     def __post_init__(self) -> None:
         """Check the threshold and the tokenizer, and add the first texts."""
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be above 0 and below 1.")
+            raise ValueError(f"threshold must be above 0 and below 1, got {self.threshold}.")
         check_tokenizer("tokenizer", self.tokenizer)
         for text in self.texts:
             self.add(text)

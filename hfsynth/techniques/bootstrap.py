@@ -138,7 +138,7 @@ class BootstrapInstructions(Technique):
         """Check the prompt."""
         super().__post_init__()
         if self.num_tasks < 2:
-            raise ValueError(f"BootstrapInstructions.num_tasks is {self.num_tasks}; it must be at least 2.")
+            raise ValueError(f"BootstrapInstructions.num_tasks must be at least 2, got {self.num_tasks}.")
         check_prompt("BootstrapInstructions.prompt", self.prompt, ("examples", "num_tasks"))
 
     def input_features(self, available: Collection[str]) -> Inputs:  # noqa: ARG002 - always the same

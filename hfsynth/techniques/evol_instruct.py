@@ -1,15 +1,15 @@
 """Evolve instructions, as WizardLM (arXiv 2304.12244) does, and eliminate evolutions that fail.
 
 Each round draws one of six operations, five that make an instruction harder (depth) and one that asks for a new one
-(breadth), each with the same chance. Elimination keeps the version of the round before where, by the paper's rules,
+(breadth), each with the same chance. Elimination discards an evolved instruction, and keeps the version before it, if
 
 1. a judge finds that both versions ask for the same (`equal`);
 2. the answer contains "sorry" and has fewer than 80 words (`sorry`); this finds apologies in English only;
 3. the answer consists of punctuation and English stop words (`no_content`);
 4. the evolved instruction copies words of the operation's own prompt (`leaked_prompt`);
+5. the evolved instruction is `empty`, was `cut_off`, or is `unchanged`.
 
-and in three obvious cases: the evolved instruction is `empty`, was `cut_off`, or is `unchanged`. Rules 1 to 3 cost
-requests, so they are off unless `eliminate=True`.
+Rules 1 to 4 are those of the paper. Rules 1 to 3 cost requests, so they are off unless `eliminate=True`.
 
 hfsynth differs in two points: prompts are worded anew, and the judge's verdict is scored, not parsed.
 """

@@ -2,8 +2,8 @@
 
 The presets follow the tags of Magpie (arXiv 2406.08464), where a model writes its verdict as JSON. hfsynth scores the
 labels as the model's next turn instead: nothing is parsed, so that even a small model labels every row, and the
-probabilities show how certain it is. With `pre_questions`, the model
-first answers questions in writing, so that it reasons before the labels are scored.
+probabilities show how certain it is. With `pre_questions`, the model first answers questions in writing, so that it
+reasons before the labels are scored.
 """
 
 import math

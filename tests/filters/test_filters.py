@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from hfsynth import Decontaminate, Deduplicate, InstructionRules, Novelty, WellFormed, Where
-from tests.similarity.test_minhash import variants
+from tests.similarity.test_near_duplicates import variants
 
 TEXTS = [*variants(4, 60), "Translate this:", "Draw a red fruit for me.", "  Translate  THIS:", "one two"]
 ROWS = Dataset.from_dict({"instruction": TEXTS, "id": range(len(TEXTS))})
