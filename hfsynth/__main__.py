@@ -144,10 +144,10 @@ def _add_recipe_flags(command: ArgumentParser) -> None:
 
 def _own_definitions(modules: Sequence[str]) -> list[Any]:
     """Return the classes and functions of the modules that `--import` names."""
-    return [definition for name in modules for definition in _definitions(name)]
+    return [definition for name in modules for definition in _module_definitions(name)]
 
 
-def _definitions(name: str) -> list[Any]:
+def _module_definitions(name: str) -> list[Any]:
     """Import a module and return the classes and functions in it that are not hfsynth's own.
 
     Raises:

@@ -238,7 +238,7 @@ def run_and_save(pipeline: Pipeline, run: RunArguments, config_name: str, source
     )
     save(dataset, run.output_dir, config_name=name)
     rows = split_failures(dataset)[0] if METADATA_COLUMN in dataset.column_names else dataset
-    print_main(f"{len(rows)} rows in {run.output_dir}, {_lost(dataset)}")
+    print_main(f"{len(rows)} rows in {run.output_dir}, {_format_outcome(dataset)}")
     if run.push_to_hub:
         url = pipeline.push_to_hub(dataset, run.push_to_hub, config_name=name, private=run.private)
         print_main(f"pushed: {url}")
@@ -256,7 +256,7 @@ def _check_output_dir(folder: Path) -> None:
         raise ValueError(f"output_dir is {str(folder)!r}, but {str(nearest)!r} {fault}; name another folder.")
 
 
-def _lost(dataset: Dataset) -> str:
+def _format_outcome(dataset: Dataset) -> str:
     """Return a summary of a run: rows that failed, were dropped or cut off, and the acceptance rate for `num_rows`."""
     record = records(dataset)[-1]
     failed = sum(sum(step.failures.values()) for step in record.steps)

@@ -317,7 +317,7 @@ def settle_fields(configuration: Any) -> None:
     owner: Any = type(configuration)
     for name, hint in _annotations(owner).items():
         value = getattr(configuration, name)
-        settled = _settle(value, hint)
+        settled = _convert(value, hint)
         if settled is _REFUSED:
             raise ValueError(f"{owner.__name__}.{name} must be {_expectation(hint)}, got {value!r:.200}.")
         if settled is not value:
@@ -354,7 +354,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _settle(value: Any, hint: Any) -> Any:
+def _convert(value: Any, hint: Any) -> Any:
     """Return a value converted to its annotation, or unchanged if the annotation has no rule; else `_REFUSED`."""
     options = _options(hint)
     if value is None and NoneType in options:

@@ -273,7 +273,7 @@ def _load(name: str, config: str | None, split: str | None, revision: str | None
     except StopIteration as error:
         raise ValueError(f"a data file of the folder {name!r} is empty; remove or fill it.") from error
     except _UNREADABLE as error:
-        raise ValueError(_unreadable(name, files, error)) from error
+        raise ValueError(_reading_error(name, files, error)) from error
     except FileNotFoundError:  # no file that datasets recognizes
         return _load_folder(path, split)
 
@@ -344,7 +344,7 @@ def _load_files(
             builder = load_dataset_builder(module, data_files=files, **options)
             builder.download_and_prepare()
     except _UNREADABLE as error:
-        raise ValueError(_unreadable(name, sources, error)) from error
+        raise ValueError(_reading_error(name, sources, error)) from error
     if not builder.info.splits or not builder.info.splits.total_num_examples:
         raise ValueError(f"{name!r} has no rows.")
     loaded = builder.as_dataset(split=split)
@@ -429,7 +429,7 @@ def _quiet_builders() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _unreadable(name: str, paths: Sequence[Path], error: BaseException) -> str:
+def _reading_error(name: str, paths: Sequence[Path], error: BaseException) -> str:
     """Return the error that names the unreadable file, the reason and the line."""
     for path in paths:
         if fault := _file_fault(path):

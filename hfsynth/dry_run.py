@@ -191,10 +191,10 @@ class _TracedFlow:
             try:
                 completion = yield request
             except RowError as error:  # the request could not be completed
-                self._keep(request, Completion(text=error.raw, finish_reason="error", error=error.reason))
+                self._record_call(request, Completion(text=error.raw, finish_reason="error", error=error.reason))
                 resume = partial(flow.throw, error)
             else:
-                self._keep(request, completion)
+                self._record_call(request, completion)
                 resume = partial(flow.send, completion)
 
     def row(self, index: int, outcome: Outcome, upstream_ok: bool) -> TracedRow:
@@ -203,7 +203,7 @@ class _TracedFlow:
         outputs = tuple({names.get(name, name): value for name, value in row.items()} for row in outcome.rows)
         return TracedRow(index, tuple(self.calls), outputs, outcome.error, max(len(outputs), 1), upstream_ok)
 
-    def _keep(self, request: Request, completion: Completion) -> None:
+    def _record_call(self, request: Request, completion: Completion) -> None:
         prompt = self.technique.llm.prompt(request)
         self.calls.append(Call(prompt, completion.written or completion.text, completion, request.choices))
 
@@ -532,7 +532,7 @@ class RowPart(NamedTuple):
 def row_parts(row: TracedRow) -> Iterator[RowPart]:
     """Yield the prompts and completions of a row, its error, and its columns."""
     for part in _raw_parts(row):
-        yield RowPart(part.kind, printable(part.heading), visible(_shortened(part.text)))
+        yield RowPart(part.kind, printable(part.heading), visible(_cut_middle(part.text)))
 
 
 def _raw_parts(row: TracedRow) -> Iterator[RowPart]:
@@ -630,7 +630,7 @@ def _time_line(estimate: Estimate, steps: Sequence[TracedStep]) -> str:
     batches = sorted({step.rows_in for step in steps if step.model and step.rows_in})
     sizes = " to ".join(f"{size:,}" for size in dict.fromkeys(batches[:1] + batches[-1:]))
     speed = f", at the speed of batches of {sizes}; larger ones are likely to be faster" if sizes else ""
-    return f"time on this device: at most {_approximate(low, expected, high)}{speed}"
+    return f"time on this device: at most {_format_range(low, expected, high)}{speed}"
 
 
 def _warnings(steps: Sequence[TracedStep]) -> Iterator[str]:
@@ -665,7 +665,7 @@ def _visible_character(character: str) -> str:
     return chr(0x2400 + min(code_point, 0x21)) if code_point < 0x80 else f"<U+{code_point:04X}>"
 
 
-def _shortened(text: str) -> str:
+def _cut_middle(text: str) -> str:
     if len(text) <= _MAX_TEXT:
         return text
     half = _MAX_TEXT // 2
@@ -685,8 +685,8 @@ def _score_table(call: Call) -> str:
 
 
 def _formatted_interval(interval: Interval) -> str:
-    return _approximate(*(f"{number:,.0f}" for number in (interval.low, interval.expected, interval.high)))
+    return _format_range(*(f"{number:,.0f}" for number in (interval.low, interval.expected, interval.high)))
 
 
-def _approximate(low: str, expected: str, high: str) -> str:
+def _format_range(low: str, expected: str, high: str) -> str:
     return expected if low == high else f"about {expected} ({low} to {high})"

@@ -149,7 +149,7 @@ class Filter(Configuration, DatasetStep):
         before = (value for earlier in kept for _, _, value in self._readable(earlier, 0, {}))
         for (place, value, _), drop in zip(rows, self.decide((read for _, _, read in values), before), strict=True):
             if drop is not None:
-                dropped[place] = self._entry(first + place, value, drop)
+                dropped[place] = self._failure(first + place, value, drop)
         stay = dataset.select([place for place in range(len(dataset)) if place not in dropped]) if dropped else dataset
         return Split(stay, failures_dataset([entry for _, entry in sorted(dropped.items())]))
 
@@ -157,15 +157,15 @@ class Filter(Configuration, DatasetStep):
         self, dataset: Dataset, first: int, dropped: dict[int, dict[str, Any]]
     ) -> Iterator[tuple[int, Any, Any]]:
         """Yield (position, value, value as read) of the rows to decide on; add the unreadable ones to `dropped`."""
-        for place, value in self._sound(dataset):
+        for place, value in self._rows_to_decide(dataset):
             try:
                 read = self.read(value)
             except RowError as error:
-                dropped[place] = self._entry(first + place, value, Drop("unreadable", error.reason))
+                dropped[place] = self._failure(first + place, value, Drop("unreadable", error.reason))
             else:
                 yield place, value, read
 
-    def _sound(self, dataset: Dataset) -> Iterator[tuple[int, Any]]:
+    def _rows_to_decide(self, dataset: Dataset) -> Iterator[tuple[int, Any]]:
         """Yield the positions and values of the rows to decide on."""
         failed = failed_rows(dataset)
         place = 0
@@ -175,7 +175,7 @@ class Filter(Configuration, DatasetStep):
                     yield place, value
                 place += 1
 
-    def _entry(self, row: int, value: Any, drop: Drop) -> dict[str, Any]:
+    def _failure(self, row: int, value: Any, drop: Drop) -> dict[str, Any]:
         raw = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         reason = {"rule": drop.rule, "value": drop.value, "matched": drop.matched}
         return {"step": self.name, "row": row, "column": self.column, "error": drop.rule, "raw": raw, **reason}

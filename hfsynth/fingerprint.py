@@ -94,7 +94,7 @@ class _Reader:
     """Reads the code that a class or function reaches."""
 
     def __init__(self, subject: Any) -> None:
-        self._label = _name(subject)
+        self._label = _qualified_name(subject)
         self._home = str(getattr(subject, "__module__", "")).partition(".")[0]
         self._places: dict[int, int] = {}
         self._kept: list[Any] = []  # keeps objects alive, so that their ids stay unique
@@ -127,7 +127,7 @@ class _Reader:
         if isinstance(value, str) and not isinstance(value, enum.Enum):
             return masked(value, name) or str(value)
         if id(value) in self._active or self._depth >= _MAX_DEPTH:
-            return f"... {_name(value)}"
+            return f"... {_qualified_name(value)}"
         self._active.add(id(value))
         self._depth += 1
         try:
@@ -142,13 +142,13 @@ class _Reader:
         if id(value) in self._places:
             return f"#{self._places[id(value)]}"
         if len(self._places) >= _MAX_OBJECTS:
-            return _name(value)
+            return _qualified_name(value)
         self._places[id(value)] = len(self._places)
         self._kept.append(value)
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(getattr(value, "__wrapped__", None), types.FunctionType):  # decorated with functools.cache
-            return [_name(type(value)), self.state(value.__wrapped__)]
+            return [_qualified_name(type(value)), self.state(value.__wrapped__)]
         if isinstance(value, type):
             return self._class(value)
         return self._instance(value, name)
@@ -159,9 +159,9 @@ class _Reader:
 
     def _function(self, function: types.FunctionType) -> Any:
         if not self._is_own(function):
-            return _name(function)
+            return _qualified_name(function)
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
-        if "globals" in _names(function) and "globals" not in function.__globals__:
+        if "globals" in _used_names(function) and "globals" not in function.__globals__:
             self._warn("globals()", "names that are looked up as it runs")
         return [
             self.state(function.__code__),
@@ -170,7 +170,7 @@ class _Reader:
             [[name, self._cell(name, cell)] for name, cell in cells.items()],
             [
                 [name, self._global(function, name)]
-                for name in sorted(_names(function))
+                for name in sorted(_used_names(function))
                 if name in function.__globals__
             ],
             self.state(getattr(function, "__wrapped__", None)),
@@ -183,7 +183,7 @@ class _Reader:
         for name in sorted(_imported_names(function.__code__, str(function.__globals__.get("__package__") or ""))):
             module = self._own_module(name)
             if module is not None:
-                yield self._module(module, _names(function))
+                yield self._module(module, _used_names(function))
 
     def _own_module(self, name: str) -> types.ModuleType | None:
         """Import and return a module of the user's by its name; None for any other module."""
@@ -202,7 +202,7 @@ class _Reader:
         """Yield the state of the implementations of a `functools.singledispatch` function."""
         registry = getattr(function, "registry", None)
         if isinstance(registry, Mapping):
-            pairs = ((_name(kind), implementation) for kind, implementation in registry.items())
+            pairs = ((_qualified_name(kind), implementation) for kind, implementation in registry.items())
             yield [
                 [kind, self.state(implementation)] for kind, implementation in sorted(pairs, key=lambda pair: pair[0])
             ]
@@ -211,14 +211,14 @@ class _Reader:
         """Return the state of an enumeration member: its name, value and methods."""
         methods = {name: value for name, value in vars(type(member)).items() if isinstance(value, types.FunctionType)}
         own = {name: value for name, value in methods.items() if not name.startswith("__")}
-        return [_name(type(member)), member.name, self.state(member.value), self._mapping(own)]
+        return [_qualified_name(type(member)), member.name, self.state(member.value), self._mapping(own)]
 
     def _cell(self, name: str, cell: Any) -> Any:
         try:
             content = cell.cell_contents
         except ValueError:  # not assigned yet
             return None
-        return _name(content) if name == "__class__" else self.state(content, name)
+        return _qualified_name(content) if name == "__class__" else self.state(content, name)
 
     def _global(self, function: types.FunctionType, name: str) -> Any:
         """Return the state of a global that a function reads; None, with a warning, if a function changes it."""
@@ -227,7 +227,7 @@ class _Reader:
             self._warn(name, "a function changes it")
             return None
         if isinstance(value, types.ModuleType):
-            return self._module(value, _names(function))
+            return self._module(value, _used_names(function))
         return self.state(value, name)
 
     def _changed_globals(self, function: types.FunctionType) -> set[str]:
@@ -259,13 +259,13 @@ class _Reader:
 
     def _class(self, cls: type) -> Any:
         if not self._is_own(cls):
-            return _name(cls)
+            return _qualified_name(cls)
         members = {name: value for name, value in vars(cls).items() if name not in _GENERATED}
         own = {name: value for name, value in members.items() if not _is_generated(name, value)}
         declared = getattr(cls, "__dataclass_fields__", {})
         defaults = [[name, self._default(field)] for name, field in declared.items()]
         bases = [self.state(base) for base in cls.__bases__ if base is not object]
-        return [_name(cls), bases, defaults, [[name, self.state(own[name], name)] for name in sorted(own)]]
+        return [_qualified_name(cls), bases, defaults, [[name, self.state(own[name], name)] for name in sorted(own)]]
 
     def _default(self, field: Any) -> Any:
         factory = field.default_factory
@@ -292,10 +292,10 @@ class _Reader:
                 self._warn(name or kind.__qualname__, f"its methods change {', '.join(sorted(changed))}")
             return [self.state(kind), self._mapping({k: v for k, v in vars(value).items() if k not in changed})]
         if hasattr(value, "__qualname__"):  # a built-in function
-            return _name(value)
+            return _qualified_name(value)
         if name and kind.__module__.partition(".")[0] not in _STATELESS:
             self._warn(name, f"a {kind.__module__}.{kind.__qualname__}")
-        return _name(kind)
+        return _qualified_name(kind)
 
     def _warn(self, name: str, reason: str) -> None:
         text = f"{self._label} uses {name!r} ({reason}), whose state is no part of the key of cached rows"
@@ -317,7 +317,7 @@ class _Reader:
         return not (file.startswith(_INSTALLED) or "site-packages" in file or "dist-packages" in file)
 
 
-def _name(value: Any) -> str:
+def _qualified_name(value: Any) -> str:
     """Return the module and name of a class or function, or of the class of another object."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
@@ -334,17 +334,17 @@ def _is_generated(name: str, value: Any) -> bool:
     )
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def _nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """Yield a code object and those nested in it, of comprehensions, inner functions and classes."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from _nested_codes(constant)
 
 
-def _names(function: types.FunctionType) -> set[str]:
+def _used_names(function: types.FunctionType) -> set[str]:
     """Return the names of globals and attributes that a function uses."""
-    return {name for code in _codes(function.__code__) for name in code.co_names}
+    return {name for code in _nested_codes(function.__code__) for name in code.co_names}
 
 
 def _code_of(value: Any) -> types.CodeType | None:
@@ -364,7 +364,7 @@ def _code_of(value: Any) -> types.CodeType | None:
 def _changed_globals(code: types.CodeType) -> frozenset[str]:
     """Return the globals that code assigns, or changes in place."""
     found: set[str] = set()
-    for one in _codes(code):
+    for one in _nested_codes(code):
         steps = list(dis.get_instructions(one))
         found |= {str(step.argval) for step in steps if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
         loads = [place for place, step in enumerate(steps) if step.opname == "LOAD_GLOBAL"]
@@ -424,7 +424,7 @@ def _is_changed(steps: list[dis.Instruction], place: int) -> bool:
 def _imported_names(code: types.CodeType, package: str) -> frozenset[str]:
     """Return the full names of the modules that code imports as it runs, and of their top-level packages."""
     found: set[str] = set()
-    for one in _codes(code):
+    for one in _nested_codes(code):
         steps = [step for step in dis.get_instructions(one) if step.opname != "EXTENDED_ARG"]
         for place, step in enumerate(steps):
             if step.opname != "IMPORT_NAME":

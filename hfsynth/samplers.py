@@ -222,7 +222,7 @@ class CategorySampler(Sampler):
         object.__setattr__(self, "weights_by", weights_by)
         if not self.sampled_columns:
             raise ValueError("CategorySampler.weights is empty; name a column and the weights of its values.")
-        for column, other in self._others.items():
+        for column, other in self._depends_on.items():
             self._check_values(f"weights_by[{column!r}]", other, weights_by[column][other])
             missing = sorted(set(self._values.get(other, ())) - set(weights_by[column][other]))
             if column not in weights and missing:
@@ -243,7 +243,7 @@ class CategorySampler(Sampler):
     @property
     def read_columns(self) -> tuple[str, ...]:
         """The dataset's columns that `weights_by` names."""
-        return tuple(sorted(set(self._others.values()) - set(self._order)))
+        return tuple(sorted(set(self._depends_on.values()) - set(self._order)))
 
     def sample(self, indices: Sequence[int], batch: Batch) -> Columns:
         """Return the values of some rows. Connected columns are drawn jointly, every other column by itself.
@@ -270,7 +270,7 @@ class CategorySampler(Sampler):
             ColumnError: If a column has no weights for one of them.
         """
         row = {column: str(value) for column, value in values.items() if value is not None}
-        for column, other in self._others.items():
+        for column, other in self._depends_on.items():
             options = self.weights_by[column][other]
             if other in values and column not in self.weights and row.get(other) not in options:
                 raise ColumnError(
@@ -281,14 +281,14 @@ class CategorySampler(Sampler):
         return row
 
     @cached_property
-    def _others(self) -> dict[str, str]:
+    def _depends_on(self) -> dict[str, str]:
         """Column → the column that its weights depend on."""
         return {column: next(iter(options)) for column, options in sorted(self.weights_by.items())}
 
     @cached_property
     def _order(self) -> tuple[str, ...]:
         names = sorted({*self.weights, *self.weights_by})
-        graph = {name: [self._others[name]] if self._others.get(name) in names else [] for name in names}
+        graph = {name: [self._depends_on[name]] if self._depends_on.get(name) in names else [] for name in names}
         try:
             return tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
@@ -306,7 +306,7 @@ class CategorySampler(Sampler):
         }
 
     def _all_weights(self, column: str) -> list[_Weights]:
-        other = self._others.get(column, "")
+        other = self._depends_on.get(column, "")
         options = self.weights_by.get(column, {}).get(other, {}).values()
         return [*([self.weights[column]] if column in self.weights else []), *options]
 
@@ -315,8 +315,8 @@ class CategorySampler(Sampler):
         """Columns that are drawn jointly: those of `forbidden`, and the sampled ones that their weights depend on."""
         found = {column for combination in self.forbidden for column in combination}
         for column in reversed(self._order):
-            if column in found and column in self._others:
-                found.add(self._others[column])
+            if column in found and column in self._depends_on:
+                found.add(self._depends_on[column])
         return tuple(column for column in self._order if column in found)
 
     @cached_property
@@ -324,7 +324,7 @@ class CategorySampler(Sampler):
         """Column of the dataset → its values for which connected columns have weights."""
         found: dict[str, frozenset[str]] = {}
         for column in self._connected:
-            other = self._others.get(column)
+            other = self._depends_on.get(column)
             if other is not None and other not in self._order:
                 found[other] = found.get(other, frozenset()) | set(self.weights_by[column][other])
         return found
@@ -363,7 +363,7 @@ class CategorySampler(Sampler):
 
     def _weights_in(self, column: str, row: Mapping[str, str]) -> _Weights:
         """Return a column's weights in a row."""
-        other = self._others.get(column, "")
+        other = self._depends_on.get(column, "")
         options: Mapping[str, _Weights] = self.weights_by[column][other] if other in row else {}
         weights = options.get(row[other]) if other in row else None
         own: _Weights = self.weights[column] if weights is None else weights
@@ -399,8 +399,8 @@ class CategorySampler(Sampler):
 
     def _fit_combinations(self, row: Mapping[str, str]) -> "_Distribution":
         values = [self._values[column] for column in self._connected]
-        allowed = self._allowed(values)
-        targets = self._targets(row)
+        allowed = self._allowed_cells(values)
+        targets = self._target_shares(row)
         table = _fit_table(allowed, targets)
         for axes, wanted in targets:
             reached = _margin(table, axes)
@@ -415,7 +415,7 @@ class CategorySampler(Sampler):
         names = [tuple(values[axis][index] for axis, index in enumerate(cell)) for cell in cells.tolist()]
         return _Distribution.of(names, table[table > 0])
 
-    def _allowed(self, values: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    def _allowed_cells(self, values: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
         """Return which combinations of the connected columns are allowed, as an array with an axis for each column.
 
         Raises:
@@ -436,7 +436,7 @@ class CategorySampler(Sampler):
             allowed[index] = False
         return allowed
 
-    def _targets(self, row: Mapping[str, str]) -> list["_Target"]:
+    def _target_shares(self, row: Mapping[str, str]) -> list["_Target"]:
         """Return the shares that the weights ask for.
 
         A column whose weights depend on another connected column has its joint shares with that column.
@@ -444,7 +444,7 @@ class CategorySampler(Sampler):
         targets: list[_Target] = []
         shares: dict[str, _Table] = {}
         for axis, column in enumerate(self._connected):
-            other = self._others.get(column, "")
+            other = self._depends_on.get(column, "")
             if other in self._connected:
                 rows = [
                     share * self._shares_in(column, {**row, other: value})
@@ -530,10 +530,10 @@ class PersonaSampler(Sampler):
     def sample(self, indices: Sequence[int], batch: Batch) -> Columns:  # noqa: ARG002 - reads no column
         """Return the columns of a persona for each row."""
         personas = self._load()
-        found = personas[[self._place(index, len(personas)) for index in indices]]
+        found = personas[[self._persona_index(index, len(personas)) for index in indices]]
         return {column: list(found[column]) for column in self.columns}
 
-    def _place(self, index: int, count: int) -> int:
+    def _persona_index(self, index: int, count: int) -> int:
         """Return the index of a row's persona. Each pass over the personas has a random start and stride."""
         turn, place = divmod(index, count)
         start, stride = _order_of_pass(self.seed, self.name, turn, count)

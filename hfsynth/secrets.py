@@ -103,7 +103,7 @@ def masked(value: Any, name: str = "", marked: bool = False) -> str | None:
     if _names_secret(name, value):
         _remember(value)
         return MASK
-    found = _found(value)
+    found = _find_secrets(value)
     for text in found:
         _remember(text)
         _remember(text.partition(":")[2])  # the password of user:password
@@ -117,7 +117,7 @@ def redact(text: str) -> str:
     >>> redact("401: key hf_abcdefghijklmnop1234 is not valid")
     '401: key *** is not valid'
     """
-    return _replace(_replace(text, _found(text)), list(_SECRETS))
+    return _replace(_replace(text, _find_secrets(text)), list(_SECRETS))
 
 
 def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
@@ -131,7 +131,7 @@ def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
         return
     before = ""
     for index, item in enumerate(value):
-        named = _ALWAYS.search(_plain(before)) and not before[:1].isspace()
+        named = _ALWAYS.search(_snake(before)) and not before[:1].isspace()
         yield index, item, before if named else name
         before = item if isinstance(item, str) and len(item) < 40 else ""
 
@@ -143,7 +143,7 @@ def repr_of(value: Any, name: str = "", marked: bool = False) -> str:
     """
     text = masked(value, name, marked) if value or hasattr(value, "get_secret_value") else None
     if text is not None:
-        return repr(_cut(text))
+        return repr(_shorten(text))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.repr and not _is_default(f, value)]
         parts = [f"{f.name}={repr_of(getattr(value, f.name), f.name, is_secret_field(f))}" for f in fields]
@@ -155,7 +155,7 @@ def repr_of(value: Any, name: str = "", marked: bool = False) -> str:
         if isinstance(value, list):
             return f"[{', '.join(parts)}]"
         return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
-    return repr(_cut(value) if type(value) is str else value)
+    return repr(_shorten(value) if type(value) is str else value)
 
 
 def _is_default(field: "dataclasses.Field[Any]", owner: Any) -> bool:
@@ -168,19 +168,19 @@ def _is_default(field: "dataclasses.Field[Any]", owner: Any) -> bool:
     return default is value or (type(default) is type(value) and bool(default == value))
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 1] + "…"
 
 
 def _names_secret(name: str, text: str) -> bool:
     """Return whether a field's or key's name says that its text is secret."""
-    plain = _plain(name)
+    plain = _snake(name)
     if plain == "token":
         return len(text) >= _MIN_TOKEN_LENGTH and not _SPECIAL_TOKEN.fullmatch(text)
     return bool(_ALWAYS.search(plain) or (_PERHAPS.search(plain) and _RANDOM.fullmatch(text)))
 
 
-def _plain(name: str) -> str:
+def _snake(name: str) -> str:
     return re.sub(r"\W+", "_", _CAMEL.sub("_", name)).strip("_").lower()
 
 
@@ -190,18 +190,18 @@ def _name_of_item(name: str, key: str) -> str:
     >>> _name_of_item("credentials", "user"), _name_of_item("keys", "openai"), _name_of_item("extra", "pw")
     ('credentials', 'openai_key', 'pw')
     """
-    plain = _plain(name)
+    plain = _snake(name)
     if _ALWAYS.search(plain):
         return name
     plural = re.search(r"(?:^|_)(key|token)s$", plain)
-    return f"{key}_{plural[1]}" if plural and not _ALWAYS.search(_plain(key)) else key
+    return f"{key}_{plural[1]}" if plural and not _ALWAYS.search(_snake(key)) else key
 
 
-def _found(text: str) -> list[str]:
+def _find_secrets(text: str) -> list[str]:
     """Return the parts of a text that are secret by their form or by what stands before them."""
     found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(text)]
     for match in _PARAMETER.finditer(text):
-        if _names_secret(match[1], match[2]) or (_plain(match[1]) in _PARAMETERS and len(match[2]) >= _MIN_LENGTH):
+        if _names_secret(match[1], match[2]) or (_snake(match[1]) in _PARAMETERS and len(match[2]) >= _MIN_LENGTH):
             found.append(match[2])
     if (pair := _PAIR.fullmatch(text)) and _names_secret(pair[1], pair[2]):
         found.append(pair[2])

@@ -44,7 +44,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
             axes = _plain_axes(figure, (rows, columns, number))
             axes.stairs(distribution.counts, distribution.edges, fill=True, color=_BLUE)
             axes.axvline(distribution.median, color=INK, linewidth=1, linestyle="--")
-            axes.set_title(wrapped(f"{kind} (median {distribution.median:,})", 36), fontsize=9, parse_math=False)
+            axes.set_title(_wrap_text(f"{kind} (median {distribution.median:,})", 36), fontsize=9, parse_math=False)
             axes.set_xlabel(unit, fontsize=8)
             axes.set_ylabel("texts", fontsize=8)
             axes.locator_params(integer=True)
@@ -67,7 +67,7 @@ def draw_funnel(stages: Sequence[tuple[str, int, int, int]]) -> bytes:
         for place, (_, rows_in, rows_out, failed) in enumerate(stages):
             numbers = f" {rows_in:,} → {rows_out:,}" + (f" ({failed:,} failed)" if failed else "")
             axes.text(max(rows_in, rows_out), place, numbers, va="center", fontsize=8)
-        axes.set_yticks(places, [wrapped(name, 30) for name, *_ in stages], fontsize=8, parse_math=False)
+        axes.set_yticks(places, [_wrap_text(name, 30) for name, *_ in stages], fontsize=8, parse_math=False)
         axes.set_xlim(0, 1.35 * max(max(stage[1:3]) for stage in stages) or 1)
         axes.set_xlabel("rows", fontsize=8)
         axes.locator_params(axis="x", integer=True)
@@ -102,7 +102,7 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
     return render_figure(plot, (6.4, 2.8))
 
 
-def wrapped(text: str, width: int) -> str:
+def _wrap_text(text: str, width: int) -> str:
     """Wrap a text into three lines at most."""
     return "\n".join(textwrap.wrap(text, width, max_lines=3, placeholder=" …"))
 
@@ -165,7 +165,7 @@ def draw_diagram(diagram: Diagram, form: Form = "png") -> bytes:
                 corner, 2 * _HALF_WIDTH, 2 * _HALF_HEIGHT, "round,pad=0,rounding_size=0.08", fc=_FILL, ec=_LINE
             )
             axes.add_patch(box)
-            label = "\n".join(_wrap(text, 21) for text in (names[place], models[place]) if text)
+            label = "\n".join(_wrap_name(text, 21) for text in (names[place], models[place]) if text)
             axes.text(place * _STEP_WIDTH, 0, label, va="center", fontsize=9, **_TEXT)
         for arrow in diagram.arrows:
             _draw_arrow(axes, arrow)
@@ -195,14 +195,14 @@ def _draw_arrow(axes: "Axes", arrow: Arrow) -> None:
         path = Path([(start + _HALF_WIDTH, 0), (end - _HALF_WIDTH, 0)])
     axes.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=10, color=_LINE))
     box: dict[str, Any] | None = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if height else None
-    label = _wrap(", ".join(arrow.columns), 40 if height else 21)
+    label = _wrap_name(", ".join(arrow.columns), 40 if height else 21)
     axes.text(*middle, label, va="center" if height else "bottom", fontsize=8, bbox=box, **_TEXT)
 
 
-def _wrap(text: str, width: int) -> str:
+def _wrap_name(text: str, width: int) -> str:
     """Break a text into at most four lines, after spaces and after the separators `_`, `/` and `-`.
 
-    >>> _wrap("HuggingFaceTB/SmolLM2-135M-Instruct", 21).split()
+    >>> _wrap_name("HuggingFaceTB/SmolLM2-135M-Instruct", 21).split()
     ['HuggingFaceTB/', 'SmolLM2-135M-Instruct']
     """
     lines = [""]

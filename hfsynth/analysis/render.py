@@ -133,17 +133,17 @@ class Renderable(ABC):
         Args:
             pictures: The folder that `pictures` are linked from, such as "images". Default: without pictures.
         """
-        return self._fill("report.md.jinja", folder=pictures)
+        return self._render_template("report.md.jinja", folder=pictures)
 
     def html(self) -> str:
         """Return a self-contained fragment of HTML, pictures included."""
-        return self._fill("report.html.jinja")
+        return self._render_template("report.html.jinja")
 
     def pictures(self) -> dict[str, bytes]:
         """Return the pictures: file name → PNG."""
         return {f"{picture.name}.png": picture.draw() for section in self.sections() for picture in section.pictures}
 
-    def _fill(self, template: str, **values: str) -> str:
+    def _render_template(self, template: str, **values: str) -> str:
         environment = Environment(
             loader=PackageLoader("hfsynth.analysis", "."),
             autoescape=template.endswith(".html.jinja"),

@@ -278,13 +278,13 @@ class _Texts:
         )
         instructions = iter_text_batches(self.dataset, self.columns.instruction, "instruction")
         for asked, answered in zip(instructions, responses, strict=False):
-            words = _words(asked)
+            words = _split_words(asked)
             self.instructions.update(asked, words, self.tokenizer)
             self.grams.update(words)
             self.duplicates.update(asked)
             has_instruction += map(bool, asked)
             if has_responses:
-                self.responses.update(answered, _words(answered), self.tokenizer)
+                self.responses.update(answered, _split_words(answered), self.tokenizer)
                 self.answers.update(asked, answered)
                 has_response += map(bool, answered)
         self.instruction_rows = np.flatnonzero(has_instruction)
@@ -327,7 +327,7 @@ class _Texts:
         return texts_at(self.dataset, self.columns.instruction, "instruction", self.instruction_rows[places])
 
 
-def _words(texts: Iterable[str]) -> list[list[str]]:
+def _split_words(texts: Iterable[str]) -> list[list[str]]:
     """Return the words of each text that is not empty."""
     return [words_in(text) for text in texts if text]
 

@@ -71,13 +71,13 @@ class Decontaminate(TextFilter):
         """Look up the n-grams of each text in the index of the benchmarks."""
         index: NgramIndex | None = None
         for text in values:
-            index = index or _index(self.benchmarks, self.shortest, self.ngram, self.files_state())
+            index = index or _build_index(self.benchmarks, self.shortest, self.ngram, self.files_state())
             found = index.find(text)
             yield Drop("in_benchmark", found.ngram, found.place) if found else None
 
 
 @lru_cache(maxsize=1)
-def _index(benchmarks: tuple[str, ...], shortest: int, ngram: int, state: str) -> NgramIndex:  # noqa: ARG001 - a key
+def _build_index(benchmarks: tuple[str, ...], shortest: int, ngram: int, state: str) -> NgramIndex:  # noqa: ARG001 - a key
     """Index the benchmarks once for all rounds of a run."""
     found = chain.from_iterable(passages(benchmark, shortest) for benchmark in benchmarks)
     return index_passages(found, ngram)

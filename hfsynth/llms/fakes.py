@@ -42,7 +42,7 @@ class EchoLLM(Configuration, LLM):
             time.sleep(self.seconds_per_request)
         read = sum(len(message["content"].split()) for message in request.messages)
         if request.choices:
-            return _scored(request, read)
+            return _hashed_scores(request, read)
         if request.role == "user":
             text = f"Question {len(request.messages)}: what is the square of {request.seed % 1000}?"
         else:
@@ -59,7 +59,7 @@ class EchoLLM(Configuration, LLM):
         )
 
 
-def _scored(request: Request, read: int) -> Completion:
+def _hashed_scores(request: Request, read: int) -> Completion:
     conversation = "".join(f"{message['role']}: {message['content']}\n" for message in request.messages)
     tokens = tuple(len(choice.split()) + 1 for choice in request.choices)
     scores = tuple(
@@ -154,7 +154,7 @@ class ScriptedLLM(Configuration, LLM):
                 "Add a reply, or pass a function as replies."
             )
         self.requests.append(request)
-        return reply if isinstance(reply, Completion) else _completion(request, reply)
+        return reply if isinstance(reply, Completion) else _scripted_completion(request, reply)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Function:
         return _FUNCTIONS[self.name, self.code](request)
 
 
-def _completion(request: Request, text: str) -> Completion:
+def _scripted_completion(request: Request, text: str) -> Completion:
     """Return a text as the completion of a request."""
     prompt_tokens = sum(len(message["content"].split()) for message in request.messages)
     if not request.choices:

@@ -144,7 +144,7 @@ class ChatEndpoint:
         message = choice.get("message")
         message = message if isinstance(message, Mapping) else {}
         calls, call_error = _parsed_calls(message) if request.parse_tool_calls else ((), "")
-        text = _content(message.get("content")) if calls else _text_of(message)
+        text = _content_text(message.get("content")) if calls else _text_of(message)
         thinking = message.get("reasoning") or message.get("reasoning_content")
         if not isinstance(thinking, str) or not thinking:
             thinking, text = split_thinking("", text, THINKING)
@@ -153,7 +153,7 @@ class ChatEndpoint:
         completion = Completion(
             text=text, finish_reason="stop", thinking=thinking, tool_calls=calls, tool_call_error=call_error
         )
-        return _with_usage(_ended(completion, choice), data)
+        return _with_usage(_with_finish_reason(completion, choice), data)
 
     def check(self, requests: Sequence[Request]) -> None:
         """Check that at least one of the requests is a chat.
@@ -263,12 +263,12 @@ class RawEndpoint:
         }
         data = await self.sender.post("/completions", body)
         choice = _first_choice(data)
-        ids, text = choice.get("token_ids"), _content(choice.get("text"))
+        ids, text = choice.get("token_ids"), _content_text(choice.get("text"))
         if isinstance(ids, list) and ids:
             completion = self.chat.completion(rendered, Generated(ids, "stop"))
         else:
             completion = replace(self.chat.completion_of_text(rendered, text, "stop"), written=text)
-        return _with_usage(_ended(completion, choice), data)
+        return _with_usage(_with_finish_reason(completion, choice), data)
 
     def _prompt_text(self, rendered: RenderedRequest) -> str:
         """Return the text that the tokenizer reads as a prompt's token ids, where it adds a BOS token or not.
@@ -447,7 +447,7 @@ def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text_of(message: Mapping[str, Any]) -> str:
     """Return the text of an answer; of one that only calls tools, the calls as JSON."""
-    text, calls = _content(message.get("content")), message.get("tool_calls")
+    text, calls = _content_text(message.get("content")), message.get("tool_calls")
     return text if text or not calls else json.dumps(calls, ensure_ascii=False)
 
 
@@ -474,7 +474,7 @@ def _parsed_calls(message: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], 
         return (), str(error)
 
 
-def _content(content: Any) -> str:
+def _content_text(content: Any) -> str:
     """Return the text of an answer's content, which is a text, a list of parts, or None."""
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
@@ -482,7 +482,7 @@ def _content(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _ended(completion: Completion, choice: Mapping[str, Any]) -> Completion:
+def _with_finish_reason(completion: Completion, choice: Mapping[str, Any]) -> Completion:
     """Return a completion with the finish reason of the server's choice."""
     reason = str(choice.get("finish_reason") or "")
     if reason in _CALLED and (completion.text or completion.tool_calls):

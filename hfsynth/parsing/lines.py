@@ -527,20 +527,20 @@ def number_marker(line: str) -> Marker | None:
         if not label and "." in found.group() and _MONTH.match(line[found.end() :]):
             return None  # 3. Oktober 1990: …
         dash = "-" if found.group().rstrip().endswith(("-", "–", "—", "/")) and not label else ""
-        return _marker(line, found, _value(found["number"]), f"{form}{label.casefold()}{dash}")
+        return _marker(line, found, _value_of(found["number"]), f"{form}{label.casefold()}{dash}")
     return None
 
 
 def section_number_marker(line: str) -> Marker | None:
     """Read a number of two parts, of which the second one counts: "1.2 …"."""
     found = _SECTION_NUMBER.match(line)
-    return found and _marker(line, found, _value(found["number"]), "section")
+    return found and _marker(line, found, _value_of(found["number"]), "section")
 
 
 def generic_number_marker(line: str) -> Marker | None:
     """Return words and a number at the beginning of a line: "Nutzerfrage 1: …"."""
     found = _GENERIC_NUMBER.match(line)
-    return found and _marker(line, found, _value(found["number"]), found["label"].casefold())
+    return found and _marker(line, found, _value_of(found["number"]), found["label"].casefold())
 
 
 def label_marker(line: str) -> Marker | None:
@@ -578,10 +578,10 @@ def _marker(line: str, found: re.Match[str], value: int | None, form: str) -> Ma
     return Marker(indent, value, form, text if is_closed else opening + text, len(found.group().expandtabs(4)))
 
 
-def _value(number: str) -> int:
+def _value_of(number: str) -> int:
     """Return the value of a numeral.
 
-    >>> [_value(number) for number in ("12", "١", "③", "十二", "二十", "three")]
+    >>> [_value_of(number) for number in ("12", "١", "③", "十二", "二十", "three")]
     [12, 1, 3, 12, 20, 3]
     """
     if number.casefold() in _WORDS:
@@ -593,7 +593,11 @@ def _value(number: str) -> int:
     if len(number) == 1:
         return int(unicodedata.numeric(number))
     tens, _, ones = number.partition("十")
-    return (_value(tens) if tens else 1) * 10 + (_value(ones) if ones else 0) if "十" in number else _value(number[0])
+    return (
+        (_value_of(tens) if tens else 1) * 10 + (_value_of(ones) if ones else 0)
+        if "十" in number
+        else _value_of(number[0])
+    )
 
 
 def ordinal_marker(line: str) -> Marker | None:

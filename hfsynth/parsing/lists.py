@@ -82,7 +82,7 @@ def parse_list(text: str, cut_off: bool = False) -> list[str]:
             items = found
             break
     unique: dict[str, str] = {}
-    for item in map(_clean, _without_kinds(_without_numbers(items))):
+    for item in map(_clean_item, _without_kinds(_without_numbers(items))):
         if any(character.isalnum() for character in item) and not is_only_announcement(item):
             unique.setdefault(" ".join(item.casefold().split()), item)
     return list(unique.values())
@@ -126,11 +126,11 @@ _COUNTED: tuple[Callable[[str], Marker | None], ...] = (
 )
 
 
-def _starts(lines: Sequence[str]) -> _Found:
+def _item_starts(lines: Sequence[str]) -> _Found:
     """Return the numbers of the lines on which list items begin; none if the lines are no list."""
     fenced = fenced_lines(lines)
     open_lines = [
-        (place, line) for place, line in enumerate(lines) if line.strip() and not _inside(fenced, lines, place)
+        (place, line) for place, line in enumerate(lines) if line.strip() and not _is_fenced(fenced, lines, place)
     ]
 
     def found_by(read: Callable[[str], Marker | None]) -> _Found:
@@ -167,7 +167,7 @@ def _labelled_after(labels: _Found, best: _Found, lines: Sequence[str]) -> _Foun
     return later if later and later[0][0] == after else []
 
 
-def _inside(fenced: Sequence[bool], lines: Sequence[str], place: int) -> bool:
+def _is_fenced(fenced: Sequence[bool], lines: Sequence[str], place: int) -> bool:
     """Return whether a line is in a fenced block that began on an earlier line."""
     return fenced[place] and (place == 0 or fenced[place - 1] or FENCE.match(lines[place]) is not None)
 
@@ -236,7 +236,7 @@ def _counts_on(counted: _Found, marker: Marker) -> bool:
 def _marked_items(text: str, cut_off: bool) -> list[str] | None:
     """Return the items that begin with a number, letter, bullet or label; None if no line begins with one."""
     lines = _with_own_lines(text.split("\n"))
-    starts = _starts(lines)
+    starts = _item_starts(lines)
     if not starts or _is_data(lines, starts):
         return None
     places = [place for place, _ in starts] + [len(lines)]
@@ -249,7 +249,7 @@ def _marked_items(text: str, cut_off: bool) -> list[str] | None:
     if not (cut_off and is_open):
         complete.append((starts[-1][1], last))
     all_answered = len(complete) > 1 and all(any(map(ANSWER.match, body)) for _, body in complete)
-    items = [_item(marker, body, all_answered or _is_labelled(marker)) for marker, body in complete]
+    items = [_join_item(marker, body, all_answered or _is_labelled(marker)) for marker, body in complete]
     if any(label_marker(marker.text) for _, marker in starts):
         items = [item for item in items if not ANSWER.match(item)]
     return _unnumbered_first(lines[: places[0]], starts[0][1]) + items
@@ -305,7 +305,7 @@ def _without_section(marker: Marker, body: Sequence[str]) -> list[str]:
         line = kept[-1]
         follows_blank = len(kept) == 1 or not kept[-2].strip()
         is_awaited = COLON_END.search("\n".join([marker.text, *kept[:-1]]).rstrip()) is not None
-        is_title = not is_awaited and _titles(line, follows_blank) and _width(line) <= marker.indent + 1
+        is_title = not is_awaited and _is_section_title(line, follows_blank) and _indent(line) <= marker.indent + 1
         if not line.strip() or RULE.match(line) or is_title:
             kept.pop()
         else:
@@ -319,7 +319,7 @@ def _with_fence(body: Sequence[str], kept: Sequence[str]) -> list[str]:
     return list(body[:end])
 
 
-def _titles(line: str, follows_blank: bool) -> bool:
+def _is_section_title(line: str, follows_blank: bool) -> bool:
     """Return whether a line is the heading of a part of a list."""
     if HEADING.match(line):
         return True
@@ -327,7 +327,7 @@ def _titles(line: str, follows_blank: bool) -> bool:
     return follows_blank and is_short and (is_title(line) or COLON_END.search(line) is not None)
 
 
-def _width(line: str) -> int:
+def _indent(line: str) -> int:
     line = line.expandtabs(4)
     return len(line) - len(line.lstrip())
 
@@ -341,7 +341,7 @@ def _last_body(marker: Marker, body: Sequence[str], has_paragraphs: bool) -> tup
             kept.append(line)
             continue
         before = "\n".join([marker.text, *kept])
-        if _width(line) <= marker.indent + 1 and _is_outside(line, before, has_paragraphs):
+        if _indent(line) <= marker.indent + 1 and _is_outside(line, before, has_paragraphs):
             return kept, False
         kept.append(line)
     return kept, True
@@ -371,18 +371,18 @@ def _is_labelled(marker: Marker) -> bool:
     return marker.form[:1] in ("0", "1") or "label" in marker.form or label_marker(marker.text) is not None
 
 
-def _item(marker: Marker, body: Sequence[str], cut_answer: bool) -> str:
+def _join_item(marker: Marker, body: Sequence[str], cut_answer: bool) -> str:
     """Join the lines of an item, without the indentation of the list; that of code stays."""
     lines = [line.expandtabs(4) if line[:1] == "\t" else line for line in body]
     if cut_answer:
         lines = lines[: next((n for n, line in enumerate(lines) if ANSWER.match(line)), len(lines))]
     if lines and not marker.text.strip() and RULE.match(lines[0]):
         lines = lines[1:]
-    widths = [_width(line) for line in lines if line.strip()]
+    widths = [_indent(line) for line in lines if line.strip()]
     shift = min(widths, default=0)
     if _CODE_LINE.match(marker.text):
         shift = min(shift, marker.width)
-    return "\n".join([marker.text, *(line[min(shift, _width(line)) :] for line in lines)])
+    return "\n".join([marker.text, *(line[min(shift, _indent(line)) :] for line in lines)])
 
 
 def _plain_items(text: str, cut_off: bool) -> list[str]:
@@ -393,7 +393,7 @@ def _plain_items(text: str, cut_off: bool) -> list[str]:
     announcing = [_stands_alone(lines, n) and is_announcement(line, in_list=True) for n, line in enumerate(lines)]
     lines = [line for line, announces in zip(lines, announcing, strict=True) if not announces]
     last, is_open = _without_closing(lines)
-    items = list(_ruled(last) or (_paragraphs(last) if _has_blocks(last) else _single_lines(last)))
+    items = list(_ruled_blocks(last) or (_paragraphs(last) if _has_blocks(last) else _single_lines(last)))
     if cut_off and is_open and items:
         items.pop()
     return items
@@ -423,7 +423,7 @@ def _without_closing(lines: Sequence[str]) -> tuple[list[str], bool]:
     return list(lines), True
 
 
-def _ruled(lines: Sequence[str]) -> list[str]:
+def _ruled_blocks(lines: Sequence[str]) -> list[str]:
     """Return the blocks between horizontal rules, if some have several lines; none without rules."""
     fenced = fenced_lines(lines)
     blocks: list[list[str]] = [[]]
@@ -449,7 +449,7 @@ def _has_blocks(lines: Sequence[str]) -> bool:
 
 def _is_code(line: str) -> bool:
     """Return whether a line is indented like a Markdown code block."""
-    return _width(line) >= 4 and any_marker(line) is None
+    return _indent(line) >= 4 and any_marker(line) is None
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[str]:
@@ -488,7 +488,7 @@ def _single_lines(lines: Sequence[str]) -> Iterator[str]:
         pending = []
 
 
-def _clean(item: str) -> str:
+def _clean_item(item: str) -> str:
     """Remove labels, emphasis, quotes, tags and fences around an item until none is left."""
     item = item.strip()
     while item:

@@ -97,7 +97,7 @@ def _json_start(text: str) -> int | None:
 
 def _json_values(text: str) -> Iterator[Any]:
     """Yield the complete values of JSON that may be truncated: the elements of a list, or an object per line."""
-    value = _literal(text)
+    value = _parse_literal(text)
     if value is not None:
         yield value
         return
@@ -105,11 +105,11 @@ def _json_values(text: str) -> Iterator[Any]:
         text = text.replace("“", '"').replace("”", '"')
     place = 0
     while (found := _JSON_OBJECT.search(text, place)) is not None:
-        value, place = _decoded(text, found.end())
+        value, place = _decode_json(text, found.end())
         if value is None:  # truncated or invalid; its elements may be complete
             end = max(text.rfind("]"), text.rfind("}")) + 1
             text = _with_escaped_quotes(text[place : end if end > place + 1 else len(text)])
-            value = _literal(text)
+            value = _parse_literal(text)
             yield from _json_elements(text[1:]) if value is None else iter([value])
             return
         yield value
@@ -146,7 +146,7 @@ def _json_elements(text: str) -> Iterator[Any]:
     """Yield the complete values of a truncated list, or the complete pairs of a truncated object."""
     place = 0
     while (found := re.compile(r"[\[{\"]").search(text, place)) is not None:
-        value, place = _decoded(text, found.start())
+        value, place = _decode_json(text, found.start())
         if value is None and text[place] == '"':
             return  # a truncated string
         if value is None:
@@ -156,12 +156,12 @@ def _json_elements(text: str) -> Iterator[Any]:
         if colon is None:
             yield value
             continue
-        content, place = _decoded(text, colon.end())
+        content, place = _decode_json(text, colon.end())
         if content is not None:
             yield {value: content}
 
 
-def _decoded(text: str, place: int) -> tuple[Any, int]:
+def _decode_json(text: str, place: int) -> tuple[Any, int]:
     """Return the JSON value at a position and the position after it; None and the position if it is invalid."""
     try:
         return json.JSONDecoder(strict=False).raw_decode(text, place)
@@ -169,7 +169,7 @@ def _decoded(text: str, place: int) -> tuple[Any, int]:
         return None, place
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     """Return a text's value as JSON or as a Python literal; None if it is neither."""
     text = text.strip().rstrip(";")
     try:
@@ -234,7 +234,7 @@ def tagged_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 
         lines.pop()  # a number or bullet before the first tag
     if start < 0 or "</" not in text or not is_introduction(nonblank_lines(lines)):
         return None
-    items = [found["content"] for found in _innermost(text)]
+    items = [found["content"] for found in _innermost_tags(text)]
     if items:
         records = [element_records(item, _has_text_key) if item.lstrip().startswith("<") else [] for item in items]
         return [next(texts_of(found), item) for found, item in zip(records, items, strict=True)]
@@ -267,7 +267,7 @@ def _has_text_key(record: Mapping[str, Any]) -> bool:
     return any(TEXT_KEYS.fullmatch(key) for key in record)
 
 
-def _innermost(text: str) -> Iterator[re.Match[str]]:
+def _innermost_tags(text: str) -> Iterator[re.Match[str]]:
     for found in _TAG.finditer(text):
         inside = list(_TAG.finditer(found["content"]))
         if inside:
@@ -297,7 +297,7 @@ def parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] 
         return None
     if not is_introduction(nonblank_lines(lines[:head])):
         return None
-    names = _cells(lines[head])
+    names = _split_cells(lines[head])
     rows = []
     for line in lines[head + 2 :]:
         if "|" not in line:
@@ -305,7 +305,7 @@ def parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] 
         rows.append(line)
     if cut_off and rows and head + 2 + len(rows) == len(lines) and not rows[-1].rstrip().endswith("|"):
         rows.pop()
-    return names, [row for row in map(_cells, rows) if len(row) == len(names)]
+    return names, [row for row in map(_split_cells, rows) if len(row) == len(names)]
 
 
 _CSV_HEAD = re.compile(r"[^\W\d]\w*(?: \w+)?(?:(?P<delimiter>[,;\t])(?! )[^\W\d]\w*(?: \w+)?)+")
@@ -334,7 +334,7 @@ def parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | 
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
-def _cells(line: str) -> list[str]:
+def _split_cells(line: str) -> list[str]:
     inside = line.strip().removeprefix("|")
     inside = inside[:-1] if inside.endswith("|") and not inside.endswith("\\|") else inside
     return [_LINE_BREAK.sub("\n", cell.strip()).replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]

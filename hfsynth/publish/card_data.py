@@ -218,7 +218,7 @@ def card_metadata(configs: Sequence[ConfigFacts]) -> CardMetadata:
         "license": _common_license(configs),
         "language": _common_language(configs),
         "annotations_creators": ["machine-generated"] if is_generated else None,
-        "source_datasets": _sources(configs),
+        "source_datasets": _source_names(configs),
         "task_categories": ["text-generation"],
         "tags": [*(["synthetic"] if is_generated else []), "hfsynth"],
         "size_categories": [size_category(sum(config.rows for config in configs))],
@@ -301,7 +301,7 @@ def _common_language(configs: Iterable[ConfigFacts]) -> list[str] | None:
     return list(languages) if len(languages) == 1 else None
 
 
-def _sources(configs: Iterable[ConfigFacts]) -> list[str]:
+def _source_names(configs: Iterable[ConfigFacts]) -> list[str]:
     names = {run.source.name for config in configs for run in config.runs}
     names |= {source.name for config in configs for source in text_sources(config)}
     return sorted(name for name in names if "/" in name) or ["original"]

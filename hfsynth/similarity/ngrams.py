@@ -51,7 +51,7 @@ def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
         ValueError: If the benchmark can't be read, or has no text of `shortest` words.
     """
     found = False
-    for place, text in _places(benchmark):
+    for place, text in _located_texts(benchmark):
         words = words_in(text)
         if word_bounds(words)[0] >= shortest:
             found = True
@@ -60,16 +60,16 @@ def passages(benchmark: str, shortest: int) -> Iterator[Passage]:
         raise ValueError(f"the benchmark {benchmark!r} has no text of {shortest} words or more to compare with.")
 
 
-def _places(benchmark: str) -> Iterator[tuple[str, str]]:
+def _located_texts(benchmark: str) -> Iterator[tuple[str, str]]:
     """Yield the place of each text of a benchmark, and the text."""
-    for label, rows in _splits(benchmark).items():
+    for label, rows in _load_splits(benchmark).items():
         for index, row in enumerate(_rows(rows)):
             for column, value in row.items():
                 for text in _texts(value):
                     yield f"{label} row {index} {column}", text
 
 
-def _splits(benchmark: str) -> dict[str, Dataset]:
+def _load_splits(benchmark: str) -> dict[str, Dataset]:
     """Load a benchmark: the label of each split → its rows."""
     try:
         name, config, split = benchmark_parts(benchmark)
@@ -163,11 +163,11 @@ def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
         owners.setdefault(length, array("I")).extend([owner] * len(run))
         texts.append(f" {' '.join(passage.words)} ")
         places.append(passage.place)
-    runs = {length: _sorted(hashes[length], owners[length]) for length in sorted(hashes, reverse=True)}
+    runs = {length: _sort_by_hash(hashes[length], owners[length]) for length in sorted(hashes, reverse=True)}
     return NgramIndex(tuple(texts), tuple(places), runs)
 
 
-def _sorted(hashes: "array[int]", owners: "array[int]") -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+def _sort_by_hash(hashes: "array[int]", owners: "array[int]") -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     unique, first = np.unique(np.frombuffer(hashes, np.uint64), return_index=True)
     return unique, np.frombuffer(owners, np.uint32)[first]
 

@@ -79,8 +79,8 @@ class NoveltyPool:
 
     def add(self, text: str) -> None:
         """Add a text."""
-        numbers = self._numbered(text)
-        for number in self._rarest(numbers):
+        numbers = self._number_words(text)
+        for number in self._rarest_words(numbers):
             self._places.setdefault(number, array("q")).append(len(self._texts))
         self._texts.append(text)
         self._words.append(as_code_points(numbers))
@@ -88,13 +88,13 @@ class NoveltyPool:
 
     def match(self, text: str) -> Match | None:
         """Return the nearest text, the first of several, if its score is above the threshold; else None."""
-        numbers = self._numbered(text)
+        numbers = self._number_words(text)
         found = self._nearest(numbers, self._candidates(numbers))
         return found if found is not None and found.score > self.threshold else None
 
     def nearest(self, text: str) -> Match | None:
         """Return the nearest text, whatever its score; None where no text has a word in common."""
-        return self._nearest(self._numbered(text), np.arange(len(self._texts)))
+        return self._nearest(self._number_words(text), np.arange(len(self._texts)))
 
     def _nearest(self, numbers: list[int], candidates: NDArray[np.int64]) -> Match | None:
         """Return the nearest of the texts at the places `candidates`."""
@@ -108,7 +108,7 @@ class NoveltyPool:
 
     def _candidates(self, numbers: list[int]) -> NDArray[np.int64]:
         """Return the places of the texts whose score may be above the threshold, in order."""
-        rarest = self._rarest(numbers)
+        rarest = self._rarest_words(numbers)
         places = [np.frombuffer(self._places[number], np.int64) for number in rarest if number in self._places]
         if not places:
             return np.array([], np.int64)
@@ -118,7 +118,7 @@ class NoveltyPool:
         bound = 2 * np.minimum(lengths, len(numbers)) / (lengths + len(numbers))
         return found[bound > self.threshold - _ROUNDING]
 
-    def _rarest(self, numbers: list[int]) -> set[int]:
+    def _rarest_words(self, numbers: list[int]) -> set[int]:
         """Return the rarest words of a text: enough that every text above the threshold shares one of its own.
 
         Let two texts have n and m words, k of them in common. 2k / (n + m) > t implies k > tn / (2 - t), since
@@ -129,7 +129,7 @@ class NoveltyPool:
         fewest = math.ceil(self.threshold * len(numbers) / (2 - self.threshold) - _ROUNDING)
         return set(sorted(numbers, reverse=True)[: len(numbers) - fewest + 1])
 
-    def _numbered(self, text: str) -> list[int]:
+    def _number_words(self, text: str) -> list[int]:
         words = TOKENIZERS[self.tokenizer](text)
         return [self._numbers.setdefault(word, _FIRST_NUMBER + len(self._numbers)) for word in words]
 

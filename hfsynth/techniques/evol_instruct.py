@@ -66,7 +66,7 @@ def elimination(before: str, evolved: str, finish_reason: str) -> str:
         return "empty"
     if finish_reason == "length":
         return "cut_off"
-    if _normal(before) == _normal(evolved):
+    if _without_outer_marks(before) == _without_outer_marks(evolved):
         return "unchanged"
     if _LEAKS.search(evolved) and not _LEAKS.search(before):
         return "leaked_prompt"
@@ -87,7 +87,7 @@ def elimination_by_answer(answer: str) -> str:
     return "no_content" if set(words) <= set(_STOP_WORDS.split()) else ""
 
 
-def _normal(text: str) -> str:
+def _without_outer_marks(text: str) -> str:
     """Return a text without case, extra spaces, and the marks of any script that begin or end a sentence."""
     return normal_form(text).rstrip(f"{SPACED_ENDS}{UNSPACED_ENDS} ").lstrip("¿¡ ")
 
@@ -247,7 +247,7 @@ class EvolInstruct(Technique):
             prompt = render_prompt(self.mutation_templates[operation], variables)
             evolved = ""
             try:
-                completion = yield _ask(prompt, self.sampling)
+                completion = yield _request(prompt, self.sampling)
                 evolved = unwrap(completion.text)
                 rule = elimination(versions[-1], evolved, completion.finish_reason)
                 if self.eliminate and not rule:
@@ -259,7 +259,7 @@ class EvolInstruct(Technique):
             rounds.append({"operation": operation, "instruction": evolved, "eliminated_by": rule})
             if not rule:
                 versions.append(evolved)
-        kept = self._kept(versions)
+        kept = self._kept_versions(versions)
         answers = (yield from self._answers(kept, answered)) if self.generate_answers else []
         everything = {
             "evolved_instructions": kept,
@@ -304,12 +304,12 @@ class EvolInstruct(Technique):
 
     def _answer(self, instruction: str) -> Generator[Request, Completion, Completion]:
         """Answer an instruction; a truncated answer is returned too, since elimination needs it."""
-        request = _ask(instruction, self.answer_sampling)
+        request = _request(instruction, self.answer_sampling)
         if self.keep_truncated and self.generate_answers:
             request = replace(request, keep_truncated=True)
         return (yield request)
 
-    def _kept(self, versions: list[str]) -> list[str]:
+    def _kept_versions(self, versions: list[str]) -> list[str]:
         """Return the versions to keep; the original one where every round was eliminated."""
         kept = versions[1:] if self.store_evolutions else versions[1:][-1:]
         if self.include_original_instruction or not kept:
@@ -317,5 +317,5 @@ class EvolInstruct(Technique):
         return kept
 
 
-def _ask(prompt: str, sampling: SamplingParams) -> Request:
+def _request(prompt: str, sampling: SamplingParams) -> Request:
     return Request(messages=({"role": "user", "content": prompt},), sampling=sampling, keep_truncated=None)

@@ -96,7 +96,7 @@ class InstructionFollowingDifficulty(Technique):
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Score the response with and without its instruction."""
-        prompt, response = _pair(row)
+        prompt, response = _prompt_and_response(row)
         tools = read_tools("tools", row["tools"]) if "tools" in row else ()
         after = yield Request(messages=prompt, tools=tools, choices=(response,))
         alone = yield Request(messages=(), choices=(response,))
@@ -107,7 +107,7 @@ class InstructionFollowingDifficulty(Technique):
         return {"ifd": math.exp(loss - loss_alone) if self.ratio == "perplexity" else loss / loss_alone}
 
 
-def _pair(row: Row) -> tuple[tuple[Message, ...], str]:
+def _prompt_and_response(row: Row) -> tuple[tuple[Message, ...], str]:
     """Return the messages before the response, and the response.
 
     Raises:

@@ -217,7 +217,7 @@ def clean_instances(
     >>> kept, [rule for _, rule in dropped]
     ([Instance(input='a', response='b')], ['copied', 'empty'])
     """
-    broken = [_broken(one, found[:place]) for place, one in enumerate(found)]
+    broken = [_rule_of_instance(one, found[:place]) for place, one in enumerate(found)]
     if cut_off and found:
         broken[-1] = "cut_off"
     standing = [one for one, rule in zip(found, broken, strict=True) if not rule]
@@ -230,7 +230,7 @@ def clean_instances(
     return kept, [*dropped, *((one, "surplus") for one in standing[limit:])]
 
 
-def _broken(one: Instance, before: Sequence[Instance]) -> str:
+def _rule_of_instance(one: Instance, before: Sequence[Instance]) -> str:
     """Return the rule that drops an instance by itself; "" if there is none."""
     if not one.response:
         return "empty"
@@ -303,11 +303,11 @@ def parse_instances(text: str) -> list[Instance]:
     """
     if records := parse_records(text, _has_response):
         return [_instance_of(record) for record in records]
-    text = _without_closing(_unfenced(text))
+    text = _without_closing(_fence_content(text))
     headings = _headings(text)
     ends = [*(heading.start() for heading in headings[1:]), len(text)]
     chunks = [
-        _unfenced(_without_rules(text[heading.end() : end])) for heading, end in zip(headings, ends, strict=False)
+        _fence_content(_without_rules(text[heading.end() : end])) for heading, end in zip(headings, ends, strict=False)
     ]
     if headings and _response_marks(text[: headings[0].start()]):
         chunks.insert(0, text[: headings[0].start()].strip())
@@ -316,7 +316,7 @@ def parse_instances(text: str) -> list[Instance]:
     return _read_parts(text)
 
 
-def _unfenced(text: str) -> str:
+def _fence_content(text: str) -> str:
     """Return the content of the only fence of a text, if all names of parts are in it; else the text."""
     fences = list(_FENCE.finditer(text))
     if len(fences) != 1 or fences[0]["language"].casefold() not in _TEXT_LANGUAGES:
@@ -366,7 +366,7 @@ def _headings(text: str) -> list[re.Match[str]]:
 
 def _read_parts(text: str) -> list[Instance]:
     """Read the instances of a text by the names of their parts."""
-    marks = _marks(text)
+    marks = _part_marks(text)
     ends = [*(start for _, start, _ in marks[1:]), len(text)]
     parts = [(name, _without_rules(text[begin:end])) for (name, _, begin), end in zip(marks, ends, strict=False)]
     if not parts:
@@ -381,7 +381,7 @@ def _read_parts(text: str) -> list[Instance]:
     return list(_input_first(parts))
 
 
-def _marks(text: str) -> list[tuple[str, int, int]]:
+def _part_marks(text: str) -> list[tuple[str, int, int]]:
     """Find the names of parts: (part, start of its name, start of its text).
 
     A name begins a line, with a colon after it, or all names are titles; if a part has no such name, "Input:" and

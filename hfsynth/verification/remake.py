@@ -114,13 +114,13 @@ class Remake:
                 features = step.features_after(features, place + 1) or features
                 copied |= self._run_sampler(step, running, self.steps[place + 1 :])
             elif isinstance(step, DatasetStep):
-                features = self._apply(step, running, features)
+                features = self._run_dataset_step(step, running, features)
         names = [name for name in published.column_names if name != METADATA_COLUMN]
         self.columns = [name for name in names if name in features and name not in copied]
         if unchanged := [name for name in names if name in copied]:
-            self._note(f"columns read from the published rows, and not compared: {', '.join(unchanged)}")
+            self._add_note(f"columns read from the published rows, and not compared: {', '.join(unchanged)}")
         if added := [name for name in names if name not in features]:
-            self._note(f"columns of no step and no source, and not compared: {', '.join(added)}")
+            self._add_note(f"columns of no step and no source, and not compared: {', '.join(added)}")
         return [self._compare(chain) for chain in chains]
 
     def _run_technique(self, technique: Technique, chains: Sequence[_Chain], place: int) -> None:
@@ -132,7 +132,7 @@ class Remake:
         for chain in chains:
             entry = chain.entries.pop(0)
             chain.candidates, chain.problem = _with_seed(technique, entry, chain.candidates)
-            chain.jobs = [(int(entry["row"]), _json(row)) for row in chain.candidates]
+            chain.jobs = [(int(entry["row"]), _sorted_json(row)) for row in chain.candidates]
             jobs |= zip(chain.jobs, chain.candidates, strict=True)
         is_generated = any(isinstance(step, Technique) for step in self.steps[:place])
         results = _complete(technique, jobs, is_generated)
@@ -140,7 +140,7 @@ class Remake:
         columns = [name for name in technique.written_features if name not in replaced]
         for chain in (chain for chain in chains if not chain.problem):
             rows = [row for job in chain.jobs for row in results[job][0]]
-            chain.candidates = _closest(rows, chain.published, columns)
+            chain.candidates = _closest_rows(rows, chain.published, columns)
             if not rows:
                 chain.problem = f"{technique.name} fails: {results[chain.jobs[0]][1]}"
 
@@ -178,7 +178,7 @@ class Remake:
             chain.candidates = [{**row, **sampled} for row in chain.candidates]
         return copied
 
-    def _apply(self, step: DatasetStep, chains: Sequence[_Chain], features: Features) -> Features:
+    def _run_dataset_step(self, step: DatasetStep, chains: Sequence[_Chain], features: Features) -> Features:
         """Apply a function or format to the candidates of each row; if it raises or returns no row, skip it."""
         after = features
         for chain in chains:
@@ -195,16 +195,16 @@ class Remake:
     def _compare(self, chain: _Chain) -> RemadeRow:
         if chain.problem:
             return RemadeRow({}, chain.problem)
-        row = _closest(chain.candidates, chain.published, self.columns)[0]
+        row = _closest_rows(chain.candidates, chain.published, self.columns)[0]
         pairs = {name: (chain.published[name], row.get(name)) for name in self.columns}
         return RemadeRow({name: first_difference(*pair) for name, pair in pairs.items() if pair[0] != pair[1]})
 
     def _skip(self, step: Step, reason: str) -> None:
         if step.name not in self.skipped:
             self.skipped.append(step.name)
-        self._note(f"{step.name} {reason}: not repeated")
+        self._add_note(f"{step.name} {reason}: not repeated")
 
-    def _note(self, text: str) -> None:
+    def _add_note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
@@ -303,23 +303,23 @@ def _complete(technique: Technique, jobs: Mapping[_Job, Row], is_generated: bool
     return results
 
 
-def _closest(rows: list[Row], published: Row, columns: Sequence[str]) -> list[Row]:
+def _closest_rows(rows: list[Row], published: Row, columns: Sequence[str]) -> list[Row]:
     """Return the rows that equal a published row in `columns`; if none does, the most similar one."""
     compared = [name for name in columns if name in published]
     wanted = {name: published[name] for name in compared}
     equal = [row for row in rows if {name: row.get(name) for name in compared} == wanted]
     if equal or len(rows) < 2:
         return equal or rows
-    return [max(rows, key=lambda row: _resemblance({name: row.get(name) for name in compared}, wanted))]
+    return [max(rows, key=lambda row: _similarity({name: row.get(name) for name in compared}, wanted))]
 
 
-def _resemblance(row: Row, wanted: Row) -> tuple[int, float]:
+def _similarity(row: Row, wanted: Row) -> tuple[int, float]:
     """Return the number of equal columns, and the similarity of the rows' texts."""
-    texts = (_json(one)[:_MAX_COMPARED] for one in (row, wanted))
+    texts = (_sorted_json(one)[:_MAX_COMPARED] for one in (row, wanted))
     return sum(row[name] == wanted[name] for name in wanted), LCSseq.normalized_similarity(*texts)
 
 
-def _json(row: Row) -> str:
+def _sorted_json(row: Row) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
 
 
@@ -439,14 +439,14 @@ def _match(source: Dataset, indices: Sequence[int | None], own: Sequence[Row], h
         wanted = {name: value for name, value in row.items() if name in source.column_names}
         if index is not None and index < len(source) and (has_function or _has_values(source, index, wanted)):
             places.append(index)
-        elif (place := _search(source, wanted)) is not None and not has_function:
+        elif (place := _find_row(source, wanted)) is not None and not has_function:
             places.append(place)
         else:
             return None
     return places
 
 
-def _search(source: Dataset, wanted: Row) -> int | None:
+def _find_row(source: Dataset, wanted: Row) -> int | None:
     """Return the position of the first row with these texts and numbers; None if there is none."""
     scalars = {name: value for name, value in wanted.items() if isinstance(value, (str, int, float))}
     if not scalars:

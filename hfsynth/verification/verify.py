@@ -263,8 +263,8 @@ def _remake_rows(
         rows=tuple(sorted(rows, key=lambda row: (row.split, row.row))),
         columns=tuple(dict.fromkeys(columns)),
         origins=tuple(dict.fromkeys(origins)),
-        engines=tuple(dict.fromkeys(map(_engine, engines))),
-        promise=_weakest([promise for series in series_of_rows for promise in _promises(series)]),
+        engines=tuple(dict.fromkeys(map(_describe_engine, engines))),
+        promise=_weakest_promise([promise for series in series_of_rows for promise in _promises(series)]),
         machine=tuple(dict.fromkeys(line for series in series_of_rows for line in _machine_differences(series))),
         skipped=tuple(dict.fromkeys(skipped)),
         notes=tuple(dict.fromkeys(notes)),
@@ -401,7 +401,7 @@ def _dropped_rows(published: PublishedConfig, split: SplitFacts) -> dict[str, li
     return dropped
 
 
-def _engine(llm: LLM) -> str:
+def _describe_engine(llm: LLM) -> str:
     """Return the class, model and dtype of an llm, and its promise for repeated rows."""
     dtype = getattr(llm, "dtype", "")
     return f"{type(llm).__name__} {llm.model_name}{dtype and f' in {dtype}'}: {_PROMISES[llm.same_rows]}"
@@ -413,7 +413,7 @@ def _promises(series: _Series) -> Iterator[str]:
         yield from (promise for promise in (record.same_rows, step.same_rows) if promise)
 
 
-def _weakest(promises: Sequence[str]) -> str:
+def _weakest_promise(promises: Sequence[str]) -> str:
     return max(promises, key=list(_PROMISES).index)
 
 
@@ -454,7 +454,7 @@ def _report_lines(verification: Verification) -> Iterator[str]:
     yield f"{verification.name}, {verification.config_name}{commit}"
     for check in verification.checks:
         yield f"{check.subject}: {check.compared - len(check.differences):,} of {check.compared:,} as recorded"
-        yield from _listed(check.differences)
+        yield from _list_items(check.differences)
         if check.note:
             yield f"  note: {check.note}"
     if rows := verification.rows:
@@ -462,7 +462,7 @@ def _report_lines(verification: Verification) -> Iterator[str]:
         for name in rows.columns:
             equal = sum(not row.remade.problem and name not in row.remade.differences for row in rows.rows)
             yield f"  {name}: {equal:,} of {len(rows.rows):,} equal"
-        yield from _listed([line for row in rows.rows for line in _row_lines(row)])
+        yield from _list_items([line for row in rows.rows for line in _row_lines(row)])
         yield from (f"  note: {note}" for note in rows.notes)
         yield from (f"engine: {engine}" for engine in rows.engines)
         yield f"machine: {'; '.join(rows.machine) or 'as recorded'}"
@@ -478,7 +478,7 @@ def _row_lines(row: VerifiedRow) -> Iterator[str]:
         yield f"{place}: {name} {difference}"
 
 
-def _listed(lines: Sequence[str]) -> Iterator[str]:
+def _list_items(lines: Sequence[str]) -> Iterator[str]:
     yield from (f"  - {line}" for line in lines[:_MAX_LISTED])
     if len(lines) > _MAX_LISTED:
         yield f"  - and {len(lines) - _MAX_LISTED:,} more"
@@ -525,10 +525,10 @@ def check_figures(published: PublishedConfig) -> Check:
     }
     values, others = (dict(_leaves(json.loads(json.dumps(one)))) for one in (recorded, computed))
     differences = [
-        f"{name} is {_short(values.get(name, 'nothing'))} in the record, and {_short(others.get(name, 'nothing'))} "
-        "by the rows"
+        f"{name} is {_excerpt(values.get(name, 'nothing'))} in the record, and "
+        f"{_excerpt(others.get(name, 'nothing'))} by the rows"
         for name in dict.fromkeys((*values, *others))
-        if name not in values or name not in others or not _equal(values[name], others[name])
+        if name not in values or name not in others or not _is_equal(values[name], others[name])
     ]
     return Check("figures", len(values), tuple(differences))
 
@@ -548,7 +548,7 @@ def check_steps(published: PublishedConfig) -> Check:
     is_complete = _is_complete(published)
     differences, without_files, compared = list[str](), list[str](), 0
     for name, steps in by_name.items():
-        reasons = Counter(_reason(failure) for failure in failures if failure["step"] == name)
+        reasons = Counter(_failure_reason(failure) for failure in failures if failure["step"] == name)
         listed = sum((Counter(_recorded_reasons(step)) for step in steps), Counter[str]())
         if failures:
             compared += len(listed | reasons)
@@ -656,7 +656,7 @@ def _recorded_reasons(step: StepRecord) -> Mapping[str, int]:
     return step.failures
 
 
-def _reason(failure: Mapping[str, Any]) -> str:
+def _failure_reason(failure: Mapping[str, Any]) -> str:
     return str(failure["rule"] or failure["reason"])
 
 
@@ -678,16 +678,16 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _equal(value: Any, other: Any) -> bool:
+def _is_equal(value: Any, other: Any) -> bool:
     """Return whether two values are equal; floats may differ by rounding."""
     if isinstance(value, list) and isinstance(other, list):
-        return len(value) == len(other) and all(map(_equal, value, other))
+        return len(value) == len(other) and all(map(_is_equal, value, other))
     if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(_equal(value[name], other[name]) for name in value)
+        return value.keys() == other.keys() and all(_is_equal(value[name], other[name]) for name in value)
     if isinstance(value, float) and isinstance(other, (int, float)):
         return math.isclose(value, other, rel_tol=_CLOSE)
     return bool(value == other)
 
 
-def _short(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     return f"{value!r:.80}"

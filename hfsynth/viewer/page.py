@@ -70,7 +70,7 @@ def view(
     environment = Environment(loader=PackageLoader("hfsynth.viewer", "."), autoescape=True)
     parts = environment.get_template("page.html.jinja").generate(
         title=title,
-        facts=_packed(facts),
+        facts=_pack(facts),
         rows=_packed_blocks(layout.rows(rows)),
         failures=_packed_blocks(failed),
         report=report,
@@ -86,10 +86,10 @@ def _packed_blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield rows as packed lists of `_BLOCK_SIZE`."""
     iterator = iter(rows)
     while block := list(islice(iterator, _BLOCK_SIZE)):
-        yield _packed(block)
+        yield _pack(block)
 
 
-def _packed(value: Any) -> str:
+def _pack(value: Any) -> str:
     """Return compressed JSON in base64, which has no characters of HTML."""
     text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii")
@@ -166,10 +166,10 @@ class Layout:
         index = 0
         for batch in dataset.with_format(None).iter(_BATCH_SIZE):
             for values in zip(*batch.values(), strict=True):
-                yield {"row": index, **self._display(dict(zip(batch, values, strict=True)))}
+                yield {"row": index, **self._display_row(dict(zip(batch, values, strict=True)))}
                 index += 1
 
-    def _display(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _display_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         evolution = [version for columns in self.evolutions for version in columns.versions(row)]
         answers = self._answers(row)
         prompt = _shared_turns([turns for _, turns in answers])
