@@ -31,7 +31,7 @@ from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, s
 from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
-from hfsynth.text import duration
+from hfsynth.text import counted, duration
 
 _Z = statistics.NormalDist().inv_cdf(0.95)  # quantile for a 90% interval: 5% of the outcomes are above it, 5% below
 _FEW_ROWS = 5  # fewer rows of a step are not representative, and cause a warning
@@ -576,7 +576,7 @@ def step_summary(step: TracedStep, n: int) -> str:
     """
     if not step.rows_in:
         return "not run: no row reached this step"
-    summary = f"{_rows(step.rows_in)} in, {_rows(step.rows_out)} out, {duration(step.seconds)}"
+    summary = f"{counted(step.rows_in, 'row')} in, {counted(step.rows_out, 'row')} out, {duration(step.seconds)}"
     summary += f", {step.tokens:,} tokens" if step.tokens else ""
     if not step.rows:
         return f"{summary}; functions do not report single rows"
@@ -588,7 +588,7 @@ def step_summary(step: TracedStep, n: int) -> str:
         "dropped": sum(not row.rows_out for row in rest),
     }
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count)
-    return f"{summary}; {_rows(len(rest))} not displayed" + (f" ({outcomes})" if outcomes else "")
+    return f"{summary}; {counted(len(rest), 'row')} not displayed" + (f" ({outcomes})" if outcomes else "")
 
 
 def estimate_lines(estimate: Estimate, steps: Sequence[TracedStep]) -> list[str]:
@@ -606,7 +606,7 @@ def estimate_lines(estimate: Estimate, steps: Sequence[TracedStep]) -> list[str]
 
 
 def _estimate_heading(estimate: Estimate) -> str:
-    rows = f"{estimate.measured:,} traced row{'' if estimate.measured == 1 else 's'}"
+    rows = counted(estimate.measured, "traced row")
     if estimate.num_rows:
         heading = f"{estimate.num_rows:,} accepted rows, estimated from {rows}"
     elif estimate.rows_in is None:
@@ -640,9 +640,9 @@ def _warnings(steps: Sequence[TracedStep]) -> Iterator[str]:
         if not step.rows_in:
             yield f"{name} was not run: its cost is not included."
         elif step.rows_in < _FEW_ROWS:
-            yield f"{name} ran on {_rows(step.rows_in)} only: set a larger measured=…."
+            yield f"{name} ran on {counted(step.rows_in, 'row')} only: set a larger measured=…."
         if step.stateful:
-            yield f"{name} compares rows with earlier ones, and drops a larger share of more rows: expect fewer rows."
+            yield f"{name} compares rows with earlier ones, and drops more of a larger input: expect fewer rows."
 
 
 def _row_text(row: TracedRow) -> Text:
@@ -652,10 +652,6 @@ def _row_text(row: TracedRow) -> Text:
         text.append(f"{part.heading}\n", style=_STYLES["fact"])
         text.append(f"{part.text}\n" if part.text else "", style=_STYLES[part.kind])
     return text
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _visible_character(character: str) -> str:

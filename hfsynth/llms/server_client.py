@@ -43,7 +43,7 @@ _OVERLOADED = {429, 503}
 _UNUSABLE = {401, 402, 403, 404, 405}
 _GET_ATTEMPTS = 3  # after so many answers of 500, `get` returns None
 _WARNING_PAUSE = 60.0  # seconds between two warnings of failures that were followed by a success
-_MAX_WORDS = 400  # characters of a server's answer that an error quotes
+_MAX_MESSAGE = 400  # characters of a server's answer that an error quotes
 _OFF: dict[str, Any] = {"presence_penalty": 0.0, "min_p": 0.0, "top_k": 0}
 """Sampling parameters that some servers lack → the value that turns the parameter off."""
 _UNSUPPORTED = re.compile(
@@ -60,12 +60,12 @@ class RefusedError(HfsynthError):
     """A server refuses one request; a retry would be refused, too.
 
     Args:
-        words: The server's error message.
+        message: The server's error message.
         parameter: The field of the request that the error is about; "" if the server doesn't state one.
     """
 
-    def __init__(self, words: str, parameter: str = "") -> None:
-        super().__init__(words)
+    def __init__(self, message: str, parameter: str = "") -> None:
+        super().__init__(message)
         self.parameter = parameter
 
 
@@ -348,17 +348,17 @@ class ServerClient:
             status = code if isinstance(code, int) and code >= 400 else 500
         if 200 <= status < 300:
             if not data:
-                raise _TransientError(f"the server's answer is not a JSON object: {response.text[:_MAX_WORDS]!r}")
+                raise _TransientError(f"the server's answer is not a JSON object: {response.text[:_MAX_MESSAGE]!r}")
             return data
-        words = _words(data, response)
+        message = _error_message(data, response)
         if status in _TRANSIENT or status >= 500:
             wait = _retry_after(response.headers.get("Retry-After", ""))
-            raise _TransientError(f"HTTP {status}: {words}", status in _OVERLOADED, wait, status)
+            raise _TransientError(f"HTTP {status}: {message}", status in _OVERLOADED, wait, status)
         if status in _UNUSABLE or status < 400:
-            raise _UnusableError(self._unusable(url, status, words, response.headers.get("Location", "")), status)
-        raise RefusedError(f"the server refuses the request (HTTP {status}): {words}", _parameter(data))
+            raise _UnusableError(self._unusable(url, status, message, response.headers.get("Location", "")), status)
+        raise RefusedError(f"the server refuses the request (HTTP {status}): {message}", _parameter(data))
 
-    def _unusable(self, url: str, status: int, words: str, location: str) -> str:
+    def _unusable(self, url: str, status: int, message: str, location: str) -> str:
         """Return the error message of a server that refuses every request, with the fix."""
         if status in (401, 403):
             advice = self._key_advice
@@ -371,7 +371,7 @@ class ServerClient:
             advice = "check base_url, which ends in /v1 with most servers, and model" + (
                 f"; the server lists the models {listed}" if listed else ""
             )
-        return redact(f"{url} answers {status}: {words}: {advice}.")
+        return redact(f"{url} answers {status}: {message}: {advice}.")
 
     def _check_patience(self, error: _TransientError) -> None:
         """Note a failure.
@@ -407,7 +407,7 @@ def _json_object(response: Response) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _words(data: Mapping[str, Any], response: Response) -> str:
+def _error_message(data: Mapping[str, Any], response: Response) -> str:
     """Return the error message in a server's answer."""
     fault = data.get("error", data.get("detail", data.get("message")))
     if isinstance(fault, Mapping):
@@ -415,7 +415,7 @@ def _words(data: Mapping[str, Any], response: Response) -> str:
     elif isinstance(fault, list):  # errors of a validation by pydantic
         fault = "; ".join(str(one.get("msg", one)) if isinstance(one, Mapping) else str(one) for one in fault)
     text = " ".join(str(fault or response.text or response.reason_phrase).split())
-    return redact(text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}…")
+    return redact(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…")
 
 
 def _parameter(data: Mapping[str, Any]) -> str:
@@ -551,12 +551,12 @@ def _last_part(path: Any) -> str:
     return PurePosixPath(text.replace("\\", "/")).name if is_path else text
 
 
-def unsupported_fields(body: Mapping[str, Any], words: str, parameter: str) -> list[str]:
+def unsupported_fields(body: Mapping[str, Any], message: str, parameter: str) -> list[str]:
     """Return the fields of a refused request that its server doesn't know.
 
     Args:
         body: The request.
-        words: The server's error message.
+        message: The server's error message.
         parameter: The field that the error is about; "" if the server doesn't state one.
 
     >>> unsupported_fields({"model": "m", "top_k": 5}, "Unrecognized request argument supplied: top_k", "")
@@ -564,7 +564,7 @@ def unsupported_fields(body: Mapping[str, Any], words: str, parameter: str) -> l
     >>> unsupported_fields({"temperature": 3.0}, "temperature must be at most 2", "temperature")
     []
     """
-    if not _UNSUPPORTED.search(words) or _UNSUPPORTED_VALUE.search(words):
+    if not _UNSUPPORTED.search(message) or _UNSUPPORTED_VALUE.search(message):
         return []
-    named = [parameter] if parameter else re.findall(r"\w+", words)
+    named = [parameter] if parameter else re.findall(r"\w+", message)
     return [name for name in body if name in named and name not in _ESSENTIAL]

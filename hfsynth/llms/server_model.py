@@ -96,13 +96,13 @@ class Sender:
 
     def _leave_out(self, body: Mapping[str, Any], error: RefusedError) -> bool:
         """Note the fields that a refusal names as unknown; return whether there were any."""
-        words = str(error)
-        if "max_tokens" in body and "max_completion_tokens" in words:
+        message = str(error)
+        if "max_tokens" in body and "max_completion_tokens" in message:
             unknown = {"max_tokens": "max_completion_tokens"}
         else:
-            unknown = dict.fromkeys(unsupported_fields(body, words, error.parameter), "")
+            unknown = dict.fromkeys(unsupported_fields(body, message, error.parameter), "")
         for name in unknown.keys() - self.left_out:
-            logger.warning("the server doesn't know the field %s; it is left out from now on: %s", name, words)
+            logger.warning("the server doesn't know the field %s; it is left out from now on: %s", name, message)
         self.left_out.update(unknown)
         return bool(unknown)
 
