@@ -437,7 +437,7 @@ def _add_recorded_failures(
     recorded_files = {run.failures_file: run for run in runs if run.failures_file}
     files = {file: run for file, run in recorded_files.items() if Path(file).is_file()}
     if lost := sorted(recorded_files.keys() - files.keys()):
-        logger.warning("the failures and dropped rows of a run are left out, since %s isn't there any more", lost[0])
+        logger.warning("the failures and dropped rows of a run are left out: %s is missing", lost[0])
     if not files:
         return failed
     recorded_steps = {step.name for run in files.values() for step in run.steps}
@@ -510,10 +510,10 @@ def apply_format(splits: Mapping[str, Dataset], form: TrainingFormat) -> tuple[D
             counts.setdefault(runs[-1].to_json(), []).append(_step_record(split, parts[name], form))
     for name, split in splits.items():
         if runs := records(split):
-            first, *others = counts[runs[-1].to_json()]
+            step, *others = counts[runs[-1].to_json()]
             for other in others:  # splits of one run share its record
-                first = first.plus(other)
-            replace_last_record(parts[name].kept, _with_step(runs[-1], first))
+                step = step.plus(other)
+            replace_last_record(parts[name].kept, replace(runs[-1], steps=(*runs[-1].steps, step)))
     return DatasetDict({name: part.kept for name, part in parts.items()}), {n: p.dropped for n, p in parts.items()}
 
 
@@ -527,10 +527,6 @@ def _step_record(before: Dataset, part: tuple[Dataset, Dataset], form: TrainingF
         rows_out=len(kept) - len(failed_rows(kept)),
         stopped=dict(Counter(dropped_rows(dropped)["rule"])),
     )
-
-
-def _with_step(run: RunRecord, step: StepRecord) -> RunRecord:
-    return replace(run, steps=(*run.steps, step))
 
 
 @dataclass(frozen=True)

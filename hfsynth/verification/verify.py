@@ -259,12 +259,13 @@ def _remake_rows(
         origins.append(sources.origin)
         notes += [note for note in (sources.note, *remake.notes) if note]
         engines += [step.llm for step in series.steps if isinstance(step, Technique)]
+    promises = [promise for series in series_of_rows for promise in _promises(series)]
     return RemadeRows(
         rows=tuple(sorted(rows, key=lambda row: (row.split, row.row))),
         columns=tuple(dict.fromkeys(columns)),
         origins=tuple(dict.fromkeys(origins)),
         engines=tuple(dict.fromkeys(map(_describe_engine, engines))),
-        promise=_weakest_promise([promise for series in series_of_rows for promise in _promises(series)]),
+        promise=max(promises, key=list(_PROMISES).index),  # the weakest
         machine=tuple(dict.fromkeys(line for series in series_of_rows for line in _machine_differences(series))),
         skipped=tuple(dict.fromkeys(skipped)),
         notes=tuple(dict.fromkeys(notes)),
@@ -411,10 +412,6 @@ def _promises(series: _Series) -> Iterator[str]:
     """Yield the promises of the recorded llms and of the current ones."""
     for record, step in zip(series.records, series.steps, strict=True):
         yield from (promise for promise in (record.same_rows, step.same_rows) if promise)
-
-
-def _weakest_promise(promises: Sequence[str]) -> str:
-    return max(promises, key=list(_PROMISES).index)
 
 
 def _machine_differences(series: _Series) -> Iterator[str]:
