@@ -27,6 +27,9 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_t
 _AS_DATA = re.compile(r"""['"]thinking['"]""")  # a list of parts that a template wrote as it is
 
 
+# --- thinking ---
+
+
 @dataclass(frozen=True)
 class ThinkingMarkers:
     """The markers around the thoughts of a model."""
@@ -70,19 +73,19 @@ def derive_markers(render: TryRender) -> tuple[ThinkingMarkers, ...]:
         render: The chat template.
     """
     question = {"role": "user", "content": _QUESTION}
-    reads = render([question], True)
+    prompt = render([question], True)
     plain = render([question, {"role": "assistant", "content": _ANSWER}], False)
-    if reads is None or plain is None:
+    if prompt is None or plain is None:
         return ()
-    for answer in _answers():
+    for answer in _sample_answers():
         text = render([question, answer], False) or ""
         is_rendered = text.count(_THOUGHT) == 1 and text.find(_THOUGHT) < text.find(_ANSWER)
-        if is_rendered and not _AS_DATA.search(text) and (found := _between(text, reads, plain)):
+        if is_rendered and not _AS_DATA.search(text) and (found := _markers_around(text, prompt, plain)):
             return (found,)
-    return _opened_by_prompt(reads, plain)
+    return _opened_by_prompt(prompt, plain)
 
 
-def _answers() -> list[dict[str, Any]]:
+def _sample_answers() -> list[dict[str, Any]]:
     """Return an answer with a thought, in the forms that templates read."""
     fields = [{"role": "assistant", "content": _ANSWER, field: _THOUGHT} for field in _FIELDS]
     part = {"type": "text", "text": _ANSWER}
@@ -90,30 +93,30 @@ def _answers() -> list[dict[str, Any]]:
     return [*fields, *({"role": "assistant", "content": [thought, part]} for thought in parts)]
 
 
-def _between(text: str, reads: str, plain: str) -> ThinkingMarkers | None:
+def _markers_around(text: str, prompt: str, plain: str) -> ThinkingMarkers | None:
     """Return the markers in an answer that was rendered with a thought; None if there are none."""
     before, _, rest = text.partition(_THOUGHT)
     between, _, after = rest.partition(_ANSWER)
     direct = plain.partition(_ANSWER)[0]
     first = _FIRST_MARKER.match(after.strip())
     found = ThinkingMarkers(
-        _opening(before, reads, direct),
+        _opening(before, prompt, direct),
         between.strip(),
-        direct.removeprefix(reads).strip() if direct.startswith(reads) else "",
+        direct.removeprefix(prompt).strip() if direct.startswith(prompt) else "",
         first.group() if first else "",
     )
     return found if found.opening and found.closing else None
 
 
-def _opening(before: str, reads: str, direct: str) -> str:
+def _opening(before: str, prompt: str, direct: str) -> str:
     """Return the opening of a thought.
 
     Args:
         before: The text before the thought.
-        reads: The prompt.
+        prompt: The prompt, with the header of the answer.
         direct: The text before an answer without a thought.
     """
-    for header in (reads, direct):
+    for header in (prompt, direct):
         if before.startswith(header) and (opening := before.removeprefix(header).strip()):
             return opening
     ending = before.rstrip()
@@ -121,9 +124,9 @@ def _opening(before: str, reads: str, direct: str) -> str:
     return last.group() if last else ending.rpartition("\n")[2]
 
 
-def _opened_by_prompt(reads: str, plain: str) -> tuple[ThinkingMarkers, ...]:
+def _opened_by_prompt(prompt: str, plain: str) -> tuple[ThinkingMarkers, ...]:
     """Return the markers of a generation prompt that ends with a marker which no rendered answer has before it."""
-    read, before = reads.rstrip(), plain.partition(_ANSWER)[0].rstrip()
+    read, before = prompt.rstrip(), plain.partition(_ANSWER)[0].rstrip()
     last = _LAST_MARKER.search(read)
     if last is None or before == read:
         return ()
@@ -167,25 +170,25 @@ def split_thinking(prompt: str, text: str, markers: Sequence[ThinkingMarkers] = 
     written = text.lstrip()
     for marks in markers:
         if written.startswith(marks.opening) or prompt.rstrip().endswith(marks.opening):
-            return _split(written, marks)
+            return _split_thoughts(written, marks)
         if marks.direct and written.startswith(marks.direct):
             return None, _without_end(written.removeprefix(marks.direct).lstrip(), marks)
     return None, text
 
 
-def _split(written: str, marks: ThinkingMarkers) -> tuple[str, str]:
+def _split_thoughts(written: str, marks: ThinkingMarkers) -> tuple[str, str]:
     """Split a text that begins with a thought. Later thoughts are removed too, if they begin a line and are closed."""
     thoughts: list[str] = []
     answer = marks.opening + written.removeprefix(marks.opening)
     while answer.startswith(marks.opening):
-        thought, answer = _closed(answer.removeprefix(marks.opening), marks)
+        thought, answer = _split_at_closing(answer.removeprefix(marks.opening), marks)
         thoughts.append(thought.strip())
     later = re.compile(rf"^\s*{re.escape(marks.opening)}(.*?){_flexible(marks.closing)}\s*", re.DOTALL | re.MULTILINE)
     thoughts += [thought.strip() for thought in later.findall(answer)]
     return "\n\n".join(filter(None, thoughts)), _without_end(later.sub("", answer), marks)
 
 
-def _closed(text: str, marks: ThinkingMarkers) -> tuple[str, str]:
+def _split_at_closing(text: str, marks: ThinkingMarkers) -> tuple[str, str]:
     """Split a text at the full closing of a thought, or at its first marker; (text, "") without either."""
     first = _FIRST_MARKER.match(marks.closing)
     rest_of_closing = marks.closing[first.end() :].strip() if first else ""
@@ -214,6 +217,9 @@ def _without_end(answer: str, marks: ThinkingMarkers) -> str:
     if marks.answer_end and answer.rstrip().endswith(marks.answer_end):
         return answer.rstrip().removesuffix(marks.answer_end).rstrip()
     return answer
+
+
+# --- tool calls ---
 
 
 _NAMES = ("sample_tool_one", "sample_tool_two")
@@ -369,7 +375,7 @@ def _is_parsed(tokenizer: Any, template: Mapping[str, Any], written: str, number
 
 def _json_field(written: str, end: str, number: int) -> dict[str, Any] | None:
     """Return the field of calls that are JSON objects with a name, or a list of such objects."""
-    found = [(start, stop, value) for start, stop, value in _objects(written) if value.get("name") in _NAMES]
+    found = [(start, stop, value) for start, stop, value in _json_objects(written) if value.get("name") in _NAMES]
     if len(found) != number:
         return None
     key = next((name for name in _ARGUMENT_NAMES if name in found[0][2]), "")
@@ -387,7 +393,7 @@ def _json_field(written: str, end: str, number: int) -> dict[str, Any] | None:
 
 def _named_json_field(written: str, end: str, number: int) -> dict[str, Any] | None:
     """Return the field of calls in which a JSON object of arguments follows the name."""
-    found = [(start, stop) for start, stop, value in _objects(written) if value in _ARGUMENTS]
+    found = [(start, stop) for start, stop, value in _json_objects(written) if value in _ARGUMENTS]
     starts = [written.find(name) for name in _NAMES[:number]]
     if len(found) != number or any(not 0 <= start < span[0] for start, span in zip(starts, found, strict=True)):
         return None
@@ -472,7 +478,7 @@ def _call_patterns(written: str, spans: Sequence[tuple[int, int]], end: str) -> 
     return frame
 
 
-def _objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _json_objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield (begin, end, value) of the outermost JSON objects in a text."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:

@@ -66,7 +66,7 @@ def test_llm_without_files_has_an_empty_files_state():
     assert EchoLLM().files_state() == ""
 
 
-def test_request_with_another_seed_keeps_its_other_fields():
+def test_request_with_new_seed_keeps_its_other_fields():
     tools = ({"type": "function", "function": {"name": "look_up"}},)
     request = Request(
         messages=({"role": "user", "content": "Hi"},), role="user", seed=1, tools=tools, choices=("a", "b")

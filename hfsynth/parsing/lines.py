@@ -9,6 +9,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+# --- phrases of models ---
+
+
 _ENGLISH_NOUNS = r"quer(?:y|ies)|questions?|instructions?|prompts?|tasks?|requests?"
 _NOUNS = (
     _ENGLISH_NOUNS,
@@ -279,6 +282,9 @@ OF_THE_MODEL = re.compile(
 """Words that only a model's note on its own text has."""
 
 
+# --- lines ---
+
+
 FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[ \t]*$")
 RULE = re.compile(r"^[ \t]*(?:[-–—*_=~][ \t]*){3,}$")
 HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+(?=\S)|^[ \t]*#{1,6}(?=[^\s#!])")
@@ -420,6 +426,9 @@ def is_introduction(lines: Sequence[str]) -> bool:
 def is_title(line: str) -> bool:
     """Return whether a line is entirely bold and doesn't end as a sentence does."""
     return _BOLD_LINE.match(line) is not None and SENTENCE_END.search(line.strip()) is None
+
+
+# --- markers of list items ---
 
 
 @dataclass(frozen=True)

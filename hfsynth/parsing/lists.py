@@ -42,9 +42,9 @@ from hfsynth.parsing.markup import (
     TEXT_KEYS,
     element_records,
     json_items,
-    parsed_csv,
-    parsed_json,
-    parsed_table,
+    parse_csv,
+    parse_json,
+    parse_table,
     table_items,
     tagged_items,
     take_off_fence,
@@ -599,9 +599,9 @@ def parse_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> 
 
 
 def _read_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    if (values := parsed_json(text)) is not None:
+    if (values := parse_json(text)) is not None:
         return list(_records_within(values, is_record))
-    if (table := parsed_table(text, cut_off=False) or parsed_csv(text, cut_off=False)) is not None:
+    if (table := parse_table(text, cut_off=False) or parse_csv(text, cut_off=False)) is not None:
         rows = [dict(zip(table[0], row, strict=True)) for row in table[1]]
         return [row for row in rows if is_record(row)]
     before, opening, _ = text.partition("<")

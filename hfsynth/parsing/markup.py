@@ -51,15 +51,18 @@ _NUMBER_KEYS = re.compile(rf"(?:{NOUN}|item|q)?[_ -]?\d+", re.IGNORECASE)
 _JSON_PREFIX = re.compile(r"[ \t]*(?:[-*•][ \t]+|\(?\d{1,3}[.):][ \t]*)?(?=[\[{])")
 
 
+# --- JSON ---
+
+
 def json_items(text: str, cut_off: bool) -> list[str] | None:  # noqa: ARG001 - only complete values are read
     """Return the texts in JSON: a list, an object with a list, or one object per line; None for other text."""
     try:
-        return list(texts_of(parsed_json(text))) or None
+        return list(texts_of(parse_json(text))) or None
     except RecursionError:  # nested too deeply
         return None
 
 
-def parsed_json(text: str) -> list[Any] | None:
+def parse_json(text: str) -> list[Any] | None:
     """Return the complete values of a JSON text, after any lines that announce it; None for other text."""
     text = _with_brackets(_BLOCK_OF_JSON.sub("", ASSIGNMENT.sub("", text, count=1)))
     start = _json_start(text)
@@ -216,6 +219,9 @@ def _texts_of_object(value: dict[Any, Any]) -> Iterator[str]:
         yield from sentences
 
 
+# --- XML tags ---
+
+
 _TAG = re.compile(
     rf"<(?P<tag>(?:\w+[_-])?{NOUN}(?:[_-]?\d+|[_-]text)?|item|li|q)(?:\s[^<>]*)?>(?P<content>.*?)</(?P=tag)\s*>",
     re.IGNORECASE | re.DOTALL,
@@ -276,12 +282,15 @@ def _innermost_tags(text: str) -> Iterator[re.Match[str]]:
             yield found
 
 
+# --- tables ---
+
+
 _TABLE_RULE = re.compile(r"^\s*\|?(?:\s*:?-+:?\s*\|)+\s*(?::?-+:?\s*)?$|^\s*\|?\s*:?-+:?\s*\|?\s*$")
 
 
 def table_items(text: str, cut_off: bool) -> list[str] | None:
     """Return the instruction column of a Markdown table or CSV; None if the text doesn't begin with one."""
-    table = parsed_table(text, cut_off) or parsed_csv(text, cut_off)
+    table = parse_table(text, cut_off) or parse_csv(text, cut_off)
     if table is None:
         return None
     names, rows = table
@@ -289,7 +298,7 @@ def table_items(text: str, cut_off: bool) -> list[str] | None:
     return [row[column] for row in rows]
 
 
-def parsed_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+def parse_table(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
     """Return the column names and the rows of a Markdown table; None if the text doesn't begin with one."""
     lines = text.split("\n")
     head = next((place for place, line in enumerate(lines) if "|" in line), None)
@@ -312,7 +321,7 @@ _CSV_HEAD = re.compile(r"[^\W\d]\w*(?: \w+)?(?:(?P<delimiter>[,;\t])(?! )[^\W\d]
 _CSV_KEYS = re.compile(rf"{TEXT_KEYS.pattern}|output|response|answer|label", re.IGNORECASE)
 
 
-def parsed_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
+def parse_csv(text: str, cut_off: bool) -> tuple[list[str], list[list[str]]] | None:
     """Return the column names and the rows of CSV; None for other text, or if no column name is that of a text."""
     lines = nonblank_lines(text.split("\n"))
     place = next((place for place, line in enumerate(lines) if _CSV_HEAD.fullmatch(line.strip())), None)
@@ -349,6 +358,9 @@ def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     named = [column for column, name in filled if TEXT_KEYS.fullmatch(name)]
     named = named or [column for column, name in filled if re.search(NOUN, name, re.IGNORECASE)]
     return max(named or range(len(names)), key=lengths.__getitem__)
+
+
+# --- one text without its wrapping ---
 
 
 _WRAPPING_FENCES = {"", "text", "txt", "plaintext", "plain", "markdown", "md", "prompt", "json", "jsonl", "json5"} | {

@@ -27,6 +27,9 @@ _RECALL = 0.99  # chance that a pair exactly at the threshold is compared; for m
 _BLOCK = 256  # texts that are embedded, and compared with another block, at once
 
 
+# --- equal texts ---
+
+
 def match_equal(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Match | None]:
     """Match each text with the first earlier one that has the same normal form.
 
@@ -44,6 +47,9 @@ def match_equal(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Match | N
         form = normal_form(text)
         yield Match(first[form], 1.0) if form in first else None
         first.setdefault(form, text)
+
+
+# --- similar characters ---
 
 
 def match_similar(
@@ -170,6 +176,9 @@ def _create_index(threshold: float, permutations: int) -> tuple[Any, Callable[[f
         return sketched
 
     return MinHashLSH(num_perm=permutations, params=bands(threshold, permutations)), sketch
+
+
+# --- similar embeddings ---
 
 
 def embed(texts: list[str], model: str, revision: str | None = None) -> Vectors:

@@ -205,6 +205,221 @@ def verify(
     return replace(verification, rows=remade)
 
 
+# --- files and figures, without a model ---
+
+
+def check_files(published: PublishedConfig) -> Check:
+    """Compare the files of a configuration with the SHA-256 that its record states for each."""
+    recorded, present = published.facts.checksums, file_checksums(published.config_folder)
+    if not recorded:
+        return Check("files", 0, note="the record has no checksums: an earlier version of hfsynth wrote it")
+    differences = [f"{name} is missing" for name in recorded if name not in present]
+    loaded = [name for split in published.facts.splits for name in published.loaded_files(split)]
+    differences += [f"{name} is not in the record" for name in sorted({*present, *loaded}) if name not in recorded]
+    differences += [
+        f"{name} has the SHA-256 {present[name][:12]}…, and {recorded[name][:12]}… in the record"
+        for name in recorded
+        if name in present and present[name] != recorded[name]
+    ]
+    return Check("files", len(recorded), tuple(differences))
+
+
+def check_figures(published: PublishedConfig) -> Check:
+    """Compute the figures of all splits from their rows, and compare them with those of the record."""
+    facts = published.facts
+    recorded, computed = dict[str, Any](), dict[str, Any]()
+    splits = dict[str, Dataset]()
+    for split in facts.splits:
+        rows = splits[split.name] = published.rows(split)
+        found = SplitFacts.of(
+            split.name,
+            rows,
+            failures=len(published.failures(split)),
+            diversity=measure_quick_diversity(rows),
+        )
+        recorded[split.name] = asdict(replace(split, runs=()))
+        computed[split.name] = asdict(found)
+    features = next(iter(splits.values())).features
+    sizes = {one["name"]: one["num_bytes"] for one in facts.info.get("splits", ())}
+    infos = [SplitInfo(name, num_bytes=sizes.get(name, 0), num_examples=len(rows)) for name, rows in splits.items()]
+    recorded |= {"columns": facts.columns, "info": facts.info}
+    computed |= {
+        "columns": {name: column_type(feature) for name, feature in features.items()},
+        "info": dataset_info(facts.config_name, features, infos, published.config_folder),
+    }
+    values, others = (dict(_leaves(json.loads(json.dumps(one)))) for one in (recorded, computed))
+    differences = [
+        f"{name} is {_excerpt(values.get(name, 'nothing'))} in the record, and "
+        f"{_excerpt(others.get(name, 'nothing'))} by the rows"
+        for name in dict.fromkeys((*values, *others))
+        if name not in values or name not in others or not _is_equal(values[name], others[name])
+    ]
+    return Check("figures", len(values), tuple(differences))
+
+
+def check_steps(published: PublishedConfig) -> Check:
+    """Compare the counts of each step with the entries of the rows, and with the files of failures.
+
+    Rows that failed or were dropped are not published, so the published rows have at most the tokens of the record. If
+    every row was published, the numbers must be equal.
+    """
+    facts = published.facts
+    rows = [published.rows(split) for split in facts.splits]
+    failures = [failure for split in facts.splits for failure in published.failures(split)]
+    by_name: dict[str, list[StepRecord]] = {}
+    for step in facts.steps:
+        by_name.setdefault(step.name, []).append(step)
+    is_complete = _is_complete(published)
+    differences, without_files, compared = list[str](), list[str](), 0
+    for name, steps in by_name.items():
+        reasons = Counter(_failure_reason(failure) for failure in failures if failure["step"] == name)
+        listed = sum((Counter(_recorded_reasons(step)) for step in steps), Counter[str]())
+        if failures:
+            compared += len(listed | reasons)
+            differences += [
+                f"{name}: {listed[reason]} rows with {reason!r} in the record, and {reasons[reason]} in the files of "
+                "failures"
+                for reason in listed | reasons
+                if listed[reason] != reasons[reason]
+            ]
+        elif listed:
+            without_files.append(name)
+        if all(step.node.model for step in steps):  # techniques, which write entries
+            compared += 3
+            differences += _token_differences(name, steps, rows, is_complete)
+    notes = [] if is_complete else ["tokens of rows that failed or were dropped are in the record alone"]
+    if without_files:
+        notes.append(f"no file has the failures of {', '.join(without_files)}")
+    return Check("steps", compared, tuple(differences), "; ".join(notes))
+
+
+def check_recipe(published: PublishedConfig) -> Check:
+    """Compare each hfsynth.yaml with the steps of the run's record."""
+    differences, compared = list[str](), 0
+    for number, run in enumerate(published.facts.runs, 1):
+        if not (expected := recipe_text(run)):
+            continue
+        compared += 1
+        name = numbered_name("hfsynth.yaml", number)
+        file = published.config_folder / name
+        if not file.is_file():
+            differences.append(f"{name} is missing")
+        elif _recipe_content(file.read_bytes()) != _recipe_content(expected.encode()):
+            differences.append(f"{name} has other steps than the record")
+    return Check("recipes", compared, tuple(differences))
+
+
+def check_card(published: PublishedConfig) -> Check:
+    """Render the card's text and header from the record, and compare them with README.md line by line."""
+    found = read_body(published.readme)
+    if found is None:
+        return Check("card", 1, ("README.md has no part that hfsynth wrote",))
+    mark, body = found
+    loaded_as = next((line for line in body.splitlines() if line.startswith("dataset = load_dataset(")), "")
+    try:
+        name = str(json.loads(f"[{loaded_as.partition('(')[2].rpartition(')')[0]}]")[0]) if loaded_as else ""
+    except (ValueError, IndexError):
+        return Check("card", 1, (f"the line {loaded_as!r:.120} of README.md was edited",))
+    expected = render_body(name, published.others)
+    changed = [
+        line
+        for line in unified_diff(expected.splitlines(), body.splitlines(), "record", "card", lineterm="", n=0)
+        if line[0] in "+-" and not line.startswith(("+++", "---"))
+    ]
+    differences = [f"the card has the line {line[1:]!r:.120}" for line in changed if line[0] == "+"]
+    differences += [f"the card lacks the line {line[1:]!r:.120}" for line in changed if line[0] == "-"]
+    if mark != body_mark(body):
+        differences.append("the part of README.md that hfsynth wrote was edited afterwards: its mark differs")
+    differences += _header_differences(published)
+    written_by = {step.versions.get("hfsynth", "") for config in published.others for step in config.steps} - {""}
+    note = ""
+    if changed and written_by - {version("hfsynth")}:
+        note = f"hfsynth {', '.join(sorted(written_by))} wrote the card, and this is version {version('hfsynth')}"
+    return Check("card", len(expected.splitlines()) + 1, tuple(differences), note)
+
+
+def _header_differences(published: PublishedConfig) -> Iterator[str]:
+    """Yield a sentence if the entry of the configuration in the card's header differs from the record."""
+    header, _ = read_metadata(published.readme)
+    infos = header.get("dataset_info") or []
+    listed = infos if isinstance(infos, list) else [infos]
+    name = published.facts.config_name
+    if json.loads(json.dumps(published.facts.info)) not in json.loads(json.dumps(listed)):
+        yield f"dataset_info of {name!r} in the header of README.md differs from the record"
+
+
+def _is_complete(published: PublishedConfig) -> bool:
+    """Return whether every input row was published: no row failed, was dropped or was left out."""
+    facts = published.facts
+    lossless = all(not step.failures and not step.dropped for step in facts.steps)
+    is_single = all(len(split.runs) == 1 for split in facts.splits) and not any(run.wanted for run in facts.runs)
+    rows_out = sum(run.steps[-1].rows_out for run in facts.runs if run.steps)
+    return lossless and is_single and bool(facts.steps) and rows_out == facts.rows
+
+
+def _token_differences(name: str, steps: list[StepRecord], rows: list[Dataset], is_complete: bool) -> Iterator[str]:
+    tally = StepTally(step=name)
+    for dataset in rows:
+        if METADATA_COLUMN in dataset.column_names:
+            for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
+                tally.update(table)
+    for unit, counts in (
+        ("rows out", (sum(step.rows_out for step in steps), tally.rows_out)),
+        ("prompt tokens", (sum(step.prompt_tokens for step in steps), tally.prompt_tokens)),
+        ("completion tokens", (sum(step.completion_tokens for step in steps), tally.completion_tokens)),
+    ):
+        recorded, found = counts
+        if found > recorded or (is_complete and found != recorded):
+            yield f"{name}: {recorded:,} {unit} in the record, and {found:,} by the rows"
+
+
+def _recorded_reasons(step: StepRecord) -> Mapping[str, int]:
+    """Return the record's numbers of failed rows by reason or, for a filter, of dropped rows by rule."""
+    if step.node.makes is None:
+        return {rule: rows for rule, rows in step.stopped.items() if rule}
+    return step.failures
+
+
+def _failure_reason(failure: Mapping[str, Any]) -> str:
+    return str(failure["rule"] or failure["reason"])
+
+
+def _recipe_content(text: bytes) -> Any:
+    """Return a recipe's content without the version of hfsynth; None if the text is not YAML."""
+    try:
+        recipe = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return {name: value for name, value in recipe.items() if name != "hfsynth"} if isinstance(recipe, dict) else recipe
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path and value of each leaf of nested mappings; a list is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for name, part in value.items():
+            yield from _leaves(part, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    """Return whether two values are equal; floats may differ by rounding."""
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_is_equal, value, other))
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(_is_equal(value[name], other[name]) for name in value)
+    if isinstance(value, float) and isinstance(other, (int, float)):
+        return math.isclose(value, other, rel_tol=_CLOSE)
+    return bool(value == other)
+
+
+def _excerpt(value: Any) -> str:
+    return f"{value!r:.80}"
+
+
+# --- rows that are remade ---
+
+
 @dataclass(frozen=True)
 class _Series:
     """The steps of one or more successive runs, and selected rows that they generated."""
@@ -430,6 +645,9 @@ def _machine_differences(series: _Series) -> Iterator[str]:
             yield f"{record.name}: model at {record.origin.commit} in the record, at {commit} here"
 
 
+# --- the report ---
+
+
 def _rows_verdict(rows: RemadeRows) -> str:
     """Return the number of equal rows, and a possible reason for the others."""
     text = f"{rows.equal:,} of {len(rows.rows):,} rows are equal"
@@ -479,212 +697,3 @@ def _list_items(lines: Sequence[str]) -> Iterator[str]:
     yield from (f"  - {line}" for line in lines[:_MAX_LISTED])
     if len(lines) > _MAX_LISTED:
         yield f"  - and {len(lines) - _MAX_LISTED:,} more"
-
-
-def check_files(published: PublishedConfig) -> Check:
-    """Compare the files of a configuration with the SHA-256 that its record states for each."""
-    recorded, present = published.facts.checksums, file_checksums(published.config_folder)
-    if not recorded:
-        return Check("files", 0, note="the record has no checksums: an earlier version of hfsynth wrote it")
-    differences = [f"{name} is missing" for name in recorded if name not in present]
-    loaded = [name for split in published.facts.splits for name in published.loaded_files(split)]
-    differences += [f"{name} is not in the record" for name in sorted({*present, *loaded}) if name not in recorded]
-    differences += [
-        f"{name} has the SHA-256 {present[name][:12]}…, and {recorded[name][:12]}… in the record"
-        for name in recorded
-        if name in present and present[name] != recorded[name]
-    ]
-    return Check("files", len(recorded), tuple(differences))
-
-
-def check_figures(published: PublishedConfig) -> Check:
-    """Compute the figures of all splits from their rows, and compare them with those of the record."""
-    facts = published.facts
-    recorded, computed = dict[str, Any](), dict[str, Any]()
-    splits = dict[str, Dataset]()
-    for split in facts.splits:
-        rows = splits[split.name] = published.rows(split)
-        found = SplitFacts.of(
-            split.name,
-            rows,
-            failures=len(published.failures(split)),
-            diversity=measure_quick_diversity(rows),
-        )
-        recorded[split.name] = asdict(replace(split, runs=()))
-        computed[split.name] = asdict(found)
-    features = next(iter(splits.values())).features
-    sizes = {one["name"]: one["num_bytes"] for one in facts.info.get("splits", ())}
-    infos = [SplitInfo(name, num_bytes=sizes.get(name, 0), num_examples=len(rows)) for name, rows in splits.items()]
-    recorded |= {"columns": facts.columns, "info": facts.info}
-    computed |= {
-        "columns": {name: column_type(feature) for name, feature in features.items()},
-        "info": dataset_info(facts.config_name, features, infos, published.config_folder),
-    }
-    values, others = (dict(_leaves(json.loads(json.dumps(one)))) for one in (recorded, computed))
-    differences = [
-        f"{name} is {_excerpt(values.get(name, 'nothing'))} in the record, and "
-        f"{_excerpt(others.get(name, 'nothing'))} by the rows"
-        for name in dict.fromkeys((*values, *others))
-        if name not in values or name not in others or not _is_equal(values[name], others[name])
-    ]
-    return Check("figures", len(values), tuple(differences))
-
-
-def check_steps(published: PublishedConfig) -> Check:
-    """Compare the counts of each step with the entries of the rows, and with the files of failures.
-
-    Rows that failed or were dropped are not published, so the published rows have at most the tokens of the record. If
-    every row was published, the numbers must be equal.
-    """
-    facts = published.facts
-    rows = [published.rows(split) for split in facts.splits]
-    failures = [failure for split in facts.splits for failure in published.failures(split)]
-    by_name: dict[str, list[StepRecord]] = {}
-    for step in facts.steps:
-        by_name.setdefault(step.name, []).append(step)
-    is_complete = _is_complete(published)
-    differences, without_files, compared = list[str](), list[str](), 0
-    for name, steps in by_name.items():
-        reasons = Counter(_failure_reason(failure) for failure in failures if failure["step"] == name)
-        listed = sum((Counter(_recorded_reasons(step)) for step in steps), Counter[str]())
-        if failures:
-            compared += len(listed | reasons)
-            differences += [
-                f"{name}: {listed[reason]} rows with {reason!r} in the record, and {reasons[reason]} in the files of "
-                "failures"
-                for reason in listed | reasons
-                if listed[reason] != reasons[reason]
-            ]
-        elif listed:
-            without_files.append(name)
-        if all(step.node.model for step in steps):  # techniques, which write entries
-            compared += 3
-            differences += _token_differences(name, steps, rows, is_complete)
-    notes = [] if is_complete else ["tokens of rows that failed or were dropped are in the record alone"]
-    if without_files:
-        notes.append(f"no file has the failures of {', '.join(without_files)}")
-    return Check("steps", compared, tuple(differences), "; ".join(notes))
-
-
-def check_recipe(published: PublishedConfig) -> Check:
-    """Compare each hfsynth.yaml with the steps of the run's record."""
-    differences, compared = list[str](), 0
-    for number, run in enumerate(published.facts.runs, 1):
-        if not (expected := recipe_text(run)):
-            continue
-        compared += 1
-        name = numbered_name("hfsynth.yaml", number)
-        file = published.config_folder / name
-        if not file.is_file():
-            differences.append(f"{name} is missing")
-        elif _recipe_content(file.read_bytes()) != _recipe_content(expected.encode()):
-            differences.append(f"{name} has other steps than the record")
-    return Check("recipes", compared, tuple(differences))
-
-
-def check_card(published: PublishedConfig) -> Check:
-    """Render the card's text and header from the record, and compare them with README.md line by line."""
-    found = read_body(published.readme)
-    if found is None:
-        return Check("card", 1, ("README.md has no part that hfsynth wrote",))
-    mark, body = found
-    loaded_as = next((line for line in body.splitlines() if line.startswith("dataset = load_dataset(")), "")
-    try:
-        name = str(json.loads(f"[{loaded_as.partition('(')[2].rpartition(')')[0]}]")[0]) if loaded_as else ""
-    except (ValueError, IndexError):
-        return Check("card", 1, (f"the line {loaded_as!r:.120} of README.md was edited",))
-    expected = render_body(name, published.others)
-    changed = [
-        line
-        for line in unified_diff(expected.splitlines(), body.splitlines(), "record", "card", lineterm="", n=0)
-        if line[0] in "+-" and not line.startswith(("+++", "---"))
-    ]
-    differences = [f"the card has the line {line[1:]!r:.120}" for line in changed if line[0] == "+"]
-    differences += [f"the card lacks the line {line[1:]!r:.120}" for line in changed if line[0] == "-"]
-    if mark != body_mark(body):
-        differences.append("the part of README.md that hfsynth wrote was edited afterwards: its mark differs")
-    differences += _header_differences(published)
-    written_by = {step.versions.get("hfsynth", "") for config in published.others for step in config.steps} - {""}
-    note = ""
-    if changed and written_by - {version("hfsynth")}:
-        note = f"hfsynth {', '.join(sorted(written_by))} wrote the card, and this is version {version('hfsynth')}"
-    return Check("card", len(expected.splitlines()) + 1, tuple(differences), note)
-
-
-def _header_differences(published: PublishedConfig) -> Iterator[str]:
-    """Yield a sentence if the entry of the configuration in the card's header differs from the record."""
-    header, _ = read_metadata(published.readme)
-    infos = header.get("dataset_info") or []
-    listed = infos if isinstance(infos, list) else [infos]
-    name = published.facts.config_name
-    if json.loads(json.dumps(published.facts.info)) not in json.loads(json.dumps(listed)):
-        yield f"dataset_info of {name!r} in the header of README.md differs from the record"
-
-
-def _is_complete(published: PublishedConfig) -> bool:
-    """Return whether every input row was published: no row failed, was dropped or was left out."""
-    facts = published.facts
-    lossless = all(not step.failures and not step.dropped for step in facts.steps)
-    is_single = all(len(split.runs) == 1 for split in facts.splits) and not any(run.wanted for run in facts.runs)
-    rows_out = sum(run.steps[-1].rows_out for run in facts.runs if run.steps)
-    return lossless and is_single and bool(facts.steps) and rows_out == facts.rows
-
-
-def _token_differences(name: str, steps: list[StepRecord], rows: list[Dataset], is_complete: bool) -> Iterator[str]:
-    tally = StepTally(step=name)
-    for dataset in rows:
-        if METADATA_COLUMN in dataset.column_names:
-            for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
-                tally.update(table)
-    for unit, counts in (
-        ("rows out", (sum(step.rows_out for step in steps), tally.rows_out)),
-        ("prompt tokens", (sum(step.prompt_tokens for step in steps), tally.prompt_tokens)),
-        ("completion tokens", (sum(step.completion_tokens for step in steps), tally.completion_tokens)),
-    ):
-        recorded, found = counts
-        if found > recorded or (is_complete and found != recorded):
-            yield f"{name}: {recorded:,} {unit} in the record, and {found:,} by the rows"
-
-
-def _recorded_reasons(step: StepRecord) -> Mapping[str, int]:
-    """Return the record's numbers of failed rows by reason or, for a filter, of dropped rows by rule."""
-    if step.node.makes is None:
-        return {rule: rows for rule, rows in step.stopped.items() if rule}
-    return step.failures
-
-
-def _failure_reason(failure: Mapping[str, Any]) -> str:
-    return str(failure["rule"] or failure["reason"])
-
-
-def _recipe_content(text: bytes) -> Any:
-    """Return a recipe's content without the version of hfsynth; None if the text is not YAML."""
-    try:
-        recipe = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return None
-    return {name: value for name, value in recipe.items() if name != "hfsynth"} if isinstance(recipe, dict) else recipe
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the path and value of each leaf of nested mappings; a list is a leaf."""
-    if isinstance(value, Mapping) and value:
-        for name, part in value.items():
-            yield from _leaves(part, f"{path}.{name}" if path else str(name))
-    else:
-        yield path, value
-
-
-def _is_equal(value: Any, other: Any) -> bool:
-    """Return whether two values are equal; floats may differ by rounding."""
-    if isinstance(value, list) and isinstance(other, list):
-        return len(value) == len(other) and all(map(_is_equal, value, other))
-    if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(_is_equal(value[name], other[name]) for name in value)
-    if isinstance(value, float) and isinstance(other, (int, float)):
-        return math.isclose(value, other, rel_tol=_CLOSE)
-    return bool(value == other)
-
-
-def _excerpt(value: Any) -> str:
-    return f"{value!r:.80}"
