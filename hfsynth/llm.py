@@ -80,7 +80,7 @@ class SamplingParams:
         }
         for name, (holds, wanted) in ranges.items():
             if not holds:
-                raise ValueError(f"SamplingParams.{name} is {getattr(self, name)!r}; it must be {wanted}.")
+                raise ValueError(f"SamplingParams.{name} must be {wanted}, got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +133,11 @@ class Completion:
     completion_tokens: int = 0
     """Tokens that the model wrote, thinking and end token included."""
     cached_tokens: int = 0
-    """Those of `prompt_tokens` that were in a cache already, where an llm says so."""
+    """Those of `prompt_tokens` that were in a cache already, if the llm reports them."""
     reasoning_tokens: int = 0
-    """Those of `completion_tokens` that are thinking, where an llm says so."""
+    """Those of `completion_tokens` that are thinking, if the llm reports them."""
     written: str = ""
-    """All that the model wrote, special tokens and thinking included; "" where an llm doesn't tell."""
+    """All that the model wrote, special tokens and thinking included; "" if the llm doesn't report it."""
     thinking: str | None = None
     """The thoughts before the answer; None if the model wrote none."""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
@@ -154,10 +154,10 @@ class Completion:
 
 
 class Requests:
-    """Requests that wait to be completed, each with the key of who asked; more may join them at any time.
+    """A queue of requests, each with a key that its completion is returned with.
 
     Args:
-        more: Called when a request is wanted and none waits; it may put some.
+        more: Called when a request is taken from an empty queue; it may add some.
     """
 
     def __init__(self, more: Callable[[], None] | None = None) -> None:
@@ -166,18 +166,18 @@ class Requests:
         self._first: deque[tuple[Hashable, Request]] = deque()
 
     def put(self, key: Hashable, request: Request, first: bool = False) -> None:
-        """Add a request, before those that are not `first`."""
+        """Add a request; with `first`, before all that were added without it."""
         (self._first if first else self._later).append((key, request))
 
     def take(self) -> tuple[Hashable, Request] | None:
-        """Remove and return the next one with its key; None where there is none now."""
+        """Remove and return the next request with its key; None if there is none now."""
         if not self and self._more:
             self._more()
         waiting = self._first or self._later
         return waiting.popleft() if waiting else None
 
     def take_waiting(self) -> list[tuple[Hashable, Request]]:
-        """Remove and return all that wait, in their order; where none waits, those that `more` puts at once."""
+        """Remove and return all waiting requests with their keys; if there is none, those that `more` adds."""
         if not self and self._more:
             self._more()
         taken = [*self._first, *self._later]
@@ -185,33 +185,33 @@ class Requests:
         return taken
 
     def waiting(self) -> list[Request]:
-        """List those that wait, in their order."""
+        """Return the waiting requests, in their order."""
         return [request for _, request in (*self._first, *self._later)]
 
     def clear(self) -> None:
-        """Remove all that wait."""
+        """Remove all waiting requests."""
         self._first.clear()
         self._later.clear()
 
     def keys(self) -> list[Hashable]:
-        """List the keys of those that wait, in their order."""
+        """Return the keys of the waiting requests, in their order."""
         return [key for key, _ in (*self._first, *self._later)]
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting requests."""
         return len(self._first) + len(self._later)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model or dataset comes from, as far as it is stated somewhere; nothing here is guessed."""
+    """The origin of a model or dataset, as far as its card or files state it."""
 
     commit: str = ""
     """Its commit on the Hub."""
     license: str = ""
-    """The license that its own card or file names, by the Hub's identifier."""
+    """The license that its card or file names, by the Hub's identifier."""
     languages: tuple[str, ...] = ()
-    """The languages that its own card or file names, as ISO codes."""
+    """The languages that its card or file names, as ISO codes."""
 
     @classmethod
     def of_card(cls, metadata: Mapping[str, Any], commit: str = "") -> "Origin":
@@ -238,7 +238,7 @@ def complete_by_stream(llm: "LLM", requests: Sequence[Request]) -> list[Completi
 
 
 class LLM(ABC):
-    """An engine that completes requests. `model_name` and `complete` are all that one must define.
+    """An engine that completes requests. A subclass must define `model_name` and `complete`.
 
     An llm is pickled and hashed with its techniques, so it is a frozen dataclass of plain configuration, which
     inherits from `hfsynth.Configuration` too, and loads its model on the first `complete`. `with llm:` loads
@@ -259,7 +259,7 @@ class LLM(ABC):
     @property
     @abstractmethod
     def model_name(self) -> str:
-        """The model, as it is named in records and cards."""
+        """The name of the model in records and cards."""
 
     @property
     def same_rows(self) -> SameRows:
@@ -288,10 +288,10 @@ class LLM(ABC):
         return f"{self.model_name} can't keep its answers to a JSON schema" if need == "schema" else ""
 
     def server_facts(self) -> Mapping[str, str]:
-        """Return what a server states of itself and the model, for the record, once the llm is loaded; here, nothing.
+        """Return the facts that a server states of itself and the model, for the record; by default, none.
 
-        "left_out" lists the fields of requests that the server doesn't know. A run that is continued logs a warning
-        where another fact has changed since it began.
+        They are known once the llm is loaded. "left_out" lists the fields of requests that the server doesn't know. A
+        continued run logs a warning if another fact has changed since it began.
         """
         return {}
 
@@ -300,18 +300,19 @@ class LLM(ABC):
         """Complete all requests, in their order; of one with choices, the completion has their scores.
 
         Raises:
-            GenerationError: If the llm can't go on. A request that can't be completed is a `Completion` with
-                `finish_reason="error"`, or "refused" where asking again would not help. Where `complete` raises, a
-                technique asks again in halves, so that a request that always raises fails alone.
+            GenerationError: If the llm can't continue. For a request that can't be completed, return a `Completion`
+                with `finish_reason="error"`, or "refused" if every retry would fail. If `complete` raises, a technique
+                repeats the requests in halves, so that a request that always raises fails alone.
         """
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete requests until none is left, each completion as soon as it is there, with its request's key.
+        """Yield the completion of each request as soon as it is finished, with the request's key.
 
-        A completion may lead to another request. This method completes all that wait, until none is left.
+        A completion may lead to another request. By default, all waiting requests are passed to `complete`, until
+        none is left.
 
         Raises:
-            GenerationError: If the llm can't go on.
+            GenerationError: If the llm can't continue.
         """
         while waiting := requests.take_waiting():
             completions = self.complete([request for _, request in waiting])
@@ -322,7 +323,7 @@ class LLM(ABC):
             yield from zip((key for key, _ in waiting), completions, strict=True)
 
     def prompt(self, request: Request) -> str:
-        """Return the text that the model reads for a request, as exactly as the llm has it: here, the messages.
+        """Return the text that the model reads for a request; by default, its messages with their roles.
 
         Raises:
             ChatTemplateError: If it can't be rendered.
@@ -330,26 +331,25 @@ class LLM(ABC):
         return "\n".join(f"{message['role']}: {message['content']}" for message in request.messages)
 
     def origin(self) -> Origin:
-        """Return where the model comes from, for the record, without loading it."""
+        """Return the origin of the model, for the record, without loading it."""
         return Origin()
 
     def files_state(self) -> str:
-        """Return a text that changes when the files change that completions depend on: a part of every cache key.
+        """Return a text that changes whenever the model's files change, as a part of every cache key.
 
-        Computed without loading a model, and the same in every process while the files stay as they are. "" for an
-        llm that reads no files.
+        It is computed without loading a model, and equal in all processes. "" for an llm without files.
         """
         return ""
 
     def check_ready(self) -> None:  # noqa: B027 - an llm without files has nothing to check
-        """Check for the files that `load` needs, without loading or downloading them; here, nothing.
+        """Check for the files that `load` needs, without loading or downloading them; by default, for none.
 
         Raises:
             GenerationError: If a file is missing.
         """
 
     def load(self: L) -> L:
-        """Load everything that `complete` needs, if it isn't loaded yet; here, nothing.
+        """Load everything that `complete` needs, if it isn't loaded yet; by default, nothing.
 
         Raises:
             GenerationError: If it can't be loaded.
@@ -357,7 +357,7 @@ class LLM(ABC):
         return self
 
     def unload(self) -> None:  # noqa: B027 - an llm without a model has nothing to do
-        """Give back the memory; the next `complete` loads again."""
+        """Free the model's memory; the next `complete` loads it again."""
 
     def __enter__(self: L) -> L:
         """Load."""

@@ -24,7 +24,7 @@ from hfsynth.llm import Requests
     ],
 )
 def test_a_sampling_value_out_of_range_is_an_error_that_names_it(name, value):
-    with pytest.raises(ValueError, match=rf"SamplingParams\.{name} is .*must be"):
+    with pytest.raises(ValueError, match=rf"SamplingParams\.{name} must be .*, got "):
         SamplingParams(**{name: value})
 
 

@@ -87,11 +87,6 @@ class SlotTable:
         """The sequences, by their slots: after `compact` those of the first slots."""
         return [sequence for _, sequence in self.assigned]
 
-    @property
-    def has_free_slot(self) -> bool:
-        """Whether a slot is free."""
-        return None in self._sequences
-
     def sequence(self, slot: int) -> Sequence:
         """Return the sequence in a slot.
 

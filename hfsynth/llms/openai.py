@@ -47,8 +47,8 @@ class OpenAILLM(Configuration, LLM):
     >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
     >>> llm.model_name, llm.same_rows
     ('Qwen/Qwen3-8B', 'none')
-    >>> OpenAILLM("gpt-5-mini").lacks("choices")[:47]
-    'gpt-5-mini is only asked to answer chats by its'
+    >>> OpenAILLM("gpt-5-mini").lacks("choices").partition(";")[0]
+    'without a tokenizer, gpt-5-mini can only answer chats'
 
     Raises:
         ValueError: If a field is out of its range.
@@ -150,7 +150,7 @@ class OpenAILLM(Configuration, LLM):
         if need == "schema":
             return super().lacks(need)
         if self.tokenizer is None:
-            return f"{self.model_name} is only asked to answer chats by its server; {_chat_advice(self.model)}"
+            return f"without a tokenizer, {self.model_name} can only answer chats; {_chat_advice(self.model)}"
         if need == "choices" and self._key in _CONNECTED and not self.connected().scores_prompts():
             return (
                 f"the server of {self.model_name} doesn't score the tokens of a prompt; use a server that does, such "
