@@ -49,7 +49,8 @@ def start_rows(
         watcher: See `FlowDriver.start`.
     """
     read = technique.columns_read(rows.features)
-    batch = rows.select_columns(read).with_format(None)[:] if read else {}
+    inputs = rows.select_columns(read)
+    batch = (inputs if inputs.format["type"] is None else inputs.with_format(None))[:]  # setting a format copies much
     indices = range(first, first + len(rows))
     started = [
         finished.get(index, flow)
