@@ -8,23 +8,21 @@ has the share of slots in use in each tenth of the loop's steps, from the loop's
 """
 
 import argparse
-import json
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from generation import SEEDS, instructions
 
 from hfsynth import EvolInstruct, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM, run
 from hfsynth.llm import Completion, Request, Requests
 
-SEEDS = Path(__file__).parents[1] / "seeds.jsonl"
 _TENTHS = 10
 
 
@@ -145,9 +143,10 @@ def main() -> None:
         dtype=arguments.dtype,
         batch_size=arguments.slots,
     ).load()
-    lines = [json.loads(line) for line in SEEDS.read_text(encoding="utf-8").splitlines()]
-    texts = [line.get("instruction") or line["input"] for line in lines][: arguments.rows]
-    rows = Dataset.from_dict({"instruction": texts})
+    texts = instructions(SEEDS)
+    if len(texts) < arguments.rows:
+        raise SystemExit(f"{SEEDS} has {len(texts)} prompts for {arguments.rows} rows; use a smaller --rows.")
+    rows = Dataset.from_dict({"instruction": texts[: arguments.rows]})
     print("| pipeline | requests | tokens | run, tokens/s | requests alone, tokens/s | ratio | slots in use |")
     print("|---|---|---|---|---|---|---|")
     for label in arguments.pipelines:

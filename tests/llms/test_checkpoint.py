@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -17,7 +18,14 @@ from hfsynth import GenerationError, Request, RewardModel, SamplingParams, Trans
 from hfsynth.config import restore
 from hfsynth.llm import Origin
 from hfsynth.llms import checkpoint
-from hfsynth.llms.checkpoint import check_files, files_state, load_chat_tokenizer, model_origin, split_gguf_path
+from hfsynth.llms.checkpoint import (
+    check_files,
+    files_state,
+    load_chat_tokenizer,
+    model_origin,
+    parse_gguf_once,
+    split_gguf_path,
+)
 from tests.conftest import GGUF
 from tests.hub_server import Repository, Stored
 
@@ -408,11 +416,42 @@ def test_load_chat_tokenizer_without_a_model(plain):
 
 def test_load_chat_tokenizer_of_a_gguf_has_its_context(smollm_folder, monkeypatch):
     """transformers parses the file for the tokenizer and for the configuration; here it is parsed once."""
-    parsed, reader = [], gguf.GGUFReader
-    monkeypatch.setattr(gguf, "GGUFReader", lambda *file: parsed.append(file) or reader(*file))
+    parsed = []
+
+    class CountingReader(gguf.GGUFReader):
+        def __init__(self, *file):
+            parsed.append(file)
+            super().__init__(*file)
+
+    monkeypatch.setattr(gguf, "GGUFReader", CountingReader)
     chat = load_chat_tokenizer(smollm_folder, name="small", variables={}, gguf_file=GGUF)
     assert (chat.end_tokens, chat.context) == ({2}, 8192)
     assert len(parsed) == 1
+
+
+def test_parse_gguf_once_equals_plain_parsing(tmp_path):
+    file, names = tmp_path / "small.gguf", gguf.get_tensor_name_map
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(2)
+    writer.add_token_list(["a", "é", "<s>"])
+    writer.add_tensor("output.weight", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = gguf.GGUFReader(file)
+    with parse_gguf_once():
+        parsed = gguf.GGUFReader(file)
+        assert gguf.GGUFReader(str(file)) is parsed
+        assert type(parsed.data) is np.ndarray  # a memory map's slices are slow
+        table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is table
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (type(expected), names)
+    assert {name: one.contents() for name, one in parsed.fields.items()} == {
+        name: one.contents() for name, one in expected.fields.items()
+    }
+    assert (parsed.tensors[0].data == expected.tensors[0].data).all()
+    assert table.mapping == names(gguf.MODEL_ARCH.LLAMA, 2).mapping
 
 
 def test_load_chat_tokenizer_without_a_template_raises(plain):
