@@ -23,6 +23,8 @@ from filelock import FileLock  # noqa: E402
 from huggingface_hub.utils import disable_progress_bars  # noqa: E402
 
 from hfsynth import TransformersLLM  # noqa: E402
+from hfsynth.llms.checkpoint import parse_gguf_once  # noqa: E402
+from hfsynth.publish import files as publish_files  # noqa: E402
 
 datasets.disable_progress_bars()
 disable_progress_bars()
@@ -68,6 +70,7 @@ def smollm_weights(smollm_folder, tmp_path_factory) -> str:
     return str(folder)
 
 
+@parse_gguf_once()
 def write_weights(gguf_folder: str, folder: Path) -> None:
     """Write the weights of a GGUF file in float32, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -87,6 +90,13 @@ def smollm(smollm_weights) -> TransformersLLM:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
     return TransformersLLM(smollm_weights, dtype="float32", batch_size=8)
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch):
+    """Empty images, for tests of everything else that is saved: drawing takes half of the time of saving a dataset."""
+    for name in ("draw_diagram", "draw_lengths", "draw_funnel", "draw_similarity"):
+        monkeypatch.setattr(publish_files, name, lambda *figures: b"\x89PNG")
 
 
 @pytest.fixture

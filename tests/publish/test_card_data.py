@@ -20,6 +20,8 @@ from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 def answered(*instructions, **fields):
     pipeline = Pipeline((TextGeneration(EchoLLM(), **fields),))
