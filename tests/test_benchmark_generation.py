@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hfsynth import TransformersLLM
 from hfsynth.engine.attention import install_attention
 from tests.tiny import SIZES, tiny
 
@@ -24,6 +25,19 @@ def script(monkeypatch):
     """Import a script by its name."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     return importlib.import_module
+
+
+@pytest.fixture
+def ended(script, monkeypatch):
+    """Run the script in this process, with flags that it refuses before it measures; return what it exits with."""
+
+    def status(*flags):
+        monkeypatch.setattr(sys, "argv", ["generation.py", "--dtype", "float32", "--threads", "1", *map(str, flags)])
+        with pytest.raises(SystemExit) as exited:
+            script("generation").main()
+        return exited.value.code
+
+    return status
 
 
 @pytest.fixture
@@ -84,17 +98,15 @@ def test_texts_are_asked_each_task(script, tmp_path):
     assert module.instructions(asked) == ["Add.\n1, 2", "Sing."]
 
 
-def test_too_few_prompts_for_all_calls_are_an_error(tmp_path):
-    process = benchmark("--model", tmp_path, "--num-requests", 50, "--calls", 3)
-    assert process.returncode == 1
-    assert "144" in process.stderr
-    assert "150" in process.stderr
+def test_too_few_prompts_for_all_calls_are_an_error(ended, tmp_path):
+    message = ended("--model", tmp_path, "--num-requests", 50, "--calls", 3)
+    assert "144" in message
+    assert "150" in message
 
 
-def test_model_or_random_weights_are_required():
-    process = benchmark("--dtype", "float32")
-    assert process.returncode == 2
-    assert "give --model or --random-weights" in process.stderr
+def test_model_or_random_weights_are_required(ended, capsys):
+    assert ended() == 2
+    assert "give --model or --random-weights" in capsys.readouterr().err
 
 
 def test_any_architecture_can_be_measured_without_weights(tmp_path):
@@ -102,7 +114,7 @@ def test_any_architecture_can_be_measured_without_weights(tmp_path):
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **SIZES})
     )
     flags = ["--random-weights", tmp_path, "--num-requests", 10, "--max-new-tokens", 60, "--slots", 4, "--repeats", 1]
-    flags += ["--calls", 2]
+    flags += ["--calls", 2, "--dtype", "float32"]
     ways = ["generate, batch 32", "continuous batching", "hfsynth"]
     process = benchmark(*flags, "--output-dir", tmp_path / "out", "--ways", *ways)
     assert process.returncode == 0, process.stderr
@@ -131,14 +143,19 @@ def test_engine_is_measured_in_every_round(tmp_path):
 
 
 @pytest.mark.model
-def test_run_and_continuous_batching_on_real_model(tmp_path, smollm_weights):
-    flags = ["--model", smollm_weights, "--dtype", "float32"]
-    flags += ["--num-requests", 3, "--max-new-tokens", 4, "--repeats", 1, "--calls", 1]
-    ways = ["hfsynth, whole run", "continuous batching", "row by row"]
-    process = benchmark(*flags, "--output-dir", tmp_path, "--ways", *ways)
-    assert process.returncode == 0, process.stderr
-    results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
-    assert set(results) == set(ways), process.stderr
+def test_run_and_continuous_batching_on_real_model(script, monkeypatch, smollm_weights):
+    """In this process, since another test starts a process for each way."""
+    flags = ["--model", smollm_weights, "--dtype", "float32", "--threads", "1"]
+    flags += ["--num-requests", "3", "--max-new-tokens", "4", "--calls", "1"]
+    monkeypatch.setattr(sys, "argv", ["generation.py", *flags])
+    job, _ = script("generation").jobs(script("generation").parsed())
+    try:
+        for way in ("hfsynth, whole run", "continuous batching"):
+            (rows,) = script("ways").WAYS[way](job)["rows"]
+            assert len(rows) == 3
+            assert all(0 < tokens <= 4 for tokens in rows)
+    finally:
+        TransformersLLM(smollm_weights, dtype="float32", device="cpu").unload()
 
 
 def test_timed_waits_for_the_device(script, monkeypatch):
