@@ -39,5 +39,7 @@ def test_notebook_runs_on_the_real_model(tmp_path, hub):
     assert [page for page in pages if "row 0" in page]
     loss = float("".join(cells[-1]["outputs"][-1]["data"]["text/plain"]))
     assert math.isfinite(loss)
+    printed = ["".join(output["text"]) for output in outputs if output.get("name") == "stdout"]
+    assert [text for text in printed if "2 of 2 rows are equal" in text]
     assert loss > 0
     assert "default/hfsynth.yaml" in hub.dataset("user/smol-course-instructions").files
