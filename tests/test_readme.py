@@ -9,6 +9,7 @@ import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 LLM = 'TransformersLLM("HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16")'
+SAMPLING = "SamplingParams(temperature=0.7, max_new_tokens=256)"
 
 
 @pytest.mark.model
@@ -16,6 +17,10 @@ def test_every_snippet_of_the_readme_runs(smollm_weights, tmp_path, monkeypatch,
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     assert code.count(LLM) == 1
     code = code.replace(LLM, f"TransformersLLM({smollm_weights!r}, dtype='float32')")
+    assert code.count(SAMPLING) == 1  # of so many tokens, half a minute on a CPU
+    code = code.replace(SAMPLING, SAMPLING.replace("256", "48"))
+    assert code.count("response_sampling=sampling") == 1
+    code = code.replace("response_sampling=sampling", "instruction_sampling=sampling, response_sampling=sampling")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
