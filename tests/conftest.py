@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from hfsynth.publish import files as publish_files  # noqa: E402
 
 datasets.disable_progress_bars()
 disable_progress_bars()
+_NUMBERS = itertools.count()
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -45,9 +47,9 @@ def package_folder(name: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """A cache of its own for each test, so that none finds what another left."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
+def own_cache(monkeypatch):
+    """A cache of its own for each test, so that none finds what another left; a folder only where it is used."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(_SCRATCH.name) / f"datasets-{next(_NUMBERS)}")
 
 
 @pytest.fixture(scope="session")
