@@ -75,6 +75,7 @@ def test_secrets_stay_out_of_run_directory_and_dataset(tmp_path, capsys):
 WORD = "planted9SECRETvalue"
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -97,8 +98,9 @@ def test_secret_in_an_llm_field_is_in_no_output(tmp_path, fields):
     result = pipeline.run(rows, run_dir=tmp_path / "run", quiet=True)
     save(result, tmp_path / "saved", steps=pipeline.steps)
     result.save_to_disk(str(tmp_path / "disk"))
-    view(result, tmp_path / "page.html", report=report(result).html())
-    (tmp_path / "report.html").write_text(report(result).html())
+    html = report(result).html()
+    view(result, tmp_path / "page.html", report=html)
+    (tmp_path / "report.html").write_text(html)
     names = {path.name for path in tmp_path.rglob("*")}
     assert {"README.md", "hfsynth.yaml", "hfsynth.json", "step.json", "dataset_info.json", "page.html"} <= names
     assert WORD.encode() not in all_bytes(tmp_path)
