@@ -1,6 +1,7 @@
 import importlib.util
 import itertools
 import os
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -94,11 +95,29 @@ def smollm(smollm_weights) -> TransformersLLM:
     return TransformersLLM(smollm_weights, dtype="float32", batch_size=8)
 
 
+def once_for_each_input(draw, pictures):
+    """Return a function that draws a picture once, and has its bytes for equal figures after that."""
+
+    def draw_once(*figures):
+        key = draw.__name__, pickle.dumps(figures)
+        if key not in pictures:
+            pictures[key] = draw(*figures)
+        return pictures[key]
+
+    return draw_once
+
+
+@pytest.fixture(scope="session")
+def picture_cache():
+    return {}
+
+
 @pytest.fixture
-def plain_pictures(monkeypatch):
-    """Empty images, for tests of everything else that is saved: drawing takes half of the time of saving a dataset."""
+def cached_pictures(monkeypatch, picture_cache):
+    """Draw equal pictures once in all tests: drawing takes half of the time of saving a dataset."""
     for name in ("draw_diagram", "draw_lengths", "draw_funnel", "draw_similarity"):
-        monkeypatch.setattr(publish_files, name, lambda *figures: b"\x89PNG")
+        draw = once_for_each_input(getattr(publish_files, name), picture_cache)
+        monkeypatch.setattr(publish_files, name, draw)
 
 
 @pytest.fixture

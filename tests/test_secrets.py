@@ -75,7 +75,7 @@ def test_secrets_stay_out_of_run_directory_and_dataset(tmp_path, capsys):
 WORD = "planted9SECRETvalue"
 
 
-@pytest.mark.usefixtures("plain_pictures")
+@pytest.mark.usefixtures("cached_pictures")
 @pytest.mark.parametrize(
     "fields",
     [

@@ -10,7 +10,7 @@ from hfsynth.cli import RunArguments, run_and_save
 from tests.conftest import package_folder
 from tests.tiny_chat import byte_tokenizer, save_chat_model
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 TEXTS = List({"role": Value("string"), "content": Value("string")})
 
 

@@ -25,7 +25,7 @@ from hfsynth.run_record import RunRecord, Source, StepRecord, records
 from hfsynth.step import Node
 from tests.helpers import OnlyOnce, RepeatingLLM, new_failures
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 EVIL = (
     "```\n---\n<script>alert(1)</script> | # head {{ 7 * 7 }} {% raw %} **b** <!-- hfsynth: end x --> $a$ @me ![x](y)"

@@ -20,7 +20,7 @@ from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 
 
 def answered(*instructions, **fields):

@@ -24,7 +24,7 @@ from hfsynth.publish.files import (
 )
 from tests.helpers import OnlyOnce, RepeatingLLM
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 STEPS = (TextGeneration(EchoLLM(), system_prompt="Be nice.", input_mappings={"instruction": "a"}),)
 
 

@@ -18,7 +18,7 @@ from hfsynth.publish.hub import check_push_target
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))
 NAME = "user/data"
 

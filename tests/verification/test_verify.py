@@ -35,7 +35,7 @@ from hfsynth.technique import Input
 from hfsynth.verification.verify import check_card, check_figures, check_files, check_recipe, check_steps
 from tests.helpers import RepeatingLLM
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
+pytestmark = pytest.mark.usefixtures("cached_pictures")
 LLM = EchoLLM()
 ANSWER = TextGeneration(LLM, output_mappings={"generation": "answer"})
 

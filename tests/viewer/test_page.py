@@ -61,7 +61,7 @@ def status(html):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    texts = [f"Make tea {n}" for n in range(2500)] + ["Make tea 7", None]
+    texts = [f"Make tea {n}" for n in range(1800)] + ["Make tea 7", None]
     pipeline = (
         OnlyOnce()
         >> EvolInstruct(RepeatingLLM((NASTY, "Sing a song, please", "!tired")), num_evolutions=2)
@@ -138,7 +138,7 @@ def test_page_has_report_with_pictures(page):
     pictures = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,', content)
     for words in ("lengths in words", "nearest other", "each step"):
         assert any(words in alt for alt in pictures), (words, pictures)
-    assert re.search(r"OnlyOnce.*2,502.*2,501", content, re.DOTALL), "the run's record was found beside the rows"
+    assert re.search(r"OnlyOnce.*1,802.*1,801", content, re.DOTALL), "the run's record was found beside the rows"
     assert "HACKED" not in re.search(r"<title>(.*?)</title>", html).group(1)
 
 
