@@ -4,8 +4,8 @@
     prefix      ()       (7,)    (5,)    (7, 8)   (7, 9)      first tokens of choices, after the prompt
     wanted      7, 5     8, 9    2       2        2           next tokens whose probabilities are needed
 
-An engine evaluates each prefix once, however many choices share it. Choices of one token each need the prompt, and the
-prompt followed by each choice for the probability of its end.
+An engine evaluates each prefix once, however many choices share it. If every choice is one token, it evaluates the
+prompt, for the choices' probabilities, and the prompt with each choice, for the probability that the turn then ends.
 """
 
 import math

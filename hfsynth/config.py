@@ -1,7 +1,7 @@
 """`Configuration`, the base class of techniques, filters and llms: its codec, its hash and its field checks.
 
-One codec writes a configuration as plain values and builds it again. In recipes and records, classes and secrets are
-named. In a pickle, which `datasets` hashes, the JSON has an index for each, and the pickle holds the lists.
+One codec writes a configuration as plain values and builds it again. Recipes and records have the name of each class
+and secret. A pickle has numbers in their place, and lists of the classes and secrets that they stand for.
 """
 
 import dataclasses

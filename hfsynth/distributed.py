@@ -3,7 +3,7 @@
 `accelerate launch` and `torchrun` name each process in environment variables (RANK, WORLD_SIZE, …) and give all of
 them one store; for the tasks of a plain `srun`, Slurm's variables stand for these (`slurm_environment`). The store's
 counters are atomic, so each process takes the next chunk as soon as it is free, without a collective call: no process
-ever waits for all others. A process that runs alone counts for itself.
+ever waits for all others. A process that runs alone keeps the counters in its own memory.
 """
 
 import hashlib

@@ -94,7 +94,7 @@ class Request:
     sampling: SamplingParams = SamplingParams()
     """How its tokens are chosen."""
     seed: int = 0
-    """Start of this request's own random stream; `FlowDriver` derives it from the row's index and the turn."""
+    """Start of this request's own random stream; `flow.derive_seed` derives it from the row's index and the turn."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools that the model may call, as JSON schemas: what the chat template gets as `tools`."""
     parse_tool_calls: bool = False

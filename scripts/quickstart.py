@@ -84,7 +84,7 @@ def main() -> None:
 def show(dataset: Dataset, name: str, columns: tuple[str, str]) -> None:
     """Print a few rows and failures."""
     rows, failures = split_failures(dataset)
-    print_main(f"\n{name}: {len(rows)} rows, {len(failures)} failed")
+    print_main(f"\n{name}: {len(rows)} of {len(dataset)} rows, {len(failures)} failed")
     print_main(f"{columns[0]:<58}| {columns[1]}")
     for row in rows.select(range(min(4, len(rows)))):
         left, right = (textwrap.wrap(row[column], 56, max_lines=3, placeholder=" …") for column in columns)

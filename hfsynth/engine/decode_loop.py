@@ -1,7 +1,7 @@
-"""A decode loop with continuous batching: no slot is idle while a request waits.
+"""A decode loop with continuous batching: finished sequences are replaced while the others continue.
 
-1. admit    a free slot takes the next request without waiting for other sequences (on a GPU, once an eighth of the
-            slots are free)
+1. admit    on a CPU, a free slot takes the next request at once; on a GPU, requests wait until an eighth of the slots
+            is free
 2. prefill  the prompts of new sequences are read, many in one forward; tokens that any slot has already are copied
 3. decode   otherwise the last token of every sequence is read, in one forward
 4. sample   each sequence gets its next token by its own parameters and its own random numbers

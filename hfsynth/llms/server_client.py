@@ -96,7 +96,8 @@ class RetryPolicy:
     """When a failed request is sent again, and when a server counts as dead.
 
     Args:
-        attempts: Maximum number of attempts for a request, if the server completes others meanwhile.
+        attempts: Maximum number of attempts for a request, if the server completes others meanwhile. Answers of an
+            overloaded server (429, 503) and time-outs don't count.
         patience: Seconds without a success, counted from the first failure, after which a server counts as dead.
         first_delay: Seconds before the second attempt; doubled for each further attempt, and shortened at random by up
             to a half, so that requests that failed together are not sent again together.

@@ -1,7 +1,8 @@
 """Read texts out of the markup that chat models put around them.
 
-JSON, XML tags, Markdown tables and CSV are read with the faults of models, and cut off. `unwrap` removes the markup
-around one text: announcements, headings, fences, quotes and closing remarks. Text that could be content stays.
+JSON, XML tags, Markdown tables and CSV are read even if they have typical mistakes of models or are cut off. `unwrap`
+removes the markup around one text: announcements, headings, fences, quotes and closing remarks. Text that could be
+content stays.
 """
 
 import ast

@@ -2,7 +2,8 @@
 
 The file `claim-00003` names the process that computes chunk 3. A process counts as dead if it no longer runs, or, on
 another machine or in another container, if it has not touched its claims for two minutes. If a claim is taken from a
-living process by mistake, the chunk is computed twice; no row is lost.
+living process by mistake, the chunk is computed twice; no row is lost. `step_worker.py` decides which of the abandoned
+chunks a process takes over, and when.
 """
 
 import os

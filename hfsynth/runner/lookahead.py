@@ -3,7 +3,7 @@
 At the end of a step, the llm has fewer rows left than slots. If the next technique has the same llm, its first chunks
 then begin: those whose input rows are in finished chunks of the running step. Their rows are written to journals in
 the next step's folder, with a hash of their input, and the rows that are in flight when the running step ends continue
-in the same stream. The next step uses both as rows of its own, if their inputs are as expected.
+in the same stream. The next step takes over the finished rows and those in flight whose hash fits its own input.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """Reading and writing of a run directory's files, with checksums and atomic renames.
 
 A file is written under a temporary name, renamed once it is on disk, and checked when it is read. An Arrow file ends
-with a trailer of 40 bytes: a magic with the version, the number of rows, the size and an xxh3 hash. Arrow's readers
-stop at the end mark before it. The first line of a JSON file has a version and a hash.
+with a trailer of 40 bytes: a magic with the version, the number of rows, the size and an xxh3 hash. Arrow's end mark
+comes before the trailer, so other Arrow readers ignore the trailer. The first line of a JSON file has a version and a
+hash.
 
 A network file system may raise temporary errors: a stale handle, or a renamed file that is missing for a moment. Such
 actions are retried.

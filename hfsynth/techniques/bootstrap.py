@@ -7,9 +7,9 @@ prompts of later rounds are sampled. The paper grows 175 seeds to 52,000 instruc
     pipeline = BootstrapInstructions(llm) >> InstructionRules() >> Novelty(texts=seeds)
     dataset = pipeline.run(SeedPool(seeds=seeds), num_rows=52_000)
 
-hfsynth differs in three points: these filters work in any language, while the paper's own, for English, are
-`InstructionRules(rules=InstructionRules.all_rules)` and `Novelty(texts=seeds, tokenizer="rouge_score")`; the prompt is
-worded for chat models; and 64 prompts, not 8, make a round.
+hfsynth differs in three points. These filters work in any language; to apply the paper's, which are for English, use
+`InstructionRules(rules=InstructionRules.all_rules)` and `Novelty(texts=seeds, tokenizer="rouge_score")`. The prompt is
+worded for chat models. A round has 64 prompts instead of 8.
 """
 
 import random

@@ -2,8 +2,8 @@
 
 IFD is the difficulty of the response given the instruction, divided by the difficulty of the response without it, both
 for one model. A value near 1 means that the instruction hardly helps, so it is hard to follow; above 1, instruction
-and response do not fit together. Two definitions with different thresholds are in use: the code of the paper divides
-mean losses, that of Superfiltering (arXiv 2402.00530) perplexities, the exponentials of mean losses.
+and response do not fit together. Two definitions with different thresholds are in use: the paper's code divides mean
+losses; the code of Superfiltering (arXiv 2402.00530) divides perplexities, e to the power of the mean losses.
 """
 
 import math

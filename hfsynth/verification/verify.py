@@ -1,7 +1,7 @@
 """Verification of a published dataset against its record, and the report of the differences.
 
-Checks without a model compare the files, figures, counts, recipes and card with the record. Then selected rows are
-generated again, by `remake.py`, and compared with the published ones.
+Checks without a model compare the files, figures, counts, recipes and card with the record. Then `remake.py` generates
+selected rows again, and compares them with the published ones.
 """
 
 import json
