@@ -43,7 +43,7 @@ def test_file_of_your_own_runs_and_prints_its_output(file, tmp_path):
 
 def test_example_has_form_of_quickstart_output():
     example = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
-    assert re.findall(r"^(\w+): \d+ rows, \d+ failed$", example, re.MULTILINE) == ["self_instruct", "magpie"]
+    assert re.findall(r"^(\w+): \d+ of \d+ rows, \d+ failed$", example, re.MULTILINE) == ["self_instruct", "magpie"]
     assert re.findall(r"^(\w+) +\| (\w+)$", example, re.MULTILINE) == [
         ("evolved_instruction", "response"),
         ("instruction", "response"),
