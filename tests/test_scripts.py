@@ -120,7 +120,7 @@ def test_quickstart_second_run_generates_nothing(tmp_path, smollm_weights):
     assert "self_instruct: " in first.stdout
     for name in ("self_instruct", "magpie"):
         rows = load_dataset(str(tmp_path / "quickstart"), name, split="train", cache_dir=str(tmp_path / "cache"))
-        assert f"{name}: {len(rows)} rows" in first.stdout
+        assert f"{name}: {len(rows)} of " in first.stdout
     second = script("quickstart", *flags, HF_HOME=str(tmp_path / "home"))
     assert second.stdout == first.stdout
     assert "Loading weights" in first.stderr
