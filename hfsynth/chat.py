@@ -1,9 +1,9 @@
 """Convert requests to token ids, and token ids to completions, with a model's chat template and tokenizer.
 
-    ChatTokenizer   Request → RenderedRequest or RenderedChoices; Generated → Completion
-    ChatTemplate    conversation → prompt for generating an answer or a user's turn, or for scoring an answer
-    PlainText       text → token ids, in which row text never becomes a special token
-    TokenizedRequest    decides when a completion ends: end tokens, stop texts across tokens, length
+    ChatTokenizer     Request → RenderedRequest or RenderedChoices; Generated → Completion
+    ChatTemplate      conversation → prompt for generating an answer or a user's turn, or for scoring an answer
+    PlainText         text → token ids, in which row text never becomes a special token
+    TokenizedRequest  decides when a completion ends: end tokens, stop texts across tokens, length
 
 The prompt for an answer is the conversation rendered with the template's generation prompt. For a user's turn
 (Magpie, arXiv 2406.08464), the conversation is rendered with a placeholder as the next user's text, and cut where the

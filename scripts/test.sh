@@ -13,6 +13,6 @@ $bin/ruff format --check .
 $bin/mypy
 # two files at a time, a thread each: many tests wait for processes that they started; in the order of tests/conftest.py
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-# some 150 processes import this tree: let the first one keep what it compiles
+# many tests start processes that import this tree: let the first one keep what it compiles
 unset PYTHONDONTWRITEBYTECODE
 $bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

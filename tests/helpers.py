@@ -11,6 +11,18 @@ from hfsynth.filter import Drop, Filter
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import LLM, Completion, Origin, Request
 
+LONG_TEXTS = {
+    "brackets": "[" * 5000,
+    "closed brackets": "[" * 900 + "]" * 900,
+    "objects": '{"a":' * 5000,
+    "spaces": " " * 20000 + "x",
+    "tags": "<query>" * 3000,
+    "digits": "1" * 10000,
+    "stars": "*" * 10000,
+    "words": "word " * 6000 + ":",
+}
+"""Texts over which an expression that tries every place twice takes minutes, or recursion goes too deep."""
+
 
 @dataclass(frozen=True)
 class RepeatingLLM(Configuration, LLM):

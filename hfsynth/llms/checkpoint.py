@@ -371,6 +371,9 @@ def parse_gguf_once() -> Iterator[None]:
         return
     gguf: Any = import_module("gguf")  # Any, because mypy forbids replacing a class of a module
     reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
+    if not isinstance(reader, type):  # this context is inside another one, which shares the file already
+        yield
+        return
 
     class PlainReader(reader):  # type: ignore[misc, valid-type] # a class that is only imported here
         """A reader whose `data` is a plain array: each slice of a memory map is a slow Python call."""

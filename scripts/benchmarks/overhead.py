@@ -3,7 +3,7 @@
     python scripts/benchmarks/overhead.py --rows 1000000
 
 Prints the seconds and the processor time for each row and step, the largest memory, and the seconds of the repetition.
-With `--deterministic`, chunks are isolated and no row is journaled: the difference is the journal's share.
+With `--deterministic`, chunks are isolated, and no row is written to a journal.
 """
 
 import argparse

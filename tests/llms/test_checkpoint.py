@@ -446,6 +446,9 @@ def test_parse_gguf_once_equals_plain_parsing(tmp_path):
         assert type(parsed.data) is np.ndarray  # a memory map's slices are slow
         table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is table
+        with parse_gguf_once():
+            assert gguf.GGUFReader(file) is parsed
+        assert gguf.GGUFReader(file) is parsed
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (type(expected), names)
     assert {name: one.contents() for name, one in parsed.fields.items()} == {
         name: one.contents() for name, one in expected.fields.items()

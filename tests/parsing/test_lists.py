@@ -6,6 +6,7 @@ import time
 import pytest
 
 from hfsynth.parsing.lists import parse_list, parse_records
+from tests.helpers import LONG_TEXTS
 
 TEA = ["What is tea?", "Who drinks it?"]
 KO = ["발효란 무엇인가요?", "반죽을 얼마나 두어야 하나요?"]
@@ -567,20 +568,7 @@ def test_parse_list_continued_list_reads_as_the_paper(completion):
     assert [" ".join(item.split()) for item in parse_list(completion)] == by_paper
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 5000,
-        "[" * 900 + "]" * 900,
-        '{"a":' * 5000,
-        " " * 20000 + "x",
-        "<query>" * 3000,
-        "1" * 10000,
-        "*" * 10000,
-        "word " * 6000 + ":",
-    ],
-    ids=["brackets", "closed brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
-)
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
 def test_parse_list_long_text_returns_soon(text):
     """Each took minutes with an expression that tries every place twice, or exceeded the depth of recursion."""
     start = time.process_time()

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from hfsynth.parsing.markup import unwrap
+from tests.helpers import LONG_TEXTS
 
 HASH = "Explain what a hash table is in exactly 50 words."
 WRAPPED = {
@@ -267,20 +268,7 @@ def test_unwrap_announcement_alone_is_empty():
     assert unwrap("Here is the rewritten prompt:") == ""
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 5000,
-        "[" * 900 + "]" * 900,
-        '{"a":' * 5000,
-        " " * 20000 + "x",
-        "<query>" * 3000,
-        "1" * 10000,
-        "*" * 10000,
-        "word " * 6000 + ":",
-    ],
-    ids=["brackets", "closed brackets", "objects", "spaces", "tags", "digits", "stars", "words"],
-)
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
 def test_unwrap_long_text_returns_soon(text):
     """Each took minutes with an expression that tries every place twice, or exceeded the depth of recursion."""
     start = time.process_time()
