@@ -82,8 +82,11 @@ def checked_arguments(
 
 
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
-    """Return the Arrow type of a `Dataset`'s column; None if each row may have a type of its own."""
-    if not isinstance(batch, LazyBatch):
+    """Return the Arrow type of a `Dataset`'s column; None if each row may have a type of its own.
+
+    So it is in a plain batch, and in a column that the mapped function has added to the batch.
+    """
+    if not isinstance(batch, LazyBatch) or column not in batch.pa_table.column_names:
         return None
     kind = batch.pa_table.schema.field(column).type
     return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON

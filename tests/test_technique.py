@@ -430,3 +430,18 @@ def test_run_refuses_an_llm_that_lacks_a_need_before_any_row(technique, need, tm
         run(last, rows)
     assert not log.exists()
     assert run(EvolInstruct(llm), rows)["evolved_instruction"][:] == ["ok"], "without a judge, chats are enough"
+
+
+def test_map_of_two_techniques_in_one_function_chains():
+    first = TextGeneration(EchoLLM())
+    second = replace(
+        first, name="second", input_mappings={"instruction": "generation"}, output_mappings={"generation": "echo"}
+    )
+
+    def both(batch, indices):
+        first(batch, indices)
+        return second(batch, indices)
+
+    rows = Dataset.from_dict({"instruction": ["Hi", "Ho"]}).map(both, batched=True, with_indices=True)
+    assert rows["generation"][:] == rows["echo"][:] == ["Hi", "Ho"]
+    assert [entry["step"] for entry in rows[0]["generation_metadata"]] == ["TextGeneration", "second"]
