@@ -25,7 +25,18 @@ from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import conversation_fault, tools_fault
 from hfsynth.data import class_names
 from hfsynth.errors import ColumnError, FlowError, GenerationError, RowError
-from hfsynth.flow import Flow, Outcome, RaisedRows, Row, RowSeeds, Watcher, lone_surrogate, run_flows, split_seed
+from hfsynth.flow import (
+    Flow,
+    Outcome,
+    RaisedRows,
+    Row,
+    RowRandom,
+    RowSeeds,
+    Watcher,
+    lone_surrogate,
+    run_flows,
+    split_seed,
+)
 from hfsynth.llm import LLM, Need, Origin, SameRows
 from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
@@ -618,7 +629,7 @@ class Technique(Configuration, Step):
         wiring = self.wire(batch)
         self._check_types(batch, wiring)
         rows = [_InputRow(row, type(self).__name__) for row in batch_rows(batch, wiring, len(indices), features)]
-        rngs = [random.Random(seeds.row_seed()) for seeds in self.row_seeds(indices, batch)]
+        rngs = [RowRandom(seeds) for seeds in self.row_seeds(indices, batch)]
         inputs = self.input_features(wiring)
         types = {field.name: field.type for field in self.output_features.arrow_schema}
         return [self._guarded(row, rng, inputs, types) for row, rng in zip(rows, rngs, strict=True)]

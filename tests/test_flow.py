@@ -1,5 +1,8 @@
+import copy
 import json
 import logging
+import pickle
+import random
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -23,7 +26,7 @@ from hfsynth import (
     split_failures,
 )
 from hfsynth.errors import ColumnError, FlowError
-from hfsynth.flow import FlowDriver, RowSeeds, Watchdog, Watcher, derive_seed, run_flows, split_seed
+from hfsynth.flow import FlowDriver, RowRandom, RowSeeds, Watchdog, Watcher, derive_seed, run_flows, split_seed
 from hfsynth.run_record import records
 from hfsynth.technique import Input
 from tests.helpers import RepeatingLLM
@@ -95,6 +98,39 @@ def test_derive_seed_differs_by_every_part_and_fits_int64():
 def test_split_seed_differs_by_seed_and_split_and_is_fixed():
     assert split_seed(0, "test") == 1917474167976207865
     assert len({split_seed(seed, split) for seed in (0, 1) for split in ("train", "test")} | {0, 1}) == 6
+
+
+DRAWS = {
+    "choice": lambda rng: rng.choice(range(1000)),
+    "choices": lambda rng: rng.choices(range(1000), [*range(1, 1001)], k=3),
+    "gauss": lambda rng: [rng.gauss(0, 1) for _ in range(3)],
+    "getrandbits": lambda rng: rng.getrandbits(70),
+    "randbytes": lambda rng: rng.randbytes(5),
+    "random": lambda rng: rng.random(),
+    "sample": lambda rng: rng.sample(range(1000), 5),
+    "seed": lambda rng: (rng.random(), rng.gauss(0, 1), rng.seed(3), rng.gauss(0, 1)),
+    "shuffle": lambda rng: (values := list(range(50)), rng.shuffle(values)),
+    "uniform": lambda rng: rng.uniform(2, 3),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_row_random_draws_the_numbers_of_its_seed(draw):
+    seeds = RowSeeds(0, "Magpie", 7)
+    assert draw(RowRandom(seeds)) == draw(random.Random(seeds.row_seed())) != draw(RowRandom(RowSeeds(0, "Magpie", 8)))
+
+
+@pytest.mark.parametrize(
+    "repeated", [copy.deepcopy, lambda rng: pickle.loads(pickle.dumps(rng))], ids=["copy", "pickle"]
+)
+def test_row_random_copy_goes_on_from_its_state(repeated):
+    rng = RowRandom(RowSeeds(0, "Magpie", 7))
+    rng.gauss(0, 1)
+    other = repeated(rng)
+    state = rng.getstate()
+    assert [other.gauss(0, 1), other.random()] == (numbers := [rng.gauss(0, 1), rng.random()])
+    rng.setstate(state)
+    assert [rng.gauss(0, 1), rng.random()] == numbers
 
 
 def test_outcome_sums_the_tokens_of_all_requests():

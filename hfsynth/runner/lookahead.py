@@ -49,7 +49,7 @@ def start_rows(
         watcher: See `FlowDriver.start`.
     """
     read = technique.columns_read(rows.features)
-    inputs = rows.select_columns(read)
+    inputs = rows.select_columns(read, new_fingerprint="inputs")
     batch = (inputs if inputs.format["type"] is None else inputs.with_format(None))[:]  # setting a format copies much
     indices = range(first, first + len(rows))
     started = [

@@ -2,14 +2,16 @@
 
     python scripts/benchmarks/overhead.py --rows 1000000
 
-Prints the seconds and the processor time for each row and step, the largest memory, and the seconds of the repetition.
+Prints the seconds and the processor time for each row and step, the largest memory without mapped files, which the
+system reclaims, and the seconds of the repetition.
 With `--deterministic`, chunks are isolated, and no row is written to a journal.
 """
 
 import argparse
-import resource
 import tempfile
+import threading
 import time
+from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
@@ -25,9 +27,33 @@ def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, arguments: argparse
     return time.perf_counter() - began, time.process_time() - processor
 
 
-def megabytes() -> float:
-    """Return the largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Memory:
+    """The largest memory of this process during a `with` block, in MB, without mapped files; of Linux."""
+
+    def __enter__(self) -> "Memory":
+        """Start the thread that measures."""
+        self.largest = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.largest = max(self.largest, anonymous_memory())
+            if self._stop.wait(0.1):
+                return
+
+
+def anonymous_memory() -> float:
+    """Return the memory that this process has in use now, in MB, without mapped files."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def main() -> None:
@@ -45,13 +71,14 @@ def main() -> None:
         with open(file, "w", encoding="utf-8") as lines:
             lines.writelines(f'{{"instruction": "Name fruit {number}."}}\n' for number in range(arguments.rows))
         rows = Dataset.from_json(file, cache_dir=folder)
-        before = megabytes()
+        before = anonymous_memory()
         for label in ("run", "repetition"):
-            seconds, processor = measure(pipeline, rows, f"{folder}/run", arguments)
+            with Memory() as memory:
+                seconds, processor = measure(pipeline, rows, f"{folder}/run", arguments)
             print(
                 f"{label}: {seconds:.2f} s, {processor:.2f} s of the processor: "
                 f"{1e6 * processor / arguments.rows / 2:.1f} us a row and step; "
-                f"{megabytes():,.0f} MB at most, {before:,.0f} MB before"
+                f"{memory.largest:,.0f} MB at most, {before:,.0f} MB before"
             )
 
 

@@ -1,5 +1,7 @@
 """Steps in one process: chunks and their failures, chunks in flight, filters and functions."""
 
+import gc
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +12,7 @@ from hfsynth import EchoLLM, GenerationError, Magpie, Pipeline, RowError, RunErr
 from hfsynth.distributed import ProcessGroup
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.run import run as run_pipeline
-from hfsynth.runner.step_worker import ChunksInFlight, run_dataset_step
+from hfsynth.runner.step_worker import ChunksInFlight, frozen_heap, run_dataset_step
 from hfsynth.step import as_step
 from tests.helpers import OnlyOnce, RepeatingLLM
 
@@ -309,6 +311,18 @@ def test_run_repeats_rows_where_equal_ones_are_promised(tmp_path, caplog, llm, u
 
 
 REPEATED = Dataset.from_dict({"instruction": ["a", "b", "a"]})
+
+
+def test_frozen_heap_of_a_large_step_ends_with_the_block():
+    with frozen_heap(9_999):
+        assert gc.get_freeze_count() == 0
+    with suppress(KeyError), frozen_heap(10_000):
+        assert (frozen := gc.get_freeze_count()) > 1000
+        with frozen_heap(10_000):  # a run inside a run
+            assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() == frozen
+        raise KeyError
+    assert gc.get_freeze_count() == 0
 
 
 def nothing(dataset):
