@@ -1,10 +1,15 @@
 """Shared by tests: an llm that repeats its replies in each call, a stateful filter, a driver of one flow."""
 
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from datasets import disable_progress_bars
+from tqdm import tqdm
 
 from hfsynth.config import Configuration
 from hfsynth.filter import Drop, Filter
@@ -22,6 +27,18 @@ LONG_TEXTS = {
     "words": "word " * 6000 + ":",
 }
 """Texts over which an expression that tries every place twice takes minutes, or recursion goes too deep."""
+
+
+def fork() -> int:
+    """Fork as `os.fork` does; the child has no progress bars, and a lock of its own for them.
+
+    All children share the default lock, so that a child which is killed while it has it would stop the others.
+    """
+    child = os.fork()
+    if not child:
+        tqdm.set_lock(threading.RLock())
+        disable_progress_bars()
+    return child
 
 
 @dataclass(frozen=True)

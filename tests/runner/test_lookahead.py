@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, Features, Value, disable_progress_bars
+from datasets import Dataset, Features, Value
 
 from hfsynth import EchoLLM, Pipeline, RowError, SamplingParams, TextGeneration, WellFormed, run
 from hfsynth.errors import FlowError
 from hfsynth.filter import Drop, Filter
 from hfsynth.llm import Completion, Request
 from hfsynth.technique import Input, Technique
-from tests.helpers import OnlyOnce
+from tests.helpers import OnlyOnce, fork
 
 ROOT = Path(__file__).parents[2]
 SIZE = 4
@@ -308,10 +308,8 @@ UNEVEN = Dataset.from_dict({"instruction": [f"row {n} of {20 if n > 34 else 1 + 
 
 def start(folder, seconds):
     """Run in a child, which writes its rows to a file."""
-    child = os.fork()
-    if child:
+    if child := fork():
         return child
-    disable_progress_bars()
     result = complete(pipeline(folder, Without(word="7"), step_seconds=seconds), folder, UNEVEN)
     (folder / "rows.json").write_text(json.dumps(result.dataset.to_list()))
     os._exit(0)
