@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from hfsynth.llms.reward_model import RewardModel as RewardModel
     from hfsynth.llms.transformers import TransformersLLM as TransformersLLM
     from hfsynth.llms.vllm import VLLM as VLLM
-    from hfsynth.metadata import split_failures as split_failures
     from hfsynth.pipeline import Pipeline as Pipeline
     from hfsynth.publish.files import save as save
     from hfsynth.publish.hub import push_to_hub as push_to_hub
+    from hfsynth.record import split_failures as split_failures
     from hfsynth.runner.run import RunResult as RunResult
     from hfsynth.runner.run import run as run
     from hfsynth.samplers import CategorySampler as CategorySampler
@@ -121,7 +121,7 @@ _HOMES = {
     "report": "analysis.report",
     "run": "runner.run",
     "save": "publish.files",
-    "split_failures": "metadata",
+    "split_failures": "record",
     "verify": "verification.verify",
 }
 __all__ = [

@@ -24,7 +24,7 @@ from hfsynth.errors import ColumnError
 from hfsynth.pipeline import Pipeline, read_source
 from hfsynth.publish.files import load_failures, load_runs
 from hfsynth.recipe import check_trusted, read_recipe
-from hfsynth.run_record import attach_record
+from hfsynth.record import attach_record
 from hfsynth.verification.verify import STATUS_RECORD_DIFFERS, STATUS_ROWS_DIFFER, verify
 from hfsynth.viewer.page import view
 

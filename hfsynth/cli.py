@@ -30,11 +30,10 @@ from hfsynth.llm import LLM, SamplingParams
 from hfsynth.llms.openai import OpenAILLM
 from hfsynth.llms.transformers import TransformersLLM
 from hfsynth.llms.vllm import VLLM
-from hfsynth.metadata import METADATA_COLUMN, split_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.publish.files import check_config_name, save
 from hfsynth.publish.hub import check_push_target
-from hfsynth.run_record import records
+from hfsynth.record import METADATA_COLUMN, records, split_failures
 from hfsynth.runner.rounds import EmptyRows, RowSource, format_acceptance
 from hfsynth.secrets import redact
 from hfsynth.training_format import training_format

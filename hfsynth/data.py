@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from hfsynth.conversation import CONVERSATION_COLUMNS, is_conversation, read_conversation
 from hfsynth.errors import ColumnError, RowError
-from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.record import METADATA_COLUMN
 
 FORMATS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ".jsonl": ("json", {}),

@@ -24,9 +24,9 @@ from hfsynth.distributed import is_main_process
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Outcome, Row, run_flows
 from hfsynth.llm import Completion, Request
-from hfsynth.metadata import dropped_rows, failed_rows
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
+from hfsynth.record import dropped_rows, failed_rows
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step

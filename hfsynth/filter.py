@@ -16,7 +16,7 @@ from hfsynth.config import Configuration, settle_fields
 from hfsynth.conversation import conversation_fault, conversation_text, is_conversation_json, read_conversation
 from hfsynth.data import class_names
 from hfsynth.errors import ColumnError, RowError
-from hfsynth.metadata import failed_rows, failures_dataset
+from hfsynth.record import failed_rows, failures_dataset
 from hfsynth.step import DatasetStep
 
 _ROWS_AT_ONCE = 1_000

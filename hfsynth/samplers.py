@@ -29,7 +29,7 @@ from hfsynth.data import find_path, load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.fingerprint import hash_files
 from hfsynth.flow import derive_seed, split_seed
-from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.record import METADATA_COLUMN
 from hfsynth.step import DatasetStep, Node
 from hfsynth.technique import Batch, Columns, checked_arguments, plain_values
 

@@ -38,8 +38,8 @@ from hfsynth.flow import (
     split_seed,
 )
 from hfsynth.llm import LLM, Need, Origin, SameRows
-from hfsynth.metadata import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.progress import BatchProgress
+from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, divide_share
 from hfsynth.secrets import redact
 from hfsynth.step import Node, Step
 

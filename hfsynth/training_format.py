@@ -19,7 +19,7 @@ from hfsynth.conversation import (
 from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS
 from hfsynth.errors import ColumnError, RowError
 from hfsynth.filter import Split
-from hfsynth.metadata import METADATA_COLUMN, failed_rows, failures_dataset
+from hfsynth.record import METADATA_COLUMN, failed_rows, failures_dataset
 from hfsynth.step import DatasetStep
 
 DatasetType = Literal["language-modeling", "prompt-only", "prompt-completion", "preference", "unpaired-preference"]

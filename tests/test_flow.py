@@ -27,7 +27,7 @@ from hfsynth import (
 )
 from hfsynth.errors import ColumnError, FlowError
 from hfsynth.flow import FlowDriver, RowRandom, RowSeeds, Watchdog, Watcher, derive_seed, run_flows, split_seed
-from hfsynth.run_record import records
+from hfsynth.record import records
 from hfsynth.technique import Input
 from tests.helpers import RepeatingLLM
 

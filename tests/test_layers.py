@@ -14,12 +14,13 @@ LAYERS = [
     ["runner"],
     ["pipeline", "recipe"],
     ["techniques", "filters", "samplers", "training_format"],
-    ["technique", "filter", "run_record"],
+    ["technique", "filter"],
     ["llms"],
     ["engine"],
-    ["flow", "step", "progress"],
+    ["flow", "progress"],
     ["similarity", "data"],
-    ["chat", "choice_tree", "conversation", "answer_format", "prompts", "parsing", "metadata"],
+    ["record", "step"],
+    ["chat", "choice_tree", "conversation", "answer_format", "prompts", "parsing"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "text", "errors"],
 ]
 """Modules and packages, from the top down: each imports from its own layer and from those below."""

@@ -24,7 +24,7 @@ from hfsynth import (
     Technique,
     TextGeneration,
 )
-from hfsynth.metadata import METADATA_ENTRY
+from hfsynth.record import METADATA_ENTRY
 from hfsynth.technique import Input, batch_rows, checked_arguments, merge_columns
 from tests.helpers import RepeatingLLM
 

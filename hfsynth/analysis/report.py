@@ -58,8 +58,7 @@ from hfsynth.analysis.text_stats import (
 )
 from hfsynth.config import from_plain
 from hfsynth.data import TextColumns, iter_text_batches, sample_indices, texts_at
-from hfsynth.metadata import METADATA_COLUMN, StepTally, step_names
-from hfsynth.run_record import records
+from hfsynth.record import METADATA_COLUMN, StepTally, records, step_names
 from hfsynth.similarity.near_duplicates import embed
 from hfsynth.similarity.words import UNSPACED_SCRIPTS, words_in
 

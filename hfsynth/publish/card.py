@@ -16,7 +16,6 @@ from jinja2 import Environment, StrictUndefined
 from hfsynth.analysis.diversity import NEAR, QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures
 from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import Diagram, public_names
 from hfsynth.publish.card_data import (
     CardMetadata,
@@ -31,7 +30,7 @@ from hfsynth.publish.card_data import (
     text_sources,
 )
 from hfsynth.recipe import dump
-from hfsynth.run_record import RunRecord, Source, StepRecord
+from hfsynth.record import METADATA_COLUMN, RunRecord, Source, StepRecord
 from hfsynth.runner.rounds import format_acceptance
 from hfsynth.text import counted, duration, fenced, number, plain
 

@@ -17,9 +17,8 @@ from hfsynth.config import from_plain
 from hfsynth.data import text_columns
 from hfsynth.errors import PushError
 from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN, step_names
 from hfsynth.publish.retry import with_retries
-from hfsynth.run_record import RunRecord, Source, StepRecord
+from hfsynth.record import METADATA_COLUMN, RunRecord, Source, StepRecord, step_names
 
 logger = logging.getLogger(__name__)
 CardMetadata = dict[str, Any]

@@ -34,13 +34,24 @@ from hfsynth.analysis.plots import draw_diagram, draw_funnel, draw_lengths, draw
 from hfsynth.data import find_path
 from hfsynth.distributed import only_process_0
 from hfsynth.llm import Origin
-from hfsynth.metadata import METADATA_COLUMN, dropped_rows, failed_rows, failures_dataset, split_failures, step_names
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
 from hfsynth.publish.retry import with_retries
 from hfsynth.recipe import write_recipe
-from hfsynth.run_record import RunRecord, StepRecord, record_from_rows, records, replace_last_record
+from hfsynth.record import (
+    METADATA_COLUMN,
+    RunRecord,
+    StepRecord,
+    dropped_rows,
+    failed_rows,
+    failures_dataset,
+    record_from_rows,
+    records,
+    replace_last_record,
+    split_failures,
+    step_names,
+)
 from hfsynth.step import Step, as_step
 from hfsynth.technique import Technique
 from hfsynth.text import one_line

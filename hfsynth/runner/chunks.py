@@ -34,7 +34,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from hfsynth.distributed import is_running
 from hfsynth.flow import storable
-from hfsynth.metadata import FAILURE_FEATURES, failures_dataset
+from hfsynth.record import FAILURE_FEATURES, failures_dataset
 from hfsynth.runner.journal import find_journals
 from hfsynth.runner.reuse import EqualChunk, StepInput, equal_chunks
 from hfsynth.runner.storage import (

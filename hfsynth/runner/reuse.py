@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest, xxh3_128, xxh3_128_hexdigest
 
 from hfsynth.flow import Outcome, is_transient
-from hfsynth.metadata import METADATA_COLUMN
+from hfsynth.record import METADATA_COLUMN
 from hfsynth.runner.journal import OUTCOME_FIELDS, find_journals, read_journal
 from hfsynth.runner.storage import DamagedFileError, read_json, read_table, set_aside
 from hfsynth.technique import Technique

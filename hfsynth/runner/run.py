@@ -24,10 +24,19 @@ from hfsynth.config import Configuration
 from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ColumnError, RunError
 from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN, dropped_rows, failures_dataset, split_failures, step_failures
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import Progress, without_bars
-from hfsynth.run_record import RunRecord, Source, StepRecord, attach_record
+from hfsynth.record import (
+    METADATA_COLUMN,
+    RunRecord,
+    Source,
+    StepRecord,
+    attach_record,
+    dropped_rows,
+    failures_dataset,
+    split_failures,
+    step_failures,
+)
 from hfsynth.runner.chunks import StepFolder
 from hfsynth.runner.lookahead import Lookahead
 from hfsynth.runner.reuse import EarlierRows, StepInput, content_key, fingerprint_of, sibling_folders

@@ -30,9 +30,8 @@ from hfsynth.distributed import ProcessGroup, wait_until
 from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, GenerationError, RunError, ServerError
 from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
-from hfsynth.metadata import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures
 from hfsynth.progress import Progress, without_bars
-from hfsynth.run_record import step_record
+from hfsynth.record import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures, step_record
 from hfsynth.runner.chunks import ChunkFailure, StepFolder
 from hfsynth.runner.claims import Claims
 from hfsynth.runner.journal import Journals, read_journal

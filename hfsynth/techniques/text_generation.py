@@ -12,8 +12,8 @@ from hfsynth.conversation import find_conversation_column, read_conversation, re
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
 from hfsynth.llm import Completion, Message, Request, SamplingParams
-from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.prompts import check_filled, conditional_variables, prompt_variables, render_prompt
+from hfsynth.record import METADATA_COLUMN
 from hfsynth.technique import Input, Inputs, Technique
 
 

@@ -16,11 +16,10 @@ from hfsynth.errors import PushError, RemakeError
 from hfsynth.filter import Filter
 from hfsynth.flow import Attempt, Row, run_flows
 from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN
 from hfsynth.pipeline import read_source
 from hfsynth.progress import without_bars
 from hfsynth.publish.files import recipe_text
-from hfsynth.run_record import RunRecord
+from hfsynth.record import METADATA_COLUMN, RunRecord
 from hfsynth.runner.rounds import RowSource
 from hfsynth.samplers import Sampler
 from hfsynth.step import DatasetStep, Step

@@ -24,13 +24,12 @@ from hfsynth.errors import ColumnError, RemakeError
 from hfsynth.filter import Filter
 from hfsynth.flow import Row
 from hfsynth.llm import LLM
-from hfsynth.metadata import METADATA_COLUMN, StepTally
 from hfsynth.pipeline import public_names
 from hfsynth.publish.card import body_mark, read_body, read_metadata, render_body
 from hfsynth.publish.card_data import SplitFacts, numbered_name
 from hfsynth.publish.files import PublishedConfig, column_type, dataset_info, file_checksums, open_config, recipe_text
 from hfsynth.recipe import build_step, check_trusted, replace_model
-from hfsynth.run_record import RunRecord, StepRecord, machine, versions
+from hfsynth.record import METADATA_COLUMN, RunRecord, StepRecord, StepTally, machine, versions
 from hfsynth.samplers import Sampler
 from hfsynth.step import DatasetFunction, Step
 from hfsynth.technique import Technique

@@ -26,8 +26,7 @@ from hfsynth.conversation import (
 from hfsynth.data import INSTRUCTION_COLUMNS, RESPONSE_COLUMNS, VERSIONS, is_chat, text_columns
 from hfsynth.errors import RowError
 from hfsynth.llm import Message
-from hfsynth.metadata import METADATA_COLUMN, split_failures, step_names
-from hfsynth.run_record import StepRecord, records
+from hfsynth.record import METADATA_COLUMN, StepRecord, records, split_failures, step_names
 from hfsynth.techniques.evol_instruct import EVOLUTION
 
 _BLOCK_SIZE = 1_000  # rows that the page unpacks at once

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hfsynth.run_record import machine
+from hfsynth.record import machine
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 """The instructions that matrix products gain from, as /proc/cpuinfo spells them on x86 and on Arm."""

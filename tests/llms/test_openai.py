@@ -25,7 +25,7 @@ from hfsynth import (
     TextGeneration,
 )
 from hfsynth.llm import Requests
-from hfsynth.run_record import records
+from hfsynth.record import records
 from tests.conftest import package_folder
 from tests.model_server import MODEL, ModelServer, Refusal, written
 from tests.tiny_chat import byte_tokenizer

@@ -21,7 +21,7 @@ from hfsynth.llm import Origin
 from hfsynth.publish.card import reproduction_snippets, write_card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts
 from hfsynth.publish.files import write_config, write_facts
-from hfsynth.run_record import RunRecord, Source, StepRecord, records
+from hfsynth.record import RunRecord, Source, StepRecord, records
 from hfsynth.step import Node
 from tests.helpers import OnlyOnce, RepeatingLLM, new_failures
 

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hfsynth import ColumnError, EchoLLM, Magpie, Pipeline, TextGeneration, TransformersLLM, split_failures
-from hfsynth.run_record import records
+from hfsynth.record import records
 from hfsynth.runner.rounds import DatasetRows, EmptyRows, Target, Usage, choose_chunk_size
 from tests.helpers import OnlyOnce, RepeatingLLM
 
@@ -168,7 +168,7 @@ def test_run_interrupted_repeat_keeps_the_failures_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hfsynth.metadata.failures_dataset", interrupt)
+    monkeypatch.setattr("hfsynth.record.failures_dataset", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pipeline().run(ROWS, run_dir=tmp_path, quiet=True)
     assert file.read_bytes() == before

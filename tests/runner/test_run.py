@@ -20,7 +20,7 @@ from hfsynth import (
     run,
 )
 from hfsynth.distributed import ProcessGroup
-from hfsynth.run_record import records
+from hfsynth.record import records
 from tests.acting import ActingLLM, NotedLLM, without_first
 from tests.helpers import OnlyOnce, RepeatingLLM
 
