@@ -4,6 +4,7 @@
     ChatTemplate      conversation → prompt for generating an answer or a user's turn, or for scoring an answer
     PlainText         text → token ids, in which row text never becomes a special token
     TokenizedRequest  decides when a completion ends: end tokens, stop texts across tokens, length
+    TokenizedChoices  computes the scores of choices from the probabilities of their tokens
 
 The prompt for an answer is the conversation rendered with the template's generation prompt. For a user's turn
 (Magpie, arXiv 2406.08464), the conversation is rendered with a placeholder as the next user's text, and cut where the
@@ -12,6 +13,7 @@ This module doesn't import torch.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,9 +97,26 @@ NextRequest = Callable[[], TokenizedRequest | None]
 """Returns the next request for an engine, or None if none is waiting."""
 
 
+Beginning = tuple[int, ...]
+"""Prefix of a choice: its first tokens; () for none."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenizedChoices:
-    """Texts to score after one prompt, as token ids."""
+    """Texts to score after one prompt, as token ids, and the prefix tree that they form.
+
+        choices     [7, 8], [7, 9], [5]      end tokens {2}
+        prefix      ()       (7,)    (5,)    (7, 8)   (7, 9)      first tokens of choices, after the prompt
+        wanted      7, 5     8, 9    2       2        2           next tokens whose probabilities are needed
+
+    An engine may evaluate each prefix once, however many choices share it.
+
+    >>> tokens = TokenizedChoices([1], [[7, 8], [5]], frozenset({2}))
+    >>> tokens.wanted
+    {(): [7, 5], (7,): [8], (7, 8): [2], (5,): [2]}
+    >>> tokens.scores({(): {7: -0.5, 5: -1.0}, (7,): {8: -0.25}, (7, 8): {2: -0.25}, (5,): {2: -2.0}})
+    (-1.0, -3.0)
+    """
 
     prompt_ids: Sequence[int]
     """At least one token."""
@@ -110,6 +129,42 @@ class TokenizedChoices:
     def token_ids(self) -> list[int]:
         """The prompt followed by all choices."""
         return [*self.prompt_ids, *chain.from_iterable(self.choices)]
+
+    @cached_property
+    def wanted(self) -> dict[Beginning, list[int]]:
+        """Prefix → the next tokens whose probabilities are needed."""
+        wanted: dict[Beginning, dict[int, None]] = {}
+        for choice in map(tuple, self.choices):
+            for place, token in enumerate(choice):
+                wanted.setdefault(choice[:place], {})[token] = None
+            if self.end_tokens:
+                wanted.setdefault(choice, {}).update(dict.fromkeys(sorted(self.end_tokens)))
+        return {beginning: list(tokens) for beginning, tokens in wanted.items()}
+
+    def scores(self, found: Mapping[Beginning, Mapping[int, float]]) -> tuple[float, ...]:
+        """Return each choice's score: the log-probability of its tokens and its end.
+
+        Args:
+            found: Prefix → wanted token → its log-probability.
+        """
+        return tuple(self._score(tuple(choice), found) for choice in self.choices)
+
+    def _score(self, choice: Beginning, found: Mapping[Beginning, Mapping[int, float]]) -> float:
+        own = math.fsum(found[choice[:place]][token] for place, token in enumerate(choice))
+        ends = [found[choice][token] for token in sorted(self.end_tokens)]
+        return own + (log_sum(ends) if ends else 0.0)
+
+
+def log_sum(values: Sequence[float]) -> float:
+    """Return the logarithm of a sum of probabilities from their logarithms (log-sum-exp).
+
+    >>> round(log_sum([math.log(0.25), math.log(0.5)]), 6) == round(math.log(0.75), 6)
+    True
+    """
+    largest = max(values)
+    if largest == -math.inf:
+        return largest
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in values))
 
 
 @dataclass(frozen=True, eq=False)

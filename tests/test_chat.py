@@ -1,3 +1,5 @@
+import math
+import random
 from copy import deepcopy
 from functools import cache
 
@@ -9,7 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError, InstructionFollowingDifficulty, Judge, Magpie, Request, TextGeneration
 from hfsynth.answer_format import THINKING, split_thinking
-from hfsynth.chat import ChatTemplate, ChatTokenizer, PlainText, turn_end
+from hfsynth.chat import ChatTemplate, ChatTokenizer, PlainText, TokenizedChoices, log_sum, turn_end
 from tests.conftest import GGUF, package_folder
 from tests.tiny import letters, tokenized
 
@@ -573,3 +575,41 @@ def test_special_token_in_a_call_stays_text():
         ids.append(chat.render(Request(messages=messages)).tokens.prompt_ids)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert ids[0].count(end) == ids[1].count(end) == 3
+
+
+def probability(beginning, token):
+    """Return the logarithm of a made-up probability that depends on all tokens before it."""
+    return math.log(random.Random(str((*beginning, token))).uniform(0.01, 0.5))
+
+
+def probabilities(choices):
+    return {
+        beginning: {token: probability(beginning, token) for token in tokens}
+        for beginning, tokens in choices.wanted.items()
+    }
+
+
+def test_wanted_shares_beginnings():
+    tokens = TokenizedChoices([1, 2], [[7, 8], [7, 9], [7], [5]], frozenset({3, 2}))
+    assert tokens.wanted == {(): [7, 5], (7,): [8, 9, 2, 3], (7, 8): [2, 3], (7, 9): [2, 3], (5,): [2, 3]}
+
+
+def test_wanted_without_end_tokens_reads_no_ends():
+    tokens = TokenizedChoices([1], [[7, 8], [5]], frozenset())
+    assert tokens.wanted == {(): [7, 5], (7,): [8]}
+    assert tokens.scores({(): {7: -1.0, 5: -2.0}, (7,): {8: -0.5}}) == (-1.5, -2.0)
+
+
+def test_scores_are_sums_over_a_choice_and_its_ends():
+    choices = [[7, 8, 7, 8], [7, 8], [9], [7, 8]]
+    tokens = TokenizedChoices([1], choices, frozenset({2, 3}))
+    expected = []
+    for choice in choices:
+        own = sum(probability(choice[:place], token) for place, token in enumerate(choice))
+        expected.append(own + math.log(sum(math.exp(probability(choice, end)) for end in (2, 3))))
+    assert tokens.scores(probabilities(tokens)) == pytest.approx(expected)
+
+
+def test_log_sum_of_impossible_events_is_impossible():
+    assert log_sum([-math.inf, -math.inf]) == -math.inf
+    assert log_sum([-2000.0, -2000.0]) == pytest.approx(-2000 + math.log(2))

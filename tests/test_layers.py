@@ -20,7 +20,7 @@ LAYERS = [
     ["flow", "progress"],
     ["similarity", "data"],
     ["record", "step"],
-    ["chat", "choice_tree", "conversation", "answer_format", "prompts", "parsing"],
+    ["chat", "conversation", "answer_format", "prompts", "parsing"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "text", "errors"],
 ]
 """Modules and packages, from the top down: each imports from its own layer and from those below."""

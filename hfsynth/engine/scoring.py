@@ -23,8 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hfsynth.chat import TokenizedChoices
-from hfsynth.choice_tree import log_sum
+from hfsynth.chat import TokenizedChoices, log_sum
 from hfsynth.engine.attention import PrefillBatch, Segment, bucket_of, forward
 from hfsynth.engine.kv_cache import KeyValueSlots, split_on_oom
 

@@ -15,8 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 from hfsynth.answer_format import THINKING, check_call, split_thinking
-from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices
-from hfsynth.choice_tree import log_sum
+from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices, log_sum
 from hfsynth.errors import GenerationError, ServerError
 from hfsynth.llm import Completion, FinishReason, Message, Request, Requests
 from hfsynth.llms.server_client import (

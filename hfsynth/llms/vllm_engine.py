@@ -31,8 +31,15 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 
-from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedRequest
-from hfsynth.choice_tree import Beginning, ChoiceTree
+from hfsynth.chat import (
+    Beginning,
+    ChatTokenizer,
+    Generated,
+    RenderedChoices,
+    RenderedRequest,
+    TokenizedChoices,
+    TokenizedRequest,
+)
 from hfsynth.distributed import local_world_size
 from hfsynth.errors import GenerationError
 from hfsynth.llm import Completion, FinishReason, Requests
@@ -187,7 +194,6 @@ class _Scoring:
 
     key: Hashable
     rendered: RenderedChoices
-    tree: ChoiceTree
     waiting: int
     """Requests to vLLM that haven't finished."""
     found: dict[Beginning, dict[int, float]] = field(default_factory=dict)
@@ -320,14 +326,14 @@ class VLLMEngine:
 
     def _add_choices(self, key: Hashable, rendered: RenderedChoices, jobs: dict[str, _Job]) -> None:
         """Send vLLM the requests for the probabilities from which the scores of choices are computed."""
-        tree, prompt = ChoiceTree(rendered.tokens), list(rendered.tokens.prompt_ids)
-        is_walked = _is_walked(tree)
-        texts = list(tree.wanted) if is_walked else list(dict.fromkeys(map(tuple, rendered.tokens.choices)))
-        scoring = _Scoring(key, rendered, tree, len(texts))
+        choices = rendered.tokens
+        is_walked = _is_walked(choices)
+        texts = list(choices.wanted) if is_walked else list(dict.fromkeys(map(tuple, choices.choices)))
+        scoring = _Scoring(key, rendered, len(texts))
         for tokens in texts:
-            wanted = tree.wanted.get(tokens) or [tokens[-1]]
+            wanted = choices.wanted.get(tokens) or [tokens[-1]]
             params = scoring_params(wanted, is_scored=not is_walked)
-            self._add([*prompt, *tokens], params, _Beginnings(scoring, tokens, not is_walked), jobs)
+            self._add([*choices.prompt_ids, *tokens], params, _Beginnings(scoring, tokens, not is_walked), jobs)
 
     def _add(self, token_ids: list[int], params: SamplingParams, job: _Job, jobs: dict[str, _Job]) -> None:
         name = str(next(self._ids))  # not the id that add_request returns, since outputs don't have it
@@ -355,7 +361,7 @@ class VLLMEngine:
         if job.is_scored:
             self._read_choice(job, output.prompt_logprobs)
         if not scoring.waiting:
-            scores = scoring.tree.scores(scoring.found)
+            scores = scoring.rendered.tokens.scores(scoring.found)
             yield scoring.key, self.chat.scored(scoring.rendered, scores)
 
     def _read_choice(self, job: _Beginnings, logprobs: Sequence[Any]) -> None:
@@ -437,14 +443,14 @@ def read_generated(result: Any) -> Generated:
     return Generated(list(result.token_ids), "error", f"vLLM ended the request with {reason!r}")
 
 
-def _is_walked(tree: ChoiceTree) -> bool:
+def _is_walked(tokens: TokenizedChoices) -> bool:
     """Return whether to score choices with one request for each prefix, rather than with one for each choice.
 
     A request for a prefix reuses the prompt's KV cache. A request that returns the probabilities of its prompt's
     tokens prefills the entire prompt, and computes logits for each of its tokens.
     """
-    choices, prompt = tree.choices.choices, len(tree.choices.prompt_ids)
-    if max(map(len, tree.wanted.values())) > _MAX_TOKEN_IDS:
+    prompt = len(tokens.prompt_ids)
+    if max(map(len, tokens.wanted.values())) > _MAX_TOKEN_IDS:
         return False
-    by_choice = sum(prompt + len(choice) for choice in choices)
-    return prompt + len(tree.wanted) * _BEGINNING_COST <= by_choice * _PROMPT_COST
+    by_choice = sum(prompt + len(choice) for choice in tokens.choices)
+    return prompt + len(tokens.wanted) * _BEGINNING_COST <= by_choice * _PROMPT_COST
