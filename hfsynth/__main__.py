@@ -22,7 +22,7 @@ from hfsynth.cli import RunArguments, build_parser, from_args, plain_errors, pri
 from hfsynth.data import load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.pipeline import Pipeline, read_source
-from hfsynth.publish.files import load_failures, load_runs
+from hfsynth.publish.hub import load_failures, load_runs
 from hfsynth.recipe import check_trusted, read_recipe
 from hfsynth.record import attach_record
 from hfsynth.verification.verify import STATUS_RECORD_DIFFERS, STATUS_ROWS_DIFFER, verify

@@ -1,26 +1,20 @@
 """Facts for a dataset card: rows, runs, origins of models and sources, and the YAML header."""
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
 from datasets.features.features import require_decoding
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from hfsynth.analysis.diversity import QuickDiversity
 from hfsynth.analysis.text_stats import ColumnFigures, column_figures
 from hfsynth.config import from_plain
 from hfsynth.data import text_columns
-from hfsynth.errors import PushError
 from hfsynth.llm import Origin
-from hfsynth.publish.retry import with_retries
 from hfsynth.record import METADATA_COLUMN, RunRecord, Source, StepRecord, step_names
 
-logger = logging.getLogger(__name__)
 CardMetadata = dict[str, Any]
 """The YAML header of a card."""
 _SAMPLE_CHARS = 1_000  # characters that a sample keeps of a text
@@ -186,30 +180,6 @@ def source_origin(facts: ConfigFacts, source: Source) -> Origin:
     return facts.origins.get(origin_key(source.name, source.commit), Origin())
 
 
-def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
-    """Read the licenses and languages of models and sources from their cards on the Hub.
-
-    Args:
-        api: The Hub's client.
-        facts: The configuration. A model whose license is in the record is not looked up.
-
-    Returns:
-        The origins by `origin_key`; models and sources whose card can't be read are missing, with a warning.
-    """
-    repositories = {
-        (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
-        for step in model_steps(facts)
-        if not step.origin.license
-    }
-    sources = [*(run.source for run in facts.runs), *text_sources(facts)]
-    repositories |= {(source.name, source.commit): ("dataset", source.name) for source in sources}
-    found = {}
-    for (name, commit), (kind, repo_id) in repositories.items():
-        if "/" in repo_id and (origin := _fetch_origin(api, kind, repo_id, commit)):
-            found[origin_key(name, commit)] = origin
-    return found
-
-
 def card_metadata(configs: Sequence[ConfigFacts]) -> CardMetadata:
     """Return the YAML header of a dataset that has only these configurations."""
     is_generated = any(config.steps for config in configs)
@@ -265,17 +235,6 @@ def _shorten(value: Any) -> Any:
         rest = [f"… ({len(value):,} items)"] if len(value) > _SAMPLE_ITEMS else []
         return [*map(_shorten, value[:_SAMPLE_ITEMS]), *rest]
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
-
-
-def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | None:
-    try:
-        read_info = api.model_info if kind == "model" else api.dataset_info
-        info = with_retries(f"reading the card of {repo_id}", lambda: read_info(repo_id, revision=commit or None))
-    except (HfHubHTTPError, PushError) as error:
-        logger.warning("the license of %s is unknown: %s", repo_id, error)
-        return None
-    card: dict[str, Any] = vars(info.card_data) if info.card_data else {}
-    return Origin.of_card(card, commit)
 
 
 def _all_origins(config: ConfigFacts) -> list[Origin]:

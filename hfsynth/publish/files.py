@@ -1,4 +1,4 @@
-"""Writing and reading of a published dataset's files: rows, failures, recipes, images, facts and the card."""
+"""Writing and reading of a published dataset's folder: rows, failures, recipes, images, facts and the card."""
 
 import hashlib
 import logging
@@ -26,18 +26,14 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
 
 from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
 from hfsynth.analysis.plots import draw_diagram, draw_funnel, draw_lengths, draw_similarity
-from hfsynth.data import find_path
 from hfsynth.distributed import only_process_0
 from hfsynth.llm import Origin
 from hfsynth.progress import without_bars
 from hfsynth.publish import card
 from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
-from hfsynth.publish.retry import with_retries
 from hfsynth.recipe import write_recipe
 from hfsynth.record import (
     METADATA_COLUMN,
@@ -143,36 +139,6 @@ def _save(
     writing.rename(target)
     writing_card.replace(readme)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
-    """Load the failures that were saved or pushed with a dataset's rows; None if there are none.
-
-    Args:
-        name: The dataset, as in `data.load_rows`.
-        config: The configuration; None for "default".
-        split: The split.
-        revision: Commit, branch or tag, on the Hub.
-    """
-    file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
-    return Dataset(pq.read_table(file)) if file else None
-
-
-def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
-    """Load the records of the runs that generated a split; () if none were saved or pushed with its rows.
-
-    Args:
-        name: The dataset, as in `data.load_rows`.
-        config: The configuration; None for "default".
-        split: The split.
-        revision: Commit, branch or tag, on the Hub.
-
-    Raises:
-        ValueError: If another version of hfsynth wrote the records.
-    """
-    file = _find_file(name, f"{config or 'default'}/{FACTS_FILE}", revision)
-    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
-    return next((facts.runs for facts in splits if facts.name == split), ())
 
 
 def check_config_name(config_name: str) -> None:
@@ -490,18 +456,6 @@ def _write_images(folder: Path, facts: ConfigFacts) -> None:
             (folder / numbered_name("similarity.png", number)).write_bytes(image)
 
 
-def _find_file(name: str, place: str, revision: str | None) -> Path | None:
-    """Return the path of a dataset's file in a folder or on the Hub; None if there is none."""
-    path = find_path(name)
-    if path is not None:
-        file = path / place
-        return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
-    except EntryNotFoundError:
-        return None
-
-
 def apply_format(splits: Mapping[str, Dataset], form: TrainingFormat) -> tuple[DatasetDict, dict[str, Dataset]]:
     """Return the splits in a format, and for each split the rows that the format dropped (`FAILURE_FEATURES`).
 
@@ -618,56 +572,3 @@ class PublishedConfig:
         if missing := sorted({*expected.column_names} - {*found.column_names}):
             raise ValueError(f"{file} has the columns {found.column_names}, and lacks {missing}.")
         return found
-
-
-def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
-    """Open a configuration of a published dataset; files on the Hub are downloaded.
-
-    Args:
-        name: The dataset on the Hub, `user/name`, or its folder.
-        config: The configuration; None if the dataset has only one.
-        revision: Commit, branch or tag of a dataset on the Hub.
-
-    Raises:
-        ValueError: If the configuration does not exist, `config` is None and there are several, or the record can't be
-            read.
-    """
-    folder = find_path(name)
-    commit = ""
-    if folder is None:
-        if "/" not in name:
-            raise ValueError(f"there is no folder {name!r} here; a dataset on the Hub has a name like user/{name}.")
-        folder = _download(name, ["README.md", f"*/{FACTS_FILE}"], revision)
-        commit = folder.name
-    names = sorted(generated_configs([path.relative_to(folder).as_posix() for path in folder.glob(f"*/{FACTS_FILE}")]))
-    chosen = _choose_config(name, names, config)
-    if commit:
-        folder = _download(name, ["README.md", f"*/{FACTS_FILE}", f"{chosen}/*"], commit)
-    others = read_facts(folder)
-    facts = next((one for one in others if one.config_name == chosen), None)
-    if facts is None or not all(SPLIT_NAME.fullmatch(split.name) for split in facts.splits):
-        raise ValueError(f"{chosen}/{FACTS_FILE} of {name!r} is not the record of the configuration {chosen!r}.")
-    return PublishedConfig(name, commit, folder, facts, tuple(others))
-
-
-def _choose_config(name: str, names: Sequence[str], config: str | None) -> str:
-    if not names:
-        raise ValueError(
-            f"{name!r} has no {FACTS_FILE}, the record that hfsynth.save and push_to_hub write beside the rows; for "
-            "rows of Dataset.map, call hfsynth.save(dataset, folder, steps=[…]) and verify that folder."
-        )
-    if config is None and len(names) == 1:
-        return names[0]
-    if config is None or config not in names:
-        problem = "has several configurations" if config is None else f"has no configuration {config!r}"
-        raise ValueError(f"{name!r} {problem}; name one with --config: {', '.join(names)}.")
-    return config
-
-
-def _download(name: str, patterns: list[str], revision: str | None) -> Path:
-    with without_bars():
-        folder = with_retries(
-            f"downloading {name}",
-            lambda: snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns),
-        )
-    return Path(folder)

@@ -1,44 +1,82 @@
-"""Push of a dataset to the Hub in one commit, after checks of the token, name and repository."""
+"""Calls of the Hub, which are retried after temporary errors: push a dataset in one commit, read a published one.
+
+A push first checks the token, the name and the repository. A published dataset is on the Hub, or in a folder.
+"""
 
 import copy
 import hashlib
 import json
+import logging
+import random
 import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, config
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from httpx2 import Timeout, TransportError
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_session,
+    get_token,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    parse_ratelimit_headers,
+    validate_repo_id,
+)
 
+from hfsynth.data import find_path
 from hfsynth.distributed import is_main_process
 from hfsynth.errors import PushError
+from hfsynth.llm import Origin
+from hfsynth.progress import without_bars
 from hfsynth.publish.card import read_metadata, write_card
-from hfsynth.publish.card_data import ConfigFacts, fetch_origins
+from hfsynth.publish.card_data import ConfigFacts, model_steps, origin_key, text_sources
 from hfsynth.publish.files import (
     FACTS_FILE,
+    SPLIT_NAME,
+    PublishedConfig,
     check_config_name,
     generated_configs,
     is_generated_file,
     overwrite_conflict,
+    read_facts,
     splits_of,
     write_config,
     write_facts,
 )
-from hfsynth.publish.retry import status_of, with_retries
+from hfsynth.record import RunRecord
 from hfsynth.step import Step
 from hfsynth.text import counted, one_line
 from hfsynth.training_format import TrainingFormat
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+MAX_ATTEMPTS = 8
+ANSWER_TIMEOUT = 300.0
+"""Seconds within one request that the client waits for data from the Hub."""
+_CONNECT_TIMEOUT, _MAX_BACKOFF, _MAX_RETRY_AFTER = 30.0, 30.0, 300.0  # seconds
+_TRANSIENT_STATUSES = (408, 409, 412, 429)  # timeout, conflict, changed meanwhile, rate limit; and 500 and above
+# a JSONDecodeError comes from a proxy that answers with an error page
+_TRANSIENT_ERRORS = (TransportError, json.JSONDecodeError, LocalEntryNotFoundError, ConnectionError)
 
 
 def push_to_hub(
@@ -129,6 +167,133 @@ def check_push_target(repo_id: str, token: str | None = None, config_name: str |
                 "Create one with write access in your settings on the Hub, and log in with `hf auth login`."
             ) from error
         raise PushError(f"the Hub refuses {repo_id!r}: {one_line(error)}") from error
+
+
+def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
+    """Read the licenses and languages of models and sources from their cards on the Hub.
+
+    Args:
+        api: The Hub's client.
+        facts: The configuration. A model whose license is in the record is not looked up.
+
+    Returns:
+        The origins by `origin_key`; models and sources whose card can't be read are missing, with a warning.
+    """
+    repositories = {
+        (step.node.model, step.origin.commit): ("model", str((step.recipe.get("llm") or {}).get("model", "")))
+        for step in model_steps(facts)
+        if not step.origin.license
+    }
+    sources = [*(run.source for run in facts.runs), *text_sources(facts)]
+    repositories |= {(source.name, source.commit): ("dataset", source.name) for source in sources}
+    found = {}
+    for (name, commit), (kind, repo_id) in repositories.items():
+        if "/" in repo_id and (origin := _fetch_origin(api, kind, repo_id, commit)):
+            found[origin_key(name, commit)] = origin
+    return found
+
+
+def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
+    """Load the failures that were saved or pushed with a dataset's rows; None if there are none.
+
+    Args:
+        name: The dataset, as in `data.load_rows`.
+        config: The configuration; None for "default".
+        split: The split.
+        revision: Commit, branch or tag, on the Hub.
+    """
+    file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
+    return Dataset(pq.read_table(file)) if file else None
+
+
+def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
+    """Load the records of the runs that generated a split; () if none were saved or pushed with its rows.
+
+    Args:
+        name: The dataset, as in `data.load_rows`.
+        config: The configuration; None for "default".
+        split: The split.
+        revision: Commit, branch or tag, on the Hub.
+
+    Raises:
+        ValueError: If another version of hfsynth wrote the records.
+    """
+    file = _find_file(name, f"{config or 'default'}/{FACTS_FILE}", revision)
+    splits = ConfigFacts.from_json(file.read_text(encoding="utf-8")).splits if file else ()
+    return next((facts.runs for facts in splits if facts.name == split), ())
+
+
+def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
+    """Open a configuration of a published dataset; files on the Hub are downloaded.
+
+    Args:
+        name: The dataset on the Hub, `user/name`, or its folder.
+        config: The configuration; None if the dataset has only one.
+        revision: Commit, branch or tag of a dataset on the Hub.
+
+    Raises:
+        ValueError: If the configuration does not exist, `config` is None and there are several, or the record can't be
+            read.
+    """
+    folder = find_path(name)
+    commit = ""
+    if folder is None:
+        if "/" not in name:
+            raise ValueError(f"there is no folder {name!r} here; a dataset on the Hub has a name like user/{name}.")
+        folder = _download(name, ["README.md", f"*/{FACTS_FILE}"], revision)
+        commit = folder.name
+    names = sorted(generated_configs([path.relative_to(folder).as_posix() for path in folder.glob(f"*/{FACTS_FILE}")]))
+    chosen = _choose_config(name, names, config)
+    if commit:
+        folder = _download(name, ["README.md", f"*/{FACTS_FILE}", f"{chosen}/*"], commit)
+    others = read_facts(folder)
+    facts = next((one for one in others if one.config_name == chosen), None)
+    if facts is None or not all(SPLIT_NAME.fullmatch(split.name) for split in facts.splits):
+        raise ValueError(f"{chosen}/{FACTS_FILE} of {name!r} is not the record of the configuration {chosen!r}.")
+    return PublishedConfig(name, commit, folder, facts, tuple(others))
+
+
+def with_retries(action: str, call: Callable[[], T]) -> T:
+    """Return the result of a call to the Hub, retried after transient errors.
+
+    The pause between attempts grows exponentially, unless the Hub asks for a certain pause.
+
+    Args:
+        action: Name of the call in messages, such as "reading user/name".
+        call: The function to call; must be safe to repeat.
+
+    Raises:
+        PushError: If `MAX_ATTEMPTS` attempts failed. Errors that aren't transient are raised at once.
+    """
+    attempt = 1
+    while True:
+        try:
+            with _ANSWER_TIMEOUT:
+                return call()
+        except (OSError, ValueError, RuntimeError, TransportError) as error:
+            if not is_transient(error):
+                raise
+            if attempt == MAX_ATTEMPTS:
+                raise PushError(f"{action} failed {attempt} times: {one_line(error)}. Try again later.") from error
+            seconds = _retry_after(error) or min(2.0 ** (attempt - 1), _MAX_BACKOFF) + random.uniform(0, 2)
+            logger.warning("%s failed: %s; trying again in %.0f seconds", action, one_line(error), seconds)
+        time.sleep(seconds)
+        attempt += 1
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, may disappear when the call is repeated."""
+    return any(
+        status in _TRANSIENT_STATUSES or status >= 500
+        if (status := status_of(cause))
+        else isinstance(cause, _TRANSIENT_ERRORS) and not isinstance(cause, OfflineModeIsEnabled)
+        for cause in _causes(error)
+    )
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of an error of the Hub's client; None if the error has no response."""
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def _check_name(repo_id: str) -> None:
@@ -279,3 +444,94 @@ def _has_content(present: Mapping[str, RepoFile], file: CommitOperationAdd) -> b
     with file.as_file() as opened:
         content = opened.read()
     return bool(found.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+
+
+def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | None:
+    try:
+        read_info = api.model_info if kind == "model" else api.dataset_info
+        info = with_retries(f"reading the card of {repo_id}", lambda: read_info(repo_id, revision=commit or None))
+    except (HfHubHTTPError, PushError) as error:
+        logger.warning("the license of %s is unknown: %s", repo_id, error)
+        return None
+    card: dict[str, Any] = vars(info.card_data) if info.card_data else {}
+    return Origin.of_card(card, commit)
+
+
+def _find_file(name: str, place: str, revision: str | None) -> Path | None:
+    """Return the path of a dataset's file in a folder or on the Hub; None if there is none."""
+    path = find_path(name)
+    if path is not None:
+        file = path / place
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
+        return None
+
+
+def _choose_config(name: str, names: Sequence[str], config: str | None) -> str:
+    if not names:
+        raise ValueError(
+            f"{name!r} has no {FACTS_FILE}, the record that hfsynth.save and push_to_hub write beside the rows; for "
+            "rows of Dataset.map, call hfsynth.save(dataset, folder, steps=[…]) and verify that folder."
+        )
+    if config is None and len(names) == 1:
+        return names[0]
+    if config is None or config not in names:
+        problem = "has several configurations" if config is None else f"has no configuration {config!r}"
+        raise ValueError(f"{name!r} {problem}; name one with --config: {', '.join(names)}.")
+    return config
+
+
+def _download(name: str, patterns: list[str], revision: str | None) -> Path:
+    with without_bars():
+        folder = with_retries(
+            f"downloading {name}",
+            lambda: snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns),
+        )
+    return Path(folder)
+
+
+class _AnswerTimeout:
+    """Context manager that limits the time that the Hub's client waits for an answer, which is unlimited by default.
+
+    All threads share the client: the first that enters sets the limit, and the last that leaves restores the default.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._entered:
+                self._session = get_session()
+                self._default = self._session.timeout
+                self._session.timeout = Timeout(ANSWER_TIMEOUT, connect=_CONNECT_TIMEOUT, pool=None)
+            self._entered += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                self._session.timeout = self._default
+
+
+_ANSWER_TIMEOUT = _AnswerTimeout()
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes; for an upload, the Hub's response is in a cause."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Return the pause in seconds that the Hub asks for; None if the response has none."""
+    for answer in (cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)):
+        limit = parse_ratelimit_headers(answer.headers)
+        seconds = str(limit.reset_in_seconds + 1 if limit else answer.headers.get("Retry-After", ""))
+        if seconds.isdigit():
+            return min(float(seconds), _MAX_RETRY_AFTER)
+    return None

@@ -27,7 +27,8 @@ from hfsynth.llm import LLM
 from hfsynth.pipeline import public_names
 from hfsynth.publish.card import body_mark, read_body, read_metadata, render_body
 from hfsynth.publish.card_data import SplitFacts, numbered_name
-from hfsynth.publish.files import PublishedConfig, column_type, dataset_info, file_checksums, open_config, recipe_text
+from hfsynth.publish.files import PublishedConfig, column_type, dataset_info, file_checksums, recipe_text
+from hfsynth.publish.hub import open_config
 from hfsynth.recipe import build_step, check_trusted, replace_model
 from hfsynth.record import METADATA_COLUMN, RunRecord, StepRecord, StepTally, machine, versions
 from hfsynth.samplers import Sampler

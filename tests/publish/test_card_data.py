@@ -1,9 +1,8 @@
 import datetime
-import time
 
 import pytest
 from datasets import Dataset, DatasetDict
-from huggingface_hub import DatasetCardData, HfApi
+from huggingface_hub import DatasetCardData
 
 from hfsynth import EchoLLM, Magpie, Pipeline, TextGeneration
 from hfsynth.llm import Origin
@@ -11,14 +10,12 @@ from hfsynth.publish.card_data import (
     ConfigFacts,
     SplitFacts,
     card_metadata,
-    fetch_origins,
     merge_metadata,
     model_steps,
     size_category,
 )
 from hfsynth.publish.files import write_config, write_facts
 from tests.helpers import NamedLLM
-from tests.hub_server import Repository
 
 pytestmark = pytest.mark.usefixtures("cached_pictures")
 
@@ -149,32 +146,3 @@ def test_merge_metadata_size_counts_all_configurations():
 def test_merge_metadata_twice_changes_nothing():
     now = ours("a", license="mit", tags=["x"], size_categories=["n<1K"])
     assert merge_metadata(now, now, now) == now
-
-
-def fetched(tmp_path, **fields):
-    rows = Pipeline((Magpie(NamedLLM(**fields)),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
-    return fetch_origins(HfApi(), write_config(tmp_path, rows, "default", ()))
-
-
-def test_fetch_origins_reads_the_card_of_a_model_on_the_hub(hub, tmp_path):
-    hub.repositories["models", "user/model"] = Repository(card={"license": "mit", "language": ["en", "de"]})
-    assert fetched(tmp_path, model="user/model") == {"user/model": Origin("", "mit", ("en", "de"))}
-
-
-def test_fetch_origins_recorded_license_or_folder_is_skipped(hub, tmp_path):
-    assert fetched(tmp_path, model="user/model", license="mit") == {}
-    assert fetched(tmp_path, model="folder") == {}
-    assert hub.log == []
-
-
-@pytest.mark.parametrize("fault", [403, 503])
-def test_fetch_origins_unreadable_card_is_left_out_with_log(hub, tmp_path, caplog, fault, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    hub.watch(dict.fromkeys(range(1000), fault))
-    assert fetched(tmp_path, model="user/model") == {}
-    assert "license of user/model" in caplog.text
-
-
-def test_fetch_origins_of_model_without_card_is_empty(hub, tmp_path):
-    hub.repositories["models", "user/model"] = Repository()
-    assert fetched(tmp_path, model="user/model") == {"user/model": Origin()}

@@ -6,18 +6,15 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Image, concatenate_datas
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from hfsynth import EchoLLM, Magpie, Pipeline, SelfInstruct, TextGeneration, push_to_hub, save
+from hfsynth import EchoLLM, Magpie, Pipeline, SelfInstruct, TextGeneration, save
 from hfsynth.analysis.plots import draw_lengths
 from hfsynth.analysis.text_stats import Lengths
-from hfsynth.data import load_rows
 from hfsynth.llm import Origin
 from hfsynth.publish import files
 from hfsynth.publish.card_data import ConfigFacts
 from hfsynth.publish.files import (
     generated_configs,
     is_generated_file,
-    load_failures,
-    load_runs,
     overwrite_conflict,
     write_config,
     write_facts,
@@ -219,49 +216,6 @@ def test_write_config_splits_of_two_runs_keep_own_failures(tmp_path):
         file = str(tmp_path / "data/failures" / f"{name}.parquet")
         failures = Dataset.from_parquet(file, cache_dir=str(tmp_path / "c"))
         assert [(row["step"], row["row"]) for row in failures] == [("OnlyOnce", dropped), ("TextGeneration", 1)]
-
-
-ONE_FAILURE = Dataset.from_dict({"instruction": ["a", None]}).map(
-    TextGeneration(EchoLLM()), batched=True, with_indices=True, load_from_cache_file=False
-)
-
-
-@pytest.fixture(params=["folder", "hub"])
-def name(request, tmp_path, hub):
-    """A dataset with a row and a failure, in a folder or on the Hub."""
-    if request.param == "folder":
-        save(ONE_FAILURE, tmp_path / "saved", config_name="text")
-        return str(tmp_path / "saved")
-    push_to_hub(ONE_FAILURE, "user/saved", config_name="text")
-    return "user/saved"
-
-
-def test_load_failures_in_folder_or_on_hub_finds_them(name):
-    assert load_rows(name, "text", "train")["instruction"][:] == ["a"]
-    assert load_failures(name, "text", "train")["reason"][:] == ["instruction is None"]
-
-
-def test_load_runs_in_folder_or_on_hub_finds_them(name):
-    (run,) = load_runs(name, "text", "train")
-    assert run.steps[0].failures == {"instruction is None": 1}
-
-
-def test_load_runs_of_absent_config_or_split_is_empty(name):
-    assert load_failures(name, "other", "train") is None
-    assert load_runs(name, "other", "train") == load_runs(name, "text", "test") == ()
-
-
-def test_load_runs_of_other_version_is_an_error(tmp_path):
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "hfsynth.json").write_text('{"splits": 3}')
-    with pytest.raises(ValueError, match=r"hfsynth\.json"):
-        load_runs(str(tmp_path), "text", "train")
-
-
-def test_load_runs_of_a_file_is_empty(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"instruction": "a"}')
-    assert load_failures(str(tmp_path / "rows.jsonl"), None, "train") is None
-    assert load_runs(str(tmp_path / "rows.jsonl"), None, "train") == ()
 
 
 ANSWER = Pipeline((TextGeneration(EchoLLM()),))

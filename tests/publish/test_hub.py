@@ -1,20 +1,37 @@
-"""Pushes to a Hub on loopback, through the unmodified clients of datasets and the Hub."""
+"""Calls of a Hub on loopback, through the unmodified clients of datasets and the Hub."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
+import httpx2
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 from httpx2 import Timeout
-from huggingface_hub import CommitOperationAdd, constants, get_session
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from hfsynth import EchoLLM, Magpie, PersonaSampler, Pipeline, PushError, TextGeneration, push_to_hub
-from hfsynth.publish import files, retry
-from hfsynth.publish.hub import check_push_target
+from hfsynth import EchoLLM, Magpie, PersonaSampler, Pipeline, PushError, TextGeneration, push_to_hub, save
+from hfsynth.data import load_rows
+from hfsynth.llm import Origin
+from hfsynth.publish import files
+from hfsynth.publish import hub as hub_module
+from hfsynth.publish.files import write_config
+from hfsynth.publish.hub import (
+    check_push_target,
+    fetch_origins,
+    is_transient,
+    load_failures,
+    load_runs,
+    status_of,
+    with_retries,
+)
 from tests.helpers import NamedLLM
 from tests.hub_server import Repository, Stored, new_oid
 
@@ -261,7 +278,7 @@ def test_push_with_a_fault_at_any_request_is_one_commit(hub, path, no_waiting, f
 
 
 def test_push_to_a_silent_hub_is_retried(hub, path, no_waiting, monkeypatch):
-    monkeypatch.setattr(retry, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(hub_module, "ANSWER_TIMEOUT", 0.5)
     pushing = Pushing(hub)
     commit = next(number for number, line in enumerate(hub.log) if "/commit/" in line)
     for number in (0, commit):
@@ -429,3 +446,195 @@ def test_run_with_refused_push_target_generates_nothing(hub, monkeypatch, tmp_pa
     hub.watch()
     pipeline.run(rows, run_dir=tmp_path / "run", push_target="them/data", quiet=True)
     assert hub.log == [], "process 0 asks, for all"
+
+
+ONE_FAILURE = Dataset.from_dict({"instruction": ["a", None]}).map(
+    TextGeneration(EchoLLM()), batched=True, with_indices=True, load_from_cache_file=False
+)
+
+
+@pytest.fixture(params=["folder", "hub"])
+def name(request, tmp_path, hub):
+    """A dataset with a row and a failure, in a folder or on the Hub."""
+    if request.param == "folder":
+        save(ONE_FAILURE, tmp_path / "saved", config_name="text")
+        return str(tmp_path / "saved")
+    push_to_hub(ONE_FAILURE, "user/saved", config_name="text")
+    return "user/saved"
+
+
+def test_load_failures_in_folder_or_on_hub_finds_them(name):
+    assert load_rows(name, "text", "train")["instruction"][:] == ["a"]
+    assert load_failures(name, "text", "train")["reason"][:] == ["instruction is None"]
+
+
+def test_load_runs_in_folder_or_on_hub_finds_them(name):
+    (run,) = load_runs(name, "text", "train")
+    assert run.steps[0].failures == {"instruction is None": 1}
+
+
+def test_load_runs_of_absent_config_or_split_is_empty(name):
+    assert load_failures(name, "other", "train") is None
+    assert load_runs(name, "other", "train") == load_runs(name, "text", "test") == ()
+
+
+def test_load_runs_of_other_version_is_an_error(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "hfsynth.json").write_text('{"splits": 3}')
+    with pytest.raises(ValueError, match=r"hfsynth\.json"):
+        load_runs(str(tmp_path), "text", "train")
+
+
+def test_load_runs_of_a_file_is_empty(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a"}')
+    assert load_failures(str(tmp_path / "rows.jsonl"), None, "train") is None
+    assert load_runs(str(tmp_path / "rows.jsonl"), None, "train") == ()
+
+
+def fetched(tmp_path, **fields):
+    rows = Pipeline((Magpie(NamedLLM(**fields)),)).run(Dataset.from_dict({"id": [1]}), quiet=True)
+    return fetch_origins(HfApi(), write_config(tmp_path, rows, "default", ()))
+
+
+def test_fetch_origins_reads_the_card_of_a_model_on_the_hub(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository(card={"license": "mit", "language": ["en", "de"]})
+    assert fetched(tmp_path, model="user/model") == {"user/model": Origin("", "mit", ("en", "de"))}
+
+
+def test_fetch_origins_recorded_license_or_folder_is_skipped(hub, tmp_path):
+    assert fetched(tmp_path, model="user/model", license="mit") == {}
+    assert fetched(tmp_path, model="folder") == {}
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("fault", [403, 503])
+def test_fetch_origins_unreadable_card_is_left_out_with_log(hub, tmp_path, caplog, fault, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.watch(dict.fromkeys(range(1000), fault))
+    assert fetched(tmp_path, model="user/model") == {}
+    assert "license of user/model" in caplog.text
+
+
+def test_fetch_origins_of_model_without_card_is_empty(hub, tmp_path):
+    hub.repositories["models", "user/model"] = Repository()
+    assert fetched(tmp_path, model="user/model") == {"user/model": Origin()}
+
+
+REQUEST = httpx2.Request("GET", "http://hub")
+
+
+def answer(status, **headers):
+    response = httpx2.Response(
+        status, headers={name.replace("_", "-"): value for name, value in headers.items()}, request=REQUEST
+    )
+    return HfHubHTTPError(f"answer {status}", response=response)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    seconds = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+def failing(*errors):
+    remaining = list(errors)
+
+    def call():
+        if remaining:
+            raise remaining.pop(0)
+        return "done"
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error", [answer(409), answer(412), answer(429), answer(503), httpx2.ConnectError("no")], ids=str
+)
+def test_with_retries_transient_error_is_retried(error, pauses):
+    assert with_retries("asking", failing(error, error)) == "done"
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [answer(400), answer(401), answer(404), ValueError("x"), OfflineModeIsEnabled("o")], ids=str
+)
+def test_with_retries_lasting_error_is_raised_at_once(error, pauses):
+    with pytest.raises(type(error)):
+        with_retries("asking", failing(error))
+    assert pauses == []
+
+
+def test_with_retries_gives_up_after_eight_attempts(pauses):
+    with pytest.raises(PushError, match=r"asking failed 8 times: answer 503"):
+        with_retries("asking", failing(*[answer(503)] * 8))
+    assert len(pauses) == 7
+    assert pauses[0] < pauses[3] < pauses[6] <= 40
+
+
+def test_with_retries_interrupt_is_raised_at_once(pauses):
+    """An interrupt while the client handles a broken connection has that failure as its context."""
+    error = KeyboardInterrupt()
+    error.__context__ = httpx2.ConnectError("no")
+    with pytest.raises(KeyboardInterrupt):
+        with_retries("asking", failing(error))
+    assert pauses == []
+
+
+def test_with_retries_logs_reason_and_pause(pauses, caplog):
+    with_retries("asking", failing(answer(503, Retry_After="17")))
+    (message,) = caplog.messages
+    assert "answer 503" in message
+    assert "17 seconds" in message
+
+
+def test_with_retries_limits_requests_to_300_seconds():
+    before = get_session().timeout
+    limit = with_retries("asking", lambda: get_session().timeout)
+    assert (limit.read, limit.connect) == (300, 30)
+    assert get_session().timeout == before
+
+
+def test_with_retries_in_two_threads_keeps_the_limit():
+    """The second thread asks while the first one ends, and the client is as before in the end."""
+    before, entered, ended = get_session().timeout, threading.Event(), threading.Event()
+
+    def ask_long():
+        entered.set()
+        assert ended.wait(10)
+        return get_session().timeout
+
+    with ThreadPoolExecutor() as threads:
+
+        def ask_first():
+            long = threads.submit(with_retries, "asking", ask_long)
+            assert entered.wait(10)
+            return long
+
+        long = with_retries("asking", ask_first)
+        ended.set()
+        assert long.result().read == 300
+    assert get_session().timeout == before
+
+
+def test_with_retries_waits_as_long_as_retry_after_says(pauses):
+    with_retries("asking", failing(answer(429, Retry_After="17")))
+    assert pauses == [17]
+
+
+def test_with_retries_waits_until_rate_limit_resets(pauses):
+    limited = answer(429)
+    limited.response.headers["RateLimit"] = '"api";r=0;t=240'
+    with_retries("asking", failing(limited))
+    assert pauses == [241]
+
+
+def test_is_transient_counts_the_cause_of_an_error():
+    error = RuntimeError("while uploading")
+    error.__cause__ = answer(500)
+    assert is_transient(error)
+    assert (status_of(error), status_of(error.__cause__)) == (None, 500)
+
+
+def test_is_transient_error_page_instead_of_json_counts():
+    assert is_transient(json.JSONDecodeError("an error page", "", 0))

@@ -30,7 +30,7 @@ from hfsynth import (
     save,
     verify,
 )
-from hfsynth.publish.files import load_runs, open_config
+from hfsynth.publish.hub import load_runs, open_config
 from hfsynth.technique import Input
 from hfsynth.verification.verify import check_card, check_figures, check_files, check_recipe, check_steps
 from tests.helpers import RepeatingLLM
