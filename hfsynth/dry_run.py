@@ -19,7 +19,6 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from hfsynth.analysis.render import printable
 from hfsynth.distributed import is_main_process
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Outcome, Row, run_flows
@@ -31,7 +30,7 @@ from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, s
 from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
-from hfsynth.text import counted, duration
+from hfsynth.text import counted, duration, printable
 
 _Z = statistics.NormalDist().inv_cdf(0.95)  # quantile for a 90% interval: 5% of the outcomes are above it, 5% below
 _FEW_ROWS = 5  # fewer rows of a step are not representative, and cause a warning

@@ -367,7 +367,7 @@ class Pipeline:
         """
         diagram = self._diagram(features)
         if file is not None:
-            from hfsynth.analysis.plots import draw_diagram
+            from hfsynth.analysis.render import draw_diagram
 
             form = Path(file).suffix.lower()
             if form not in (".png", ".svg"):
@@ -376,7 +376,7 @@ class Pipeline:
         return diagram.mermaid()
 
     def _repr_svg_(self) -> str:
-        from hfsynth.analysis.plots import draw_diagram
+        from hfsynth.analysis.render import draw_diagram
 
         return draw_diagram(self._diagram(None), "svg").decode()
 

@@ -17,6 +17,15 @@ def plain(text: str) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(str(text).split()))
 
 
+def printable(value: object) -> str:
+    r"""Return a value on one line, without control characters and those that change the direction of writing.
+
+    >>> printable("a\x1b[31m\nb\u202e")
+    'a [31m b'
+    """
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(value)).split())
+
+
 def fenced(text: str, language: str = "") -> str:
     """Put text into a code block whose fence is longer than any run of backticks in the text.
 

@@ -30,7 +30,7 @@ EXCEPTIONS = {
     ("pipeline", "runner.rounds"),  # the type of its input
     ("pipeline", "dry_run"),  # Pipeline.preview
     ("pipeline", "publish.hub"),  # Pipeline.push_to_hub
-    ("pipeline", "analysis.plots"),  # Pipeline.draw
+    ("pipeline", "analysis.render"),  # Pipeline.draw
     ("pipeline", ""),  # Pipeline.from_yaml: the public names
 }
 REMAINING: set[tuple[str, str]] = set()

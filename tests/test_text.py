@@ -4,7 +4,7 @@ from itertools import chain, product
 import pytest
 from markdown_it import MarkdownIt
 
-from hfsynth.text import duration, fenced, plain
+from hfsynth.text import duration, fenced, plain, printable
 
 
 @pytest.mark.parametrize("text", ["a|b", "<b>", "[x](y)", "`c`", "# h", "*b*", "a\nb", "$x$", ":smile: http://x"])
@@ -33,3 +33,8 @@ def test_fenced_text_can_not_end_the_block(text):
 def test_duration_rounds_to_its_two_largest_units():
     seconds = (0, 59.96, 60, 3599, 3600)
     assert [duration(n) for n in seconds] == ["0.0 s", "60.0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]
+
+
+@pytest.mark.parametrize("text", ["a\u202eb", "a\x00b", "a\r\nb", "a\x9bb"])
+def test_printable_replaces_control_characters(text):
+    assert printable(text) == "a b"

@@ -27,7 +27,6 @@ from hfsynth.analysis.diversity import (
     measure_neighbours,
     sample_size,
 )
-from hfsynth.analysis.plots import draw_funnel, draw_lengths, draw_similarity
 from hfsynth.analysis.render import (
     QUARTILES,
     Cell,
@@ -37,6 +36,9 @@ from hfsynth.analysis.render import (
     Section,
     Table,
     distribution_cells,
+    draw_funnel,
+    draw_lengths,
+    draw_similarity,
     share_line,
 )
 from hfsynth.analysis.text_stats import (

@@ -28,7 +28,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 
 from hfsynth.analysis.diversity import NEAR, measure_quick_diversity
-from hfsynth.analysis.plots import draw_diagram, draw_funnel, draw_lengths, draw_similarity
+from hfsynth.analysis.render import draw_diagram, draw_funnel, draw_lengths, draw_similarity
 from hfsynth.distributed import only_process_0
 from hfsynth.llm import Origin
 from hfsynth.progress import without_bars

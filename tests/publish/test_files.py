@@ -7,7 +7,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from hfsynth import EchoLLM, Magpie, Pipeline, SelfInstruct, TextGeneration, save
-from hfsynth.analysis.plots import draw_lengths
+from hfsynth.analysis.render import draw_lengths
 from hfsynth.analysis.text_stats import Lengths
 from hfsynth.llm import Origin
 from hfsynth.publish import files
