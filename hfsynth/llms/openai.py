@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,25 +14,31 @@ from huggingface_hub import get_token
 
 from hfsynth.config import UNHASHED, Configuration, settle_fields
 from hfsynth.distributed import rank
-from hfsynth.errors import ServerError
+from hfsynth.errors import GenerationError, ServerError
 from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
-from hfsynth.llms.server_client import (
+from hfsynth.llms.endpoints import (
     VERSION_PATHS,
-    LoopThread,
-    RetryPolicy,
-    ServerClient,
+    ChatEndpoint,
+    Endpoint,
+    RawEndpoint,
+    Sender,
     kind_of,
     model_entries,
     server_facts,
 )
-from hfsynth.llms.server_model import ChatEndpoint, Endpoint, RawEndpoint, Sender, ServerModel
+from hfsynth.llms.http_client import FailedError, LoopThread, RefusedError, RetryPolicy, ServerClient
 from hfsynth.secrets import masked
 
 _URL_VARIABLE, _KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 _OPENAI = "https://api.openai.com/v1"
 _HUGGING_FACE = ("huggingface.co", "hf.co", "endpoints.huggingface.cloud")  # hosts that take the Hub's token
-_CONNECTED: dict[tuple[int, str], ServerModel] = {}
+_AHEAD = 4  # one more request waits in the loop for every four in flight, to be sent as soon as one finishes
+_MAX_REFUSED = 16  # refused requests, with none completed, after which a run stops
+_ABOUT_LENGTH = ("context", "too long", "longer than", "maximum model length", "too many tokens")
+"""Words of a refusal for a row's length."""
+_UNLOADED = "the llm was unloaded while requests were in flight; unload it after the last completion."
+_CONNECTED: "dict[tuple[int, str], ServerModel]" = {}
 """(process id, configuration of an llm) → its server. The server's thread does not exist in a forked process."""
 
 
@@ -224,7 +233,7 @@ class OpenAILLM(Configuration, LLM):
         if (model := _CONNECTED.pop(self._key, None)) is not None:
             model.close()
 
-    def connected(self) -> ServerModel:
+    def connected(self) -> "ServerModel":
         """Return the connection to the server; open it on first use.
 
         Raises:
@@ -239,7 +248,7 @@ class OpenAILLM(Configuration, LLM):
         unhashed = [getattr(self, f.name) for f in fields(self) if not f.metadata.get("hashed", True)]
         return os.getpid(), f"{self.to_json()} {unhashed} {self._url()}"
 
-    def _connect(self) -> ServerModel:
+    def _connect(self) -> "ServerModel":
         """Open the connections.
 
         Raises:
@@ -303,6 +312,112 @@ class OpenAILLM(Configuration, LLM):
         url = os.environ.get(_URL_VARIABLE) or _OPENAI
         _check_url(_URL_VARIABLE, url)
         return url
+
+
+class ServerModel:
+    """A model behind a server, ready to complete requests.
+
+    Args:
+        loop: The event loop in which requests are in flight.
+        endpoint: Completes requests.
+        sender: Posts to the server.
+        facts: What the server reports about itself and the model.
+        concurrency: Maximum number of requests in flight.
+    """
+
+    def __init__(
+        self, loop: LoopThread, endpoint: Endpoint, sender: Sender, facts: Mapping[str, str], concurrency: int
+    ) -> None:
+        self.endpoint = endpoint
+        self._facts = facts
+        self._sender = sender
+        self._loop = loop
+        self._capacity = concurrency + concurrency // _AHEAD
+        self._refused = 0  # refused requests before the first completed one
+        self._has_completed = False
+        self._is_closed = False
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The server's reports about itself and the model, and the request fields that it doesn't know."""
+        left_out = {"left_out": ", ".join(sorted(self._sender.left_out))} if self._sender.left_out else {}
+        return {**self._facts, **left_out}
+
+    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
+        """Complete requests as `LLM.stream` does.
+
+        Raises:
+            ChatTemplateError: As `ChatTokenizer.check` does.
+            GenerationError: If no request is a chat, and the llm has no tokenizer.
+            ServerError: If the server can't be used.
+        """
+        self.endpoint.check(requests.waiting())
+        answered: SimpleQueue[Hashable] = SimpleQueue()
+        in_flight: dict[Hashable, Future[Completion]] = {}
+        try:
+            while True:
+                while len(in_flight) < self._capacity and (item := requests.take()) is not None:
+                    key, request = item
+                    in_flight[key] = self._loop.start(self._complete(request))
+                    in_flight[key].add_done_callback(partial(_put, answered, key))
+                if not in_flight:
+                    return
+                key = answered.get()
+                try:
+                    completion = in_flight.pop(key).result()
+                except CancelledError:
+                    raise GenerationError(_UNLOADED) from None
+                yield key, completion
+                if self._is_closed:
+                    raise GenerationError(_UNLOADED)
+        finally:
+            for future in in_flight.values():
+                future.cancel()
+
+    def scores_prompts(self) -> bool:
+        """Return whether the server scores choices; the first call tries it.
+
+        Raises:
+            ServerError: If the server can't be used.
+        """
+        return isinstance(self.endpoint, RawEndpoint) and self._loop.run(self.endpoint.find_scores())
+
+    def close(self) -> None:
+        """Cancel the requests in flight, close the connections and end the loop."""
+        self._is_closed = True
+        self._loop.cancel()
+        self._loop.run(self._sender.client.close())
+        self._loop.stop()
+
+    async def _complete(self, request: Request) -> Completion:
+        try:
+            completion = await self.endpoint.complete(request)
+        except RefusedError as error:
+            self._note_refusal(error)
+            return Completion(text="", finish_reason="refused", error=str(error))
+        except FailedError as error:
+            return Completion(text="", finish_reason="error", error=str(error))
+        self._has_completed |= completion.finish_reason not in ("refused", "error")
+        return completion
+
+    def _note_refusal(self, error: Exception) -> None:
+        """Count a refused request.
+
+        Raises:
+            ServerError: If the server refused the first 16 requests, not for their lengths, and completed none.
+        """
+        if self._has_completed or any(word in str(error).lower() for word in _ABOUT_LENGTH):
+            return
+        self._refused += 1
+        if self._refused >= _MAX_REFUSED:
+            raise ServerError(
+                f"{self._sender.client.base_url} refused the first {self._refused} requests and completed none; the "
+                f"last refusal: {error}. Check model, sampling and extra_body."
+            )
+
+
+def _put(answered: "SimpleQueue[Hashable]", key: Hashable, future: "Future[Completion]") -> None:  # noqa: ARG001
+    answered.put(key)
 
 
 def _chat_advice(model: str) -> str:

@@ -1,46 +1,147 @@
-"""A model behind a server: convert requests to HTTP bodies and answers to completions, with many in flight.
+"""Requests to an OpenAI-compatible server as HTTP bodies, and its answers as completions.
 
+ServerKind      the request fields of vLLM, SGLang, llama.cpp, or an unknown server
 ChatEndpoint    /chat/completions   the server renders the conversation with its own chat template
 RawEndpoint     /completions        hfsynth renders the prompt, and sends token ids or, if the server can't, text
+Sender          posts bodies without the fields that the server has refused as unknown
 """
 
 import json
 import logging
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from queue import SimpleQueue
+from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
 from hfsynth.answer_format import THINKING, check_call, split_thinking
 from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices, log_sum
-from hfsynth.errors import GenerationError, ServerError
-from hfsynth.llm import Completion, FinishReason, Message, Request, Requests
-from hfsynth.llms.server_client import (
-    FailedError,
-    LoopThread,
-    RefusedError,
-    ServerClient,
-    ServerKind,
-    unsupported_fields,
-)
+from hfsynth.errors import GenerationError
+from hfsynth.llm import Completion, FinishReason, Message, Request, SamplingParams
+from hfsynth.llms.http_client import FailedError, RefusedError, ServerClient
 
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]
 """How a server takes a raw prompt."""
-_AHEAD = 4  # one more request waits in the loop for every four in flight, to be sent as soon as one finishes
-_MAX_REFUSED = 16  # refused requests, with none completed, after which a run stops
-_ABOUT_LENGTH = ("context", "too long", "longer than", "maximum model length", "too many tokens")
-"""Words of a refusal for a row's length."""
 _FINISH_REASONS: dict[str, FinishReason] = {
     "": "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
     "length": "length", "max_tokens": "length", "model_length": "length",
 }  # fmt: skip
-_UNLOADED = "the llm was unloaded while requests were in flight; unload it after the last completion."
 _CALLED = ("tool_calls", "function_call")  # finish reasons of an answer that calls tools
 _FAILED = ("abort", "error")  # finish reasons after which a retry may succeed
+_OFF: dict[str, Any] = {"presence_penalty": 0.0, "min_p": 0.0, "top_k": 0}
+"""Sampling parameters that some servers lack → the value that turns the parameter off."""
+_UNSUPPORTED = re.compile(
+    r"unrecogni[sz]ed|unknown|unsupported|unexpected|not supported|not permitted|not allowed|does(?:n't| not) support"
+    r"|extra_forbidden|extra inputs",
+    re.IGNORECASE,
+)
+_UNSUPPORTED_VALUE = re.compile(r"unsupported value|unsupported_value", re.IGNORECASE)
+_ESSENTIAL = {"model", "messages", "prompt", "max_tokens", "stop", "echo", "logprobs"}
+"""Fields that are never left out of a request, since the answer would mean something else without them."""
+
+
+@dataclass(frozen=True)
+class ServerKind:
+    """One kind of server.
+
+    Args:
+        name: The name in records; "" if the kind is unknown.
+        seeds: Number of seeds that the server takes; a request's 63-bit seed is reduced modulo this.
+        off: Parameters and the values that turn them off. All are always sent, since the server takes a missing
+            parameter from the model's generation config or from its own defaults.
+        raw: Additional fields of a request to `/v1/completions`.
+    """
+
+    name: str = ""
+    seeds: int = 2**31
+    off: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def sampling_fields(self, sampling: SamplingParams, seed: int, max_tokens: int) -> dict[str, Any]:
+        """Return the sampling fields of a request."""
+        fields = {
+            "max_tokens": max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed % self.seeds,
+            **self.off,
+        }
+        fields |= {name: value for name, off in _OFF.items() if (value := getattr(sampling, name)) != off}
+        if sampling.stop:
+            fields["stop"] = list(sampling.stop)
+        return fields
+
+
+UNKNOWN = ServerKind()
+VLLM = ServerKind(
+    "vllm",
+    2**63,
+    {**_OFF, "frequency_penalty": 0.0, "repetition_penalty": 1.0},
+    {"return_token_ids": True, "skip_special_tokens": False, "spaces_between_special_tokens": False},
+)
+SGLANG = ServerKind(
+    "sglang",
+    2**31,
+    {**_OFF, "top_k": -1, "frequency_penalty": 0.0, "repetition_penalty": 1.0},
+    {"skip_special_tokens": False, "spaces_between_special_tokens": False},
+)
+LLAMA_CPP = ServerKind(
+    "llama.cpp",
+    2**32 - 1,  # 2**32 - 1 itself asks for a random seed
+    {
+        **_OFF,
+        "frequency_penalty": 0.0,
+        "repeat_penalty": 1.0,
+        "samplers": ["penalties", "temperature", "min_p", "top_k", "top_p"],
+    },
+)
+_BY_OWNER = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP}
+VERSION_PATHS = {"vllm": "/version", "sglang": "/get_server_info", "llama.cpp": "/props"}
+"""Kind → path, next to `/v1`, at which the server reports its version and model."""
+
+
+def kind_of(models: Mapping[str, Any]) -> ServerKind:
+    """Return a server's kind, from the field `owned_by` of the models that it lists.
+
+    Args:
+        models: The server's answer to `GET /v1/models`.
+
+    >>> kind_of({"data": [{"id": "small", "owned_by": "vllm"}]}).name
+    'vllm'
+    """
+    owners = [str(entry.get("owned_by", "")) for entry in model_entries(models)]
+    return next((_BY_OWNER[owner] for owner in owners if owner in _BY_OWNER), UNKNOWN)
+
+
+def model_entries(models: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of an answer to `GET /v1/models`."""
+    entries = models.get("data")
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+
+
+def server_facts(
+    kind: ServerKind, model: str, models: Mapping[str, Any], properties: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what a server reports about itself and a model, for the record, without addresses and paths on its disk.
+
+    Args:
+        kind: The server's kind.
+        model: The model's name.
+        models: The server's answer to `GET /v1/models`.
+        properties: The server's answer to GET at its path in `VERSION_PATHS`.
+    """
+    version = properties.get("version") or properties.get("build_info") or ""
+    entry = next((entry for entry in model_entries(models) if entry.get("id") == model), {})
+    stated = {
+        "server": f"{kind.name} {version}".strip(),
+        "served_model": _last_part(entry.get("root") or properties.get("model_path") or properties.get("model")),
+        "revision": entry.get("revision") or properties.get("revision"),
+        "owner": entry.get("owned_by"),
+        "context": entry.get("max_model_len"),
+    }
+    return {name: str(value) for name, value in stated.items() if isinstance(value, str | int) and value != ""}
 
 
 class Endpoint(Protocol):
@@ -326,110 +427,30 @@ class RawEndpoint:
         return [[0.0, *map(float, one[1:])] for one in scored]
 
 
-class ServerModel:
-    """A model behind a server, ready to complete requests.
+def unsupported_fields(body: Mapping[str, Any], message: str, parameter: str) -> list[str]:
+    """Return the fields of a refused request that its server doesn't know.
 
     Args:
-        loop: The event loop in which requests are in flight.
-        endpoint: Completes requests.
-        sender: Posts to the server.
-        facts: What the server reports about itself and the model.
-        concurrency: Maximum number of requests in flight.
+        body: The request.
+        message: The server's error message.
+        parameter: The field that the error is about; "" if the server doesn't state one.
+
+    >>> unsupported_fields({"model": "m", "top_k": 5}, "Unrecognized request argument supplied: top_k", "")
+    ['top_k']
+    >>> unsupported_fields({"temperature": 3.0}, "temperature must be at most 2", "temperature")
+    []
     """
-
-    def __init__(
-        self, loop: LoopThread, endpoint: Endpoint, sender: Sender, facts: Mapping[str, str], concurrency: int
-    ) -> None:
-        self.endpoint = endpoint
-        self._facts = facts
-        self._sender = sender
-        self._loop = loop
-        self._capacity = concurrency + concurrency // _AHEAD
-        self._refused = 0  # refused requests before the first completed one
-        self._has_completed = False
-        self._is_closed = False
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """The server's reports about itself and the model, and the request fields that it doesn't know."""
-        left_out = {"left_out": ", ".join(sorted(self._sender.left_out))} if self._sender.left_out else {}
-        return {**self._facts, **left_out}
-
-    def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete requests as `LLM.stream` does.
-
-        Raises:
-            ChatTemplateError: As `ChatTokenizer.check` does.
-            GenerationError: If no request is a chat, and the llm has no tokenizer.
-            ServerError: If the server can't be used.
-        """
-        self.endpoint.check(requests.waiting())
-        answered: SimpleQueue[Hashable] = SimpleQueue()
-        in_flight: dict[Hashable, Future[Completion]] = {}
-        try:
-            while True:
-                while len(in_flight) < self._capacity and (item := requests.take()) is not None:
-                    key, request = item
-                    in_flight[key] = self._loop.start(self._complete(request))
-                    in_flight[key].add_done_callback(partial(_put, answered, key))
-                if not in_flight:
-                    return
-                key = answered.get()
-                try:
-                    completion = in_flight.pop(key).result()
-                except CancelledError:
-                    raise GenerationError(_UNLOADED) from None
-                yield key, completion
-                if self._is_closed:
-                    raise GenerationError(_UNLOADED)
-        finally:
-            for future in in_flight.values():
-                future.cancel()
-
-    def scores_prompts(self) -> bool:
-        """Return whether the server scores choices; the first call tries it.
-
-        Raises:
-            ServerError: If the server can't be used.
-        """
-        return isinstance(self.endpoint, RawEndpoint) and self._loop.run(self.endpoint.find_scores())
-
-    def close(self) -> None:
-        """Cancel the requests in flight, close the connections and end the loop."""
-        self._is_closed = True
-        self._loop.cancel()
-        self._loop.run(self._sender.client.close())
-        self._loop.stop()
-
-    async def _complete(self, request: Request) -> Completion:
-        try:
-            completion = await self.endpoint.complete(request)
-        except RefusedError as error:
-            self._note_refusal(error)
-            return Completion(text="", finish_reason="refused", error=str(error))
-        except FailedError as error:
-            return Completion(text="", finish_reason="error", error=str(error))
-        self._has_completed |= completion.finish_reason not in ("refused", "error")
-        return completion
-
-    def _note_refusal(self, error: Exception) -> None:
-        """Count a refused request.
-
-        Raises:
-            ServerError: If the server refused the first 16 requests, not for their lengths, and completed none.
-        """
-        if self._has_completed or any(word in str(error).lower() for word in _ABOUT_LENGTH):
-            return
-        self._refused += 1
-        if self._refused >= _MAX_REFUSED:
-            raise ServerError(
-                f"{self._sender.client.base_url} refused the first {self._refused} requests and completed none; the "
-                f"last refusal: {error}. Check model, sampling and extra_body."
-            )
+    if not _UNSUPPORTED.search(message) or _UNSUPPORTED_VALUE.search(message):
+        return []
+    named = [parameter] if parameter else re.findall(r"\w+", message)
+    return [name for name in body if name in named and name not in _ESSENTIAL]
 
 
-def _put(answered: "SimpleQueue[Hashable]", key: Hashable, future: "Future[Completion]") -> None:  # noqa: ARG001
-    answered.put(key)
+def _last_part(path: Any) -> str:
+    """Return the last part of a path; a model's name on the Hub is returned unchanged."""
+    text = str(path or "")
+    is_path = text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1
+    return PurePosixPath(text.replace("\\", "/")).name if is_path else text
 
 
 def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
