@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from hfsynth.conversation import conversation_text, read_conversation
 from hfsynth.data import is_chat
 from hfsynth.errors import RowError
-from hfsynth.similarity.ngrams import find_repeated_line, find_repeated_words
-from hfsynth.similarity.words import normal_form, words_in
+from hfsynth.similarity.words import find_repeated_line, find_repeated_words, normal_form, words_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

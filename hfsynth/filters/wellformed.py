@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hfsynth.filter import Found, RuleFilter
-from hfsynth.similarity.ngrams import (
+from hfsynth.similarity.words import (
     LINE_TIMES,
     LINE_WORDS,
     NGRAM_SHARE,
@@ -16,8 +16,9 @@ from hfsynth.similarity.ngrams import (
     NGRAM_WORDS,
     find_repeated_line,
     find_repeated_words,
+    word_bounds,
+    words_in,
 )
-from hfsynth.similarity.words import word_bounds, words_in
 
 MARKERS = (
     r"<[|｜][^\s<>|｜][^<>|｜]{1,30}[|｜]>",  # <|im_start|>, <|eot_id|>, <｜User｜>

@@ -1,1 +1,1 @@
-"""Compare texts: words, n-grams, ROUGE-L, equal and near-duplicate texts."""
+"""Compare texts: words, ROUGE-L, equal and near-duplicate texts."""

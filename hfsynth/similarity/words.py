@@ -1,4 +1,4 @@
-"""Normalize texts and split them into words, in any script.
+"""Normalize texts, split them into words in any script, and find words in them: given ones, and those that recur.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
 word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
@@ -9,10 +9,11 @@ for English, are here too.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal, get_args
 
 Tokenizer = Literal["unicode", "rouge_score"]
@@ -23,6 +24,17 @@ UNSPACED_ENDS = "。｡．！？។៕။"
 """Marks that end a sentence, whatever follows."""
 UNSPACED_SCRIPTS = frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR"})
 """Scripts without spaces between words, by the first word of their letters' Unicode names."""
+
+LINE_TIMES = 3
+"""Occurrences from which a line or sentence counts as repeated."""
+LINE_WORDS = 3
+"""Fewest words of a line or sentence that counts: shorter ones recur in code and verse."""
+NGRAM_WORDS = 4
+"""Words of a run."""
+NGRAM_TIMES = 3
+"""Occurrences from which a run of words counts as repeated."""
+NGRAM_SHARE = 0.3
+"""Share of a text's words above which one repeated run counts as a repetition."""
 
 _EAST = (  # Chinese and Japanese, without the middle dot and the double hyphen of katakana
     "\u3005-\u3007\u3021-\u3029\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
@@ -53,6 +65,7 @@ _INVISIBLE = re.compile(  # Unicode's default ignorable code points
 )
 _PLANES = 0x20000  # code points above are ideographs and variants of them
 _LATIN_WORD = re.compile(r"[a-z0-9]+")
+_SENTENCE_END = re.compile(rf"(?<=[{SPACED_ENDS}])\s+|(?<=[{UNSPACED_ENDS}])|\n")
 
 
 def normal_form(text: str) -> str:
@@ -200,6 +213,68 @@ def find_word(word: str, text: str) -> str:
     """
     found = _word_finder(word).search(unicodedata.normalize("NFKC", text))
     return found.group() if found else ""
+
+
+def find_repeated_line(text: str, min_times: int = LINE_TIMES, min_words: int = LINE_WORDS) -> tuple[str, int] | None:
+    r"""Find the most frequent line of a text, or else its most frequent sentence, without case and punctuation.
+
+    Args:
+        text: The text.
+        min_times: Fewest occurrences.
+        min_words: Fewest words of the line or sentence.
+
+    Returns:
+        The words of the line and its occurrences; None where no line or sentence has so many.
+
+    >>> find_repeated_line("So it goes on.\nSo it goes on!\nso it goes on")
+    ('so it goes on', 3)
+    """
+    for parts in (text.splitlines(), _SENTENCE_END.split(text)):
+        in_words = (words_in(part) for part in parts)
+        counts = Counter(" ".join(words) for words in in_words if word_bounds(words)[0] >= min_words)
+        for part, times in counts.most_common(1):
+            if times >= min_times:
+                return part, times
+    return None
+
+
+def find_repeated_words(
+    text: str, length: int = NGRAM_WORDS, min_times: int = NGRAM_TIMES, max_share: float = NGRAM_SHARE
+) -> tuple[str, int, float] | None:
+    """Find the repeated run of words that covers the largest share of a text.
+
+    Args:
+        text: The text.
+        length: Words of a run; of scripts without spaces, as many characters as make so many words on average.
+        min_times: Fewest occurrences.
+        max_share: The largest share of the words, from 0 to 1, that one repeated run may cover.
+
+    Returns:
+        The run, its occurrences and the share that they cover; None where no repeated run covers more than allowed.
+
+    >>> find_repeated_words("go on and on " * 5)
+    ('go on and on', 5, 1.0)
+    """
+    words = words_in(text)
+    size = signs_of_words(length, words)
+    starts: dict[tuple[str, ...], list[int]] = {}
+    for start in range(len(words) - size + 1):
+        starts.setdefault(tuple(words[start : start + size]), []).append(start)
+    repeated = {gram: places for gram, places in starts.items() if len(places) >= min_times}
+    shares = {gram: _covered_words(places, size) / len(words) for gram, places in repeated.items()}
+    gram = max(shares, key=shares.__getitem__, default=())
+    if not gram or shares[gram] <= max_share:
+        return None
+    return " ".join(gram), len(repeated[gram]), shares[gram]
+
+
+def _covered_words(starts: list[int], length: int) -> int:
+    """Count the words within runs of a length that begin at `starts`, in ascending order and perhaps overlapping.
+
+    >>> _covered_words([0, 1, 10], 4)
+    9
+    """
+    return length + sum(min(following - start, length) for start, following in pairwise(starts))
 
 
 @cache
