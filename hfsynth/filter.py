@@ -6,7 +6,7 @@ A filter belongs before the steps that generate answers, so that no answer is ge
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import tee
 from typing import Any, ClassVar, NamedTuple
 
@@ -91,10 +91,6 @@ class Filter(Configuration, DatasetStep):
     def is_row_wise(self) -> bool:
         """Whether each row is decided on alone."""
         return not self.stateful
-
-    def renamed(self, name: str) -> "Filter":
-        """Return the filter with another name."""
-        return replace(self, name=name)
 
     def check_features(self, features: Features) -> Features:
         """Return the features unchanged.

@@ -82,10 +82,6 @@ class Sampler(Configuration, DatasetStep, ABC):
             batch: The rows' `read_columns`.
         """
 
-    def renamed(self, name: str) -> "Sampler":
-        """Return the sampler with another name."""
-        return replace(self, name=name)
-
     def for_split(self, split: str) -> "Sampler":
         """Return the sampler with the seed of one split of a `DatasetDict` (see `split_seed`)."""
         return replace(self, seed=split_seed(self.seed, split))

@@ -4,8 +4,8 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
@@ -53,9 +53,10 @@ class Step(ABC):
     def name(self) -> str:
         """The step's name in records, seeds and error messages."""
 
-    @abstractmethod
     def renamed(self, name: str) -> "Step":
-        """Return the step with another name, if its name can be changed; else itself."""
+        """Return the step with another name, which is a field of every step but a function; that returns itself."""
+        step: Step = replace(cast("Any", self), name=name)
+        return step
 
     def for_split(self, split: str) -> "Step":  # noqa: ARG002 - of techniques and samplers
         """Return the step for one split of a `DatasetDict`: its `seed`, if it has one, is `split_seed` of its own."""

@@ -440,10 +440,6 @@ class Technique(Configuration, Step):
             if fault := self.llm.lacks(need):
                 raise GenerationError(f"{self.name} needs {_NEEDS[need]}: {redact(fault)}.")
 
-    def renamed(self, name: str) -> "Technique":
-        """Return the technique with another name."""
-        return replace(self, name=name)
-
     def for_split(self, split: str) -> "Technique":
         """Return the technique with the seed of one split of a `DatasetDict` (see `split_seed`)."""
         technique = replace(self, seed=split_seed(self.seed, split))

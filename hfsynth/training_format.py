@@ -155,10 +155,6 @@ class TrainingFormat(Configuration, DatasetStep):
                 f"minimum and accepted label an unpaired-preference; TrainingFormat.type is {self.type!r}."
             )
 
-    def renamed(self, name: str) -> "TrainingFormat":
-        """Return the step with another name."""
-        return replace(self, name=name)
-
     def check_features(self, features: Features) -> Features:
         """Return the features of the rows in this format.
 
