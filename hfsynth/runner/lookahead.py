@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from hfsynth.flow import Attempt, FlowDriver, Outcome, RaisedRows, RowState, Watcher
 from hfsynth.progress import without_bars
-from hfsynth.runner.chunks import StepFolder
-from hfsynth.runner.claims import Claims
+from hfsynth.runner.chunks import Claims, StepFolder
 from hfsynth.runner.journal import Journals, find_journals, read_journal
 from hfsynth.runner.reuse import EarlierRows, row_digests
 from hfsynth.step import DatasetStep

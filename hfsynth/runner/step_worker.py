@@ -32,8 +32,7 @@ from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.progress import Progress, without_bars
 from hfsynth.record import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures, step_record
-from hfsynth.runner.chunks import ChunkFailure, StepFolder
-from hfsynth.runner.claims import Claims
+from hfsynth.runner.chunks import ChunkFailure, Claims, StepFolder
 from hfsynth.runner.journal import Journals, read_journal
 from hfsynth.runner.lookahead import Lookahead, start_rows
 from hfsynth.runner.reuse import EarlierRows, row_digests

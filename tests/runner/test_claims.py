@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hfsynth import EchoLLM, TextGeneration
 from hfsynth.distributed import machine_id, process_id
-from hfsynth.runner.claims import Claims
+from hfsynth.runner.chunks import Claims
 from tests.helpers import OnlyOnce, fork
 
 
