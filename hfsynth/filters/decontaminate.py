@@ -22,7 +22,7 @@ from hfsynth.filter import Drop, TextFilter
 from hfsynth.fingerprint import hash_files
 from hfsynth.similarity.words import signs_of_words, word_bounds, words_in
 
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 1_000  # rows of a benchmark that are read at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Normalize texts, split them into words in any script, and find words in them: given ones, and those that recur.
+"""Normalize texts, split them into words in any script, and find a word or a repetition in them.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
 word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
@@ -24,7 +24,6 @@ UNSPACED_ENDS = "。｡．！？។៕။"
 """Marks that end a sentence, whatever follows."""
 UNSPACED_SCRIPTS = frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR"})
 """Scripts without spaces between words, by the first word of their letters' Unicode names."""
-
 LINE_TIMES = 3
 """Occurrences from which a line or sentence counts as repeated."""
 LINE_WORDS = 3
