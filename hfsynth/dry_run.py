@@ -27,7 +27,6 @@ from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
 from hfsynth.record import dropped_rows, failed_rows
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
-from hfsynth.runner.step_worker import AttachOutcomes
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
 from hfsynth.text import counted, duration, printable
@@ -211,6 +210,7 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
     """Return the rows, the seconds and the output of a technique, which is step `number` of the pipeline."""
     indices = range(len(dataset))
     features = technique.features_after(dataset.features, number)
+    assert features is not None  # the dataset's are known
     technique.llm.load()
     technique.check_ready()
     columns = technique.columns_read(dataset.features)
@@ -220,17 +220,10 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
         trace.run(flow) for trace, flow in zip(traces, technique.flows(batch, indices, dataset.features), strict=True)
     ]
     start = time.monotonic()
-    outcomes = run_flows(flows, technique.llm, technique.row_seeds(indices, batch))
+    seeds = technique.row_seeds(indices, batch)
+    outcomes = run_flows(flows, technique.llm, seeds)
     seconds = time.monotonic() - start
-    with without_bars():
-        output = dataset.map(
-            AttachOutcomes(technique, 0, 0, outcomes),
-            batched=True,
-            with_indices=True,
-            features=features,
-            keep_in_memory=True,
-            new_fingerprint="preview",
-        )
+    output = Dataset(technique.extend(dataset.with_format("arrow")[:], features, seeds, outcomes))
     failed = failed_rows(dataset)
     rows = [
         trace.row(index, outcome, index not in failed)

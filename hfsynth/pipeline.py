@@ -213,10 +213,11 @@ class Pipeline:
             ValueError: If a limit is given without `num_rows`, `num_rows` is needed, or a `DatasetDict` has no split.
             ImportError, ValueError: If a filter lacks a package or a file.
         """
-        from hfsynth.publish.hub import check_push_target  # layers above, as in preview and push_to_hub
-        from hfsynth.runner.run import run
+        from hfsynth.runner.run import run  # layers above, as in preview and push_to_hub
 
         if push_target is not None and is_main_process():
+            from hfsynth.publish.hub import check_push_target
+
             check_push_target(push_target)
         result = run(
             self,

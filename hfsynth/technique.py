@@ -632,21 +632,62 @@ class Technique(Configuration, Step):
 
     def columns(self, batch: Batch, indices: Sequence[int], outcomes: Sequence[Outcome]) -> Columns:
         """Convert the outcomes of a batch to the columns that `__call__` returns."""
+        histories = plain_column(batch, METADATA_COLUMN) if METADATA_COLUMN in batch else [None] * len(outcomes)
+        sources, outputs = self._outputs(histories, self.row_seeds(indices, batch), outcomes)
+        return merge_columns(batch, sources, outputs, self._features_with_metadata)
+
+    def extend(
+        self, table: pa.Table, features: Features, seeds: Sequence[RowSeeds], outcomes: Sequence[Outcome]
+    ) -> pa.Table:
+        """Add the columns of outcomes to a table; a row that became several is repeated.
+
+        Args:
+            table: The rows.
+            features: The features of the result (see `check_features`).
+            seeds: The rows' seeds.
+            outcomes: The rows' outcomes.
+        """
+        before = table.column(METADATA_COLUMN).to_pylist() if METADATA_COLUMN in table.column_names else None
+        sources, outputs = self._outputs(before or [None] * len(outcomes), seeds, outcomes)
+        if sources != list(range(len(table))):
+            table = table.take(pa.array(sources, pa.int64()))
+        types = self._features_with_metadata.arrow_schema
+        for name, values in outputs.items():
+            column, place = pa.array(values, types.field(name).type), table.schema.get_field_index(name)
+            table = table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
+        return table.select(list(features)).cast(features.arrow_schema)
+
+    @property
+    def _features_with_metadata(self) -> Features:
+        return Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
+
+    def _outputs(
+        self, histories: Sequence[Any], seeds: Sequence[RowSeeds], outcomes: Sequence[Outcome]
+    ) -> tuple[list[int], Columns]:
+        """Convert the outcomes of rows to columns.
+
+        Args:
+            histories: The metadata entries of earlier steps, of each row.
+            seeds: The rows' seeds.
+            outcomes: The rows' outcomes.
+
+        Returns:
+            For each output row, the row that it comes from; the technique's columns and `generation_metadata`.
+        """
         empty = dict.fromkeys(self.output_features)
         rows = [(source, row) for source, outcome in enumerate(outcomes) for row in outcome.rows or [empty]]
         columns: Columns = {
             self.output_mappings.get(name, name): [row[name] for _, row in rows] for name in self.output_features
         }
-        before = plain_column(batch, METADATA_COLUMN) if METADATA_COLUMN in batch else [None] * len(outcomes)
-        model, seeds = self.model_name, self.row_seeds(indices, batch)
+        model = self.model_name
         entries = [self._entry(outcome, row, model) for outcome, row in zip(outcomes, seeds, strict=True)]
-        parts = Counter(source for source, _ in rows)
+        sources = [source for source, _ in rows]
+        parts = Counter(sources)
         histories = [
-            divide_share([*(before[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)
+            divide_share([*(histories[source] or ()), entry], parts[source]) for source, entry in enumerate(entries)
         ]
-        columns[METADATA_COLUMN] = [histories[source] for source, _ in rows]
-        features = Features({**self.written_features, METADATA_COLUMN: METADATA_FEATURE})
-        return merge_columns(batch, [source for source, _ in rows], columns, features)
+        columns[METADATA_COLUMN] = [histories[source] for source in sources]
+        return sources, columns
 
     def _guarded(self, row: Row, rng: random.Random, inputs: Inputs, types: Mapping[str, pa.DataType]) -> Flow:
         """Run a row's flow, or fail before any request if the row lacks a text."""

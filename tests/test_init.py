@@ -15,16 +15,24 @@ FOR_TYPE_CHECKERS = {
 }
 
 
+RUN = """from datasets import Dataset; from hfsynth import Deduplicate, EchoLLM, TextGeneration
+rows = Dataset.from_dict({"instruction": ["a"]})
+(TextGeneration(EchoLLM()) >> Deduplicate()).run(rows, run_dir=sys.argv[1], quiet=True)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "modules"),
     [
         ("import hfsynth", ("torch", "transformers", "datasets")),
         ("from hfsynth import *", ("torch", "transformers")),
+        (RUN, ("torch", "transformers", "matplotlib", "hfsynth.publish", "hfsynth.analysis")),
     ],
 )
-def test_import_loads_no_large_package(code, modules):
-    code = f"import sys; {code}; print([name for name in {modules} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+def test_import_loads_no_large_package(code, modules, tmp_path):
+    code = f"import sys; {code}\nprint([name for name in {modules} if name in sys.modules])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_public_names_are_sorted_and_listed_by_dir():

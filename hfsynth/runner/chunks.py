@@ -167,10 +167,7 @@ class StepFolder:
         table = self._equal[self.input.chunk_keys[number]].read()
         if table is None:
             return False
-        writing = self.writing(f"{number:05d}")
-        (file,), _ = _write_tables([table], writing)
-        self.commit_chunk(number, file)
-        shutil.rmtree(writing, ignore_errors=True)
+        self.commit_chunk(number, self.write_chunk(number, table))
         return True
 
     @property
@@ -233,12 +230,18 @@ class StepFolder:
         failure = ChunkFailure(self._token, self.attempts(number) + 1, rows.start, rows.stop - 1, text)
         self._write(self.chunk(number).with_suffix(".failed"), asdict(failure))
 
+    def write_chunk(self, number: int, table: pa.Table) -> Path:
+        """Write and seal a chunk's rows, and return the file, which `commit_chunk` gives the chunk's name."""
+        (file,), _ = _write_tables([table], self.writing(f"{number:05d}"))
+        seal(file)
+        return file
+
     def commit_chunk(self, number: int, written: Path) -> bool:
-        """Seal a file and give it the chunk's name; return False if another process had finished the chunk."""
-        seal(written)
+        """Give a written file the chunk's name; return False if another process had finished the chunk."""
         first = not self.chunk(number).exists() and not self.finished
         commit(written, self.chunk(number))
         self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
+        shutil.rmtree(written.parent, ignore_errors=True)
         return first
 
     def note_server(self, facts: Mapping[str, str]) -> dict[str, str]:

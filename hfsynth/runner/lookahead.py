@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 from numpy.typing import NDArray
 
 from hfsynth.flow import Attempt, FlowDriver, Outcome, RaisedRows, RowState, Watcher
@@ -21,17 +21,24 @@ from hfsynth.runner.chunks import Claims, StepFolder
 from hfsynth.runner.journal import Journals, find_journals, read_journal
 from hfsynth.runner.reuse import EarlierRows, row_digests
 from hfsynth.step import DatasetStep
-from hfsynth.technique import Technique
+from hfsynth.technique import Batch, Technique
 
 logger = logging.getLogger(__name__)
 _MAX_FAILED = 8  # rows that failed transiently in succession, after which no more rows begin
 
 
+def input_columns(technique: Technique, rows: Dataset) -> Dataset:
+    """Return the columns that a technique reads, whose slices are plain batches."""
+    inputs = rows.select_columns(technique.columns_read(rows.features))
+    return inputs if inputs.format["type"] is None else inputs.with_format(None)
+
+
 def start_rows(
     flows: FlowDriver,
     technique: Technique,
-    rows: Dataset,
-    first: int,
+    batch: Batch,
+    features: Features,
+    indices: range,
     finished: Mapping[int, Outcome],
     raised: RaisedRows | None = None,
     watcher: Watcher | None = None,
@@ -41,19 +48,16 @@ def start_rows(
     Args:
         flows: Runs the flows.
         technique: The step.
-        rows: The rows.
-        first: Index of the first row in the step's input.
-        finished: Outcomes of rows that are finished already, by index in the step's input.
+        batch: The rows, with the columns of `input_columns`.
+        features: The features of the step's input.
+        indices: The rows' indices in the step's input.
+        finished: Outcomes of rows that are finished already, by index.
         raised: See `FlowDriver.start`.
         watcher: See `FlowDriver.start`.
     """
-    read = technique.columns_read(rows.features)
-    inputs = rows.select_columns(read, new_fingerprint="inputs")
-    batch = (inputs if inputs.format["type"] is None else inputs.with_format(None))[:]  # setting a format copies much
-    indices = range(first, first + len(rows))
     started = [
         finished.get(index, flow)
-        for index, flow in zip(indices, technique.flows(batch, indices, rows.features), strict=True)
+        for index, flow in zip(indices, technique.flows(batch, indices, features), strict=True)
     ]
     return flows.start(started, technique.row_seeds(indices, batch), type(technique).__name__, raised, watcher)
 
@@ -223,7 +227,8 @@ class Lookahead:
             return False
         chunk = self._in_flight[number] = _EarlyChunk(digests)
         watcher = Watcher(ended=self._write, raised=self._stop)
-        chunk.rows = start_rows(flows, self.technique, rows, first, found, RaisedRows(), watcher)
+        batch, indices = input_columns(self.technique, rows)[:], range(first, first + len(rows))
+        chunk.rows = start_rows(flows, self.technique, batch, rows.features, indices, found, RaisedRows(), watcher)
         return True
 
     def _find_outcomes(self, number: int, first: int, digests: NDArray[np.uint64]) -> dict[int, Outcome]:

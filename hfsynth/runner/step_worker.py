@@ -8,7 +8,6 @@ import errno
 import gc
 import logging
 import re
-import shutil
 import time
 import traceback
 from collections import Counter, deque
@@ -34,12 +33,12 @@ from hfsynth.progress import Progress, without_bars
 from hfsynth.record import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures, step_record
 from hfsynth.runner.chunks import ChunkFailure, Claims, StepFolder
 from hfsynth.runner.journal import Journals, read_journal
-from hfsynth.runner.lookahead import Lookahead, start_rows
+from hfsynth.runner.lookahead import Lookahead, input_columns, start_rows
 from hfsynth.runner.reuse import EarlierRows, row_digests
 from hfsynth.runner.storage import DamagedFileError, set_aside
 from hfsynth.secrets import redact
 from hfsynth.step import DatasetStep
-from hfsynth.technique import Batch, Columns, Technique
+from hfsynth.technique import Batch, Technique
 from hfsynth.text import counted
 
 logger = logging.getLogger(__name__)
@@ -405,25 +404,18 @@ class StepWorker:
             self.folder.cleanup()
 
     def _save(self, number: int, rows: range, outcomes: Sequence[Outcome], began: float) -> None:
-        writing = self.folder.writing(f"{number:05d}")
-        with without_bars():
-            self.dataset.select(rows, new_fingerprint="rows").map(
-                AttachOutcomes(self.technique, rows.start, self.first, outcomes),
-                batched=True,
-                batch_size=None,  # the outcomes of all rows are in memory
-                with_indices=True,
-                features=self.features,
-                cache_file_name=str(writing / "chunk.arrow"),
-                new_fingerprint="chunk",
-            )
-        failed = _count_new_failures(writing / "chunk.arrow")
+        indices = range(self.first + rows.start, self.first + rows.stop)
+        seeds = self.technique.row_seeds(indices, self._chunks.inputs(rows))
+        table = self.technique.extend(self._tables[rows.start : rows.stop], self.features, seeds, outcomes)
+        written = self.folder.write_chunk(number, table)
+        failed = _count_new_failures(table)
         seconds = time.monotonic() - began
         self._slowest = max(self._slowest, seconds)
         # the timing is written before the chunk is saved, since the last chunk ends the step
         self.folder.note_timing(number, len(rows), seconds)
         if any(outcome.is_transient for outcome in outcomes):
             self.folder.note_transient_failures()
-        if not self.folder.commit_chunk(number, writing / "chunk.arrow"):
+        if not self.folder.commit_chunk(number, written):
             self.progress.add(-len(rows), failed=-failed)  # another process has counted these rows
         for row in rows:
             self._unsaved_failures.pop(self.first + row, None)
@@ -431,7 +423,6 @@ class StepWorker:
         self._journals.remove(number)
         for journal in self._left_journals.pop(number, ()):
             journal.unlink(missing_ok=True)
-        shutil.rmtree(writing, ignore_errors=True)
 
     def _note_raised(self, number: int, rows: range, error: Exception) -> None:
         """Record that a chunk raised.
@@ -453,7 +444,8 @@ class StepWorker:
         if self.group.read(self._counter(f"begun-{number}")):
             return  # a process of this run had begun the chunk early, and has counted its rows
         try:
-            failed = _count_new_failures(self.folder.chunk(number))
+            with pa.memory_map(str(self.folder.chunk(number))) as source:
+                failed = _count_new_failures(pa.ipc.open_stream(source).read_all())
         except FileNotFoundError:
             if not self.folder.finished:
                 raise
@@ -552,6 +544,11 @@ class StepWorker:
     def _is_new_failure(self, index: int, outcome: Outcome) -> bool:
         """Whether a row failed in this step, and in no earlier one."""
         return bool(outcome.error) and index - self.first not in self._failed_before
+
+    @cached_property
+    def _tables(self) -> Dataset:
+        """The dataset, whose slices are Arrow tables."""
+        return self.dataset.with_format("arrow")
 
     @cached_property
     def _failed_before(self) -> set[int]:
@@ -690,8 +687,17 @@ class ChunksInFlight:
     def _start(self, number: int) -> list[RowState]:
         rows = self.rows(number)
         earlier = self.earlier_outcomes(rows) if self.earlier_outcomes is not None else {}
-        chunk = self.dataset.select(rows, new_fingerprint="rows")  # a hash would take as long as some rows
-        return start_rows(self._flows, self.technique, chunk, self.first + rows.start, earlier)
+        indices = range(self.first + rows.start, self.first + rows.stop)
+        return start_rows(self._flows, self.technique, self.inputs(rows), self.dataset.features, indices, earlier)
+
+    def inputs(self, rows: range) -> Batch:
+        """Return the columns that the technique reads, of some rows of the dataset."""
+        batch: Batch = self._inputs[rows.start : rows.stop]
+        return batch
+
+    @cached_property
+    def _inputs(self) -> Dataset:
+        return input_columns(self.technique, self.dataset)
 
     def _start_next(self) -> None:
         """Start the next chunk's rows, unless chunks are isolated."""
@@ -700,23 +706,6 @@ class ChunksInFlight:
             self._started.append((number, self._start(number)))
         elif self.lookahead is not None:
             self.lookahead.begin_chunk(self._flows)
-
-
-@dataclass(frozen=True)
-class AttachOutcomes:
-    """Function for `Dataset.map` that adds the technique's columns, from the outcomes of a chunk's rows."""
-
-    technique: Technique
-    start: int
-    """The chunk's first row in the dataset."""
-    first: int
-    """Index of the dataset's first row in the step's input."""
-    outcomes: Sequence[Outcome]
-
-    def __call__(self, batch: Batch, indices: Sequence[int]) -> Columns:
-        """Return the columns of a batch of the chunk."""
-        rows = [self.first + self.start + index for index in indices]
-        return self.technique.columns(batch, rows, [self.outcomes[index] for index in indices])
 
 
 @dataclass
@@ -931,9 +920,8 @@ def _shorten(reason: str) -> str:
     return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]}…"
 
 
-def _count_new_failures(file: Path) -> int:
+def _count_new_failures(chunk: pa.Table) -> int:
     """Return the number of input rows in a chunk on which its step failed and no earlier step did."""
     tally = StepTally()
-    with pa.memory_map(str(file)) as source:
-        tally.update(pa.ipc.open_stream(source).read_all())
+    tally.update(chunk)
     return sum(tally.failures.values())

@@ -27,9 +27,7 @@ def folder(tmp_path, worker_id="aaaaaaaa-0-host-1", num_chunks=3):
 
 
 def write(step, number, *numbers):
-    writing = step.writing(f"{number:05d}")
-    rows(*numbers).map(lambda row: row, cache_file_name=str(writing / "c.arrow"), features=FEATURES)
-    step.commit_chunk(number, writing / "c.arrow")
+    step.commit_chunk(number, step.write_chunk(number, rows(*numbers).with_format("arrow")[:]))
 
 
 def merge(step):
