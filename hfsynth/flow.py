@@ -584,7 +584,7 @@ class RowState:
     def _step(self, completion: Completion | None) -> Request | None:
         """Resume the flow once."""
         flow = self._flow
-        assert isinstance(flow, Generator)  # an outcome is finished
+        assert not isinstance(flow, Outcome)  # which is finished
         try:
             if completion is None:
                 request = next(flow)
