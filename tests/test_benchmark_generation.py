@@ -89,6 +89,21 @@ def test_machine_names_threads_and_instructions(script):
     assert torch.backends.cpu.get_cpu_capability() in line
 
 
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("overhead", "--rows 8"),
+        ("overlap", "--rows 8 --steps 1"),
+        ("server", "--in-flight 2 --requests 4 --rounds 1 --latency 0.01"),
+    ],
+)
+def test_benchmark_without_model_names_the_machine(name, flags, script):
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *flags.split()]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"Machine: {script('machine').describe_machine(threads=1)}" in process.stdout.splitlines()
+
+
 def test_texts_are_asked_each_task(script, tmp_path):
     module, texts, asked = script("generation"), tmp_path / "texts.jsonl", tmp_path / "asked.jsonl"
     texts.write_text('{"input": "Tea is a plant."}\n{"input": "Rain is water."}\n')

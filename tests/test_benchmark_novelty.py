@@ -15,7 +15,9 @@ def run(file, *sizes):
 def test_a_row_of_the_table_is_printed_for_each_size_of_the_pool():
     done = run(SEED_FILE, 100, 50)
     assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()[2:]]
+    machine, _, _, _, *lines = done.stdout.splitlines()
+    assert machine.startswith("Machine: ")
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert [row[1] for row in rows] == ["50", "100"]
     assert all(int(row[1]) <= int(row[2]) for row in rows)
 

@@ -9,6 +9,8 @@ def test_table_has_a_row_for_each_dataset_size():
     command = [sys.executable, str(script), str(SEED_FILE), "--rows", "30", "200"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    machine, _, _, _, *lines = done.stdout.splitlines()
+    assert machine.startswith("Machine: ")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[:2] for row in rows] == [["30", "30"], ["200", "200"]]
     assert all(float(row[2]) > 0 for row in rows)

@@ -22,6 +22,7 @@ from generation import SEEDS, instructions
 
 from hfsynth import EvolInstruct, Pipeline, SamplingParams, SelfInstruct, TextGeneration, TransformersLLM, run
 from hfsynth.llm import Completion, Request, Requests
+from machine import describe_machine
 
 _TENTHS = 10
 
@@ -147,6 +148,7 @@ def main() -> None:
     if len(texts) < arguments.rows:
         raise SystemExit(f"{SEEDS} has {len(texts)} prompts for {arguments.rows} rows; use a smaller --rows.")
     rows = Dataset.from_dict({"instruction": texts[: arguments.rows]})
+    print(f"Machine: {describe_machine()}\n")
     print("| pipeline | requests | tokens | run, tokens/s | requests alone, tokens/s | ratio | slots in use |")
     print("|---|---|---|---|---|---|---|")
     for label in arguments.pipelines:

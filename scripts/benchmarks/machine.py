@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
-
 from hfsynth.record import machine
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -20,11 +18,14 @@ def describe_machine(threads: int | None = None) -> str:
     >>> describe_machine(threads=2)  # doctest: +SKIP
     'AMD EPYC, 2 cores, 2 threads, torch with AVX2 (processor has avx2)'
     """
+    import torch  # not before it is needed: a benchmark that measures memory has none of torch's until then
+
+    threads = threads or torch.get_num_threads()
     capability, flags = torch.backends.cpu.get_cpu_capability(), " ".join(_processor_flags())
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     parts = [
         machine(),
-        f"{threads or torch.get_num_threads()} threads",
+        f"{threads} thread{'s' if threads > 1 else ''}",
         f"torch with {capability} (processor has {flags or 'unknown instructions'})",
         *([f"oneDNN limited to {limit}"] if limit else []),
     ]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hfsynth.similarity.rouge import NoveltyPool
+from machine import describe_machine
 
 PAIRS = 300  # that the reference is timed on
 MAX_DROPPED = 1_000  # one after the other, before the words are taken to be used up
@@ -29,6 +30,7 @@ def main() -> None:
     rows = [json.loads(line) for line in arguments.instructions.read_text(encoding="utf-8").splitlines()]
     texts = [row.get("instruction") or row["input"] for row in rows]
     pair = seconds_per_pair(texts)
+    print(f"Machine: {describe_machine(threads=1)}\n")
     print("| pool | texts filtered | novelty filter, s | texts/s | all pairs with rouge_score, s (worked out) | × |")
     print("|---|---|---|---|---|---|")
     for size, kept, seconds, pairs in growing(texts, sorted(arguments.sizes)):

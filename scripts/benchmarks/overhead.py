@@ -16,6 +16,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars
 
 from hfsynth import EchoLLM, Pipeline, TextGeneration
+from machine import describe_machine
 
 
 def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, arguments: argparse.Namespace) -> tuple[float, float]:
@@ -80,6 +81,7 @@ def main() -> None:
                 f"{1e6 * processor / arguments.rows / 2:.1f} us a row and step; "
                 f"{memory.largest:,.0f} MB at most, {before:,.0f} MB before"
             )
+    print(f"Machine: {describe_machine(threads=1)}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from datasets import Dataset, disable_progress_bars
 from hfsynth import Pipeline, TextGeneration, run
 from hfsynth.config import Configuration
 from hfsynth.llm import LLM, Completion, Request, Requests, complete_by_stream
+from machine import describe_machine
 
 _SIGMA = 0.8  # of the logarithm of the lengths
 
@@ -111,6 +112,7 @@ def main() -> None:
     logging.getLogger("hfsynth").setLevel(logging.ERROR)
     llm = SlowedLLM(step_seconds=arguments.step_seconds)
     rows = Dataset.from_dict({"instruction": [f"row {number}" for number in range(arguments.rows)]})
+    print(f"Machine: {describe_machine(threads=1)}\n")
     print("| run | slots in use | of a full engine |\n|---|---|---|")
     for label, is_isolated, has_one_llm in (
         ("no overlap (deterministic)", True, True),

@@ -19,6 +19,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars
 
 from hfsynth import report
+from machine import describe_machine
 from novelty import multiplied
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     arguments = flags.parse_args()
     rows = [json.loads(line) for line in arguments.instructions.read_text(encoding="utf-8").splitlines()]
     texts = [row.get("instruction") or row["input"] for row in rows]
+    print(f"Machine: {describe_machine()}\n")
     print("| rows | compared with all others | s | s of all cores | peak memory, MB |")
     print("|---|---|---|---|---|")
     for size in arguments.rows:

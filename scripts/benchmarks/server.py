@@ -23,6 +23,7 @@ from httpx2 import AsyncClient, Limits, Timeout
 
 from hfsynth import OpenAILLM, Request, SamplingParams
 from hfsynth.llm import Requests
+from machine import describe_machine
 
 MODEL = "user/small"
 ANSWER = json.dumps(
@@ -155,6 +156,7 @@ def main() -> None:
     flags.add_argument("--latency", type=float, default=0.25, help="Seconds of each answer. Default: 0.25.")
     flags.add_argument("--memory", type=int, help="Measure memory over this many requests instead.")
     arguments = flags.parse_args()
+    print(f"Machine: {describe_machine(threads=1)}")
     with running_server(arguments.latency) as url:
         if arguments.memory:
             measure_memory(url, arguments.memory)

@@ -28,6 +28,7 @@ from datasets import Dataset
 
 from hfsynth import VLLM, EvolInstruct, Pipeline, Request, SamplingParams, SelfInstruct, TextGeneration, run
 from hfsynth.llm import LLM, Completion, Requests
+from machine import describe_machine
 
 WAYS = ("generate", "run", "barriers", "chain")
 TOPICS = [
@@ -78,6 +79,7 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments)))
         return
+    print(f"Machine: {describe_machine()}", flush=True)
     results: dict[str, list[Result]] = {way: [] for way in arguments.ways}
     for _ in range(arguments.rounds):
         for way in arguments.ways:
