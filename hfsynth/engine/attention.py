@@ -370,7 +370,8 @@ def _mask(positions: Tensor, bucket: int, sliding_window: int | None, dtype: tor
     return torch.zeros(visible.shape, dtype=dtype, device=positions.device).masked_fill_(~visible, -torch.inf)
 
 
-_TOKENS = 24  # length of the text that is read
+# length of the trial text, and of its part that is read as a prompt: a step for each of the rest takes as long as that
+_TOKENS, _PROMPT = 24, 20
 _TOLERANCE = 0.05  # relative to the logits' norm; bfloat16 differs by 0.01, a wrong attention by about 1
 _LAYERS = {"full_attention", "sliding_attention"}
 _ROTARY = ("dynamic", "longrope")  # rotations that depend on the longest row of a forward
@@ -419,9 +420,9 @@ def _trial_text(model: Any, number: int = 0) -> Tensor:
 
 
 def _reference_logits(model: Any) -> Tensor:
-    """Return the logits of the trial text's second half by the model's own attention."""
+    """Return the logits of the model's own attention from the end of the prompt on: of _TOKENS - _PROMPT tokens."""
     logits: Tensor = model(input_ids=_trial_text(model)[None], use_cache=False).logits[0]
-    return logits[_TOKENS // 2 - 1 : -1]
+    return logits[_PROMPT - 1 : -1]
 
 
 def _difference(model: Any, expected: Tensor) -> str:
@@ -447,15 +448,15 @@ def _has_sliding_window(model: Any) -> bool:
 
 
 def _decoded_logits(model: Any, slots: KeyValueSlots) -> Tensor:
-    """Read half of the trial text as a prompt and half token by token, in the last slot: the logits of that half."""
-    count, half = slots.count, _TOKENS // 2
+    """Return the same logits by our attention: the text is read in the last slot, after its prompt token by token."""
+    count = slots.count
     texts = [_trial_text(model, count - 1 - slot).tolist() for slot in range(count)]
-    lengths = [1 + (slot * 5) % half for slot in range(count - 1)] + [half]
+    lengths = [1 + (slot * 5) % _PROMPT for slot in range(count - 1)] + [_PROMPT]
     segments = [Segment(slot, 0, length) for slot, length in enumerate(lengths)]
     prompts = [token for text, length in zip(texts, lengths, strict=True) for token in text[:length]]
     lasts = [end - 1 for end in accumulate(lengths)]
     logits = [forward(model, prompts, PrefillBatch(slots, segments, model.device), lasts)[-1:]]
-    for _ in range(half, _TOKENS - 1):
+    for _ in range(_PROMPT, _TOKENS - 1):
         tokens = [text[length] for text, length in zip(texts, lengths, strict=True)]
         logits.append(forward(model, tokens, DecodeBatch(slots, lengths))[-1:])
         lengths = [length + 1 for length in lengths]
