@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv-lowest/bin
 "${PYTHON:-python3}" -m venv --clear .venv-lowest
-# pip reads where this machine keeps its torch wheel; uv keeps the torch that is installed
+# pip's configuration may name a torch wheel of this machine, which uv doesn't read; uv keeps the torch that is installed
 $bin/python -m pip --disable-pip-version-check install --quiet --constraint scripts/constraints.txt torch uv
 uv() { $bin/uv pip install --quiet --python $bin/python "$@"; }
 uv --resolution lowest-direct --constraint scripts/constraints.txt --editable '.[embeddings,gguf,test]'
@@ -39,9 +39,12 @@ tests=(
   tests/test_pipeline.py tests/publish/test_card.py     # pipelines, cards
   tests/publish/test_files.py::test_save_splits_reads_back_splits
   tests/publish/test_hub.py::test_push_dataset_dict_loads_as_splits
-  tests/publish/test_retry.py                           # errors of the Hub's client
+  # errors of the Hub's client
+  tests/publish/test_hub.py::test_with_retries_transient_error_is_retried
+  tests/publish/test_hub.py::test_with_retries_lasting_error_is_raised_at_once
+  tests/publish/test_hub.py::test_is_transient_counts_the_cause_of_an_error
   tests/analysis/test_report.py
   tests/viewer/test_page.py::test_page_is_self_contained_and_reproducible
 )
-# old versions warn of what later ones removed: a warning is no failure here
+# old versions warn of functions that later versions removed, so warnings fail no test here
 $bin/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not model" -W ignore "${tests[@]}" "$@"

@@ -1,11 +1,15 @@
 """Rank, world size, and counters that the processes of a launch share."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch.distributed
 from torch.distributed import HashStore, TCPStore
 
 from hfsynth import distributed
-from hfsynth.distributed import ProcessGroup, is_main_process, wait_until
+from hfsynth.distributed import ProcessGroup, is_main_process, machine_id, wait_until
 
 
 def test_group_single_process_counts_for_itself():
@@ -120,3 +124,14 @@ def test_slurm_tasks_give_rank_and_sizes(monkeypatch):
         monkeypatch.setenv(name, "")  # so that it is removed afterwards
         monkeypatch.delenv(name)
     assert (distributed.rank(), distributed.world_size(), distributed.local_world_size()) == (4, 5, 1)
+
+
+def test_machine_id_of_a_container_differs():
+    """A namespace of process numbers of its own, under the same host name."""
+    code = "from hfsynth.distributed import machine_id; print(machine_id())"
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", sys.executable, "-c", code]
+    try:
+        inside = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespaces here: {error}")
+    assert inside.stdout.strip() != machine_id()

@@ -1,6 +1,7 @@
 """The scripts, as a user runs them: in a process of their own."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def ended(monkeypatch, capsys, tmp_path):
         return exited.value.code, *capsys.readouterr()
 
     return status_and_texts
+
+
+def test_lowest_versions_script_names_existing_tests():
+    names = re.findall(r" (tests/test_\S+|tests/\w+/test_\S+)", (SCRIPTS / "test_lowest.sh").read_text())
+    assert len(names) > 10
+    for file, _, test in (name.partition("::") for name in names):
+        assert f"def {test}" in (SCRIPTS.parent / file).read_text(), test
 
 
 @pytest.mark.parametrize("name", [*TECHNIQUES, "quickstart"])

@@ -1,7 +1,9 @@
-"""Chunks of a step on disk, hashes of rows, and chunks that a run takes over from another."""
+"""Chunks of a step on disk, hashes of rows, chunks that a run takes over from another, and claims of chunks."""
 
 import os
+import socket
 import subprocess
+import time
 
 import pyarrow as pa
 import pytest
@@ -9,7 +11,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, load_datase
 
 from hfsynth import Pipeline, TextGeneration
 from hfsynth.distributed import process_id
-from hfsynth.runner.chunks import StepFolder
+from hfsynth.runner.chunks import Claims, StepFolder
 from hfsynth.runner.reuse import chunk_keys, content_key, fingerprint_of
 from tests.helpers import RepeatingLLM
 
@@ -233,3 +235,50 @@ def test_fingerprint_of_dataset_is_its_fingerprint():
     rows = Dataset.from_dict({"a": [1, 2]})
     assert fingerprint_of(Dataset(rows.data, fingerprint="print")) == "print"
     assert fingerprint_of(rows.map(lambda row: row, new_fingerprint="other")) == "other"
+
+
+# claims
+
+
+def claims(folder, process=None):
+    """Claims of a process of this machine, or of one with another id, such as HOST-MACHINE-NUMBER-START."""
+    process = process or os.getpid()
+    return Claims(folder, f"aaaaaaaa-0-{process if isinstance(process, str) else process_id(process)}")
+
+
+def test_take_living_process_keeps_its_claim(tmp_path):
+    mine, other = claims(tmp_path), claims(tmp_path, os.getppid())
+    assert other.take(3)
+    assert not mine.take(3)
+    assert mine.owner(3) == other.worker_id
+    assert mine.take(4)
+    other.release(3)
+    assert mine.take(3)
+    mine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_take_dead_process_loses_its_claim(tmp_path):
+    dying = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    assert claims(tmp_path, dying.pid).take(3)
+    assert not claims(tmp_path).take(3)
+    dying.communicate()
+    assert claims(tmp_path).owner(3) == ""
+    assert claims(tmp_path).take(3)
+
+
+def test_take_reused_process_number_loses_its_claim(tmp_path):
+    """A process has the number of a dead one, and began later."""
+    dead = process_id(os.getpid()).rpartition("-")[0] + "-1"
+    assert claims(tmp_path, dead).take(3)
+    assert claims(tmp_path).take(3)
+
+
+@pytest.mark.parametrize(("age", "taken"), [(0, False), (1000, True)])
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
+def test_take_other_machine_goes_by_its_touches(tmp_path, host, age, taken):
+    """Machines and containers may share a host name, and have a process of this process's number each."""
+    assert claims(tmp_path, f"{host}-000000000000-{os.getpid()}-5").take(3)
+    then = time.time() - age
+    os.utime(tmp_path / "claim-00003", (then, then))
+    assert claims(tmp_path).take(3) is taken

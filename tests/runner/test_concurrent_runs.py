@@ -1,4 +1,4 @@
-"""Claims of chunks, and several runs at once in one run directory."""
+"""Several runs at once in one run directory."""
 
 import json
 import os
@@ -11,69 +11,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from datasets import Dataset
 
 from hfsynth import EchoLLM, TextGeneration
-from hfsynth.distributed import machine_id, process_id
-from hfsynth.runner.chunks import Claims
 from tests.helpers import OnlyOnce, fork
-
-
-def claims(folder, process=None):
-    """Claims of a process of this machine, or of one with another id, such as HOST-MACHINE-NUMBER-START."""
-    process = process or os.getpid()
-    return Claims(folder, f"aaaaaaaa-0-{process if isinstance(process, str) else process_id(process)}")
-
-
-def test_take_living_process_keeps_its_claim(tmp_path):
-    mine, other = claims(tmp_path), claims(tmp_path, os.getppid())
-    assert other.take(3)
-    assert not mine.take(3)
-    assert mine.owner(3) == other.worker_id
-    assert mine.take(4)
-    other.release(3)
-    assert mine.take(3)
-    mine.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_take_dead_process_loses_its_claim(tmp_path):
-    dying = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    assert claims(tmp_path, dying.pid).take(3)
-    assert not claims(tmp_path).take(3)
-    dying.communicate()
-    assert claims(tmp_path).owner(3) == ""
-    assert claims(tmp_path).take(3)
-
-
-def test_take_reused_process_number_loses_its_claim(tmp_path):
-    """A process has the number of a dead one, and began later."""
-    dead = process_id(os.getpid()).rpartition("-")[0] + "-1"
-    assert claims(tmp_path, dead).take(3)
-    assert claims(tmp_path).take(3)
-
-
-@pytest.mark.parametrize(("age", "taken"), [(0, False), (1000, True)])
-@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
-def test_take_other_machine_goes_by_its_touches(tmp_path, host, age, taken):
-    """Machines and containers may share a host name, and have a process of this process's number each."""
-    assert claims(tmp_path, f"{host}-000000000000-{os.getpid()}-5").take(3)
-    then = time.time() - age
-    os.utime(tmp_path / "claim-00003", (then, then))
-    assert claims(tmp_path).take(3) is taken
-
-
-def test_machine_id_of_a_container_differs():
-    """A namespace of process numbers of its own, under the same host name."""
-    code = "from hfsynth.distributed import machine_id; print(machine_id())"
-    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", sys.executable, "-c", code]
-    try:
-        inside = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no namespaces here: {error}")
-    assert inside.stdout.strip() != machine_id()
-
 
 ROWS = [f"say {n * n % 60}" for n in range(60)]
 
@@ -108,7 +49,7 @@ def start(folder, number, num_rows=None, seconds=0.0):
         return child
     try:
         text = json.dumps(run(folder, num_rows, seconds))
-    except BaseException as error:  # noqa: BLE001 - told to the parent
+    except BaseException as error:  # noqa: BLE001 - the parent reads it
         text = json.dumps(repr(error))
     (folder / f"rows-{number}.json").write_text(text)
     os._exit(0)
