@@ -275,13 +275,6 @@ class ColumnFigures:
     scripts: Mapping[str, int]
     """Script by its Unicode name, such as LATIN → letters."""
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "ColumnFigures":
-        """Rebuild the statistics from `dataclasses.asdict` after a round trip through JSON."""
-        lengths = values["lengths"]
-        arrays = lengths and {name: tuple(lengths[name]) for name in ("edges", "counts")}
-        return cls(**{**values, "lengths": lengths and Lengths(**{**lengths, **arrays})})
-
 
 def column_figures(dataset: Dataset, column: str) -> ColumnFigures:
     """Compute the statistics of one of a dataset's `text_columns`."""

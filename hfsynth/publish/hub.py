@@ -1,4 +1,4 @@
-"""Calls of the Hub, which are retried after temporary errors: push a dataset in one commit, read a published one.
+"""Push a dataset to the Hub in one commit, read a published one, and retry calls of the Hub after temporary errors.
 
 A push first checks the token, the name and the repository. A published dataset is on the Hub, or in a folder.
 """
@@ -223,8 +223,8 @@ def load_runs(name: str, config: str | None, split: str, revision: str | None = 
     return next((facts.runs for facts in splits if facts.name == split), ())
 
 
-def open_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
-    """Open a configuration of a published dataset; files on the Hub are downloaded.
+def load_published_config(name: str, config: str | None = None, revision: str | None = None) -> PublishedConfig:
+    """Load a configuration of a published dataset; files on the Hub are downloaded.
 
     Args:
         name: The dataset on the Hub, `user/name`, or its folder.
@@ -391,9 +391,7 @@ class _Push:
         stale = [path for path in present if is_generated_file(path, self.facts.config_name) and path not in pushed]
         if not stale and all(_has_content(present, file) for file in (*files, card)):
             return f"{self.api.endpoint}/datasets/{self.repo_id}/commit/{head}"
-        additions = [
-            copy.copy(file) for file in files
-        ]  # the client changes the additions of a commit; a retry needs unchanged ones
+        additions = [copy.copy(file) for file in files]  # the client changes them, and a retry needs unchanged ones
         for addition in additions:
             addition._remote_oid = None  # read at the upload; the file on the Hub may have changed meanwhile
         commit = self.api.create_commit(
@@ -430,7 +428,7 @@ class _Push:
 def _create_repository(api: HfApi, repo_id: str, private: bool | None) -> None:
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    except KeyError as error:  # the client takes every 409 for "already exists", and reads a url that is missing
+    except KeyError as error:  # for every 409 the client reads the existing repository's url, which a busy Hub omits
         raise ConnectionError(f"the Hub is busy creating {repo_id}") from error
 
 
@@ -458,13 +456,20 @@ def _fetch_origin(api: HfApi, kind: str, repo_id: str, commit: str) -> Origin | 
 
 
 def _find_file(name: str, place: str, revision: str | None) -> Path | None:
-    """Return the path of a dataset's file in a folder or on the Hub; None if there is none."""
+    """Return the path of a dataset's file in a folder or on the Hub.
+
+    Returns:
+        None if there is no such file, or, with a warning, if the Hub can't be reached.
+    """
     path = find_path(name)
     if path is not None:
         file = path / place
         return file if file.is_file() else None
     try:
         return Path(hf_hub_download(name, place, repo_type="dataset", revision=revision))
+    except LocalEntryNotFoundError as error:
+        logger.warning("%s of %s is left out, because it can't be read: %s", place, name, one_line(error))
+        return None
     except EntryNotFoundError:
         return None
 
@@ -529,9 +534,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _retry_after(error: BaseException) -> float | None:
     """Return the pause in seconds that the Hub asks for; None if the response has none."""
-    for answer in (cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)):
-        limit = parse_ratelimit_headers(answer.headers)
-        seconds = str(limit.reset_in_seconds + 1 if limit else answer.headers.get("Retry-After", ""))
+    for response in (cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)):
+        limit = parse_ratelimit_headers(response.headers)
+        seconds = str(limit.reset_in_seconds + 1 if limit else response.headers.get("Retry-After", ""))
         if seconds.isdigit():
             return min(float(seconds), _MAX_RETRY_AFTER)
     return None

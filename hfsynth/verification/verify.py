@@ -28,7 +28,7 @@ from hfsynth.pipeline import public_names
 from hfsynth.publish.card import body_mark, read_body, read_metadata, render_body
 from hfsynth.publish.card_data import SplitFacts, numbered_name
 from hfsynth.publish.files import PublishedConfig, column_type, dataset_info, file_checksums, recipe_text
-from hfsynth.publish.hub import open_config
+from hfsynth.publish.hub import load_published_config
 from hfsynth.recipe import build_step, check_trusted, replace_model
 from hfsynth.record import METADATA_COLUMN, RunRecord, StepRecord, StepTally, machine, versions
 from hfsynth.samplers import Sampler
@@ -190,7 +190,7 @@ def verify(
     for number, value in (("rows", rows), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{number} must be at least 0, got {value}.")
-    published = open_config(name, config, revision)
+    published = load_published_config(name, config, revision)
     if fault := published.fault():
         found = (check_files(published), Check("figures", 1, (fault,)))
         return Verification(name, published.facts.config_name, published.commit, found, None, fault)

@@ -1,7 +1,6 @@
 import random
 import statistics
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -177,11 +176,6 @@ def test_column_figures_of_chats_join_all_messages():
 def test_column_figures_without_texts_have_no_lengths():
     assert figures_of([None, " "]) == ColumnFigures(empty=2, duplicates=0, lengths=None, scripts={})
     assert figures_of([]) == ColumnFigures(empty=0, duplicates=0, lengths=None, scripts={})
-
-
-@pytest.mark.parametrize("values", [["a", "bb", "a"], [None]])
-def test_column_figures_survive_json(values):
-    assert ColumnFigures.from_json(asdict(figures_of(values))) == figures_of(values)
 
 
 # n-grams

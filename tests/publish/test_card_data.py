@@ -44,8 +44,9 @@ def test_split_facts_samples_have_dates_and_bytes_as_text():
     day = datetime.datetime(2026, 1, 2)
     split = SplitFacts.of("train", Dataset.from_dict({"a": [{"day": [day], "raw": b"x"}]}))
     assert split.samples == ({"a": {"day": ["2026-01-02 00:00:00"], "raw": "1 bytes"}},)
-    facts = ConfigFacts("default", {}, (split,), {})
-    assert ConfigFacts.from_json(facts.to_json()).splits[0].samples == split.samples
+    texts = SplitFacts.of("test", Dataset.from_dict({"text": ["b", None]}))
+    facts = ConfigFacts("default", {}, (split, texts), {})
+    assert ConfigFacts.from_json(facts.to_json()).splits == (split, texts)
 
 
 NAMES = [

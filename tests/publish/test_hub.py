@@ -478,6 +478,13 @@ def test_load_runs_of_absent_config_or_split_is_empty(name):
     assert load_runs(name, "other", "train") == load_runs(name, "text", "test") == ()
 
 
+def test_load_failures_of_unreachable_hub_are_none_with_log(hub, no_waiting, caplog):
+    push_to_hub(ONE_FAILURE, "user/saved", config_name="text")
+    hub.watch(dict.fromkeys(range(1000), 503))
+    assert load_failures("user/saved", "text", "train") is None
+    assert "text/failures/train.parquet of user/saved" in caplog.text
+
+
 def test_load_runs_of_other_version_is_an_error(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "hfsynth.json").write_text('{"splits": 3}')

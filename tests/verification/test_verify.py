@@ -30,7 +30,7 @@ from hfsynth import (
     save,
     verify,
 )
-from hfsynth.publish.hub import load_runs, open_config
+from hfsynth.publish.hub import load_published_config, load_runs
 from hfsynth.technique import Input
 from hfsynth.verification.verify import check_card, check_figures, check_files, check_recipe, check_steps
 from tests.helpers import RepeatingLLM
@@ -492,7 +492,7 @@ def folder(original, tmp_path):
 
 
 def differences(folder, config="both"):
-    published = open_config(str(folder), config)
+    published = load_published_config(str(folder), config)
     return {found.subject: found.differences for found in (check(published) for check in CHECKS) if found.differences}
 
 
@@ -513,7 +513,7 @@ def test_checks_of_renamed_folder_find_nothing(folder):
 
 
 def test_checks_count_their_comparisons(folder):
-    published = open_config(str(folder), "both")
+    published = load_published_config(str(folder), "both")
     counts = {check.subject: check.compared for check in (check(published) for check in CHECKS)}
     assert counts["files"] == len(list((folder / "both").rglob("*.*"))) - 1
     assert counts["figures"] > 60
@@ -536,14 +536,14 @@ def test_files_changed_or_missing_are_named(folder, file, damage):
         path.unlink()
     else:
         path.write_bytes(damage)
-    published = open_config(str(folder), "both")
+    published = load_published_config(str(folder), "both")
     found = check_files(published).differences
     assert [file in text for text in found] == ([] if file == "test-1.txt" else [True])
 
 
 def test_files_of_record_without_checksums_are_noted(folder):
     edit(folder / "both/hfsynth.json", r'"checksums": \{[^}]*\}', '"checksums": {}')
-    found = check_files(open_config(str(folder), "both"))
+    found = check_files(load_published_config(str(folder), "both"))
     assert (found.compared, found.differences) == (0, ())
     assert found.note
 
@@ -551,7 +551,7 @@ def test_files_of_record_without_checksums_are_noted(folder):
 def test_figures_damaged_file_is_an_error(folder):
     (folder / "both/train-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="train-00000-of-00001"):
-        check_figures(open_config(str(folder), "both"))
+        check_figures(load_published_config(str(folder), "both"))
 
 
 @pytest.mark.parametrize(
@@ -624,5 +624,5 @@ def test_card_without_its_part_is_one_difference(folder):
 @pytest.mark.parametrize("line", ["dataset = load_dataset('x')", "dataset = load_dataset()"])
 def test_check_card_edited_loading_line_is_a_difference(folder, line):
     edit(folder / "README.md", r"(?m)^dataset = load_dataset\(.*$", line)
-    (difference,) = check_card(open_config(str(folder), "both")).differences
+    (difference,) = check_card(load_published_config(str(folder), "both")).differences
     assert repr(line) in difference
