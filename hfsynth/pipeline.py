@@ -199,8 +199,8 @@ class Pipeline:
             deterministic: Complete each chunk by itself, with the same rows beside each row in every run, for llms
                 whose rows depend on what runs beside them. Slower: devices wait for the end of each chunk.
             quiet: Show no progress bars.
-            push_target: A dataset on the Hub, `user/name`, to push the result to afterwards: your right to push is
-                checked before the run.
+            push_target: A dataset on the Hub, `user/name`, that you will push the result to (`push_to_hub`): your
+                right to push is checked before the run.
 
         Returns:
             The rows of the last step, the same on every process; for a `DatasetDict`, those of each split.

@@ -63,6 +63,7 @@ _SILENT = {
 _RESERVED = {"Dataset", *hfsynth.__all__}
 """Names that a recipe or the module of functions uses, and no function of a pipeline may have."""
 _NEUTRAL: tuple[Any, ...] = (None, False, "auto", "main", "", 0, {}, [])
+"""Values of settings that need no advice."""
 _SAMPLING = {"stop_sequences": "stop", "stop_strings": "stop"}
 _LLM_SETTINGS = {
     "TransformersLLM": ("revision", "torch_dtype", "device_map", "trust_remote_code", "device"),
@@ -72,7 +73,7 @@ _LLM_SETTINGS = {
 """Kind of llm → its settings that are translated, or that don't influence the rows in hfsynth."""
 _FIELDS = {"torch_dtype": "dtype"}
 _DEFAULTS = {"revision": "main", "torch_dtype": "auto", "dtype": "auto", "device_map": "auto"}
-"""Setting of an llm → its text that stands for the default of hfsynth."""
+"""Setting of an llm → its value that means the default of hfsynth."""
 _SERVERS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "OpenAILLM": ((), None),
     "ClientvLLM": (("http://localhost:8000/v1",), None),
@@ -209,9 +210,9 @@ def read_nodes(text: str) -> list[Node]:
 
 
 def read_table() -> dict[str, str]:
-    """Return the advice of `from_distilabel.md`: class name → advice."""
-    rows = (line.split(" | ", 1) for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `"))
-    return {name.strip("|` "): " ".join(rest.rstrip(" |").replace(" | ", ": ").split()) for name, rest in rows}
+    """Return the last column of `from_distilabel.md`: class name → advice."""
+    rows = (line.split(" | ", 2) for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `"))
+    return {name.strip("|` "): advice.rstrip(" |") for name, _, advice in rows}
 
 
 def translate(nodes: Sequence[Node]) -> Translation:
@@ -517,7 +518,7 @@ def main() -> None:
     arguments = flags.parse_args()
     result = translate(read_nodes(arguments.pipeline.read_text(encoding="utf-8")))
     if not result.steps:
-        raise ValueError("no step of the pipeline has an equal:\n" + "\n".join(result.advice))
+        raise ValueError("no step of the pipeline has an equivalent:\n" + "\n".join(result.advice))
     arguments.output.write_text(result.recipe(), encoding="utf-8")
     command = ["hfsynth", "run", str(arguments.output), *result.flags]
     if result.functions:

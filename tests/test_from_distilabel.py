@@ -193,7 +193,7 @@ def test_table_has_every_class_of_distilabel(kind):
     section = converter.TABLE.read_text().split("\n## ")[1 + ["tasks", "llms", "steps"].index(kind)]
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
     assert [row[0].strip("|` ") for row in rows] == names
-    assert {row[1] for row in rows} <= {"same", "so", "no"}
+    assert {row[1] for row in rows} <= {"same", "other", "none"}
 
 
 def test_command_writes_recipe_and_functions(tmp_path):
