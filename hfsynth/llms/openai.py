@@ -50,8 +50,14 @@ class OpenAILLM(Configuration, LLM):
     write a user's turn (Magpie) or score choices (Judge) need it. The key is read from an environment variable, and is
     never part of the configuration.
 
-    `transformers serve` samples only if the generation config does: the model's own, or one that is sent by
-    `extra_body={"generation_config": '{"do_sample": true}'}`. Its seeds are lost where requests run side by side.
+    Up to `concurrency` requests are in flight, and fewer while the server is overloaded. Transient failures are
+    retried. A request that the server refuses fails its row, with the server's message. If the server rejects the key
+    or the model, or completes nothing for `patience` seconds, the run ends and keeps its finished rows. A later run
+    finds them even if the address, a time-out or the key has changed.
+
+    `transformers serve` takes raw prompts, so Magpie works, but scores no choices. It samples only if the generation
+    config does: the model's own, or one that is sent by `extra_body={"generation_config": '{"do_sample": true}'}`. Its
+    seeds are lost where requests run side by side (`concurrency=1` keeps them).
 
     >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
     >>> llm.model_name, llm.same_rows
