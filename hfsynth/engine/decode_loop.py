@@ -5,11 +5,11 @@
 2. prefill  the prompts of new sequences are read, many in one forward; tokens that any slot has already are copied
 3. decode   otherwise the last token of every sequence is read, in one forward
 4. sample   each sequence gets its next token by its own parameters and its own random numbers
-5. free     a sequence that has ended is returned, and its slot is free
+5. free     a sequence that has ended (`TokenizedRequest.finish_reason` in `chat.py`) is returned, and its slot is free
 
 A sequence's only state is its tokens, of which the first `num_cached` are in its slot. A sequence can therefore leave
-its slot and return later: its tokens are then read again, as a prompt. When memory runs out, some sequences leave
-their slots and wait (`scheduler.py`).
+its slot and return later: its tokens are then read again, as a prompt. `scheduler.py` assigns the slots; when memory
+runs out, it takes them from some sequences, which wait.
 """
 
 from collections import abc

@@ -1,4 +1,7 @@
-"""Writing and reading of a published dataset's folder: rows, failures, recipes, images, facts and the card."""
+"""Writing and reading of a published dataset's folder: rows, failures, recipes, images, facts and the card.
+
+`record.py` defines the failures dataset; `card.py` renders the card.
+"""
 
 import hashlib
 import logging

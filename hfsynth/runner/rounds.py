@@ -1,8 +1,8 @@
 """Input and round sizes of a run with `num_rows`, which processes rows in rounds until enough are accepted.
 
-Each round runs all steps over some rows of the input; a filter compares them with the rows that it kept in earlier
-rounds. Row indices continue from one round to the next. The result does not depend on the sizes of the rounds: a run
-returns the first `num_rows` rows that a run over the entire input would accept.
+Each round runs all steps (`run.py`) over some rows of the input; a filter compares them with the rows that it kept in
+earlier rounds. Row indices continue from one round to the next. The result does not depend on the sizes of the rounds:
+a run returns the first `num_rows` rows that a run over the entire input would accept.
 """
 
 import sys
