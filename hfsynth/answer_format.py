@@ -24,7 +24,7 @@ _MARKER = r"(?:<[^<>\s][^<>]*>|\[[^\[\]\s][^\[\]]*\]|◁[^◁▷]+▷)"
 _LAST_MARKER = re.compile(rf"{_MARKER}\Z")
 _FIRST_MARKER = re.compile(_MARKER)
 _FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
-_AS_DATA = re.compile(r"""['"]thinking['"]""")  # a list of parts that a template wrote as it is
+_AS_DATA = re.compile(r"""['"]thinking['"]""")  # in a list of parts that a template writes as its repr
 
 
 # --- thinking ---
@@ -125,12 +125,12 @@ def _opening(before: str, prompt: str, direct: str) -> str:
 
 
 def _opened_by_prompt(prompt: str, plain: str) -> tuple[ThinkingMarkers, ...]:
-    """Return the markers of a generation prompt that ends with a marker which no rendered answer has before it."""
+    """Return the markers if the generation prompt ends with a marker, but no marker precedes a rendered answer."""
     read, before = prompt.rstrip(), plain.partition(_ANSWER)[0].rstrip()
     last = _LAST_MARKER.search(read)
     if last is None or before == read:
         return ()
-    if before.startswith(read):  # an answer without thoughts has empty ones
+    if before.startswith(read):  # the template renders empty thoughts before an answer without any
         return (ThinkingMarkers(last.group(), before.removeprefix(read).strip()),)
     closing = _counterpart(last.group()) if read[: last.start()].rstrip() == before else ""
     return (ThinkingMarkers(last.group(), closing),) if closing else ()
@@ -199,7 +199,7 @@ def _split_at_closing(text: str, marks: ThinkingMarkers) -> tuple[str, str]:
 
 
 def _begins_turn(rest_of_closing: str) -> bool:
-    """Return whether the rest of a closing is the header of another turn: its first marker may close other parts."""
+    """Return whether the rest of a closing is the header of a turn; its first marker may then close any part."""
     return len(_FIRST_MARKER.findall(rest_of_closing)) > 1
 
 
@@ -261,10 +261,10 @@ def parse_answer(
 
     Args:
         tokenizer: A tokenizer of transformers.
-        response_template: How answers are written.
+        response_template: The pattern of answers.
         prompt: The prompt; "" if no part of the answer is in it.
         text: The generated text, with special tokens.
-        tools: The tools it may call, whose schemas give the arguments their types.
+        tools: The tools that it may call; their schemas give the arguments their types.
 
     Raises:
         ValueError: If the text has a call that can't be parsed.
@@ -273,7 +273,7 @@ def parse_answer(
         parsed = tokenizer.parse_response(
             text, dict(response_template), prefix=prompt, tools=[dict(tool) for tool in tools]
         )
-    except (LookupError, TypeError, AttributeError) as error:  # of a call that lacks a part
+    except (LookupError, TypeError, AttributeError) as error:  # raised if a call lacks a part
         raise ValueError(f"{type(error).__name__}: {error}") from error
     calls = parsed.get("tool_calls") or []
     if not calls:
@@ -304,7 +304,7 @@ def check_call(call: Any) -> Mapping[str, Any]:
         except json.JSONDecodeError as error:
             raise ValueError(f"the arguments of {name!r} are not JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of {name!r} are no object: {arguments!r:.200}")
+        raise ValueError(f"the arguments of {name!r} are not a JSON object: {arguments!r:.200}")
     identifier = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     return {**identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -312,7 +312,7 @@ def check_call(call: Any) -> Mapping[str, Any]:
 def derive_response_template(
     tokenizer: Any, render: TryRender, markers: Sequence[ThinkingMarkers] = THINKING
 ) -> Mapping[str, Any] | None:
-    """Derive the pattern of tool calls from a chat template; None if it doesn't parse the template's own rendering.
+    """Derive the pattern of tool calls from a chat template; None if none parses the rendered sample calls.
 
     The derived response template parses an answer without its thinking, as `split_thinking` returns it.
 
@@ -363,7 +363,7 @@ def _render_calls(render: TryRender, number: int, markers: Sequence[ThinkingMark
 
 
 def _is_parsed(tokenizer: Any, template: Mapping[str, Any], written: str, number: int) -> bool:
-    """Return whether a response template parses the rendered sample calls, and no call from a plain answer."""
+    """Return whether a response template parses the rendered sample calls, and finds no call in a plain answer."""
     try:
         parsed = parse_answer(tokenizer, template, "", written, SAMPLE_TOOLS)
         plain = parse_answer(tokenizer, template, "", f"{_ANSWER} {{1}}", SAMPLE_TOOLS)

@@ -70,14 +70,14 @@ class TokenizedRequest:
     sampling: SamplingParams
     seed: int
     max_new_tokens: int
-    """`SamplingParams.max_new_tokens`, or what is left of the context, if that is less."""
+    """`SamplingParams.max_new_tokens`, or the number of tokens left in the context, if lower."""
     end_tokens: frozenset[int]
     """Tokens that end the completion."""
     stop: tuple[str, ...]
     """Texts that end the completion."""
 
     def finish_reason(self, token_ids: Sequence[int], decode: Decode) -> FinishReason | None:
-        """Return the finish reason if the completion ends with its last token, else None.
+        """Return the finish reason if the last token ends the completion, else None.
 
         Args:
             token_ids: The tokens generated so far, at least one. Call this after every token.
@@ -216,7 +216,7 @@ class ChatTokenizer:
     context: int | None
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Check that the requests don't all fail for the same reason, which would not be an error of single rows.
+        """Check that the model can complete some request; if it can't, the rows are not at fault.
 
         Raises:
             ChatTemplateError: If every request needs something that the chat template lacks, such as a system role.
@@ -381,7 +381,7 @@ class ChatTokenizer:
 
     @cached_property
     def _derived_response_template(self) -> Mapping[str, Any] | None:
-        """How the model writes tool calls, derived from its chat template; None if that can't be derived."""
+        """The response template, derived from the chat template; None if it can't be derived."""
         if self.template.tool_renders is None:
             return None
         render = partial(_attempt, self.template.tool_renders(SAMPLE_TOOLS))
@@ -513,7 +513,7 @@ class ChatTemplate:
     def before_answer(self, messages: Sequence[Message]) -> str:
         """Return the text before an answer, cut from the conversation rendered with the answer.
 
-        For a thinking model, `prompt` may return other text: its generation prompt may open the thinking block, which
+        For a thinking model, `prompt` may return other text: the generation prompt may open the thinking block, which
         an answer without thinking doesn't have.
 
         Raises:
@@ -527,8 +527,8 @@ class ChatTemplate:
         cuts = self._cuts(messages, "assistant", [(_ANSWER, False), (_OTHER, False)])
         if len(cuts) != 1 or None in cuts:
             raise ChatTemplateError(
-                f"the chat template of {self.name} can't show an answer after {len(messages)} messages: "
-                f"what stands before the answer's text depends on it: {sorted(map(str, cuts))}"
+                f"the chat template of {self.name} can't render an answer after {len(messages)} messages: "
+                f"the text before the answer depends on the answer: {sorted(map(str, cuts))}"
             )
         return str(cuts.pop())
 
@@ -547,7 +547,7 @@ class ChatTemplate:
         """Return why the template can't render a conversation, such as a missing role; "" if it can."""
         roles = {message["role"] for message in messages}
         if role == "user" and self._user_fault:
-            return f"the chat template of {self.name} can't speak as a user: {self._user_fault}"
+            return f"the chat template of {self.name} can't render a user's turn: {self._user_fault}"
         if "system" in roles and self._system_fault:
             return f"the chat template of {self.name} refuses a system role: {self._system_fault}"
         if "assistant" in roles and self._history_fault:
@@ -595,7 +595,7 @@ class ChatTemplate:
         """The text that the template puts between a user's text and the answer.
 
         Raises:
-            ChatTemplateError: If the template can't speak as a user.
+            ChatTemplateError: If the template can't render a user's turn.
         """
         if fault := self.fault((), "user"):
             raise ChatTemplateError(fault)
@@ -606,7 +606,7 @@ class ChatTemplate:
         """The text that follows every user's turn, both the last and earlier ones. Generating it ends the turn.
 
         Raises:
-            ChatTemplateError: If the template can't speak as a user.
+            ChatTemplateError: If the template can't render a user's turn.
         """
         answered: list[Message] = [*_user_turn(_USER), {"role": "assistant", "content": _ANSWER}, *_user_turn(_OTHER)]
         if self._history_fault:
@@ -630,13 +630,13 @@ class ChatTemplate:
         cuts = self._cuts(messages, "user", [(_USER, True), (_USER, False), (_OTHER, True)])
         if len(cuts) != 1 or None in cuts:
             raise ChatTemplateError(
-                f"the chat template of {self.name} can't speak as a user after {len(messages)} messages: "
-                f"what stands before the user's text depends on it: {sorted(map(str, cuts))}"
+                f"the chat template of {self.name} can't render a user's turn after {len(messages)} messages: "
+                f"the text before the user's text depends on that text: {sorted(map(str, cuts))}"
             )
         before = str(cuts.pop())
         if not before:
             raise ChatTemplateError(
-                f"the chat template of {self.name} can't speak as a user: nothing stands before a user's text"
+                f"the chat template of {self.name} can't render a user's turn: no text precedes the user's text"
             )
         return before
 
@@ -678,7 +678,7 @@ class ChatTemplate:
             if text.count(message["content"]) != 1:
                 return f"it shows the {message['role']}'s text {text.count(message['content'])} times"
         places = [text.index(message["content"]) for message in messages]
-        return "" if places == sorted(places) else "it shows the messages in another order"
+        return "" if places == sorted(places) else "it changes the order of the messages"
 
     @cached_property
     def _wants_parts(self) -> bool:

@@ -1,7 +1,8 @@
 """`Configuration`, the base class of techniques, filters and llms: its codec, its hash and its field checks.
 
-One codec writes a configuration as plain values and builds it again. Recipes and records have the name of each class
-and secret. A pickle has numbers in their place, and lists of the classes and secrets that they stand for.
+One codec writes a configuration as plain values and builds it again. Recipes (`recipe.py` writes them as YAML) and
+records have the name of each class and secret. A pickle has numbers in their place, and lists of the classes and
+secrets that they stand for.
 """
 
 import dataclasses
@@ -20,11 +21,11 @@ from hfsynth.fingerprint import code_state
 from hfsynth.secrets import children, is_secret_field, masked, redact, repr_of
 
 Description = dict[str, Any]
-"""A configuration as plain values: `CLASS_KEY` and the fields. Of a function of a dataset: `function` and `source`."""
+"""Plain values of a configuration, `CLASS_KEY` and the fields, or of a dataset function, `function` and `source`."""
 CLASS_KEY = "__class__"  # the reference to a class, with "/2" appended where the class is at version 2
 UNHASHED: Mapping[str, Any] = {"hashed": False}
 """Metadata of a field that rows don't depend on, such as an address: another value finds the same cached rows."""
-SECRET_KEY = "__secret__"  # the reference to a secret; "text" beside it has the value with *** for what is secret
+SECRET_KEY = "__secret__"  # the reference to a secret; "text" beside it has the value with *** for its secret part
 
 
 @runtime_checkable
@@ -45,7 +46,7 @@ class Configuration:
     """
 
     version: ClassVar[int] = 1
-    """Raised with every change of behaviour, so that results cached before it are computed anew."""
+    """Increased with every change of behaviour, so that results cached before the change are computed anew."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Keep secrets out of the `repr` that `dataclass` would write."""
@@ -201,7 +202,7 @@ def build(value: Any, find_class: Callable[[str], Any], find_secret: Callable[[A
     name, _, version = str(value[CLASS_KEY]).partition("/")
     cls = find_class(name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ValueError(f"{cls!r} is no class of configurations; the recipe needs one under {CLASS_KEY!r}.")
+        raise ValueError(f"{cls!r} is not a class of configurations; the recipe needs one under {CLASS_KEY!r}.")
     if str(getattr(cls, "version", 1)) != (version or "1"):
         installed = getattr(cls, "version", 1)
         advice = "" if version else f", or write {cls.__name__}/{installed} in a recipe of your own"
@@ -307,12 +308,11 @@ _Rule = tuple[Callable[[Any], Any], str]
 def settle_fields(configuration: Any) -> None:
     """Check the fields of a frozen dataclass by their annotations, and bring each value to its field's type.
 
-    A single text becomes a tuple if several may be given, a list a tuple, a path a text, and a number of NumPy one of
-    Python.
-    Annotations other than text, numbers, bool, tuples of texts, mappings and None are left to the class.
+    A list, or one text where several may be given, becomes a tuple; a path becomes a text, and a number of NumPy one
+    of Python. Annotations other than text, numbers, bool, tuples of texts, mappings and None are left to the class.
 
     Raises:
-        ValueError: If a value has another type, with the field's name; a bool or NaN is no number.
+        ValueError: If a value has another type; the error names the field. A bool or NaN is not a number.
     """
     owner: Any = type(configuration)
     for name, hint in _annotations(owner).items():
@@ -328,7 +328,7 @@ def as_texts(name: str, value: Any) -> tuple[str, ...]:
     """Return the texts of a field or argument that takes several: one text is a tuple of one.
 
     Raises:
-        ValueError: If it is neither a text nor a series of texts, with `name`.
+        ValueError: If it is neither a text nor a series of texts; the error has `name`.
 
     >>> as_texts("SamplingParams.stop", "END")
     ('END',)
@@ -355,7 +355,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """Return a value converted to its annotation, or unchanged if the annotation has no rule; else `_REFUSED`."""
+    """Convert a value to its annotation, if that has a rule; return `_REFUSED` if the value doesn't fit."""
     options = _options(hint)
     if value is None and NoneType in options:
         return None
@@ -371,7 +371,7 @@ def _expectation(hint: Any) -> str:
 
 
 def _rule(kind: Any) -> "_Rule | None":
-    """Return an annotation's rule: one of the table, or for a dataclass such as SamplingParams that it is one."""
+    """Return an annotation's rule: that of the table, or for a dataclass a check that a value is an instance."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return lambda value: value if isinstance(value, kind) else _REFUSED, f"{kind.__name__}(...)"
     return _RULES.get(kind)
@@ -386,7 +386,7 @@ def _texts(value: Any) -> Any:
 
 
 def _tuple(value: Any, settle: Callable[[Any], Any]) -> Any:
-    """Return a series as a tuple; a single value becomes one of one, and a set is sorted, to be the same each time."""
+    """Return a series, or a single value, as a tuple; a set is sorted, so that its order is always the same."""
     if isinstance(value, (bytes, bytearray, Mapping, NoneType)):
         return _REFUSED
     if isinstance(value, (str, os.PathLike)) or not isinstance(value, Iterable):

@@ -12,7 +12,7 @@ from hfsynth.llm import MESSAGE_ROLES, Message
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 """Names of columns of conversations, in the order of preference."""
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message for what the model thought before it answered."""
+"""Fields of a message with the model's thinking before its answer."""
 EXTRA_FIELDS = ("tool_calls", "tool_call_id", "name", *THINKING_FIELDS)
 """Fields of a message besides role and content that chat templates read; others are left out."""
 _SHAREGPT_ROLES = {
@@ -220,7 +220,7 @@ def _from_json(column: str, value: object) -> Any:
     """Return the value of a JSON list or object; return any other value unchanged.
 
     Raises:
-        RowError: If a text that begins as one is not JSON.
+        RowError: If a text begins like one, but is not JSON.
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value

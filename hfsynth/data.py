@@ -65,13 +65,13 @@ VERSIONS = ("evolved_instructions", "answers")
 """Columns with lists of texts, of which the last one is read."""
 
 Part = Literal["instruction", "response"]
-"""The turn to read of a conversation: its first user turn, or its last turn, if that is the assistant's."""
+"""The turn to read of a conversation: the first user turn, or the last turn if that is the assistant's."""
 
 _BOM = b"\xef\xbb\xbf"
-_INDEX_COLUMN = "__index_level_0__"  # the first fields of rows that have more than the header
+_INDEX_COLUMN = "__index_level_0__"  # pandas' name for surplus fields, if rows have more than the header
 _CHECKED_BYTES = 65536
 _BATCH_ROWS = 5_000
-_UNREADABLE = (DatasetGenerationError, pa.ArrowException, UnicodeError)  # raised for what is in a file
+_UNREADABLE = (DatasetGenerationError, pa.ArrowException, UnicodeError)  # raised for the content of a file
 _CHAT_COLUMNS = (*CONVERSATION_COLUMNS, "prompt", "completion", "chosen", "rejected")
 
 
@@ -81,7 +81,7 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
     Args:
         name: A dataset on the Hub, as user/name; a folder of data files, or one that `save_to_disk` wrote; or a file
             of one of `FORMATS`, compressed or not. `~` stands for the home folder.
-        config: The configuration; None where there is one.
+        config: The configuration; None if there is only one.
         split: The split, or a slice of one, such as train[:100].
         revision: Commit, branch or tag, on the Hub.
 
@@ -96,18 +96,18 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
 
 
 def load_splits(name: str, config: str | None = None, split: str | None = None) -> dict[str, Dataset]:
-    """Load all splits of a dataset by their names, or the one that is named.
+    """Load the splits of a dataset by their names: all of them, or one.
 
     Args:
         name: A dataset, as in `load_rows`.
-        config: The configuration; None where there is one.
+        config: The configuration; None if there is only one.
         split: The only split to load; None for all of them.
 
     Returns:
         Name of a split → its rows.
 
     Raises:
-        ValueError: As `load_rows` raises it.
+        ValueError: In the same cases as `load_rows`.
     """
     loaded = _load(name, config, split, None)
     if isinstance(loaded, Dataset):
@@ -116,7 +116,7 @@ def load_splits(name: str, config: str | None = None, split: str | None = None) 
 
 
 def find_path(name: str) -> Path | None:
-    """Return the file or folder with a dataset's name; None where the name is that of a dataset on the Hub.
+    """Return the file or folder with a dataset's name; None if the name is that of a dataset on the Hub.
 
     Args:
         name: A dataset, as in `load_rows`.
@@ -248,7 +248,7 @@ def class_names(kind: Any, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def is_chat(features: Features, column: str) -> bool:
-    """Return whether a column is one of conversations, by its feature; one of lists of JSON, by its name too."""
+    """Return whether a column has conversations, by its feature and, if that is a list of JSON, its name too."""
     kind = features.get(column)
     if isinstance(kind, List) and isinstance(kind.feature, Json) and column not in _CHAT_COLUMNS:
         return False
@@ -314,7 +314,7 @@ def _load_folder(folder: Path, split: str | None) -> Any:
         try:
             found = file_format(path)
         except ValueError:
-            continue  # a file of another type, as datasets passes over it
+            continue  # a file of another type, which datasets ignores too
         formats.append(found)
         stem = path.name.partition(".")[0].lower()
         splits.setdefault(stem if stem in ("validation", "test") else "train", []).append(path)
@@ -380,7 +380,7 @@ def _data_files(folder: Path) -> list[Path]:
         try:
             suffix = _format_suffix(path)
         except ValueError:
-            continue  # a file of another type, as datasets passes over it
+            continue  # a file of another type, which datasets ignores too
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             by_format.setdefault(".jsonl" if suffix == ".ndjson" else suffix, []).append(path)
     certain = {suffix: paths for suffix, paths in by_format.items() if suffix not in (".json", ".txt")}
@@ -419,7 +419,7 @@ def _check_encoding(path: Path) -> None:
 
 @contextmanager
 def _quiet_builders() -> Iterator[None]:
-    """Keep the builders of datasets from logging an error that is raised as well."""
+    """Keep the builders of datasets from logging an error that they also raise."""
     logger = logging.getLogger("datasets.packaged_modules")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

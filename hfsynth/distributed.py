@@ -51,7 +51,7 @@ def local_world_size() -> int:
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a launch that the variables of an `srun` task stand for; none for a single task.
+    """Convert the variables of an `srun` task to those of a launch; none for a single task.
 
     Process 0 runs on the first node of the step. Its port follows from the numbers of the job and the step, unless
     MASTER_PORT is set.
@@ -104,7 +104,7 @@ def _first_node(nodes: str) -> str:
 
 
 def _environment() -> Mapping[str, str]:
-    """Return the environment; of a task of a plain `srun`, with the variables of a launch, which torch reads too."""
+    """Return the environment; for a task of a plain `srun`, first add the variables of a launch, which torch reads."""
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ:
         os.environ.update(slurm_environment(os.environ))
     return os.environ
@@ -232,7 +232,7 @@ class ProcessGroup:
         return self.add(counter, 1) - 1
 
     def same_on_all_ranks(self, name: str, value: str) -> bool:
-        """Whether this process has the same value as the first that asked; True without a store."""
+        """Whether this process has the same value as the first process that called this; True without a store."""
         if self.store is None:
             return True
         try:

@@ -177,7 +177,7 @@ def test_generation_prompt_has_one_bos_token():
 
 def test_before_answer_depending_on_it_is_refused():
     source = "{% for m in messages %}[{{ m['content'][0] }} {{ m['content'] }}]{% endfor %}"
-    with pytest.raises(ChatTemplateError, match="what stands before the answer's text depends on it"):
+    with pytest.raises(ChatTemplateError, match="the text before the answer depends on the answer"):
         template(source).before_answer([user("a")])
 
 
@@ -220,9 +220,9 @@ def test_roles_that_do_not_alternate_are_refused():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{{ messages[0]['role'] }}:", "can't speak as a user: it shows the user's text 0 times"),
-        ("{{ messages[0]['content'] * 2 }}", "can't speak as a user: it shows the user's text 2 times"),
-        ("{{ raise_exception('no users') }}", "can't speak as a user: no users"),
+        ("{{ messages[0]['role'] }}:", "can't render a user's turn: it shows the user's text 0 times"),
+        ("{{ messages[0]['content'] * 2 }}", "can't render a user's turn: it shows the user's text 2 times"),
+        ("{{ raise_exception('no users') }}", "can't render a user's turn: no users"),
     ],
 )
 def test_a_template_that_can_not_speak_as_a_user_says_why(source, message):
@@ -232,7 +232,7 @@ def test_a_template_that_can_not_speak_as_a_user_says_why(source, message):
 
 def test_user_prompt_depending_on_the_text_is_refused():
     source = "{% for m in messages %}{{ m['content'] | length }} {{ m['content'] }}{% endfor %}"
-    with pytest.raises(ChatTemplateError, match="what stands before the user's text depends on it"):
+    with pytest.raises(ChatTemplateError, match="the text before the user's text depends on that text"):
         template(source).prompt([], "user")
 
 
