@@ -388,8 +388,8 @@ def _count_interval(counts: Sequence[float], added: tuple[float, float]) -> Inte
 def _token_interval(tokens: Sequence[float]) -> Interval:
     """Return the mean of tokens with a t interval of its logarithm.
 
-    The distribution of tokens has a long right tail, of which a few rows rarely have the longest: for the width of the
-    interval, the largest number counts twice.
+    The distribution of tokens has a long right tail, which a few rows rarely cover. For the width of the interval, the
+    largest number therefore counts twice.
     """
     if not any(tokens):
         return Interval(0, 0, 0)
@@ -611,7 +611,7 @@ def _estimate_heading(estimate: Estimate) -> str:
 def _shortfall(estimate: Estimate) -> str:
     if estimate.num_rows is None or round(estimate.rows.expected) >= estimate.num_rows:
         return ""
-    return f", fewer than {estimate.num_rows:,}: the input or a limit ends before"
+    return f", fewer than {estimate.num_rows:,}: the input or a limit ends first"
 
 
 def _time_line(estimate: Estimate, steps: Sequence[TracedStep]) -> str:

@@ -5,7 +5,7 @@ HfsynthError
 ├── ChatTemplateError   (ValueError)    a chat template can't render a request
 ├── FlowError           (TypeError)     a technique's flow yields or returns a wrong value
 ├── RunError            (RuntimeError)  a run can't be finished; finished chunks are kept
-├── GenerationError     (RuntimeError)  an llm can't go on
+├── GenerationError     (RuntimeError)  an llm can't continue
 │   └── ServerError                     a server refuses every request, or stays unreachable
 ├── RemakeError         (ValueError)    published rows can't be generated again
 ├── PushError           (RuntimeError)  the Hub doesn't take a dataset
@@ -31,13 +31,13 @@ class FlowError(HfsynthError, TypeError):
 
 
 class GenerationError(HfsynthError, RuntimeError):
-    """An llm can't go on, for any row: its model can't be loaded, or it returned too few completions."""
+    """An llm can't continue, for any row: its model can't be loaded, or it returned too few completions."""
 
 
 class ServerError(GenerationError):
-    """A server can't be used now: it refuses the key or the model, or doesn't answer however often it is asked.
+    """A server can't be used now: it refuses the key or the model, or stays unreachable after all retries.
 
-    Every other request would fail too, so that a run ends at once, with its finished chunks kept.
+    Every other request would fail too, so a run ends at once and keeps its finished chunks.
     """
 
 
@@ -59,8 +59,8 @@ class RowError(HfsynthError):
     Args:
         reason: What went wrong, for the record.
         raw: The completion that could not be used, if there is one.
-        transient: Whether the row may succeed at another time (an endpoint is down, memory is taken): the same run,
-            started again, tries such a row again.
+        transient: Whether a later try may succeed (an endpoint is down, memory is taken): the same run, started again,
+            retries such a row.
     """
 
     def __init__(self, reason: str, raw: str = "", *, transient: bool = False) -> None:

@@ -200,7 +200,7 @@ class TextFilter(Filter, ABC):
         """Return the text of a value.
 
         Raises:
-            RowError: If the value is neither a text nor a conversation, or a message has content that is no text.
+            RowError: If the value is neither a text nor a conversation, or a message has content that is not text.
         """
         if isinstance(value, str) and not is_conversation_json(value):
             return value

@@ -1,9 +1,9 @@
 """Hash the contents of files; describe the code of a user's class or function as text to be hashed.
 
-Edits of code change its text, comments don't. Pickle stores only the name of an importable class or function, so
-without this text a cache would return the results of older code. The text has the bytecode of functions and methods,
-and of everything that they use of the user's modules: other functions and classes, base classes, closures, and the
-values of globals. Of hfsynth, the standard library and installed packages it has only names.
+Edits of code change its text, edits of comments don't. Pickle stores only the name of an importable class or function,
+so without this text a cache would return the results of older code. The text has the bytecode of functions and
+methods, and of everything that they use of the user's modules: other functions and classes, base classes, closures,
+and the values of globals. Of hfsynth, the standard library and installed packages it has only names.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _BLOCK, _BLOCKS = 64 * 1024, 256  # bytes of a block; number of blocks, evenly spaced from the first to the last
 _READ = 1 << 20  # bytes that are read at once
 _HASHES: dict[tuple[str, int, int, int, int, bool], str] = {}  # path, size, times, inode, only blocks → hash
-_MAX_OBJECTS = 2_000  # most objects that are read; of further ones only the names count
+_MAX_OBJECTS = 2_000  # maximum number of objects that are read; of others only the names count
 _MAX_DEPTH = 40
 _VALUES = (decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo)
 _PLAIN = (
@@ -75,7 +75,7 @@ _CONSTRUCTORS = {"__init__", "__new__", "__post_init__", "__setstate__", "__init
 
 
 def code_state(subject: Any) -> str:
-    """Return a text that is equal for equal code of a class or function, in every process, and else differs.
+    """Return a text that is the same in every process for equal code of a class or function, else another one.
 
     Of an object whose state can't be read, such as an open client, only the class counts; a warning names the object
     once.
@@ -186,7 +186,7 @@ class _Reader:
                 yield self._module(module, _used_names(function))
 
     def _own_module(self, name: str) -> types.ModuleType | None:
-        """Import and return a module of the user's by its name; None for any other module."""
+        """Import and return a user's module by its name; None for any other module."""
         if name.partition(".")[0] in sys.stdlib_module_names or name.partition(".")[0] == "hfsynth":
             return None
         try:
@@ -245,7 +245,7 @@ class _Reader:
         return self._changed[id(module)] | _changed_globals(function.__code__)
 
     def _module(self, module: types.ModuleType, attributes: Collection[str]) -> Any:
-        """Return the state of the attributes that are used of a module of the user's and of its submodules."""
+        """Return the state of the used attributes of a user's module and of its submodules."""
         if not self._is_own(module) or id(module) in self._active:
             return module.__name__
         self._active.add(id(module))
@@ -298,7 +298,7 @@ class _Reader:
         return _qualified_name(kind)
 
     def _warn(self, name: str, reason: str) -> None:
-        text = f"{self._label} uses {name!r} ({reason}), whose state is no part of the key of cached rows"
+        text = f"{self._label} uses {name!r} ({reason}), whose state is not part of the key of cached rows"
         if text not in _WARNED:
             _WARNED.add(text)
             logger.warning("%s: raise the class's `version`, or change the step's `name`, when the rows change", text)
@@ -324,7 +324,7 @@ def _qualified_name(value: Any) -> str:
 
 
 def _is_generated(name: str, value: Any) -> bool:
-    """Return whether `dataclass` or hfsynth wrote a member of a class, and not the user."""
+    """Return whether a member of a class was written by `dataclass` or hfsynth, not by the user."""
     if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
         return True
     code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)

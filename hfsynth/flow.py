@@ -107,7 +107,7 @@ def is_transient(error: str, finish_reason: str) -> bool:
 class Attempt:
     """A `with` block that keeps the exception raised in it, so that only one row or request fails.
 
-    It does not keep an interrupt, an exit, or the `fatal` exceptions, which every row would raise.
+    Interrupts, exits and the `fatal` exceptions, which every row would raise, pass through.
 
     Args:
         fatal: The exceptions that every row would raise.
@@ -163,7 +163,7 @@ class RaisedRows:
         """Raise at the end of a batch if no row was completed and an exception shows a bug or an unusable llm.
 
         Raises:
-            Exception: That of the first such row.
+            Exception: The first such row's.
         """
         if self._decisive is not None and not self.completed:
             raise self._decisive
@@ -201,7 +201,7 @@ class FlowDriver:
         more: Called when the llm has room and no request waits; it may start another batch.
         raised: Counts the rows of the same technique that raised.
         watcher: Callbacks on completions and ended flows.
-        patience: Seconds without a completion before the log says so.
+        patience: Seconds without a completion before the first warning.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class FlowDriver:
         A row fails if its flow raises, or if the llm raises for its request alone.
 
         Raises:
-            Exception: That of the first rows, if the rows are not at fault (see `RaisedRows`).
+            Exception: The first rows', if the technique or the llm is at fault (see `RaisedRows`).
             FlowError: If a flow yields anything but a request.
             GenerationError: If the llm can't be loaded, or stops before it has completed every request.
         """
@@ -297,7 +297,7 @@ class FlowDriver:
         return True
 
     def close_if_idle(self) -> None:
-        """Stop the llm's stream if no row is in flight, so that the llm gives back its memory."""
+        """Stop the llm's stream if no row is in flight, so that the llm frees its memory."""
         if not self._asked:
             self.close()
 
@@ -326,14 +326,12 @@ class FlowDriver:
         self._llm.load()  # raises if the llm can't be loaded, which is no request's fault
         waiting = set(self._requests.keys())
         taken = [run for run in self._asked if run not in waiting]
-        if not taken:  # it raised before it took any
+        if not taken:  # the llm raised before it took a request
             taken = list(self._asked)
             self._requests.clear()
         if not taken:
             raise error
-        self._log(
-            error, "%s raised on %d requests, which are asked for again in halves", self._llm.model_name, len(taken)
-        )
+        self._log(error, "%s raised on %d requests, which are repeated in halves", self._llm.model_name, len(taken))
         self._stream = iter(())
         middle = len(taken) // 2
         for part in (taken[:middle], taken[middle:]):
@@ -374,10 +372,10 @@ class FlowDriver:
     def _answer(self, run: Hashable, completion: Completion) -> None:
         """Send a completion to its flow."""
         if not isinstance(run, RowState) or run not in self._asked:
-            raise GenerationError(f"{self._llm.model_name} completed {run!r}, which nobody asked for.")
+            raise GenerationError(f"{self._llm.model_name} completed {run!r}, which was not requested.")
         if not isinstance(completion, Completion):
             raise GenerationError(
-                f"{self._llm.model_name} gave {completion!r} for a request; it must be a Completion."
+                f"{self._llm.model_name} returned {completion!r} for a request; it must be a Completion."
             )
         del self._asked[run]
         if self._watchdog is not None:
@@ -414,7 +412,7 @@ class FlowDriver:
             logger.warning(f"{message}: %s", *values, redact(text))
 
     def _start_more(self) -> None:
-        """Start another batch. An exception of that is kept apart from those of the llm."""
+        """Start another batch, and keep its exception apart from those of the llm."""
         if self._more is not None:
             try:
                 self._more()
@@ -496,11 +494,11 @@ class RowRandom(random.Random):
         self.gauss_next = None
 
     def getstate(self) -> tuple[Any, ...]:
-        """Return the state, for the next method."""
+        """Return the state, for `setstate`."""
         return (*self._numbers.getstate()[:2], self.gauss_next)
 
     def setstate(self, state: tuple[Any, ...]) -> None:
-        """Return to a state."""
+        """Restore a state."""
         self._numbers.setstate(state)
         self.gauss_next = state[2]
 
@@ -548,7 +546,7 @@ class RowState:
         choices = len(self._request.choices) if self._request else 0
         if choices and not completion.error and len(completion.scores) != choices:
             raise GenerationError(
-                f"{choices} choices were to be scored, and {len(completion.scores)} scores came; use an llm "
+                f"for {choices} choices, the llm returned {len(completion.scores)} scores; use an llm "
                 "that scores choices, such as TransformersLLM(...)."
             )
         self.outcome.prompt_tokens += completion.prompt_tokens
@@ -592,7 +590,7 @@ class RowState:
                 self.outcome.finish_reason = completion.finish_reason
                 if completion.error or completion.finish_reason in ("error", "refused"):
                     transient = completion.finish_reason != "refused"
-                    reason = completion.error or "the llm says no reason"
+                    reason = completion.error or "the llm gave no reason"
                     request = flow.throw(RowError(reason, completion.text, transient=transient))
                 elif error := self._truncation(completion):
                     request = flow.throw(error)
@@ -654,7 +652,7 @@ class RowState:
         self.finished = True
         self.outcome.rows = [result] if isinstance(result, dict) else list(result)
         if not self.outcome.rows:
-            self.outcome.error = "the row became no rows"
+            self.outcome.error = "the flow returned no rows"
 
 
 def _sentence(error: Exception) -> str:
@@ -710,7 +708,7 @@ def lone_surrogate(text: str) -> str:
 
 
 class Watchdog:
-    """Warns while no completion comes: after `patience` seconds, and each time the silence has doubled since.
+    """Warns while no completion comes: after `patience` seconds, and whenever the time without one has doubled.
 
     There is no time limit, since Python can't stop code from another thread. An llm that waits for something of its
     own, such as a server, sets a timeout there and returns a `Completion` with `finish_reason="error"`.

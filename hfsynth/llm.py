@@ -1,4 +1,7 @@
-"""Requests to a language model and its completions: LLM, Request, Completion, SamplingParams, conversations."""
+"""Requests to a language model and its completions: LLM, Request, Completion, SamplingParams, messages.
+
+`flow.py` derives the seed of each request; the modules of `llms/` complete requests.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +23,7 @@ Need = Literal["user turn", "choices", "schema"]
 choices, an answer that follows a JSON schema."""
 SameRows = Literal["row", "chunk", "none"]
 """Which rows a repeated run reproduces, on the same device, dtype and package versions. "row": every row, whatever
-else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none for sure."""
+else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none reliably."""
 
 
 class _Turn(TypedDict):
@@ -31,7 +34,7 @@ class _Turn(TypedDict):
 class Message(_Turn, total=False):
     """One turn of a conversation: `role` is "system", "user" or "assistant", say; `content` is its text.
 
-    The other fields are those that chat templates read of models that call tools or think.
+    The other fields are read by the chat templates of models that call tools or think.
     """
 
     tool_calls: list[Any]
@@ -88,22 +91,22 @@ class Request:
     """One completion that a flow asks for."""
 
     messages: tuple[Message, ...]
-    """The conversation so far. If it is empty, the prompt is what the chat template puts before any answer."""
+    """The conversation so far. If empty, the prompt is the text that the chat template puts before any answer."""
     role: Role = "assistant"
-    """Whose turn is to be written: "assistant" answers the conversation, "user" speaks as the user (Magpie)."""
+    """Whose turn is to be written: "assistant" answers the conversation, "user" writes the user's turn (Magpie)."""
     sampling: SamplingParams = SamplingParams()
     """How its tokens are chosen."""
     seed: int = 0
     """Start of this request's own random stream; `flow.derive_seed` derives it from the row's index and the turn."""
     tools: tuple[Mapping[str, Any], ...] = ()
-    """Tools that the model may call, as JSON schemas: what the chat template gets as `tools`."""
+    """Tools that the model may call, as JSON schemas; the chat template gets them as `tools`."""
     parse_tool_calls: bool = False
     """Whether the tool calls in the answer are parsed, and taken out of its text."""
     choices: tuple[str, ...] = ()
     """Texts to be scored as the next turn, instead of one to be written."""
     keep_truncated: bool | None = False
     """Whether a text that was cut off is kept, its row marked `truncated`; by default the row fails with the text.
-    None hands the completion to the flow, which looks at `finish_reason` itself."""
+    With None, the flow gets the completion and checks `finish_reason` itself."""
 
     def __post_init__(self) -> None:
         """Read one choice as a tuple of one."""
@@ -144,9 +147,9 @@ class Completion:
     """The tools that the model calls, if the request asked for parsed ones:
     `{"type": "function", "function": {"name": …, "arguments": {…}}}`, with an `id` if the model writes one."""
     tool_call_error: str = ""
-    """Why tool calls that were to be parsed, if there are any, are left in `text`."""
+    """Why the tool calls of an answer could not be parsed and stay in `text`; else ""."""
     error: str = ""
-    """Why it couldn't be written, or not to its end, where `finish_reason` is "error" or "refused"."""
+    """Why the text is missing or incomplete, if `finish_reason` is "error" or "refused"."""
     scores: tuple[float, ...] = ()
     """Natural logarithm of each choice's likelihood, the end of its turn included; of a reward model, its logits."""
     scored_tokens: tuple[int, ...] = ()
@@ -265,10 +268,10 @@ class LLM(ABC):
     def same_rows(self) -> SameRows:
         """Which rows of a repeated run are equal, for the record and the card.
 
-        A run lets in the rows of its next chunks, and those of the next technique with the same llm, while earlier
-        chunks are still being completed. With "chunk", rows then depend on how many processes share the chunks, and
-        `deterministic=True` completes one chunk after the other. With "row", that changes nothing; with "none", rows
-        differ all the same.
+        A run starts rows of its next chunks, and of the next technique with the same llm, while earlier chunks are
+        still being completed. With "chunk", rows therefore depend on the number of processes, unless
+        `deterministic=True` completes one chunk after the other. With "row", rows are equal without it; with "none",
+        rows differ even with it.
         """
         return "chunk"
 
@@ -281,11 +284,11 @@ class LLM(ABC):
         return None
 
     def lacks(self, need: Need) -> str:
-        """Return what the llm can't do of what a technique needs, and what to use instead; "" if it can.
+        """Return why the llm can't do what a technique needs, and what to use instead; "" if it can.
 
         A run asks before its first row, without loading, and again before each step, once the llm is loaded.
         """
-        return f"{self.model_name} can't keep its answers to a JSON schema" if need == "schema" else ""
+        return f"{self.model_name} can't constrain its answers to a JSON schema" if need == "schema" else ""
 
     def server_facts(self) -> Mapping[str, str]:
         """Return the facts that a server states of itself and the model, for the record; by default, none.
@@ -297,7 +300,7 @@ class LLM(ABC):
 
     @abstractmethod
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete all requests, in their order; of one with choices, the completion has their scores.
+        """Complete all requests, in their order; for a request with choices, return their scores.
 
         Raises:
             GenerationError: If the llm can't continue. For a request that can't be completed, return a `Completion`
@@ -337,12 +340,12 @@ class LLM(ABC):
     def files_state(self) -> str:
         """Return a text that changes whenever the model's files change, as a part of every cache key.
 
-        It is computed without loading a model, and equal in all processes. "" for an llm without files.
+        The text is computed without loading a model, and equal in all processes. "" for an llm without files.
         """
         return ""
 
     def check_ready(self) -> None:  # noqa: B027 - an llm without files has nothing to check
-        """Check for the files that `load` needs, without loading or downloading them; by default, for none.
+        """Check that the files that `load` needs exist, without loading or downloading them; by default, check none.
 
         Raises:
             GenerationError: If a file is missing.

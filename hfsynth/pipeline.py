@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arrow:
-    """Columns on their way from one place to another: 0 is the dataset, then come the steps, and the result."""
+    """Columns that lead from one place to another: 0 is the dataset, followed by the steps and the result."""
 
     start: int
     end: int
@@ -144,7 +144,7 @@ class Pipeline:
             features: The dataset's.
 
         Returns:
-            One entry more than there are steps; None after a function, whose result only a run can tell.
+            One entry more than there are steps; None after a function, whose columns are known only after a run.
 
         Raises:
             ColumnError: If a column is missing, of the wrong type, or would be replaced; with the step's number.
@@ -188,16 +188,16 @@ class Pipeline:
         Args:
             dataset: The input. None for techniques that need no columns, with `num_rows`. The splits of a
                 `DatasetDict` run one after the other, with seeds that depend on the split's name.
-            num_rows: Number of accepted rows to return, of a `DatasetDict` in each split; so are the limits. Default:
-                every row that the input yields.
+            num_rows: Number of accepted rows to return; for a `DatasetDict`, this and the limits apply to each split.
+                Default: every row that the input yields.
             max_rows: Limit of input rows to try for `num_rows`. Default: the whole input; without a dataset, ten
                 times `num_rows`.
             max_tokens: Limit of prompt and completion tokens of all steps for `num_rows`: no round begins that is
-                likely to pass it. Where a limit or the input ends first, fewer rows are returned, with a warning.
+                likely to exceed it. If a limit or the input ends first, fewer rows are returned, with a warning.
             run_dir: Folder of finished rows. Default: a folder in the cache of datasets.
             chunk_size: Rows of a chunk, the unit of files. Default: by the number of rows.
             deterministic: Complete each chunk by itself, with the same rows beside each row in every run, for llms
-                whose rows depend on what runs beside them. Slower: devices wait for the end of each chunk.
+                whose rows depend on the rows beside them. Slower: devices wait for the end of each chunk.
             quiet: Show no progress bars.
             push_target: A dataset on the Hub, `user/name`, that you will push the result to (`push_to_hub`): your
                 right to push is checked before the run.
@@ -299,7 +299,7 @@ class Pipeline:
             config_name: Name of the configuration.
             private: Whether a new dataset is private. Default: the namespace's setting.
             token: A token with write access. Default: the one that you are logged in with.
-            format: What a trainer is to take the rows as, as for `hfsynth.save`.
+            format: The training format of the rows, as for `hfsynth.save`.
 
         Returns:
             The URL of the commit on process 0; None on other processes.

@@ -39,7 +39,7 @@ SECONDS = 10.0
 """Longest time of one rendering."""
 _BUDGET = " budget"  # name of its variable; the space keeps templates from reading it
 _INTEGER_BITS = 10_000
-_FIELDS = re.compile(r"%(?:\([^)]*\))?([-#0 +.\d*]*)|\{[^{}:]*:([^}]*)")  # of a format, each with its width
+_FIELDS = re.compile(r"%(?:\([^)]*\))?([-#0 +.\d*]*)|\{[^{}:]*:([^}]*)")  # fields of a format, each with its width
 _CHEAP = frozenset({"length", "count", "first", "last", "default", "d", "attr", "abs", "int", "float", "round"})
 _OF_LISTS = frozenset(
     {"list", "map", "select", "reject", "selectattr", "rejectattr", "sort", "unique", "groupby", "sum", "min", "max"}
@@ -98,7 +98,7 @@ def _budget(context: Context) -> Budget:
 
 
 def _size(value: Any) -> int:
-    """Return the approximate number of characters of a value; above `LARGEST`, some number above it."""
+    """Return the approximate number of characters of a value; counting stops above `LARGEST`."""
     total, waiting = 0, [value]
     while waiting and total <= LARGEST:
         one = waiting.pop()

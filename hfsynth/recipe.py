@@ -75,7 +75,7 @@ def build_step(description: Description, names: Mapping[str, Any], secrets: Mapp
         function = _find(description["function"], names, "a function")
         if isinstance(function, type) or str(getattr(function, "__module__", "")).partition(".")[0] == "hfsynth":
             raise ValueError(
-                f"the recipe names {description['function']!r} as a function of a dataset, but it is none; "
+                f"the recipe names {description['function']!r} as a function of a dataset, but it isn't one; "
                 "pass your own functions to from_yaml."
             )
         return as_step(function)
@@ -231,7 +231,7 @@ def _check_size(text: str) -> None:
             if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
                 raise ValueError(f"a number has {len(event.value):,} characters.")
         if total > _MAX_VALUES or len(open_nodes) > _MAX_DEPTH:
-            raise ValueError(f"more than {_MAX_VALUES:,} values, or more than {_MAX_DEPTH} lists in one another.")
+            raise ValueError(f"more than {_MAX_VALUES:,} values, or lists nested more than {_MAX_DEPTH} deep.")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -435,7 +435,7 @@ class CategorySampler(Sampler):
     def _target_shares(self, row: Mapping[str, str]) -> list["_Target"]:
         """Return the shares that the weights ask for.
 
-        A column whose weights depend on another connected column has its joint shares with that column.
+        If a column's weights depend on another connected column, the shares are those of the pairs of their values.
         """
         targets: list[_Target] = []
         shares: dict[str, _Table] = {}

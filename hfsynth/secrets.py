@@ -77,7 +77,7 @@ def is_secret_field(field: "dataclasses.Field[Any]") -> bool:
 
 
 def masked(value: Any, name: str = "", marked: bool = False) -> str | None:
-    """Return a value's text without what is secret in it, or None where nothing is.
+    """Return a value's text with `***` in the place of secrets, or None if it has none.
 
     Args:
         value: The value of a field, or a part of it.
@@ -121,9 +121,9 @@ def redact(text: str) -> str:
 
 
 def children(value: Any, name: str) -> Iterator[tuple[Any, Any, str]]:
-    """Give the parts of a mapping, list or tuple: key or index, part, and the name that says whether it is secret.
+    """Yield the parts of a mapping, list or tuple: key or index, part, and the name that decides whether it is secret.
 
-    In `["--api-key", "…"]` and `("Authorization", "…")` the text after a name has that name.
+    In `["--api-key", "…"]` and `("Authorization", "…")` the text after a name gets that name.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -198,7 +198,7 @@ def _name_of_item(name: str, key: str) -> str:
 
 
 def _find_secrets(text: str) -> list[str]:
-    """Return the parts of a text that are secret by their form or by what stands before them."""
+    """Return the parts of a text that are secret by their form or by the text before them."""
     found = [match[match.lastindex or 0] for pattern in (_PREFIXED, *_IN_CONTEXT) for match in pattern.finditer(text)]
     for match in _PARAMETER.finditer(text):
         if _names_secret(match[1], match[2]) or (_snake(match[1]) in _PARAMETERS and len(match[2]) >= _MIN_LENGTH):

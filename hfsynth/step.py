@@ -1,4 +1,4 @@
-"""`Step`, the base of techniques, filters and functions of a dataset: what a pipeline asks of each of them."""
+"""`Step`, the base of techniques, filters and functions of a dataset, with the methods that a pipeline calls."""
 
 import inspect
 import re
@@ -42,8 +42,8 @@ class Step(ABC):
     citation: ClassVar[str] = ""
     """The paper, as BibTeX: for the card."""
     stateful: ClassVar[bool] = False
-    """Whether it compares a row with earlier rows. Then it drops a larger share of a larger dataset, and the next
-    technique begins only when all rows have passed it."""
+    """Whether the step compares a row with earlier rows. If so, it drops a larger share of a larger dataset, and the
+    next technique begins only when all rows have passed it."""
 
     reads_earlier_rows: ClassVar[bool] = False
     """Whether the rows that earlier rounds of a run have kept are read too."""
@@ -54,12 +54,12 @@ class Step(ABC):
         """The step's name in records, seeds and error messages."""
 
     def renamed(self, name: str) -> "Step":
-        """Return the step with another name, which is a field of every step but a function; that returns itself."""
+        """Return the step with another name; a function, which has no field for a name, returns itself."""
         step: Step = replace(cast("Any", self), name=name)
         return step
 
     def for_split(self, split: str) -> "Step":  # noqa: ARG002 - of techniques and samplers
-        """Return the step for one split of a `DatasetDict`: its `seed`, if it has one, is `split_seed` of its own."""
+        """Return the step for one split of a `DatasetDict`: with `split_seed` of its seed, if it has one."""
         return self
 
     @abstractmethod
@@ -68,7 +68,7 @@ class Step(ABC):
 
     @abstractmethod
     def check_features(self, features: Features) -> Features | None:
-        """Return the features of the result for a dataset with these, or None where only a run can tell.
+        """Return the features of the result for a dataset with these; None if only a run shows them.
 
         Raises:
             ColumnError: If a column is missing, of the wrong type, or would be replaced.
@@ -103,7 +103,7 @@ class Step(ABC):
 
     @property
     def is_row_wise(self) -> bool:
-        """Whether its result for some rows doesn't depend on the other rows of its input."""
+        """Whether its result for a row depends on no other row of its input."""
         return False
 
     @property
@@ -113,7 +113,7 @@ class Step(ABC):
 
     @property
     def loads_model(self) -> bool:
-        """Whether the step loads a model that is no llm, such as one of embeddings; a run unloads its llm before."""
+        """Whether the step loads a model other than an llm, such as one of embeddings; a run first unloads its llm."""
         return False
 
     @property
@@ -128,7 +128,7 @@ class Step(ABC):
 
     @property
     def written_features(self) -> Features:
-        """The columns that the step adds, as far as its class says, without `generation_metadata`."""
+        """The columns that the step adds, as far as its class declares them, without `generation_metadata`."""
         return Features()
 
     def origin(self) -> Origin:
@@ -140,10 +140,10 @@ class Step(ABC):
         return ()
 
     def features_after(self, features: Features | None, number: int) -> Features | None:
-        """Return the features of the step's result within a pipeline, or None where only a run can tell.
+        """Return the features of the step's result within a pipeline; None if only a run shows them.
 
         Args:
-            features: The input's, or None where a function has made it.
+            features: The input's; None after a function.
             number: The step's place in the pipeline, for error messages.
 
         Raises:
@@ -165,7 +165,7 @@ class Step(ABC):
         """
 
     def needed_columns(self, available: Collection[str]) -> list[str]:  # noqa: ARG002 - of techniques
-        """Return the columns that the step reads, after its input mappings, of those that are available to it."""
+        """Return those of the available columns that the step reads, after its input mappings."""
         return []
 
     def default_inputs(self) -> list[str]:
@@ -188,16 +188,16 @@ class DatasetStep(Step):
 
     @abstractmethod
     def split(self, dataset: Dataset, kept: Iterable[Dataset] = (), first: int = 0) -> tuple[Dataset, Dataset | None]:
-        """Return the rows that stay, and the dropped ones as failures; None where the step doesn't name them.
+        """Return the rows that stay, and the dropped ones as failures; None if the step doesn't report them.
 
         Args:
             dataset: The rows.
-            kept: Rows that came before them, and stayed.
-            first: Index of the first row, where others came before.
+            kept: Earlier rows that were kept.
+            first: Index of the first row, if earlier rows were processed separately.
         """
 
     def node(self, columns: Collection[str]) -> Node:
-        """Return the step's node of a diagram: every column passes it."""
+        """Return the step's node of a diagram, which passes every column."""
         return Node(self.name, "", tuple(columns), None)
 
 
@@ -233,7 +233,7 @@ class FunctionStep(DatasetStep):
         return self
 
     def describe(self) -> Description:
-        """Return the function's name and source; the source is "" where there is no file with it."""
+        """Return the function's name and source; the source is "" if no file has it."""
         try:
             source = inspect.getsource(self.function)
         except (OSError, TypeError):  # typed at a prompt, or compiled

@@ -95,12 +95,12 @@ def checked_arguments(
 def column_type(batch: Batch, column: str) -> pa.DataType | None:
     """Return the Arrow type of a `Dataset`'s column; None if each row may have a type of its own.
 
-    So it is in a plain batch, and in a column that the mapped function has added to the batch.
+    Rows may have different types in a plain batch, and in a column that the mapped function has added.
     """
     if not isinstance(batch, LazyBatch) or column not in batch.pa_table.column_names:
         return None
     kind = batch.pa_table.schema.field(column).type
-    return None if isinstance(kind, pa.BaseExtensionType) else kind  # one is JSON
+    return None if isinstance(kind, pa.BaseExtensionType) else kind  # such as JSON
 
 
 def batch_rows(batch: Batch, wiring: Mapping[str, str], num_rows: int, features: Features | None = None) -> list[Row]:
@@ -140,7 +140,7 @@ def scalar_columns(schema: pa.Schema) -> list[str]:
 def plain_column(batch: Batch, name: str) -> Any:
     """Return a column of a batch as a list of plain values."""
     if isinstance(batch, LazyBatch) and name in batch.keys_to_format and type(batch.formatter) is PythonFormatter:
-        return batch[name]  # of a column that nobody has changed since the dataset was read
+        return batch[name]  # a column that is unchanged since the dataset was read
     return plain_values(batch[name])
 
 
@@ -249,7 +249,7 @@ def _check_value(who: str, name: str, value: Any, kind: pa.DataType) -> None:
 
 
 def misfit(value: Any, kind: pa.DataType) -> str:
-    """Return the reason why a value is not of an Arrow type, to which Arrow might cast it; "" if it is.
+    """Return why a value is not of an Arrow type, even if Arrow could cast it; "" if it is of that type.
 
     >>> misfit("x", pa.int64()), misfit(["a"], pa.list_(pa.string()))
     ('str is no int64', '')
@@ -316,7 +316,7 @@ Inputs = dict[str, Input]
 
 
 class _InputRow(dict[str, Any]):
-    """A row as a flow reads it. Reading a column that is no input raises an error that names the technique."""
+    """A row as a flow reads it. Reading a column that is not an input raises an error that names the technique."""
 
     def __init__(self, values: Row, owner: str) -> None:
         super().__init__(values)
@@ -368,8 +368,8 @@ class Technique(Configuration, Step):
     """An output with lists of structs, and their field with the rule that rejected a part of the row ("" for none).
     Records count the rows by rule."""
     needs_no_input: ClassVar[bool] = False
-    """Whether only random numbers tell rows apart. Their seeds then depend on all columns too, since the splits of a
-    `DatasetDict`, whose indices are equal, would else have equal rows."""
+    """Whether rows differ only in their random numbers. Their seeds then depend on all columns too; otherwise, rows of
+    equal index in the splits of a `DatasetDict` would be equal."""
     input_advice: ClassVar[str] = "join the two columns in `instruction` first"
     """Advice in a log line on a dataset with an `input` column that the technique doesn't read."""
 
@@ -381,7 +381,7 @@ class Technique(Configuration, Step):
         """
         if "__dataclass_fields__" not in vars(cls) and (own := _undeclared_fields(cls)):
             raise TypeError(
-                f"{cls.__name__} has the fields {own}, and is no dataclass: put @dataclass(frozen=True) above it."
+                f"{cls.__name__} has the fields {own}, but is not a dataclass: put @dataclass(frozen=True) above it."
             )
         return super().__new__(cls)
 
@@ -430,10 +430,10 @@ class Technique(Configuration, Step):
         return ()
 
     def check_ready(self) -> None:
-        """Check that the llm has its files, and all that the technique needs, as far as the llm knows by now.
+        """Check that the llm has its files and, as far as the llm knows yet, all that the technique needs.
 
         Raises:
-            GenerationError: If a file is missing, or the llm lacks something, with what would do.
+            GenerationError: If a file is missing, or the llm lacks an ability; the error names an alternative.
         """
         self.llm.check_ready()
         for need in self.needs:
@@ -595,7 +595,7 @@ class Technique(Configuration, Step):
 
     @property
     def raised_rows(self) -> RaisedRows:
-        """Count of rows that raised in this process; no part of the configuration."""
+        """Count of rows that raised in this process; not part of the configuration."""
         raised: RaisedRows = vars(self).setdefault("_raised_rows", RaisedRows())
         return raised
 

@@ -49,7 +49,7 @@ def number(value: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Format a count with its noun, in the plural where there isn't exactly one.
+    """Format a count with its noun, in the plural unless the count is 1.
 
     >>> counted(1, "row"), counted(2000, "row"), counted(2, "process")
     ('1 row', '2,000 rows', '2 processes')

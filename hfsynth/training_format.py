@@ -80,8 +80,8 @@ class TrainingFormat(Configuration, DatasetStep):
     pair come from different rows, the other columns, the score too, are those of the row with the chosen response; the
     row with the rejected one has no row of its own in the result, and its other columns are lost. A row that lacks a
     part is dropped, with one of these reasons: `no_prompt`, `no_completion`, `no_score`, `no_difference` (all scores
-    of a prompt, or both responses, are equal), `between` (neither the highest nor the lowest score), `unreadable`. A
-    failure with `between_responses` has the other responses of a row that has one of the pair.
+    of a prompt, or both responses, are equal), `between` (neither the highest nor the lowest score), `unreadable`. If
+    one response of a row is in the pair, its other responses are in a failure with `between_responses`.
 
     >>> rows = Dataset.from_dict({"instruction": ["Name a fruit."], "generation": ["A fig."]})
     >>> TrainingFormat("prompt-completion")(rows)[0]["completion"]

@@ -86,7 +86,7 @@ def test_flow_without_rows_is_a_failure():
         yield ask("?")
         return []
 
-    assert run_flows([flow()], RepeatingLLM(), seeds(1))[0].error == "the row became no rows"
+    assert run_flows([flow()], RepeatingLLM(), seeds(1))[0].error == "the flow returned no rows"
 
 
 def test_derive_seed_differs_by_every_part_and_fits_int64():
@@ -519,7 +519,7 @@ class Handing(RepeatingLLM):
 
 
 def test_llm_without_completions_raises():
-    with pytest.raises(GenerationError, match=r"scripted gave 'text'.*Completion"):
+    with pytest.raises(GenerationError, match=r"scripted returned 'text'.*Completion"):
         TextGeneration(Handing())({"instruction": ["a"]}, [0])
 
 
