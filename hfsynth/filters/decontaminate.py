@@ -204,7 +204,7 @@ class NgramIndex:
     """Number of words n → the sorted hashes of all n-grams, and the number of the text of each."""
 
     def find(self, text: str) -> Shared | None:
-        """Return the first of the longest n-grams that a text shares; None where it shares none."""
+        """Return the first of the longest n-grams that a text shares; None if it shares none."""
         words = words_in(text)
         for length, (hashes, owners) in self.runs.items():
             ngrams = _ngrams(words, length)
@@ -222,7 +222,7 @@ def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
 
     Args:
         found: The texts.
-        n: Words of an n-gram; of scripts without spaces, as many characters as make `n` words on average.
+        n: Words of an n-gram; in scripts without spaces, as many characters as make `n` words on average.
     """
     texts: list[str] = []
     places: list[str] = []

@@ -1,4 +1,4 @@
-"""Novelty (Self-Instruct, arXiv 2212.10560): keep an instruction only if no other is worded much like it."""
+"""Novelty (Self-Instruct, arXiv 2212.10560): keep an instruction only if its wording differs enough."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class Novelty(TextFilter):
     ROUGE-L compares words of any script: in Chinese, Japanese, Thai, Lao, Khmer and Burmese each character, in Korean
     each syllable, and in a text without words its symbols or punctuation. The most frequent polite endings and
     particles of Japanese and Korean count as one word each. The paper's own decisions come from
-    `tokenizer="rouge_score"`, the words of that package without a stemmer. They are runs of a-z and 0-9, so it suits
-    only English: in another script, texts that share a number or a name look the same, and others look new.
+    `tokenizer="rouge_score"`: the words of that package without a stemmer, which are runs of a-z and 0-9. They suit
+    only English: in another script, texts that share a number or a name count as equal, and others as new.
 
     Rule: `near_another`, with the F-measure and the nearest text.
 

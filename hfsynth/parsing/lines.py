@@ -541,7 +541,7 @@ def number_marker(line: str) -> Marker | None:
 
 
 def section_number_marker(line: str) -> Marker | None:
-    """Read a number of two parts, of which the second one counts: "1.2 …"."""
+    """Return a number of two parts, of which the second is the item's: "1.2 …"."""
     found = _SECTION_NUMBER.match(line)
     return found and _marker(line, found, _value_of(found["number"]), "section")
 

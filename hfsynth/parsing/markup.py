@@ -124,7 +124,7 @@ _FIRST_QUOTE = re.compile(r"[\s\[{]*([\"'])")
 
 
 def _with_escaped_quotes(text: str) -> str:
-    r"""Escape quotes within JSON strings: those before anything but a bracket, colon, comma or line with a quote.
+    r"""Escape quotes within JSON strings: all but those before a bracket, colon, comma or line with a quote.
 
     Strings in single quotes get double ones.
 
@@ -256,7 +256,7 @@ _ELEMENT = re.compile(r"<(?P<tag>[^\W\d]\w*)(?:\s[^<>]*)?>(?P<content>.*?)</(?P=
 
 
 def element_records(text: str, is_record: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Return the elements of a text as records, a repeated tag beginning the next; else those of nested elements."""
+    """Return the elements of a text as records, divided by repeated tags; if some aren't records, the nested ones."""
     if "</" not in text:
         return []
     records: list[dict[str, Any]] = [{}]
@@ -351,7 +351,7 @@ def _split_cells(line: str) -> list[str]:
 
 
 def _instruction_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Return the column whose name is that of instructions and that has words, else the one with the longest texts."""
+    """Return the column with words under a name of instructions, else the column with the longest texts."""
     lengths = [
         sum(len(row[column]) for row in rows if re.search(r"[^\W\d]", row[column])) for column in range(len(names))
     ]
@@ -451,7 +451,7 @@ _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：
 
 
 def _is_last_line_of_the_model(lines: Sequence[str], place: int) -> bool:
-    """Return whether a line right after another is the last one, and in brackets or a farewell."""
+    """Return whether a line is the last one and, by brackets, emphasis or words, surely a remark of the model."""
     is_last = not any(line.strip() for line in lines[place + 1 :])
     line = lines[place].strip()
     is_sure = line[:1] in "([（*_" or CLOSING.match(line) is not None or re.search(r"\bI(?:['’]ve| have)? \w", line)

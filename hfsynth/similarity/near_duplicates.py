@@ -66,7 +66,7 @@ def match_similar(
         kept: Texts that were kept before these.
         threshold: The lowest similarity of a match, above 0 and at most 1.
         length: Characters of a shingle.
-        permutations: Hashes of a text; with more of them, fewer candidates are compared in vain.
+        permutations: Hashes of a text; the more there are, the fewer false candidates are compared.
 
     Yields:
         For each text its match and their similarity; None where the text is kept.

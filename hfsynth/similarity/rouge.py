@@ -19,7 +19,7 @@ from rapidfuzz.distance import LCSseq
 from hfsynth.similarity.words import TOKENIZERS, Match, Tokenizer, check_tokenizer
 
 _ROUNDING = 1e-9  # larger than the rounding error of a bound, smaller than the distance of two bounds
-_FIRST_NUMBER = 0xE000  # number of the first word: code points from here on are no surrogates
+_FIRST_NUMBER = 0xE000  # number of the first word: code points from here on are not surrogates
 _CODE_POINTS = 0x110000
 Numbered = str | list[int]
 """A text as the numbers of its words: a string of code points, or a list where a number is too large for one."""
@@ -93,7 +93,7 @@ class NoveltyPool:
         return found if found is not None and found.score > self.threshold else None
 
     def nearest(self, text: str) -> Match | None:
-        """Return the nearest text, whatever its score; None where no text has a word in common."""
+        """Return the nearest text, whatever its score; None if no text has a word in common."""
         return self._nearest(self._number_words(text), np.arange(len(self._texts)))
 
     def _nearest(self, numbers: list[int], candidates: NDArray[np.int64]) -> Match | None:
@@ -119,7 +119,7 @@ class NoveltyPool:
         return found[bound > self.threshold - _ROUNDING]
 
     def _rarest_words(self, numbers: list[int]) -> set[int]:
-        """Return the rarest words of a text: enough that every text above the threshold shares one of its own.
+        """Return so many rarest words of a text that any text above the threshold has one among its own rarest words.
 
         Let two texts have n and m words, k of them in common. 2k / (n + m) > t implies k > tn / (2 - t), since
         k <= m; likewise with m for n. If two sets that are sorted in the same order have k elements in common, then

@@ -54,7 +54,7 @@ _JAPANESE_PHRASES = (
     r"|こと|ように?"
 )
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
-_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # those after it that are no marks
+_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # vowels after it that are letters, not marks
 _STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
 _TSHEG = "\u0f0b\u0f0c"  # separate the syllables of Tibetan
 _EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # characters of a word, on average
@@ -103,7 +103,7 @@ def words_in(text: str) -> list[str]:
 
 
 def compared_words(text: str) -> list[str]:
-    """Return the words of a text that ROUGE-L compares: those of `words_in`, but Korean syllables, and symbols too.
+    """Return the words of a text that ROUGE-L compares: those of `words_in`, with Korean in syllables, and symbols.
 
     The most frequent polite endings and particles of Japanese and Korean, such as "ください" or "해 주세요", are one
     word each. A text without words and symbols is compared by its punctuation, and a blank text has one empty word; so
@@ -223,7 +223,7 @@ def find_repeated_line(text: str, min_times: int = LINE_TIMES, min_words: int = 
         min_words: Fewest words of the line or sentence.
 
     Returns:
-        The words of the line and its occurrences; None where no line or sentence has so many.
+        The words of the line and its occurrences; None if no line or sentence has so many.
 
     >>> find_repeated_line("So it goes on.\nSo it goes on!\nso it goes on")
     ('so it goes on', 3)
@@ -244,7 +244,7 @@ def find_repeated_words(
 
     Args:
         text: The text.
-        length: Words of a run; of scripts without spaces, as many characters as make so many words on average.
+        length: Words of a run; in scripts without spaces, as many characters as make that many words on average.
         min_times: Fewest occurrences.
         max_share: The largest share of the words, from 0 to 1, that one repeated run may cover.
 

@@ -59,7 +59,7 @@ class SeedPool(Configuration):
     seeds: tuple[str, ...] = field(metadata={"help": "Seed tasks, written by people."})
     num_seed_examples: int = field(default=6, metadata={"help": "Seed tasks in each prompt."})
     num_generated_examples: int = field(
-        default=2, metadata={"help": "Generated tasks in each prompt; seeds, until so many were accepted."}
+        default=2, metadata={"help": "Generated tasks in each prompt; seeds until that many were accepted."}
     )
     round_size: int = field(
         default=64, metadata={"help": "Prompts of a round; their tasks can be examples from the next round on."}

@@ -284,10 +284,10 @@ class EvolInstruct(Technique):
     def _answers(
         self, kept: Sequence[str], answered: dict[str, Completion]
     ) -> Generator[Request, Completion, list[str | None]]:
-        """Answer the kept versions, except those that elimination has had answered.
+        """Answer the kept versions, except those that were answered for elimination.
 
         Raises:
-            RowError: If all answers are empty, or one was cut off and isn't to be kept.
+            RowError: If all answers are empty, or one was cut off and `keep_truncated` is False.
         """
         for version in kept:
             if version not in answered:
@@ -310,7 +310,7 @@ class EvolInstruct(Technique):
         return (yield request)
 
     def _kept_versions(self, versions: list[str]) -> list[str]:
-        """Return the versions to keep; the original one where every round was eliminated."""
+        """Return the versions to keep; the original one if every round was eliminated."""
         kept = versions[1:] if self.store_evolutions else versions[1:][-1:]
         if self.include_original_instruction or not kept:
             return [versions[0], *kept]

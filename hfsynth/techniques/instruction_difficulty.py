@@ -47,7 +47,7 @@ class InstructionFollowingDifficulty(Technique):
     """Measure how hard an instruction is to follow: `instruction` and `response`, or `messages` → `ifd`.
 
     Of `messages`, or `conversations`, the last turn is the response, and the turns before it are the instruction; the
-    `tools` that it may call are read too. A row fails if that turn calls tools, which is no text.
+    `tools` that it may call are read too. A row fails if that turn calls tools, since only texts are scored.
 
     `ifd` is the perplexity of the response (with `ratio="loss"`, its mean loss) after the instruction, divided by that
     after an empty chat template. The mean is over the response's tokens and its end token.

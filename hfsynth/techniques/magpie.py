@@ -156,7 +156,7 @@ class Magpie(Technique):
         return ("user turn",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:
-        """Request a user's turn and the answer to it, as often as there are turns."""
+        """Request a user's turn and the answer to it, `n_turns` times."""
         choice = self._choose_system_prompt(row, rng)
         system: list[Message] = [{"role": "system", "content": choice.prompt}] if choice.prompt else []
         turns: list[Message] = []

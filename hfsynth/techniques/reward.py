@@ -17,9 +17,9 @@ from hfsynth.technique import Input, Inputs, Technique
 class Reward(Technique):
     """Score an answer: `instruction` and `response`, or `messages` → `reward`; higher is better.
 
-    Takes a `RewardModel` as its llm. Reads `tools`, if there are any, as `TextGeneration` does; `tool_calls`, the
-    column that it writes, belong to `response`; and `conversations` where there are no `messages`. A row fails if its
-    conversation does not end with the assistant, or is longer than the model's context.
+    The llm must be a `RewardModel`. Without `messages`, `conversations` are read. `tools` are read as by
+    `TextGeneration`; its output `tool_calls` is read as a part of `response`. A row fails if its conversation does not
+    end with the assistant, or is longer than the model's context.
 
     >>> from hfsynth import RewardModel
     >>> list(Reward(RewardModel("some/reward-model")).output_features)

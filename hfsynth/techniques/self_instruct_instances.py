@@ -182,7 +182,7 @@ class SelfInstructInstances(Technique):
         if not kept:
             rules = ", ".join(dict.fromkeys(rule for _, rule in dropped))
             raise RowError(
-                f"the completion has no instance{f' that stands: {rules}' if rules else ''}", completion.text
+                f"the completion has no instance{f' that passes the rules: {rules}' if rules else ''}", completion.text
             )
         rejected = [{"input": one.input, "response": one.response, "rule": rule} for one, rule in dropped]
         return [
@@ -202,7 +202,7 @@ def clean_instances(
     """Divide instances into those to keep and those to drop, with the rule that drops each.
 
     The rules: `cut_off`, the last instance of a truncated completion; `empty`, without a response; `copied`, the
-    response equals the input; `colon`, the input or the response ends in a colon; `repeated`, an instance is there
+    response equals the input; `colon`, the input or the response ends in a colon; `repeated`, an instance occurs
     twice; `contradicted`, one input has two responses, which drops all instances; `surplus`, beyond the limit.
 
     Args:
@@ -384,7 +384,7 @@ def _read_parts(text: str) -> list[Instance]:
 def _part_marks(text: str) -> list[tuple[str, int, int]]:
     """Find the names of parts: (part, start of its name, start of its text).
 
-    A name begins a line, with a colon after it, or all names are titles; if a part has no such name, "Input:" and
+    A name begins a line and precedes a colon, or all names are titles. If a part has no such name, "Input:" and
     "Output:" within a line count too. Several inputs in a row are one input.
     """
     named = _outside_fences(_PART, text) or _outside_fences(_TITLE, text)
@@ -417,7 +417,7 @@ def _part_name(mark: re.Match[str]) -> str:
 
 
 def _under_own_name(before: str, parts: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield the parts with those inputs that have another name ("Sentence: …"), which stays in their text."""
+    """Yield the parts; an input under another name ("Sentence: …") keeps this name in its text."""
     yield "input", before
     name = _OTHER_NAME.match(before)
     mark = re.compile(rf"^{re.escape(name[0])}", re.MULTILINE) if name else None
@@ -465,7 +465,7 @@ def _instance_of(record: Mapping[str, Any]) -> Instance:
     """Read an instance from a record; if no key names the input, the other keys and values are the input."""
     parts = {
         _key_part(key): _as_text(value) for key, value in reversed(list(record.items()))
-    }  # of two, the first counts
+    }  # of two values of a part, the first counts
     named = [
         f"{key}: {_as_text(value)}"
         for key, value in record.items()

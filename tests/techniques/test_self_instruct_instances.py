@@ -89,7 +89,7 @@ def test_instances_completion_without_instance_fails():
         SelfInstructInstances(RepeatingLLM(("Output:",))), batched=True, with_indices=True
     )
     entry = produced[0]["generation_metadata"][0]
-    assert (entry["error"], entry["raw"]) == ("the completion has no instance that stands: empty", "Output:")
+    assert (entry["error"], entry["raw"]) == ("the completion has no instance that passes the rules: empty", "Output:")
     assert (produced[0]["input"], produced[0]["response"], produced[0]["is_classification"]) == (None, None, None)
 
 
