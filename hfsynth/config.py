@@ -33,7 +33,7 @@ class ReadsFiles(Protocol):
     """An llm or filter whose results depend on files."""
 
     def files_state(self) -> str:
-        """Return a text that changes when a file does; "" where no file is read."""
+        """Return a text that changes when a file does; "" if no file is read."""
 
 
 @dataclass(frozen=True)

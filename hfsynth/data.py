@@ -150,7 +150,7 @@ class TextColumns:
 
     instruction: str
     response: str = ""
-    """"" where there is none. One column of conversations can be both."""
+    """"" if there is none. One column of conversations can be both."""
 
     @classmethod
     def find(cls, dataset: Dataset, instruction: str | None, response: str | None) -> "TextColumns":
@@ -185,7 +185,7 @@ class TextColumns:
 
 
 def find_instruction_column(dataset: Dataset) -> str | None:
-    """Return the instruction column, recognized by its name; None where there is no such column."""
+    """Return the instruction column, recognized by its name; None if there is no such column."""
     readable = _readable_columns(dataset.features)
     chosen = "chosen" if is_chat(dataset.features, "chosen") else None
     return next((name for name in INSTRUCTION_COLUMNS if name in readable), chosen)
@@ -197,7 +197,7 @@ def iter_text_batches(dataset: Dataset, column: str, part: Part) -> Iterator[lis
     Args:
         dataset: The rows.
         column: A column of texts, lists of texts or conversations.
-        part: What to read of a conversation.
+        part: The turn to read of a conversation.
 
     Yields:
         One text for each row, in order; "" for None, and for a text of white space.

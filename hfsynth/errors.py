@@ -57,7 +57,7 @@ class RowError(HfsynthError):
     """One row fails. A flow raises it; the row's outputs become None and the reason is recorded.
 
     Args:
-        reason: What went wrong, for the record.
+        reason: The reason, for the record.
         raw: The completion that could not be used, if there is one.
         transient: Whether a later try may succeed (an endpoint is down, memory is taken): the same run, started again,
             retries such a row.

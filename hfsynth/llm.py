@@ -286,7 +286,7 @@ class LLM(ABC):
     def lacks(self, need: Need) -> str:
         """Return why the llm can't do what a technique needs, and what to use instead; "" if it can.
 
-        A run asks before its first row, without loading, and again before each step, once the llm is loaded.
+        A run calls this before its first row, without loading, and again before each step, once the llm is loaded.
         """
         return f"{self.model_name} can't constrain its answers to a JSON schema" if need == "schema" else ""
 

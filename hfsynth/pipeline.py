@@ -441,7 +441,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def read_source(text: str) -> Any:
-    """Return the input that a recipe describes; None where it describes none.
+    """Return the input that a recipe describes; None if it describes none.
 
     Raises:
         ValueError: If it isn't a recipe, or its class is missing or of another version.

@@ -59,7 +59,7 @@ FAILURE_FEATURES = Features(
         "raw": Value("string"),  # the completion that the technique could not use, or the text that a filter dropped
         "rule": Value("string"),  # the filter's rule
         "value": Value("string"),  # the value that the rule measured
-        "matched": Value("string"),  # the text or limit that the text matched
+        "matched": Value("string"),  # the text that the row resembles, or the limit that it exceeds
     }
 )
 """Columns of a failures dataset: rows on which a technique failed, and rows that a filter dropped."""

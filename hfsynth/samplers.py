@@ -404,8 +404,8 @@ class CategorySampler(Sampler):
             if abs(reached[worst] - wanted[worst]) > 10 * _TOLERANCE:
                 place = {self._connected[axis]: values[axis][index] for axis, index in zip(axes, worst, strict=True)}
                 raise ValueError(
-                    f"CategorySampler.forbidden leaves {place} {reached[worst]:.1%} of the rows, where the weights "
-                    f"ask for {wanted[worst]:.1%}; forbid fewer combinations, or change the weights."
+                    f"CategorySampler.forbidden leaves {place} {reached[worst]:.1%} of the rows, but the weights "
+                    f"prescribe {wanted[worst]:.1%}; forbid fewer combinations, or change the weights."
                 )
         cells = np.argwhere(table > 0)  # (combinations, columns)
         names = [tuple(values[axis][index] for axis, index in enumerate(cell)) for cell in cells.tolist()]
@@ -433,7 +433,7 @@ class CategorySampler(Sampler):
         return allowed
 
     def _target_shares(self, row: Mapping[str, str]) -> list["_Target"]:
-        """Return the shares that the weights ask for.
+        """Return the shares that the weights prescribe.
 
         If a column's weights depend on another connected column, the shares are those of the pairs of their values.
         """

@@ -185,7 +185,7 @@ def _snake(name: str) -> str:
 
 
 def _name_of_item(name: str, key: str) -> str:
-    """Return the name that says whether an item of a mapping is secret.
+    """Return the name that decides whether an item of a mapping is secret.
 
     >>> _name_of_item("credentials", "user"), _name_of_item("keys", "openai"), _name_of_item("extra", "pw")
     ('credentials', 'openai_key', 'pw')

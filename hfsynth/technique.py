@@ -333,8 +333,8 @@ class Technique(Configuration, Step):
     """Base class of techniques: a flow for each row; a call on a batch runs the flows of all its rows at once.
 
     A technique is used as `dataset.map(technique, batched=True, with_indices=True)` on a `Dataset` or an
-    `IterableDataset`, on a `DatasetDict` with `with_split=True` too, and chained with others by `>>`. It adds its
-    outputs and one entry a row to the list column `generation_metadata`. A row that fails gets None for every output,
+    `IterableDataset`, on a `DatasetDict` with `with_split=True` too, and chained with others by `>>`. Each row gets
+    outputs, and an entry in the list column `generation_metadata`. A row that fails gets None for every output,
     and the reason in its entry. Columns that are not the technique's own are kept.
 
     Raises:
@@ -419,9 +419,9 @@ class Technique(Configuration, Step):
             rng: The row's own random numbers.
 
         Returns:
-            A generator that yields requests, receives completions and returns one row of outputs, or several.
-            It raises `RowError` if the row fails. Other exceptions fail the row too, but are raised to the caller if
-            no row is completed at all.
+            A generator that yields requests, receives completions and returns one row of outputs, or several. To fail
+            the row, raise `RowError` in it. Other exceptions fail the row too, but are raised to the caller if no row
+            is completed at all.
         """
 
     @property
@@ -510,7 +510,7 @@ class Technique(Configuration, Step):
             The technique's own names → the dataset's columns.
 
         Raises:
-            ColumnError: If an input is missing, or an output would replace a column without being asked to.
+            ColumnError: If an input is missing, or an output without a mapping would replace a column.
         """
         available = {name for name in columns if name not in self.input_mappings}
         available |= {name for name, column in self.input_mappings.items() if column in columns}

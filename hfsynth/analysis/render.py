@@ -1,8 +1,8 @@
 """Render the parts of a report: tables and notes as text, Markdown and HTML, charts and diagrams as images.
 
 Text is rendered by rich, Markdown and HTML by Jinja templates. Images are drawn on white with dark ink, legible on
-light and dark pages; matplotlib is imported with the first image, since its import takes as long as that of everything
-else.
+light and dark pages; matplotlib is imported with the first image, since importing it takes as long as importing
+everything else.
 """
 
 import base64
@@ -57,10 +57,10 @@ class Cell:
     """
 
     value: float | str | None
-    """None where nothing could be measured."""
+    """None if nothing could be measured."""
     kind: Kind = "count"
     more_diverse: Better = ""
-    """Which values mean a more diverse dataset; "" for a value that says nothing about diversity."""
+    """Which values mean a more diverse dataset; "" for a value that doesn't measure diversity."""
     size: int = 0
     """The number of rows or n-grams that the value was measured on, where it depends on that number."""
 
@@ -242,7 +242,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
 
     Args:
         lengths: Kind of text → its lengths.
-        unit: What the lengths count, such as "words".
+        unit: The unit of the lengths, such as "words".
     """
     columns, rows = min(len(lengths), _HISTOGRAMS_PER_ROW), -(-len(lengths) // _HISTOGRAMS_PER_ROW)
 

@@ -216,7 +216,7 @@ class ChatEndpoint:
         kind: The server's kind.
         model: The model's name on the server.
         template_variables: The chat template's variables besides the messages.
-        advice: The fix that the error for a request that is not a chat names.
+        advice: The fix in the error for a request that is not a chat.
     """
 
     sender: Sender
@@ -371,7 +371,7 @@ class RawEndpoint:
         return _with_usage(_with_finish_reason(completion, choice), data)
 
     def _prompt_text(self, rendered: RenderedRequest) -> str:
-        """Return the text that the tokenizer reads as a prompt's token ids, where it adds a BOS token or not.
+        """Return a text that the tokenizer reads as a prompt's token ids, even if it adds a BOS token.
 
         Raises:
             RefusedError: If there is none.
@@ -487,7 +487,7 @@ def _parsed_calls(message: Mapping[str, Any]) -> tuple[tuple[Mapping[str, Any], 
     """Return the tool calls that a server has parsed, and why they can't be read, or ""."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        return (), f"the server's tool_calls are no list: {calls!r:.200}"
+        return (), f"the server's tool_calls are not a list: {calls!r:.200}"
     try:
         return tuple(map(check_call, calls)), ""
     except ValueError as error:

@@ -36,7 +36,7 @@ _KEEP_ALIVE = 3.0  # seconds that an idle connection is kept: many servers close
 _TRANSIENT = {408, 409, 425, 429}  # time-out, conflict, too early, rate limit; and 500 and above
 _OVERLOADED = {429, 503}
 _UNUSABLE = {401, 402, 403, 404, 405}
-_GET_ATTEMPTS = 3  # after so many answers of 500, `get` returns None
+_GET_ATTEMPTS = 3  # after this many answers of 500, `get` returns None
 _WARNING_PAUSE = 60.0  # seconds between two warnings of failures that were followed by a success
 _MAX_MESSAGE = 400  # characters of a server's answer that an error quotes
 
@@ -125,7 +125,7 @@ class InFlightLimit:
             try:
                 await place
             except asyncio.CancelledError:
-                self._wake()  # this waiter may have been woken: pass that on to another
+                self._wake()  # this waiter may have been woken: wake another instead
                 raise
         self._active += 1
         return self._epoch
@@ -136,7 +136,7 @@ class InFlightLimit:
         self._wake()
 
     def reduce(self, epoch: int) -> bool:
-        """Halve the limit, unless the request was sent before the last reduction; return whether it is a new low."""
+        """Halve the limit, unless it was halved since the request was sent; return whether it is the lowest so far."""
         if epoch != self._epoch:
             return False
         self.now = max(1, self.now // 2)
@@ -147,7 +147,7 @@ class InFlightLimit:
         return is_lower
 
     def note_success(self) -> None:
-        """Count a completed request; as many successes as the limit raise it by one."""
+        """Count a completed request; after as many successes as the limit, raise the limit by one."""
         self._successes += 1
         if self._successes >= self.now and self.now < self.capacity:
             self.now += 1

@@ -58,7 +58,7 @@ _ROWS_PER_BATCH = 1000  # the default of datasets: smaller batches make reading 
 _FAILURES_SCHEMA = FAILURE_FEATURES.arrow_schema
 _DROPPED = "dropped.arrow"
 _TOUCH_SECONDS = 15.0  # between two touches of a process's claims
-_DEAD_AFTER = 120.0  # seconds without a touch; the clocks of two machines may differ by some of them
+_DEAD_AFTER = 120.0  # seconds without a touch; the clocks of two machines may differ by several
 _WRITE_SECONDS = 10.0  # seconds that a process may take to write its id into a new claim
 
 
@@ -255,7 +255,7 @@ class StepFolder:
         return earlier
 
     def note_timing(self, number: int, rows: int, seconds: float) -> None:
-        """Append a chunk's line to the step's timings. So short a line is written in one piece, without a lock."""
+        """Append a chunk's line to the step's timings. A line this short is written in one piece, without a lock."""
         line = {"chunk": number, "rows": rows, "seconds": round(seconds, 6), "ended": round(time.time(), 3)}
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as timings:
             timings.write(json.dumps(line) + "\n")

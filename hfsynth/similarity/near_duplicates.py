@@ -38,7 +38,7 @@ def match_equal(texts: Iterable[str], kept: Iterable[str]) -> Iterator[Match | N
         kept: Texts before these.
 
     Yields:
-        For each text the earlier one, with a score of 1; None where the text is the first of its form.
+        For each text the earlier one, with a score of 1; None if the text is the first of its form.
     """
     first: dict[str, str] = {}
     for text in kept:
@@ -69,7 +69,7 @@ def match_similar(
         permutations: Hashes of a text; the more there are, the fewer false candidates are compared.
 
     Yields:
-        For each text its match and their similarity; None where the text is kept.
+        For each text its match and their similarity; None if the text is kept.
     """
     index, sketch = _create_index(threshold, permutations)
     indexed: list[str] = []
@@ -225,7 +225,7 @@ def match_near(
         embed: Texts → their embeddings.
 
     Yields:
-        For each text its match and their similarity; None where the text is kept.
+        For each text its match and their similarity; None if the text is kept.
     """
     pool = [(block, embed(block)) for block in _blocks(kept)]
     for block in _blocks(texts):

@@ -249,7 +249,7 @@ def find_repeated_words(
         max_share: The largest share of the words, from 0 to 1, that one repeated run may cover.
 
     Returns:
-        The run, its occurrences and the share that they cover; None where no repeated run covers more than allowed.
+        The run, its occurrences and their share of the words; None if no repeated run covers more than `max_share`.
 
     >>> find_repeated_words("go on and on " * 5)
     ('go on and on', 5, 1.0)
