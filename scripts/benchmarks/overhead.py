@@ -1,10 +1,10 @@
-"""Measure what a run costs beside its models: rows of an echo through two techniques, and the same run repeated.
+"""Measure the cost of a run without a model: rows of an echo through two techniques, and the same run repeated.
 
     python scripts/benchmarks/overhead.py --rows 1000000
 
 Prints the seconds and the processor time for each row and step, the largest memory without mapped files, which the
-system reclaims, and the seconds of the repetition.
-With `--deterministic`, chunks are isolated, and no row is written to a journal.
+system reclaims, and the seconds of the repetition. With `--deterministic`, chunks are isolated, and no row is
+written to a journal.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def measure(pipeline: Pipeline, rows: Dataset, run_dir: str, arguments: argparse
 
 
 class Memory:
-    """The largest memory of this process during a `with` block, in MB, without mapped files; of Linux."""
+    """The largest memory of this process during a `with` block, in MB, without mapped files; on Linux."""
 
     def __enter__(self) -> "Memory":
         """Start the thread that measures."""

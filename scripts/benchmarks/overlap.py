@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/overlap.py --rows 2048 --steps 3
 
-The engine has no model. It decodes one token of every row in its slots at a time, in the time of one step, whose
-length doesn't depend on the number of rows, as on a GPU. Lengths of completions are log-normal. The first figure is
-the share of slots in use over all steps; the second one also counts the time between steps, in which the engine waits
-for the run: the tokens, over those of a full engine in the same time.
+The engine has no model. Each of its steps decodes one token of every row in its slots, in a time that doesn't depend
+on the number of rows, as on a GPU. Lengths of completions are log-normal. The first figure is the share of slots in
+use over all steps. The second figure also counts the time between steps, in which the engine waits for the run: the
+tokens divided by those of a full engine in the same time.
 """
 
 import argparse

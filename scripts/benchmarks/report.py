@@ -1,4 +1,4 @@
-"""How long a report takes, and how much memory, on datasets of several sizes.
+"""Measure the time and memory of a report on datasets of several sizes.
 
     python scripts/benchmarks/report.py INSTRUCTIONS.jsonl --rows 10000 100000 1000000
 
@@ -40,16 +40,16 @@ def main() -> None:
 
 
 def instructions(texts: tuple[str, ...], size: int) -> Iterator[dict[str, str]]:
-    """Give so many rows."""
+    """Yield rows with instructions."""
     for text in islice(multiplied(list(texts)), size):
         yield {"instruction": text}
 
 
 def measured(texts: list[str], size: int) -> str:
-    """Report on so many rows; return a row of the table."""
+    """Report on a dataset of this size; return a row of the table."""
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        # a tuple: of a list, datasets would make each item a shard
+        # a tuple, since datasets would make each item of a list a shard
         dataset = Dataset.from_generator(
             instructions, gen_kwargs={"texts": tuple(texts), "size": size}, cache_dir=folder
         )

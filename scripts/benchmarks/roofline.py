@@ -1,8 +1,8 @@
-"""The least time that a model's work takes on a device, from what is measured there: the roofline of `generation.py`.
+"""Compute the roofline of `generation.py`: the least time of a model's work, from measured speeds of its device.
 
-A step takes as long as its matrix products, or as reading the weights of its linear layers and the keys and values of
-its rows, whichever is longer; so does each forward over prompts. All slots are taken to be in use, and attention,
-norms, sampling and Python to take no time.
+The time of a step is the longer of two: that of its matrix products, and that of reading the weights of its linear
+layers and the keys and values of its rows. The same holds for each forward over prompts. All slots count as in use,
+and attention, norms, sampling and Python as taking no time.
 """
 
 import time
@@ -19,18 +19,18 @@ _READ = 2**29  # bytes that are read to measure the memory: more than caches hol
 
 
 def roofline(model: Any, slots: int, rows: list[tuple[int, int]], read: int, size: int = _READ) -> dict[str, float]:
-    """Work out the tokens per second that are possible at most.
+    """Compute the largest possible number of tokens per second.
 
     Args:
-        model: What is run, as it is run.
+        model: The model, with its linear layers packed if the loop packs them.
         slots: Rows of a step.
-        rows: Of each, the tokens of its prompt and those it wrote.
-        read: Tokens of prompts that were computed.
+        rows: The prompt tokens and the completion tokens of each row.
+        read: Prompt tokens that were computed.
         size: Bytes to read, to measure the memory.
 
     Returns:
-        The memory's bytes per second, and tokens per second if only matrix products took time, if only reading the
-        memory did, and if each forward took the longer of both.
+        The memory's bytes per second; the tokens per second by matrix products alone, by reading alone, and by the
+        longer of both in each forward.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear | torch.nn.Linear)]
     body = [layer for layer in layers if layer is not model.get_output_embeddings()]
@@ -55,12 +55,12 @@ def roofline(model: Any, slots: int, rows: list[tuple[int, int]], read: int, siz
 
 
 def weight_bytes(model: Any, layers: list[Any]) -> int:
-    """Return what the weights of linear layers take."""
+    """Return the size of the weights of linear layers, in bytes."""
     return sum(layer.in_features * layer.out_features * model.dtype.itemsize for layer in layers)
 
 
 def seconds_of_products(model: Any, layers: list[Any], count: int) -> float:
-    """Return how long a model's linear layers take for so many tokens."""
+    """Return the seconds that a model's linear layers take for `count` tokens."""
     like = {"device": model.device, "dtype": model.dtype}
     inputs = {width: torch.randn(1, count, width, **like) for width in {layer.in_features for layer in layers}}
 
@@ -78,7 +78,7 @@ def bandwidth(device: torch.device, size: int = _READ) -> float:
 
 
 def least_seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long something takes at best, of a few times."""
+    """Return the shortest of five measured times of a call, in seconds."""
     taken = []
     with torch.inference_mode():
         for _ in range(5):
@@ -91,6 +91,6 @@ def least_seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def settle(device: torch.device) -> None:
-    """Wait for what a device has still to do, so that it is counted where it was asked for."""
+    """Wait for a device's queued work, so that the call that queued it is the one that is timed."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

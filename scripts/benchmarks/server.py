@@ -3,9 +3,9 @@
     python scripts/benchmarks/server.py --in-flight 32 64 --requests 2000 --latency 0.25
     python scripts/benchmarks/server.py --memory 100000 --latency 0.01
 
-The bare generator keeps as many requests in flight with the same HTTP client, and reads nothing of the answers but
-their JSON. Rounds alternate. Printed are requests a second, their share of the bare generator's, and the processor
-time of a request in this process; with --memory, the resident memory after each tenth of the requests.
+The bare generator keeps as many requests in flight with the same HTTP client, and only parses the JSON of the answers.
+Rounds alternate. Prints the requests a second, their share of the bare generator's, and the processor time of a
+request in this process; with --memory, the resident memory after each tenth of the requests.
 """
 
 import argparse
@@ -60,7 +60,7 @@ async def serve(port: Connection, latency: float) -> None:
 
 
 def run_server(port: Connection, latency: float) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     asyncio.run(serve(port, latency))
 
 

@@ -1,4 +1,4 @@
-"""vLLM as an engine of `generation.py`: eager, without a prefix cache. Needs no package but vLLM's own.
+"""Run vLLM as an engine of `generation.py`: eager, without a prefix cache. Imports only vLLM.
 
 python vllm_generate.py FOLDER job.json --dtype float32 --slots 64
 """
@@ -20,7 +20,7 @@ def main() -> None:
     with open(arguments.job, encoding="utf-8") as file:
         job = json.load(file)
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed is no part of the answer
+    os.dup2(2, 1)  # other output goes to stderr, so that stdout has only the result
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{job['threads'] - 1}",

@@ -1,11 +1,11 @@
-"""Measure what VLLM costs beside vLLM itself: the same prompts, interleaved, each way in a process of its own.
+"""Measure what VLLM costs beside vLLM itself: the same prompts, in alternating rounds, each way in its own process.
 
     python scripts/benchmarks/vllm_ways.py --model FOLDER [--rounds 3] [--num-rows 48] [--dtype bfloat16]
 
     generate    vLLM's LLM.generate on all prompts of TextGeneration at once
     run         pipeline.run of TextGeneration on VLLM
-    barriers    SelfInstruct >> EvolInstruct >> TextGeneration, whose requests wait for the last one of their turn
-    chain       the same chain as VLLM runs it, where each row's next request enters while others decode
+    barriers    SelfInstruct >> EvolInstruct >> TextGeneration in batches, each completed before the next begins
+    chain       the same chain as VLLM runs it, where each row's next request is admitted while others decode
 
 Prints a line for each run (tokens written, seconds and processor-seconds without loading), then the ratios of medians:
 of tokens a second, and of tokens a processor-second, which other work on the machine disturbs less.
@@ -50,14 +50,14 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class BarrierVLLM(VLLM):
-    """VLLM as a batched call: whatever waits is completed to its end before anything else enters."""
+    """VLLM in batches: all waiting requests are completed before others are admitted."""
 
     def stream(self, requests: Requests) -> Iterator[tuple[Hashable, Completion]]:
-        """Complete all that wait, again and again."""
+        """Complete the waiting requests as one batch, then the next ones."""
         return LLM.stream(self, requests)
 
     def complete(self, requests: list[Request]) -> list[Completion]:  # type: ignore[override]
-        """Complete all requests, and only then return."""
+        """Complete all requests, in their order."""
         waiting = Requests()
         for index, request in enumerate(requests):
             waiting.put(index, request)

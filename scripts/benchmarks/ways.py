@@ -1,9 +1,9 @@
-"""The ways that `generation.py` compares, each run in a process of its own: `python ways.py WAY job.json`.
+"""Run one of the ways that `generation.py` compares: `python ways.py WAY job.json`.
 
 A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "calls", "max_new_tokens",
 "temperature", "slots"}; a call is a list of prompts, each {"instruction", "text", "limit"}. Prints one line of JSON:
-of each call the seconds without loading, the processor-seconds and the tokens written by each row; the peak memory;
-and what the way counts itself.
+for each call the seconds without loading, the processor-seconds and the tokens of each row; the peak memory; and the
+way's own counts.
 """
 
 import json
@@ -35,14 +35,14 @@ from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
 
 Result = dict[str, Any]
-Work = list[tuple[Any, int]]  # prompts, most of them as tokens, and how many tokens each may get
+Work = list[tuple[Any, int]]  # prompts, as tokens or texts, and the most new tokens of each
 
 
 def load(job: Result) -> tuple[Any, list[Work], list[int]]:
     """Return the model as transformers loads it, the work of each call, and the end tokens."""
     if job["random_weights"]:
         config = AutoConfig.from_pretrained(job["random_weights"])
-        torch.set_default_device(job["device"])  # made where it runs, or a large model takes the host's memory
+        torch.set_default_device(job["device"])  # created on its device: a large model may not fit in the host
         model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job["dtype"]))
         torch.set_default_device(None)  # "cpu" would be a mode that slows every call down
         draw = torch.Generator().manual_seed(0)
@@ -96,7 +96,7 @@ def generate(job: Result, batch_size: int, rows: int | None = None) -> Result:
 
 
 def continuous(job: Result) -> Result:
-    """Continuous batching by transformers: not `generate_batch`, which has one limit for all, but what that calls."""
+    """Continuous batching by transformers, with the calls of `generate_batch`, which itself has one limit for all."""
     model, works, ends = load(job)
     longest = max(limit for work in works for _, limit in work)
     settings = GenerationConfig(
@@ -110,7 +110,7 @@ def continuous(job: Result) -> Result:
     hints = WorkloadHints(max(len(prompt) for work in works for prompt, _ in work), longest, len(works[0]))
 
     def run(work: Work) -> list[int]:
-        # in the order in which it puts them itself, so that beginnings that are shared come one after the other
+        # in the order of `generate_batch`, so that prompts with a shared prefix follow one another
         asked = [manager.add_request(prompt, max_new_tokens=limit) for prompt, limit in sorted(work, reverse=True)]
         written: dict[str, int] = {}
         while len(written) < len(asked):
@@ -131,7 +131,7 @@ def continuous(job: Result) -> Result:
 
 
 def loop(job: Result, sharing: bool = True) -> Result:
-    """The decode loop; without sharing, every prompt is computed whole."""
+    """The decode loop; without sharing, all tokens of every prompt are computed."""
     model, works, ends = load(job)
     if fault := install_attention(model):
         raise SystemExit(fault)
@@ -151,7 +151,7 @@ def loop(job: Result, sharing: bool = True) -> Result:
 
     result = timed(job, run, works)
     spent: dict[str, float] = {}
-    with shares(model.device, spent):  # waiting for the device to find out takes time of its own
+    with shares(model.device, spent):  # a run of its own, since measuring waits for the device
         watched = timed(job, run, works[-1:])
     stats = engine.stats
     result["occupancy"] = stats.decoded / max(stats.steps * job["slots"], 1)
@@ -252,7 +252,7 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed is no part of the answer
+    os.dup2(2, 1)  # other output goes to stderr, so that stdout has only the result
     os.write(out, (json.dumps(WAYS[way](job)) + "\n").encode())
 
 
