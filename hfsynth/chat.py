@@ -95,10 +95,8 @@ class TokenizedRequest:
 
 NextRequest = Callable[[], TokenizedRequest | None]
 """Returns the next request for an engine, or None if none is waiting."""
-
-
-Beginning = tuple[int, ...]
-"""Prefix of a choice: its first tokens; () for none."""
+Prefix = tuple[int, ...]
+"""The first tokens of a choice; () for none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +129,17 @@ class TokenizedChoices:
         return [*self.prompt_ids, *chain.from_iterable(self.choices)]
 
     @cached_property
-    def wanted(self) -> dict[Beginning, list[int]]:
+    def wanted(self) -> dict[Prefix, list[int]]:
         """Prefix → the next tokens whose probabilities are needed."""
-        wanted: dict[Beginning, dict[int, None]] = {}
+        wanted: dict[Prefix, dict[int, None]] = {}
         for choice in map(tuple, self.choices):
             for place, token in enumerate(choice):
                 wanted.setdefault(choice[:place], {})[token] = None
             if self.end_tokens:
                 wanted.setdefault(choice, {}).update(dict.fromkeys(sorted(self.end_tokens)))
-        return {beginning: list(tokens) for beginning, tokens in wanted.items()}
+        return {prefix: list(tokens) for prefix, tokens in wanted.items()}
 
-    def scores(self, found: Mapping[Beginning, Mapping[int, float]]) -> tuple[float, ...]:
+    def scores(self, found: Mapping[Prefix, Mapping[int, float]]) -> tuple[float, ...]:
         """Return each choice's score: the log-probability of its tokens and its end.
 
         Args:
@@ -149,7 +147,7 @@ class TokenizedChoices:
         """
         return tuple(self._score(tuple(choice), found) for choice in self.choices)
 
-    def _score(self, choice: Beginning, found: Mapping[Beginning, Mapping[int, float]]) -> float:
+    def _score(self, choice: Prefix, found: Mapping[Prefix, Mapping[int, float]]) -> float:
         own = math.fsum(found[choice[:place]][token] for place, token in enumerate(choice))
         ends = [found[choice][token] for token in sorted(self.end_tokens)]
         return own + (log_sum(ends) if ends else 0.0)

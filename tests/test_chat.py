@@ -577,19 +577,18 @@ def test_special_token_in_a_call_stays_text():
     assert ids[0].count(end) == ids[1].count(end) == 3
 
 
-def probability(beginning, token):
+def probability(prefix, token):
     """Return the logarithm of a made-up probability that depends on all tokens before it."""
-    return math.log(random.Random(str((*beginning, token))).uniform(0.01, 0.5))
+    return math.log(random.Random(str((*prefix, token))).uniform(0.01, 0.5))
 
 
 def probabilities(choices):
     return {
-        beginning: {token: probability(beginning, token) for token in tokens}
-        for beginning, tokens in choices.wanted.items()
+        prefix: {token: probability(prefix, token) for token in tokens} for prefix, tokens in choices.wanted.items()
     }
 
 
-def test_wanted_shares_beginnings():
+def test_wanted_shares_prefixes():
     tokens = TokenizedChoices([1, 2], [[7, 8], [7, 9], [7], [5]], frozenset({3, 2}))
     assert tokens.wanted == {(): [7, 5], (7,): [8, 9, 2, 3], (7, 8): [2, 3], (7, 9): [2, 3], (5,): [2, 3]}
 

@@ -32,9 +32,9 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 
 from hfsynth.chat import (
-    Beginning,
     ChatTokenizer,
     Generated,
+    Prefix,
     RenderedChoices,
     RenderedRequest,
     TokenizedChoices,
@@ -60,7 +60,7 @@ _BLOCK_SIZE = 32  # tokens in a block of the KV cache on a CPU; vLLM's default i
 _MAX_CACHE = 4 << 30  # bytes of KV cache on a CPU
 _MAX_TOKEN_IDS = 128  # maximum number of tokens whose probabilities vLLM returns after a prompt
 # Cost of scoring, in prefilled tokens: of one prefix (its block and logits), and of one prompt token with its logprob.
-_BEGINNING_COST, _PROMPT_COST = 24, 5
+_PREFIX_COST, _PROMPT_COST = 24, 5
 
 
 def engine_args(arguments: Mapping[str, Any], context: int | None) -> EngineArgs:
@@ -196,23 +196,23 @@ class _Scoring:
     rendered: RenderedChoices
     waiting: int
     """Requests to vLLM that haven't finished."""
-    found: dict[Beginning, dict[int, float]] = field(default_factory=dict)
+    found: dict[Prefix, dict[int, float]] = field(default_factory=dict)
     """Prefix of a choice → next token → its log-probability."""
 
 
 @dataclass(frozen=True)
-class _Beginnings:
-    """One request to vLLM for a scoring: the probabilities of the tokens after a prefix of a choice.
+class _PrefixScoring:
+    """One request to vLLM for a `_Scoring`: the probabilities of the tokens after a prefix of a choice.
 
-    With `is_scored`, the prefix is a complete choice, and the probabilities of its own tokens are returned, too.
+    With `is_scored`, the prefix is a complete choice, and vLLM returns the probabilities of its own tokens too.
     """
 
     scoring: _Scoring
-    tokens: Beginning
+    tokens: Prefix
     is_scored: bool
 
 
-_Job = _Text | _Beginnings
+_Job = _Text | _PrefixScoring
 
 
 class _OutputsOfLivingCore:
@@ -327,13 +327,13 @@ class VLLMEngine:
     def _add_choices(self, key: Hashable, rendered: RenderedChoices, jobs: dict[str, _Job]) -> None:
         """Send vLLM the requests for the probabilities from which the scores of choices are computed."""
         choices = rendered.tokens
-        is_walked = _is_walked(choices)
-        texts = list(choices.wanted) if is_walked else list(dict.fromkeys(map(tuple, choices.choices)))
+        is_by_prefix = _is_by_prefix(choices)
+        texts = list(choices.wanted) if is_by_prefix else list(dict.fromkeys(map(tuple, choices.choices)))
         scoring = _Scoring(key, rendered, len(texts))
         for tokens in texts:
             wanted = choices.wanted.get(tokens) or [tokens[-1]]
-            params = scoring_params(wanted, is_scored=not is_walked)
-            self._add([*choices.prompt_ids, *tokens], params, _Beginnings(scoring, tokens, not is_walked), jobs)
+            params = scoring_params(wanted, is_scored=not is_by_prefix)
+            self._add([*choices.prompt_ids, *tokens], params, _PrefixScoring(scoring, tokens, not is_by_prefix), jobs)
 
     def _add(self, token_ids: list[int], params: SamplingParams, job: _Job, jobs: dict[str, _Job]) -> None:
         name = str(next(self._ids))  # not the id that add_request returns, since outputs don't have it
@@ -364,7 +364,7 @@ class VLLMEngine:
             scores = scoring.rendered.tokens.scores(scoring.found)
             yield scoring.key, self.chat.scored(scoring.rendered, scores)
 
-    def _read_choice(self, job: _Beginnings, logprobs: Sequence[Any]) -> None:
+    def _read_choice(self, job: _PrefixScoring, logprobs: Sequence[Any]) -> None:
         """Read the log-probabilities of a choice's own tokens from those of the prompt's tokens."""
         start = len(logprobs) - len(job.tokens)
         for place, token in enumerate(job.tokens):
@@ -443,7 +443,7 @@ def read_generated(result: Any) -> Generated:
     return Generated(list(result.token_ids), "error", f"vLLM ended the request with {reason!r}")
 
 
-def _is_walked(tokens: TokenizedChoices) -> bool:
+def _is_by_prefix(tokens: TokenizedChoices) -> bool:
     """Return whether to score choices with one request for each prefix, rather than with one for each choice.
 
     A request for a prefix reuses the prompt's KV cache. A request that returns the probabilities of its prompt's
@@ -453,4 +453,4 @@ def _is_walked(tokens: TokenizedChoices) -> bool:
     if max(map(len, tokens.wanted.values())) > _MAX_TOKEN_IDS:
         return False
     by_choice = sum(prompt + len(choice) for choice in tokens.choices)
-    return prompt + len(tokens.wanted) * _BEGINNING_COST <= by_choice * _PROMPT_COST
+    return prompt + len(tokens.wanted) * _PREFIX_COST <= by_choice * _PROMPT_COST
