@@ -259,8 +259,8 @@ def forward(model: Any, tokens: Sequence[int], batch: AttentionBatch, keep: Sequ
         model: A transformers causal language model.
         tokens: T token ids.
         batch: Their slots and positions.
-        keep: Indices of the tokens after which logits are wanted; 0 for all. No tensor: where a model is on several
-            devices, that would be moved to the first of them, and the logits may be on another.
+        keep: Indices of the tokens after which logits are wanted; 0 for all. Not a tensor, which a model on several
+            devices would move to the first of them, while the logits may be on another.
 
     Returns:
         Logits, (kept, vocabulary).

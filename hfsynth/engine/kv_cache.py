@@ -109,7 +109,7 @@ class KeyValueSlots:
 def _copy_groups(
     sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int], device: torch.device
 ) -> list[tuple[Tensor, Tensor, int]]:
-    """Group slots that are copied at once: of none is more than twice as much kept as of another.
+    """Group slots that are copied at once; lengths within a group differ by less than a factor of two.
 
     Returns:
         For each group (sources, targets, number of positions).

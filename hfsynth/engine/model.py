@@ -124,7 +124,7 @@ class RequestQueue:
     def next(self) -> TokenizedRequest | None:
         """Return the next tokenized request; None where none waits now.
 
-        Also None while a completion is ready, which is to be drained before further requests are put.
+        Also None while a completion is ready, which `drain` must return before further requests are put.
         """
         while self.requests or not (self.ready or self._gathered):
             if (item := self.requests.take()) is None:
@@ -191,7 +191,7 @@ def pack_linears(model: Any) -> int:
     """
     if model.device.type != "cpu" or model.dtype not in _PACKED_DTYPES or not can_pack(model.dtype):
         return 0
-    found = [  # without the layers: each is gone as soon as it is replaced, so only one is there twice
+    found = [  # no layers: each is freed as soon as it is replaced, so only one is in memory twice
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()

@@ -19,10 +19,8 @@ NON_FINITE_LOGITS = (
     "the model's logits are not numbers (NaN or infinite); use another dtype, such as bfloat16 or float32"
 )
 """The error of a row for which no token can be chosen."""
-_LEAST, _GREATEST = (
-    1e-30,
-    1e30,
-)  # beyond these, a temperature or share changes nothing, but vanishes or overflows in float32
+# beyond these, a temperature or share makes no difference, and would become 0 or infinite in float32
+_LEAST, _GREATEST = 1e-30, 1e30
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Sampler:
 
         Args:
             logits: (B, V), of any floating type.
-            uniform: (B,), one random number in [0, 1) a row; a row at temperature 0 makes no use of it.
+            uniform: (B,), one random number in [0, 1) a row, unused at temperature 0.
             generated: The tokens that each row has so far, for presence penalties.
             buffer: Memory for the weights on a CPU, (B or more, V), float32, that a caller keeps between steps: the
                 system would take back so much memory after each step, and clear it anew.
@@ -87,7 +85,7 @@ class Sampler:
             not numbers.
 
         Raises:
-            GenerationError: If there are several rows, and the logits of none are numbers: that is no row's own fault.
+            GenerationError: If there are several rows, and the logits of none are numbers: the model is at fault.
         """
         if any(self.presence_penalty):
             logits = self._penalised(logits, generated)
@@ -162,7 +160,7 @@ def _likeliest(logits: Tensor) -> Tensor:
 
 
 def _on_cpu(chosen: Tensor) -> Tensor:
-    """Move the tokens to the CPU, and check only then that there are any: a device is waited for once."""
+    """Move the tokens to the CPU, and only there check that there are any, to wait for the device once."""
     chosen = chosen.cpu()
     if len(chosen) > 1 and int(chosen.max()) < 0:
         raise GenerationError(f"for each of {len(chosen)} rows, {NON_FINITE_LOGITS}.")

@@ -392,7 +392,7 @@ def max_cached_tokens(model: Any) -> int:
 def cache_bytes_per_token(model: Any) -> dict[torch.device, int]:
     """Return the size of one token's keys and values on each device that has layers of a model, in bytes.
 
-    Two tokens are read to find out: layers may differ, and their cache isn't always described by the configuration.
+    Two tokens are read to measure it: layers may differ, and the configuration doesn't always describe their cache.
 
     Args:
         model: A transformers causal language model whose attention function is `attention.attend`.

@@ -28,7 +28,7 @@ from hfsynth.engine.attention import PrefillBatch, Segment, bucket_of, forward
 from hfsynth.engine.kv_cache import KeyValueSlots, split_on_oom
 
 FORWARD_TOKENS = 2048
-"""Most tokens in one forward, but for a request that has more of them alone."""
+"""Most tokens in one forward; a longer request has a forward of its own."""
 _ROWS = 128  # rows of logits that are normalised at once, in float32
 T = TypeVar("T")
 

@@ -58,9 +58,8 @@ class StaticBatches:
                 return
             # a row that has ended is padded until the last one ends, and must stay within the context until then
             longest_answer = self._context - len(waiting[0].prompt_ids)
-            batch = [request for request in waiting if request.max_new_tokens <= longest_answer][
-                : self._size
-            ] or waiting[:1]
+            fitting = [request for request in waiting if request.max_new_tokens <= longest_answer]
+            batch = fitting[: self._size] or waiting[:1]
             try:
                 generated = generate_batch(self._model, batch, self._decode)
             except RuntimeError as error:
@@ -121,7 +120,7 @@ def generate_batch(model: Any, requests: Sequence[TokenizedRequest], decode: Dec
 
 
 class _SamplingProcessor(LogitsProcessor):
-    """Leaves `generate`, which takes the likeliest token, only the token that the row's own sampling chose."""
+    """Gives `generate`, which takes the likeliest token, only the token that the row's own sampling chose."""
 
     def __init__(self, requests: Sequence[TokenizedRequest], prompt_length: int, device: torch.device) -> None:
         self._prompt_length = prompt_length
