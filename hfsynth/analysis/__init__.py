@@ -1,1 +1,1 @@
-"""Figures of a dataset."""
+"""Reports on a dataset: statistics of texts, diversity, tables and charts."""

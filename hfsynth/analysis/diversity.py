@@ -31,7 +31,7 @@ _REPORT_WORDS = 13_000_000_000  # words that a sample is compared with: 1,000 te
 _QUICK_WORDS = 1_000_000_000  # the same for `measure_quick_diversity`: seconds
 _CELLS = 4_000_000  # pairs of texts whose scores are in memory at once
 _EMBEDDINGS_AT_ONCE = 1_000  # embeddings that are compared with all others at once
-_FIRST_NUMBER = 0xE000  # number of the first word; as code points, numbers from here on are no surrogates
+_FIRST_NUMBER = 0xE000  # the number of the first word: no code point from here on is a surrogate
 _ROUNDING = 1e-12
 
 
@@ -173,7 +173,7 @@ def measure_quick_diversity(dataset: Dataset) -> QuickDiversity | None:
 
 
 def sample_size(texts: int, words: int, compared_words: int = _REPORT_WORDS) -> int:
-    """Return how many of some texts can be compared with all of them in minutes: of short texts, all up to 31,000.
+    """Return the number of texts that can be compared with all texts in minutes: of short texts, up to 31,000.
 
     Args:
         texts: The number of texts.
@@ -273,5 +273,5 @@ def _nearest_cosines(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _estimated_words(text: str) -> int:
-    """Return about how many words of a text are compared."""
+    """Return the approximate number of a text's compared words."""
     return text.count(" ") + 1 if text.isascii() else len(compared_words(text))

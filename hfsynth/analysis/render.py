@@ -1,8 +1,7 @@
 """Render the parts of a report: tables and notes as text, Markdown and HTML, charts and diagrams as images.
 
-Text is rendered by rich, Markdown and HTML by Jinja templates. Images are drawn on white with dark ink, legible on
-light and dark pages; matplotlib is imported with the first image, since importing it takes as long as importing
-everything else.
+Text is rendered by rich, Markdown and HTML by Jinja templates. Images have dark lines on white, legible on light and
+dark pages. matplotlib is imported with the first image, since its import takes as long as all other imports together.
 """
 
 import base64
@@ -34,18 +33,17 @@ QUARTILES = ("smallest", "first quartile", "median", "third quartile", "largest"
 """The headings of the cells that `distribution_cells` returns."""
 Better = Literal["", "higher", "lower"]
 Kind = Literal["count", "share", "number", "text"]
+Form = Literal["png", "svg"]
 _NOTE_WIDTH = 100  # columns of a note in a terminal
 _LABEL_WIDTH = 60  # columns of a label in a terminal
 _MAX_TABLE_WIDTH = 10_000  # columns of plain text, which may go to a file
-INK = "#1f2933"
-Form = Literal["png", "svg"]
-_BLUE, _GREY, _ORANGE = "#3e7cb1", "#9aa5b1", "#a8480f"
+_BLACK, _BLUE, _GREY, _ORANGE = "#1f2933", "#3e7cb1", "#9aa5b1", "#a8480f"
 _HISTOGRAMS_PER_ROW = 3
 _FILL, _LINE = "#eef2f7", "#52606d"
 _STEP_WIDTH = 3.0  # distance between the centers of two boxes; all lengths are in inches
 _HALF_WIDTH, _HALF_HEIGHT = 0.82, 0.42  # of a step's box
 _ARC_HEIGHT = 0.45  # distance between two levels of arcs
-_TEXT: dict[str, Any] = {"color": INK, "ha": "center", "parse_math": False}
+_TEXT: dict[str, Any] = {"color": _BLACK, "ha": "center", "parse_math": False}
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,9 @@ class Cell:
     """None if nothing could be measured."""
     kind: Kind = "count"
     more_diverse: Better = ""
-    """Which values mean a more diverse dataset; "" for a value that doesn't measure diversity."""
+    """The values that mean a more diverse dataset; "" for a value that does not measure diversity."""
     size: int = 0
-    """The number of rows or n-grams that the value was measured on, where it depends on that number."""
+    """The number of rows or n-grams that were measured, if the value depends on it; else 0."""
 
     def __str__(self) -> str:
         if self.value is None:
@@ -128,7 +126,7 @@ class Section:
 
 
 class Renderable(ABC):
-    """Sections that a terminal, a notebook, Markdown and HTML can show."""
+    """A result with sections, for terminals and notebooks, and as Markdown and HTML."""
 
     @abstractmethod
     def sections(self) -> tuple[Section, ...]:
@@ -250,7 +248,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], unit: str) -> bytes:
         for number, (kind, distribution) in enumerate(lengths.items(), 1):
             axes = _plain_axes(figure, (rows, columns, number))
             axes.stairs(distribution.counts, distribution.edges, fill=True, color=_BLUE)
-            axes.axvline(distribution.median, color=INK, linewidth=1, linestyle="--")
+            axes.axvline(distribution.median, color=_BLACK, linewidth=1, linestyle="--")
             axes.set_title(_wrap_text(f"{kind} (median {distribution.median:,})", 36), fontsize=9, parse_math=False)
             axes.set_xlabel(unit, fontsize=8)
             axes.set_ylabel("texts", fontsize=8)
@@ -297,7 +295,7 @@ def draw_similarity(similarity: Mapping[str, Spread], limit: float) -> bytes:
         for number, (name, spread) in enumerate(similarity.items()):
             percentages = [100 * count / spread.count for count in spread.counts]
             label = f"{name} (median {spread.median:.2f})"
-            style: dict[str, Any] = {"color": INK, "linewidth": 1.8} if number else {"color": _BLUE, "fill": True}
+            style: dict[str, Any] = {"color": _BLACK, "linewidth": 1.8} if number else {"color": _BLUE, "fill": True}
             axes.stairs(percentages, spread.edges, label=label, **style)
         axes.axvline(limit, color=_ORANGE, linewidth=1.5, linestyle="--", label=f"{limit}: Self-Instruct's limit")
         axes.set_title("nearest other instruction", fontsize=9)

@@ -79,7 +79,7 @@ _NORMAL_95 = 1.96  # a 95% interval of a normal distribution, in standard deviat
 
 @dataclass(frozen=True)
 class StepStats:
-    """Numbers of one step, counted from the metadata of the rows; a row that became several counts once."""
+    """Counts of one step, from the metadata of the rows; a row that became several rows counts once."""
 
     name: str
     rows: int
@@ -165,7 +165,7 @@ class Report(_JsonRenderable):
     scores: tuple[Scores, ...]
 
     def sections(self) -> tuple[Section, ...]:
-        """Return the sections that have a number to show, in order."""
+        """Return the sections that have a table, in order."""
         sections = (
             _rows_section(self),
             _diversity_section(self),
@@ -365,7 +365,7 @@ def funnel_stages(dataset: Dataset) -> tuple[FunnelStage, ...]:
             rows_out=step.rows_out,
             failed=sum(step.failures.values()),
             dropped=step.dropped,
-            # of a technique, rules stop pieces of rows: no row is dropped
+            # the rules of a technique stop rounds of a row, and drop no row
             rules={rule: rows for rule, rows in step.stopped.items() if rule} if step.node.makes is None else {},
         )
         for number, run in enumerate(records(dataset), 1)
@@ -620,8 +620,8 @@ _VERDICT = "more diverse"
 _EQUAL = "neither"
 _UNEVEN = "*"
 _CAUTION = (
-    "* measured on different numbers of rows or n-grams. A larger number of them has more in common, so that the "
-    "smaller dataset looks more diverse than it is. Measures without * are comparable."
+    "* measured on different numbers of rows or n-grams. More rows have more in common, so the smaller dataset looks "
+    "more diverse than it is. Measures without * are comparable."
 )
 _CellKey = tuple[str, str, str]  # a table's first heading, a line's label, a column's heading or "" for the only one
 
