@@ -1,7 +1,8 @@
 """Runs of a pipeline.
 
-run.py           all steps of a run; rounds.py: how many rows each round of a run with num_rows takes
-step_worker.py   one step in one process: completes chunks, counts failures, retries chunks
+run.py           all steps of a run
+rounds.py        the input of a run, and the number of rows of each round of a run with num_rows
+step_worker.py   one step in one process: completion of chunks, counts of failures, retries
 chunks.py        the folder of one step: its finished rows, and which process computes which chunk
 lookahead.py     rows of the next technique that begin while a step's last rows are completed
 journal.py       finished rows of chunks that are not finished

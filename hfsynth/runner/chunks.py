@@ -440,7 +440,7 @@ class StepFolder:
 
 @dataclass
 class Claims:
-    """The claims of one process in one step's folder, by which processes share its chunks without a common store.
+    """The chunks of a step that one process has claimed; processes without a common store share chunks by claims.
 
     The processes may be of several runs and machines. A process counts as dead if it no longer runs, or, on another
     machine or in another container, if it has not touched its claims for two minutes. If a claim is taken from a

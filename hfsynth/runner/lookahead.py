@@ -123,7 +123,8 @@ class Lookahead:
     def begin_chunk(self, flows: FlowDriver) -> None:
         """Start the rows of the next chunk, if they are in finished chunks of the running step.
 
-        No more rows begin after an exception, which the next step will raise, or if the llm completes no row.
+        No more rows begin after an exception, which the next step will raise, or after 8 transient failures in
+        succession.
 
         Args:
             flows: Runs the running step's rows.

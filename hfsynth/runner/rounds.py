@@ -245,7 +245,7 @@ class Usage:
         text = f"{format_acceptance(self.accepted, self.tried)}, {self.tokens:,} tokens"
         if self.accepted >= target.num_rows:
             return text
-        return f"{text}: {target.num_rows:,} were wanted, and the input or the budget is spent"
+        return f"{text}: {target.num_rows:,} were wanted, and the input or a limit is used up"
 
 
 def format_acceptance(accepted: int, tried: int) -> str:

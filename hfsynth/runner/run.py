@@ -388,7 +388,7 @@ class _RunState:
 
     @property
     def num_models(self) -> int:
-        """Number of different llms, and of steps with another model; only one model at a time is in memory."""
+        """Number of different llms, and of steps with a model of their own; one model at a time is in memory."""
         llms: list[LLM] = []
         for state in self.steps:
             if isinstance(state.step, Technique) and state.step.llm not in llms:
@@ -719,6 +719,6 @@ class _Failures:
             lines.append("the same command retries rows that failed because of a server, memory or a device")
         listed = "".join(f"\n  {line}" for line in lines)
         lost = len(dropped_rows(failures))
-        parts = f", and {len(failures) - lost} lost responses" if lost < len(failures) else ""
+        parts = f", and {len(failures) - lost} responses of kept rows" if lost < len(failures) else ""
         rows = f"{lost} rows of split {self.split}" if self.split else f"{lost} rows"
         logger.warning("%s failed or were dropped%s; see %s%s", rows, parts, self.file, listed)

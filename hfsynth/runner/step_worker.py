@@ -49,7 +49,7 @@ _PATIENCE = 2.0  # time for another process's last chunk, as a multiple of this 
 _DEFAULT_PATIENCE = 30.0  # seconds for another process's last chunk, if this process has finished none
 _PROCESS_0_TIMEOUT = 24 * 3600.0  # seconds that other processes wait for a filter or function on process 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.05, 2.0, 1.5  # seconds between two checks of a shared folder
-_ROWS_TO_FREEZE = 10_000  # a step with fewer rows takes less time than a garbage collection or two
+_ROWS_TO_FREEZE = 10_000  # a step with fewer rows takes about as long as two garbage collections, or less
 _MAX_FAILED = 64  # failed rows without a completed one, after which a run stops
 _MAX_CHUNKS_LISTED = 20  # failed chunks in an error message; the failures file has all of them
 _MAX_REASONS_LISTED = 5
@@ -824,13 +824,13 @@ def _tables(dataset: Dataset, rows: int = 10_000) -> Iterator[pa.Table]:
 def frozen_heap(num_rows: int) -> Iterator[None]:
     """Exempt all present objects from garbage collection inside the `with` block, if a step has many rows.
 
-    The objects of torch, transformers and a model are about a million. Python scans them each time that the objects of
-    the rows in flight have grown by a quarter of them, which costs a sixth of a step's processor time.
+    Torch, transformers and a model have about a million objects. Python scans all of them each time that a quarter as
+    many objects of rows are new, which costs a sixth of a step's processor time.
 
     Args:
         num_rows: Rows of the step.
     """
-    if num_rows < _ROWS_TO_FREEZE or gc.get_freeze_count():  # whoever has frozen objects unfreezes them
+    if num_rows < _ROWS_TO_FREEZE or gc.get_freeze_count():  # the code that froze objects unfreezes them
         yield
         return
     gc.collect()  # garbage would stay in memory otherwise
