@@ -1,1 +1,1 @@
-"""Language models, one module each; `hfsynth.llm.LLM` has the methods to define. No module here uses techniques."""
+"""Language models, and what they share: checkpoints, HTTP. `hfsynth.llm.LLM` has the methods that each defines."""

@@ -138,7 +138,7 @@ class CheckpointLLM(Configuration, LLM, Generic[T]):
     def _source(self) -> dict[str, Any]:
         """The arguments of `from_pretrained` that name the files.
 
-        None is left out, since transformers would ask on standard input whether to trust code.
+        No argument is None: transformers would then ask on standard input whether to trust code.
         """
         source: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self.revision:
@@ -155,7 +155,7 @@ LOADED_MODELS: dict[str, tuple[str, Any]] = {}
 def split_gguf_path(model: str, gguf_file: str | None) -> tuple[str, str | None]:
     """Split the path of a GGUF file into its folder, or its repository on the Hub, and the file's name.
 
-    Any other name is returned unchanged. `a/b.gguf` is the name of a repository, unless a local file has that path.
+    Other names are returned unchanged. `a/b.gguf` is the name of a repository, unless a local file has that path.
 
     >>> split_gguf_path("/models/smollm2.Q4_1.gguf", None)
     ('/models', 'smollm2.Q4_1.gguf')

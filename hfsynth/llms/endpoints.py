@@ -288,6 +288,7 @@ class RawEndpoint:
         kind: The server's kind.
         model: The model's name on the server.
         chat: Renders requests, and decodes token ids.
+        form: The form of prompts that the server takes; `find_form` sets it.
     """
 
     sender: Sender
@@ -466,7 +467,7 @@ def _first_choice(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    """Return the text of an answer; of one that only calls tools, the calls as JSON."""
+    """Return the text of an answer, or its calls of tools as JSON if it has no text."""
     text, calls = _content_text(message.get("content")), message.get("tool_calls")
     return text if text or not calls else json.dumps(calls, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""HTTP client of an OpenAI-compatible server: limit the requests in flight, retry, and classify failures."""
+"""HTTP client of an OpenAI-compatible server: limits the requests in flight, retries, and classifies failures."""
 
 import asyncio
 import json
@@ -251,7 +251,7 @@ class ServerClient:
                 return await self._attempt("POST", f"{self.base_url}{path}", content)
             except _TransientError as error:
                 tries += 1
-                if not error.overloaded and self._completed != completed_before:  # else it fails on all requests
+                if not error.overloaded and self._completed != completed_before:  # else the server fails on all
                     failures += 1
                     completed_before = self._completed
                 self._check_patience(error)

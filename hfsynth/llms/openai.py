@@ -36,7 +36,7 @@ _HUGGING_FACE = ("huggingface.co", "hf.co", "endpoints.huggingface.cloud")  # ho
 _AHEAD = 4  # one more request waits in the loop for every four in flight, to be sent as soon as one finishes
 _MAX_REFUSED = 16  # refused requests, with none completed, after which a run stops
 _ABOUT_LENGTH = ("context", "too long", "longer than", "maximum model length", "too many tokens")
-"""Words of a refusal for a row's length."""
+"""Words of an error message that refuses a row for its length."""
 _UNLOADED = "the llm was unloaded while requests were in flight; unload it after the last completion."
 _CONNECTED: "dict[tuple[int, str], ServerModel]" = {}
 """(process id, configuration of an llm) → its server. The server's thread does not exist in a forked process."""
@@ -55,9 +55,9 @@ class OpenAILLM(Configuration, LLM):
     or the model, or completes nothing for `patience` seconds, the run ends and keeps its finished rows. A later run
     finds them even if the address, a time-out or the key has changed.
 
-    `transformers serve` takes raw prompts, so Magpie works, but scores no choices. It samples only if the generation
-    config does: the model's own, or one that is sent by `extra_body={"generation_config": '{"do_sample": true}'}`. Its
-    seeds are lost where requests run side by side (`concurrency=1` keeps them).
+    `transformers serve` accepts raw prompts, so Magpie works there. This server can't score choices, and samples only
+    if the generation config does: the model's own, or one that is sent by
+    `extra_body={"generation_config": '{"do_sample": true}'}`. Equal seeds give equal texts only with `concurrency=1`.
 
     >>> llm = OpenAILLM("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", tokenizer="Qwen/Qwen3-8B")
     >>> llm.model_name, llm.same_rows
@@ -160,7 +160,7 @@ class OpenAILLM(Configuration, LLM):
     def lacks(self, need: Need) -> str:
         """Return the reason why the llm can't meet a need of a technique, with the fix; "" if it can.
 
-        Whether a server scores choices is checked only after `load`.
+        Before `load`, a server counts as able to score choices; afterwards, one request finds out.
         """
         if need == "schema":
             return super().lacks(need)

@@ -68,7 +68,7 @@ class RewardModel(CheckpointLLM["Classifier"]):
         """
         for request in requests:
             last = request.messages[-1]["role"] if request.messages else ""
-            if request.choices or not last == request.role == "assistant":
+            if request.choices or (last, request.role) != ("assistant", "assistant"):
                 wanted = f"the choices {request.choices}" if request.choices else f"the {request.role}'s next turn"
                 raise GenerationError(
                     f"{self.model_name} is a reward model: it scores conversations that end with an answer, and "

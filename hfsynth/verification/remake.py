@@ -38,7 +38,7 @@ class RemadeRow:
     """The comparison of a published row with the row that its source row yields now."""
 
     differences: Mapping[str, str]
-    """For each column that differs, the first difference, by column."""
+    """Column that differs → the first difference in it."""
     problem: str = ""
     """The reason if the row was not remade: a step fails on it or drops it, or its seed differs; else ""."""
 

@@ -1,4 +1,4 @@
-"""`view`: writes one HTML page with the rows, failures and report of a dataset.
+"""Write one HTML page with the rows, failures and report of a dataset (`view`).
 
 `Layout` decides which columns are displayed as a conversation, as alternative answers, as an evolution, or as tags.
 """
@@ -269,11 +269,11 @@ def _prompt_columns(step: StepRecord, readable: Sequence[str]) -> ChatColumns:
 
 
 def _is_instruction_source(dataset: Dataset, steps: Sequence[StepRecord]) -> bool:
-    """Return whether instructions were generated from the column `input`, which is then no part of a conversation."""
+    """Return whether instructions were generated from the column `input`, which a conversation then leaves out."""
     techniques = [step.node for step in steps if step.node.makes]
     if techniques:
         return any("input" in node.reads and {*INSTRUCTION_COLUMNS} & {*(node.makes or ())} for node in techniques)
-    return "SelfInstruct" in step_names(dataset)[0]  # of `map` there is no record, only the metadata of rows
+    return "SelfInstruct" in step_names(dataset)[0]  # rows of `map` have metadata, but no record
 
 
 # --- columns of an evolution ---
