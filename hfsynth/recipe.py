@@ -242,7 +242,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if any(sign in text for sign in _LINE_BREAKS) else "|" if "\n" in text else None
+    style = '"' if any(character in text for character in _LINE_BREAKS) else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

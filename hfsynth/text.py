@@ -23,7 +23,7 @@ def printable(value: object) -> str:
     >>> printable("a\x1b[31m\nb\u202e")
     'a [31m b'
     """
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(value)).split())
+    return " ".join("".join(character if character.isprintable() else " " for character in str(value)).split())
 
 
 def fenced(text: str, language: str = "") -> str:

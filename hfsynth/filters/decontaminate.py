@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 from hfsynth.data import find_path, load_splits
 from hfsynth.filter import Drop, TextFilter
 from hfsynth.fingerprint import hash_files
-from hfsynth.similarity.words import signs_of_words, word_bounds, words_in
+from hfsynth.similarity.words import num_items, word_bounds, words_in
 
 _ROWS_AT_ONCE = 1_000  # rows of a benchmark that are read at once
 
@@ -103,7 +103,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedNgram:
     """An n-gram that a text shares with a benchmark."""
 
     ngram: str
@@ -203,7 +203,7 @@ class NgramIndex:
     runs: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint32]]]
     """Number of words n → the sorted hashes of all n-grams, and the number of the text of each."""
 
-    def find(self, text: str) -> Shared | None:
+    def find(self, text: str) -> SharedNgram | None:
         """Return the first of the longest n-grams that a text shares; None if it shares none."""
         words = words_in(text)
         for length, (hashes, owners) in self.runs.items():
@@ -213,7 +213,7 @@ class NgramIndex:
             for hit in np.flatnonzero(hashes[places] == sought):
                 owner = owners[places[hit]]
                 if f" {ngrams[hit]} " in self.texts[owner]:
-                    return Shared(ngrams[hit], self.places[owner])
+                    return SharedNgram(ngrams[hit], self.places[owner])
         return None
 
 
@@ -229,7 +229,7 @@ def index_passages(found: Iterable[Passage], n: int) -> NgramIndex:
     hashes: dict[int, array[int]] = {}
     owners: dict[int, array[int]] = {}
     for owner, passage in enumerate(found):
-        length = min(signs_of_words(n, passage.words), len(passage.words))
+        length = min(num_items(n, passage.words), len(passage.words))
         run = [_hash(ngram) for ngram in _ngrams(passage.words, length)]
         hashes.setdefault(length, array("Q")).extend(run)
         owners.setdefault(length, array("I")).extend([owner] * len(run))

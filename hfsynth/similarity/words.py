@@ -1,4 +1,4 @@
-"""Normalize texts, split them into words in any script, and find a word or a repetition in them.
+"""Normalize texts, split them into words in any script, and find words and repetitions in them.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese put no space between words, so each of their characters counts as a
 word: an ideograph, a kana, or a letter of South-East Asia with its vowels. ROUGE-L compares these words. For Korean it
@@ -54,10 +54,10 @@ _JAPANESE_PHRASES = (
     r"|こと|ように?"
 )
 _BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # Thai and Lao vowels that are written before their consonant
-_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # vowels after it that are letters, not marks
-_STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks that put the next consonant below
-_TSHEG = "\u0f0b\u0f0c"  # separate the syllables of Tibetan
-_EAST_SIGNS, _SOUTH_SIGNS = 2, 3  # characters of a word, on average
+_AFTER = "\u0e30\u0e32\u0e45\u0eb0\u0eb2"  # vowels after their consonant that are letters, not marks
+_STACKERS = "\u1039\u17d2\u1a60\u1b44\ua9c0"  # marks after which a consonant is written below
+_TSHEG = "\u0f0b\u0f0c"  # marks between the syllables of Tibetan
+_EAST_LENGTH, _SOUTH_LENGTH = 2, 3  # characters of a word, on average
 _INVISIBLE = re.compile(  # Unicode's default ignorable code points
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
@@ -163,15 +163,15 @@ def word_bounds(words: Sequence[str]) -> tuple[int, int]:
     """
     east = sum(_east().match(word) is not None for word in words)
     south = sum(_south().match(word) is not None for word in words)
-    signs = -(-east // _EAST_SIGNS) - (-south // _SOUTH_SIGNS)
+    unspaced = -(-east // _EAST_LENGTH) - (-south // _SOUTH_LENGTH)
     endings = sum((len(word) - 1) // 2 for word in words if _SYLLABLE.match(word))
-    return len(words) - east - south + signs, len(words) + endings
+    return len(words) - east - south + unspaced, len(words) + endings
 
 
-def signs_of_words(number: int, words: Sequence[str]) -> int:
-    """Return how many items of `words_in` make up a number of words in a text.
+def num_items(number: int, words: Sequence[str]) -> int:
+    """Return the number of items of `words_in` that make up a number of words in a text, on average.
 
-    >>> signs_of_words(4, words_in("Go on and on")), signs_of_words(4, words_in("我们继续走下去吧"))
+    >>> num_items(4, words_in("Go on and on")), num_items(4, words_in("我们继续走下去吧"))
     (4, 8)
     """
     return round(number * len(words) / max(word_bounds(words)[0], 1))
@@ -255,7 +255,7 @@ def find_repeated_words(
     ('go on and on', 5, 1.0)
     """
     words = words_in(text)
-    size = signs_of_words(length, words)
+    size = num_items(length, words)
     starts: dict[tuple[str, ...], list[int]] = {}
     for start in range(len(words) - size + 1):
         starts.setdefault(tuple(words[start : start + size]), []).append(start)

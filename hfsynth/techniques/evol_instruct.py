@@ -83,7 +83,7 @@ def elimination_by_answer(answer: str) -> str:
     """
     if "sorry" in answer.casefold() and spaced_word_bounds(answer)[0] < _SORRY_WORDS:
         return "sorry"
-    words = words_in(answer) or [sign for sign in answer if unicodedata.category(sign) == "So"]
+    words = words_in(answer) or [character for character in answer if unicodedata.category(character) == "So"]
     return "no_content" if set(words) <= set(_STOP_WORDS.split()) else ""
 
 

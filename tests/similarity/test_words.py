@@ -89,7 +89,7 @@ def test_compared_words_of_english_are_those_of_rouge_score(text):
         ("", (0, 0)),
     ],
 )
-def test_word_bounds_count_signs_as_parts_of_words(text, bounds):
+def test_word_bounds_count_characters_as_parts_of_words(text, bounds):
     assert word_bounds(words_in(text)) == bounds
 
 
