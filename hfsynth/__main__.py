@@ -47,7 +47,7 @@ def view_command(flags: Sequence[str]) -> None:
     command.add_argument("--config", help="Configuration.")
     command.add_argument("--split", default="train", help="Split. Default: train.")
     command.add_argument("--revision", help="Commit, branch or tag, on the Hub.")
-    command.add_argument("--embeddings", help="Model of sentence-transformers, for distances in meaning.")
+    command.add_argument("--embeddings", help="Model of sentence-transformers, to compare instructions.")
     command.add_argument("--output", default="view.html", help="The page. Default: view.html.")
     arguments = command.parse_args(flags)
     try:

@@ -67,7 +67,9 @@ class RunArguments:
     )
     max_tokens: int | None = field(
         default=None,
-        metadata={"help": "Budget of tokens for --num-rows: no round starts that is likely to exceed it."},
+        metadata={
+            "help": "Maximum number of tokens for --num-rows; a round that is likely to exceed it does not begin."
+        },
     )
     output_dir: str = field(default="outputs", metadata={"help": "Folder for the result, laid out as on the Hub."})
     run_dir: str | None = field(
@@ -84,7 +86,7 @@ class RunArguments:
     format: str | Mapping[str, Any] | None = field(
         default=None,
         metadata={
-            "help": "Lay the result out as one of TRL's dataset types, such as prompt-completion; a JSON object sets "
+            "help": "Convert the result to one of TRL's dataset types, such as prompt-completion; a JSON object sets "
             "more fields of TrainingFormat."
         },
     )

@@ -29,7 +29,18 @@ from hfsynth.llm import Message
 from hfsynth.record import METADATA_COLUMN, StepRecord, records, split_failures, step_names
 from hfsynth.techniques.evol_instruct import EVOLUTION
 
+PREFERENCE_COLUMNS = ("chosen", "rejected")
+"""The columns of preference data: two answers to one prompt."""
 _BLOCK_SIZE = 1_000  # rows that the page unpacks at once
+_ROLES = {"system_prompt": "system", **dict.fromkeys(INSTRUCTION_COLUMNS, "user"), "input": "user"}
+_CALL_ROLE = "tool call"
+_MAX_TAG_VALUES = 40
+_MAX_TAG_LENGTH = 60  # characters
+_BATCH_SIZE = 1_000  # rows
+ChatColumns = tuple[tuple[str, str], ...]
+"""(role, column), in order; a column of conversations has the roles of its messages."""
+Turns = list[tuple[str, str]]
+"""(role, text)."""
 
 
 def view(
@@ -92,20 +103,6 @@ def _pack(value: Any) -> str:
     """Return compressed JSON in base64, which has no characters of HTML."""
     text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii")
-
-
-PREFERENCE_COLUMNS = ("chosen", "rejected")
-"""The columns of preference data: two answers to one prompt."""
-_ROLES = {"system_prompt": "system", **dict.fromkeys(INSTRUCTION_COLUMNS, "user"), "input": "user"}
-_CALL_ROLE = "tool call"
-_MAX_TAG_VALUES = 40
-_MAX_TAG_LENGTH = 60  # characters
-_BATCH_SIZE = 1_000  # rows
-
-ChatColumns = tuple[tuple[str, str], ...]
-"""(role, column), in order; a column of conversations has the roles of its messages."""
-Turns = list[tuple[str, str]]
-"""(role, text)."""
 
 
 class Version(NamedTuple):
