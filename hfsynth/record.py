@@ -356,7 +356,7 @@ class RunRecord:
     chunk_size: int
     """Rows of a chunk; 0 for `Dataset.map`."""
     failures_file: str = ""
-    """Path of the run's failures file, which `publish` reads; the path is not published."""
+    """Path of the run's failures file, which `save` and `push_to_hub` read; the path is not published."""
     wanted: int = 0
     """Accepted rows that were requested; 0 for a run of all rows of the source."""
     accepted: int = 0
@@ -402,7 +402,10 @@ class RunRecord:
         try:
             record: RunRecord = from_plain(cls, json.loads(text))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"this version can't read the record of a run, {text[:60]!r}: {error}.") from error
+            raise ValueError(
+                f"this version can't read the record of a run, {text[:60]!r}: {error}; install the version that wrote "
+                "it."
+            ) from error
         return record
 
 

@@ -194,26 +194,32 @@ def fetch_origins(api: HfApi, facts: ConfigFacts) -> dict[str, Origin]:
 
 
 def load_failures(name: str, config: str | None, split: str, revision: str | None = None) -> Dataset | None:
-    """Load the failures that were saved or pushed with a dataset's rows; None if there are none.
+    """Load the failures that were saved or pushed with a dataset's rows.
 
     Args:
         name: The dataset, as in `data.load_rows`.
         config: The configuration; None for "default".
         split: The split.
         revision: Commit, branch or tag, on the Hub.
+
+    Returns:
+        None if there are none, or, with a warning, if the Hub can't be reached.
     """
     file = _find_file(name, f"{config or 'default'}/failures/{split}.parquet", revision)
     return Dataset(pq.read_table(file)) if file else None
 
 
 def load_runs(name: str, config: str | None, split: str, revision: str | None = None) -> tuple[RunRecord, ...]:
-    """Load the records of the runs that generated a split; () if none were saved or pushed with its rows.
+    """Load the records of the runs that generated a split.
 
     Args:
         name: The dataset, as in `data.load_rows`.
         config: The configuration; None for "default".
         split: The split.
         revision: Commit, branch or tag, on the Hub.
+
+    Returns:
+        () if none were saved or pushed with the rows, or, with a warning, if the Hub can't be reached.
 
     Raises:
         ValueError: If another version of hfsynth wrote the records.

@@ -231,13 +231,13 @@ class StepFolder:
         self._write(self.chunk(number).with_suffix(".failed"), asdict(failure))
 
     def write_chunk(self, number: int, table: pa.Table) -> Path:
-        """Write and seal a chunk's rows, and return the file, which `commit_chunk` gives the chunk's name."""
+        """Write and seal a chunk's rows; return the temporary file, for `commit_chunk`."""
         (file,), _ = _write_tables([table], self.writing(f"{number:05d}"))
         seal(file)
         return file
 
     def commit_chunk(self, number: int, written: Path) -> bool:
-        """Give a written file the chunk's name; return False if another process had finished the chunk."""
+        """Give a file the chunk's name, and remove its folder; return False if another process finished the chunk."""
         first = not self.chunk(number).exists() and not self.finished
         commit(written, self.chunk(number))
         self.chunk(number).with_suffix(".failed").unlink(missing_ok=True)
