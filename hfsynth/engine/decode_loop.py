@@ -29,10 +29,10 @@ from hfsynth.engine.sampling import NON_FINITE_LOGITS, Sampler
 from hfsynth.engine.scheduler import CAPACITY, Scheduler, Sequence, max_cached_tokens, out_of_memory_message
 
 # A CPU takes half the time for half the tokens; a GPU that waits for the launch of each kernel takes as long for one
-# prompt as for many. The two numbers of a GPU are worked out for an H100, not measured.
+# prompt as for many. The two numbers of a GPU are calculated for an H100, not measured.
 _PREFILL_TOKENS = {"cpu": 2048, "cuda": 4096}  # most tokens of prompts in one forward
 _FREE_SHARE = {"cpu": 0.0, "cuda": 0.125}  # share of the slots that is free before more prompts are read
-_REUSED_TOKENS = 16  # tokens that are worth copying from another slot, or waiting for
+_REUSED_TOKENS = 16  # fewest tokens that are copied from another slot, or waited for
 T = TypeVar("T")
 
 

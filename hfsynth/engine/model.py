@@ -91,7 +91,7 @@ class CausalLM:
         return score(self.model, compared, is_replaced=not self.incompatibility)
 
     def _engine_of(self, batch_size: int) -> Engine:
-        """Return the engine for so many rows at once: that of the last call, if it is as good as new."""
+        """Return the engine for so many rows at once: that of the last call, if it is reusable, else a new one."""
         if self._engine is None or self._engine[0] != batch_size or not self._engine[1].is_reusable:
             self._engine = None  # gives the memory back before more is asked for
             free_memory()

@@ -111,7 +111,7 @@ class SlotTable:
         self._sequences[slot] = None
 
     def discard(self, sequence: Sequence) -> None:
-        """Free and blank a sequence's slot: values that are not numbers would spoil slots that are read beside it."""
+        """Free and blank a sequence's slot, whose NaN values would spread to slots that are read beside it."""
         slot = self._sequences.index(sequence)
         self.slots.blank(slot)
         self._sequences[slot], self._leftovers[slot] = None, []
@@ -134,7 +134,7 @@ class SlotTable:
         return best, shared[best]
 
     def reuse_prefix(self, slot: int, source: int, count: int) -> None:
-        """Begin a sequence that has just been assigned with `count` cached tokens of another slot, or of its own."""
+        """Let a newly assigned sequence begin with `count` cached tokens of another slot, or of its own."""
         sequence = self.sequence(slot)
         self._leftovers[slot] = []
         if count and source != slot:
@@ -256,8 +256,8 @@ class Scheduler:
     def admit(self, next_request: NextRequest) -> Sequence | None:
         """Return the sequence to be allocated next, if there is one: a waiting one, or that of the next request.
 
-        A request whose sequence doesn't fit beside the others is taken all the same, and waits; an eighth of the slots
-        may.
+        A request whose sequence doesn't fit beside the others is taken too, and waits; about an eighth as many
+        sequences as slots may wait.
         """
         while len(self.sequences) < self._max_sequences:
             fitting = (sequence for sequence in self._waiting if self._fits(sequence) or not self.sequences)
@@ -305,13 +305,13 @@ class Scheduler:
         return [] if self._fit_slots(self.sequences) else self._evict(self.sequences)
 
     def preempt_half(self) -> list[Sequence]:
-        """Go on with the shorter half of the sequences, since memory ran out.
+        """Preempt the longer half of the sequences, since memory ran out.
 
         Returns:
             A sequence that is too long for all of memory, which loses its slot.
 
         Raises:
-            GenerationError: If memory doesn't even hold the least capacity of slots.
+            GenerationError: If memory doesn't hold one slot of the least capacity.
         """
         sequences, slots = sorted(self.sequences, key=lambda sequence: sequence.num_tokens), self.table.slots
         for sequence in sequences:  # the last token is read again where it was read, but no token was sampled

@@ -461,7 +461,7 @@ def loading_error(name: str, revision: str | None, error: Exception) -> Generati
     Args:
         name: The model, as the user named it.
         revision: Branch, tag or commit on the Hub.
-        error: What transformers raised.
+        error: The exception that transformers raised.
     """
     if "trust_remote_code" in str(error):
         return GenerationError(

@@ -327,7 +327,7 @@ class ServerModel:
         loop: The event loop in which requests are in flight.
         endpoint: Completes requests.
         sender: Posts to the server.
-        facts: What the server reports about itself and the model.
+        facts: The server's reports about itself and the model.
         concurrency: Maximum number of requests in flight.
     """
 

@@ -72,7 +72,7 @@ class RewardModel(CheckpointLLM["Classifier"]):
                 wanted = f"the choices {request.choices}" if request.choices else f"the {request.role}'s next turn"
                 raise GenerationError(
                     f"{self.model_name} is a reward model: it scores conversations that end with an answer, and "
-                    f"writes nothing. It was asked for {wanted}; use TransformersLLM(...) for that."
+                    f"writes nothing; a request asked for {wanted}. Use TransformersLLM(...) for that."
                 )
         return self.loaded_model().score(requests, self.batch_size) if requests else []
 

@@ -197,7 +197,7 @@ def set_aside(error: DamagedFileError, consequence: str) -> None:
 
     Args:
         error: The damage.
-        consequence: What happens without the file, as the end of a sentence.
+        consequence: The consequence of the missing file, as the end of a sentence.
     """
     aside = error.file.with_name(f"damaged-{time.time_ns()}-{error.file.name}")
     try:
