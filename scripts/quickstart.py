@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="auto", help="Type of the weights. Default: the model's, or on a CPU float32 if faster."
     )
-    parser.add_argument("--num-rows", type=int, default=24, help="Texts to use, and Magpie rows to make. Default: 24.")
+    parser.add_argument("--num-rows", type=int, default=24, help="Texts to use, and rows of Magpie. Default: 24.")
     parser.add_argument("--output-dir", type=Path, default="outputs/quickstart", help="Default: outputs/quickstart.")
-    parser.add_argument("--push-to-hub", help="Dataset on the Hub, user/name, to push both to as well.")
+    parser.add_argument("--push-to-hub", help="Dataset on the Hub, user/name, to push both datasets to.")
     arguments = parser.parse_args()
 
     llm = TransformersLLM(arguments.model, gguf_file=arguments.gguf_file, dtype=arguments.dtype)
