@@ -23,6 +23,7 @@ from hfsynth.errors import GenerationError
 logger = logging.getLogger(__name__)
 # out of memory in words that accelerate doesn't know: of a library that CUDA calls, of CUDA itself
 _OUT_OF_MEMORY = ("_STATUS_ALLOC_FAILED", "error: out of memory")
+_CACHE_SHARE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that keys and values may take
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -132,11 +133,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
-def available_memory(device: torch.device) -> int:
-    """Return the free memory of a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def cache_memory(device: torch.device) -> int:
+    """Return the memory that keys and values may take on a device, a share of its free memory, in bytes."""
+    is_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if is_cuda else psutil.virtual_memory().available
+    return int(free * _CACHE_SHARE.get(device.type, _CACHE_SHARE["cuda"]))
 
 
 def free_memory() -> None:

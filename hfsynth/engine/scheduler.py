@@ -16,14 +16,13 @@ import torch
 
 from hfsynth.chat import NextRequest, TokenizedRequest
 from hfsynth.engine.attention import PrefillBatch, Segment, bucket_of, forward, length_buckets, read_cost
-from hfsynth.engine.kv_cache import KeyValueSlots, available_memory, free_memory
+from hfsynth.engine.kv_cache import KeyValueSlots, cache_memory, free_memory
 from hfsynth.engine.sampling import uniforms
 from hfsynth.errors import GenerationError
 
 logger = logging.getLogger(__name__)
 CAPACITY = 384
 """The capacity of slots at first, in tokens, and at least."""
-_CACHE_SHARE = {"cpu": 0.4, "cuda": 0.8}  # share of the free memory that the KV cache may take
 _GROUPING_GAIN = 1.1  # sequences change slots where the read cost is this many times the cost after it
 _COMPARED = 64  # tokens that are compared at once
 _SHORTENING_GAIN = 1.25  # slots are shortened where there would be this many times as many
@@ -383,10 +382,7 @@ class Scheduler:
 
 def max_cached_tokens(model: Any) -> int:
     """Return the number of tokens whose keys and values fit in memory, on every device that has layers of a model."""
-    return min(
-        int(available_memory(device) * _CACHE_SHARE.get(device.type, _CACHE_SHARE["cuda"])) // size
-        for device, size in cache_bytes_per_token(model).items()
-    )
+    return min(cache_memory(device) // size for device, size in cache_bytes_per_token(model).items())
 
 
 def cache_bytes_per_token(model: Any) -> dict[torch.device, int]:

@@ -1,4 +1,4 @@
-"""Judge rows: choose one of several labels for each, with the probabilities of all labels.
+"""Judge rows: choose one of several labels for each, such as Magpie's quality, difficulty and task category.
 
 The presets follow the tags of Magpie (arXiv 2406.08464), where a model writes its verdict as JSON. hfsynth scores the
 labels as the model's next turn instead: nothing is parsed, so that even a small model labels every row, and the

@@ -233,7 +233,7 @@ def test_one_row_that_does_not_fit_in_memory_is_an_error(pair, monkeypatch):
 
 def test_loop_short_of_memory_has_fewer_longer_slots(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, bytes
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(3 * 512 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 3 * 512 * per_token)
     prompts = [prompt(300 + n, seed=n) for n in range(6)]
     loop = DecodeLoop(pair[1], letters, 6)
     assert loop._table.slots.count == 4
@@ -244,7 +244,7 @@ def test_loop_short_of_memory_has_fewer_longer_slots(pair, monkeypatch):
 
 def test_loop_makes_room_for_a_long_prompt(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 4 * 384 * per_token)
     prompts = [prompt(50, seed=1), prompt(60, seed=2), prompt(70, seed=3), prompt(1300, seed=4), prompt(5, seed=5)]
     counts = widths(monkeypatch)
     result = run(DecodeLoop(pair[1], letters, 4), [tokenized(one) for one in prompts])
@@ -268,7 +268,7 @@ def widths(monkeypatch):
 
 def test_loop_after_a_long_row_has_all_slots(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(8 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 8 * 384 * per_token)
     prompts = [prompt(1500, seed=99), *(prompt(20, seed=n) for n in range(60))]
     counts = widths(monkeypatch)
     loop = DecodeLoop(pair[1], letters, 8)
@@ -280,7 +280,7 @@ def test_loop_after_a_long_row_has_all_slots(pair, monkeypatch):
 
 def test_loop_long_row_is_overtaken_by_few(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(4 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 4 * 384 * per_token)
     requests = [tokenized(prompt(20, seed=n)) for n in range(40)]
     requests.insert(2, tokenized(prompt(1000, seed=99)))
     ended = [one for one, _ in DecodeLoop(pair[1], letters, 4).run(next_of(requests))]
@@ -289,7 +289,7 @@ def test_loop_long_row_is_overtaken_by_few(pair, monkeypatch):
 
 def test_loop_row_too_long_for_memory_fails_alone(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(2 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 2 * 384 * per_token)
     prompts = [prompt(20, seed=1), prompt(900, seed=2), prompt(760, seed=3), prompt(20, seed=4)]
     result = run(DecodeLoop(pair[1], letters, 8), [tokenized(one, max_new_tokens=30) for one in prompts])
     assert [written.finish_reason for written in result] == ["length", "error", "error", "length"]
@@ -318,7 +318,7 @@ def test_loop_prompt_too_long_for_memory_fails_alone(pair, monkeypatch):
 
 def test_loop_fewer_slots_keep_a_sequence_behind_gaps(pair, monkeypatch):
     per_token = 2 * 2 * 2 * 16 * 4
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: int(3 * 384 * per_token / 0.4) + 1)
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: 3 * 384 * per_token)
     loop = DecodeLoop(pair[1], letters, 3)
     short = [
         tokenized(prompt(50, seed=n), max_new_tokens=5) for n in (1, 2)
@@ -490,5 +490,5 @@ def test_cache_bytes_per_token_equal_the_slots_size(config, sizes, kept):
 def test_max_cached_tokens_is_that_of_the_fullest_device(monkeypatch):
     first, second = torch.device("cuda", 0), torch.device("cuda", 1)
     monkeypatch.setattr(scheduler, "cache_bytes_per_token", lambda model: {first: 100, second: 300})
-    monkeypatch.setattr(scheduler, "available_memory", lambda device: {first: 20_000, second: 30_000}[device])
+    monkeypatch.setattr(scheduler, "cache_memory", lambda device: {first: 16_000, second: 24_000}[device])
     assert scheduler.max_cached_tokens(None) == 80

@@ -7,7 +7,7 @@ import torch
 from hfsynth.engine import kv_cache
 from hfsynth.engine.kv_cache import (
     KeyValueSlots,
-    available_memory,
+    cache_memory,
     is_out_of_memory,
     split_on_oom,
 )
@@ -114,10 +114,10 @@ def test_slots_resize_out_of_memory_leaves_them_empty(monkeypatch):
     assert (slots.count, slots.capacity, slots.layers) == (2, 32, {})
 
 
-def test_available_memory_of_a_cpu_is_that_of_the_system(monkeypatch):
+def test_cache_memory_of_a_cpu_is_a_share_of_the_systems(monkeypatch):
     system = psutil.virtual_memory()._replace(available=12345)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: system)
-    assert available_memory(CPU) == 12345
+    assert cache_memory(CPU) == 4938
 
 
 OUT_OF_MEMORY = [
