@@ -16,7 +16,8 @@ from datasets import Dataset, DatasetDict, Features
 
 from hfsynth.distributed import is_main_process
 from hfsynth.recipe import build_source, build_step, read_recipe, replace_model, write_recipe
-from hfsynth.step import DatasetFunction, Node, Step, as_step
+from hfsynth.record import Node
+from hfsynth.step import DatasetFunction, Step, as_step
 from hfsynth.training_format import TrainingFormat
 
 if TYPE_CHECKING:

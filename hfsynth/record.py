@@ -11,9 +11,8 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -29,7 +28,6 @@ from numpy.typing import NDArray
 
 from hfsynth.config import from_plain
 from hfsynth.llm import Origin
-from hfsynth.step import Node, Step, as_step
 
 METADATA_COLUMN = "generation_metadata"
 METADATA_ENTRY = {
@@ -225,6 +223,19 @@ class StepTally:
             self.stopped += _value_counts(pc.struct_field(rounds, rule))
         return table
 
+    def counts(self) -> dict[str, Any]:
+        """Return the counts as fields of a `StepRecord`."""
+        return {
+            "rows_in": self.rows,
+            "rows_out": self.rows_out,
+            "truncated": self.truncated,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "finish_reasons": dict(self.finish_reasons.most_common()),
+            "failures": dict(self.failures.most_common()),
+            "stopped": dict(self.stopped.most_common()),
+        }
+
     def _first_entries(self, entries: pa.Array) -> NDArray[np.bool_]:
         """Return a mask of the entries that are the first of their input row: (entries,)."""
         if self.step is None:
@@ -268,6 +279,18 @@ class Source:
         return cls(
             len(dataset), tuple(dataset.column_names), name or dataset.info.builder_name or "", commit, **on_hub
         )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step's name, model and columns, as a diagram and a run's record have them."""
+
+    name: str
+    model: str
+    """The llm's name; "" for a step without an llm."""
+    reads: tuple[str, ...]
+    makes: tuple[str, ...] | None
+    """The columns that the step adds; None for a filter, which passes all, and a function, which may write any."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +361,7 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "StepRecord":
-        """Return the record from the fields that `step_record` returned and that were stored as JSON.
+        """Return the record from the fields that `Step.record` returned and that were stored as JSON.
 
         Raises:
             TypeError: If another version of hfsynth wrote the fields.
@@ -378,7 +401,7 @@ class RunRecord:
 
     @property
     def is_from_rows(self) -> bool:
-        """Whether the numbers were counted in a dataset's rows and are therefore minimums (`record_from_rows`)."""
+        """Whether the numbers were counted in the rows of `Dataset.map`, and are therefore minimums."""
         return not self.chunk_size
 
     @property
@@ -407,60 +430,6 @@ class RunRecord:
                 "it."
             ) from error
         return record
-
-
-def step_record(
-    step: Step,
-    columns: Collection[str],
-    tally: StepTally,
-    seconds: tuple[float, float],
-    processes: int,
-    server: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return the fields of the `StepRecord` of a step that has just finished.
-
-    Args:
-        step: The step.
-        columns: The columns of the step's input.
-        tally: The counts of the step's rows.
-        seconds: The time summed over all processes, and the wall time.
-        processes: The world size.
-        server: Facts that a server reported about itself and the model.
-    """
-    record = StepRecord(
-        name=step.name,
-        recipe=step.describe(),
-        node=step.node(columns),
-        **_counts(tally),
-        seconds=round(seconds[0], 3),
-        wall_seconds=round(seconds[1], 3),
-        processes=processes,
-        machine=machine(),
-        versions=versions(),
-        origin=step.origin(),
-        same_rows=step.same_rows,
-        batch_size=step.parallel_requests or 0,
-        server=server or {},
-        finished=datetime.now(timezone.utc).date().isoformat(),
-        citation=step.citation,
-        sources=tuple(map(Source.of, step.text_sources())),
-    )
-    return asdict(record)
-
-
-def record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
-    """Return a record of a dataset that `Dataset.map` generated, counted in its rows.
-
-    The numbers are minimums, since rows may have been removed.
-
-    Args:
-        dataset: The rows, with `generation_metadata`.
-        names: The names of the steps in the rows' entries.
-        steps: The techniques with these names, for their configuration and columns, which the rows don't have.
-    """
-    by_name = {step.name: step for step in map(as_step, steps)}
-    found = [_step_record_from_rows(dataset, name, by_name.get(name)) for name in names]
-    return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
 
 
 def attach_record(dataset: Dataset, before: Dataset, record: RunRecord) -> None:
@@ -557,47 +526,6 @@ def _rows_with_errors(dataset: Dataset) -> Iterator[tuple[pa.Array, int, int]]:
         for row in sorted(set(rows.to_pylist())):
             yield column, row, start
         start += len(table)
-
-
-def _counts(tally: StepTally) -> dict[str, Any]:
-    """Return the fields of a `StepRecord` that a tally counts."""
-    return {
-        "rows_in": tally.rows,
-        "rows_out": tally.rows_out,
-        "truncated": tally.truncated,
-        "prompt_tokens": tally.prompt_tokens,
-        "completion_tokens": tally.completion_tokens,
-        "finish_reasons": dict(tally.finish_reasons.most_common()),
-        "failures": dict(tally.failures.most_common()),
-        "stopped": dict(tally.stopped.most_common()),
-    }
-
-
-def _step_record_from_rows(dataset: Dataset, name: str, step: Step | None) -> StepRecord:
-    tally = StepTally(step=name)
-    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(_BATCH_ROWS):
-        tally.update(table)
-    if step is None:
-        return StepRecord(name, {}, Node(name, _model(dataset, name), (), ()), **_counts(tally))
-    inputs = [column for column in dataset.column_names if column not in step.written_features]
-    return StepRecord(
-        name,
-        step.describe(),
-        step.node(inputs),
-        **_counts(tally),
-        origin=step.origin(),
-        same_rows=step.same_rows,
-        citation=step.citation,
-    )
-
-
-def _model(dataset: Dataset, step: str) -> str:
-    """Return the model in a step's first entry; "" if there is no entry."""
-    for rows in dataset.select_columns(METADATA_COLUMN).iter(1):
-        for entry in rows[METADATA_COLUMN][0] or ():
-            if entry["step"] == step:
-                return str(entry["model"])
-    return ""
 
 
 def _hub_name(files: Iterable[str]) -> tuple[str, str]:

@@ -29,8 +29,8 @@ from hfsynth.data import find_path, load_rows
 from hfsynth.errors import ColumnError
 from hfsynth.fingerprint import hash_files
 from hfsynth.flow import derive_seed, split_seed
-from hfsynth.record import METADATA_COLUMN
-from hfsynth.step import DatasetStep, Node
+from hfsynth.record import METADATA_COLUMN, Node
+from hfsynth.step import DatasetStep
 from hfsynth.technique import Batch, Columns, checked_arguments, plain_values
 
 _BLOCK = 1_000  # rows over which a column's random numbers are spread evenly

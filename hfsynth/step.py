@@ -4,7 +4,8 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 from datasets import Dataset, Features
@@ -14,6 +15,7 @@ from hfsynth.config import Description
 from hfsynth.errors import ColumnError
 from hfsynth.fingerprint import code_state
 from hfsynth.llm import Origin, SameRows
+from hfsynth.record import Node, Source, StepRecord, StepTally, machine, versions
 from hfsynth.secrets import redact
 
 if TYPE_CHECKING:
@@ -22,18 +24,6 @@ if TYPE_CHECKING:
 
 DatasetFunction: TypeAlias = Callable[[Dataset], Dataset]
 _MAX_FOLDER_NAME = 100  # bytes
-
-
-@dataclass(frozen=True)
-class Node:
-    """A step's name, model and columns, as a diagram and a run's record have them."""
-
-    name: str
-    model: str
-    """The llm's name; "" for a step without an llm."""
-    reads: tuple[str, ...]
-    makes: tuple[str, ...] | None
-    """The columns that the step adds; None for a filter, which passes all, and a function, which may write any."""
 
 
 class Step(ABC):
@@ -138,6 +128,43 @@ class Step(ABC):
     def text_sources(self) -> Sequence[Dataset]:
         """Return the datasets whose texts the step adds to the rows, such as personas."""
         return ()
+
+    def record(
+        self,
+        columns: Collection[str],
+        tally: StepTally,
+        seconds: tuple[float, float],
+        processes: int,
+        server: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Return the fields of the `StepRecord` of this step, which has just finished.
+
+        Args:
+            columns: The columns of the step's input.
+            tally: The counts of the step's rows.
+            seconds: The time summed over all processes, and the wall time.
+            processes: The world size.
+            server: Facts that a server reported about itself and the model.
+        """
+        record = StepRecord(
+            name=self.name,
+            recipe=self.describe(),
+            node=self.node(columns),
+            **tally.counts(),
+            seconds=round(seconds[0], 3),
+            wall_seconds=round(seconds[1], 3),
+            processes=processes,
+            machine=machine(),
+            versions=versions(),
+            origin=self.origin(),
+            same_rows=self.same_rows,
+            batch_size=self.parallel_requests or 0,
+            server=server or {},
+            finished=datetime.now(timezone.utc).date().isoformat(),
+            citation=self.citation,
+            sources=tuple(map(Source.of, self.text_sources())),
+        )
+        return asdict(record)
 
     def features_after(self, features: Features | None, number: int) -> Features | None:
         """Return the features of the step's result within a pipeline; None if only a run shows them.

@@ -39,9 +39,9 @@ from hfsynth.flow import (
 )
 from hfsynth.llm import LLM, Need, Origin, SameRows
 from hfsynth.progress import BatchProgress
-from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, divide_share
+from hfsynth.record import METADATA_COLUMN, METADATA_FEATURE, Node, divide_share
 from hfsynth.secrets import redact
-from hfsynth.step import Node, Step
+from hfsynth.step import Step
 
 _MAPPINGS = (dict, Mapping)  # a test for a dict is much faster than one for a Mapping
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})

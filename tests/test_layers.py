@@ -19,7 +19,8 @@ LAYERS = [
     ["engine"],
     ["flow", "progress"],
     ["similarity", "data"],
-    ["record", "step"],
+    ["step"],
+    ["record"],
     ["chat", "conversation", "answer_format", "prompts", "parsing"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "text", "errors"],
 ]

@@ -40,12 +40,14 @@ from hfsynth.publish.card_data import ConfigFacts, SplitFacts, numbered_name
 from hfsynth.recipe import write_recipe
 from hfsynth.record import (
     METADATA_COLUMN,
+    Node,
     RunRecord,
+    Source,
     StepRecord,
+    StepTally,
     dropped_rows,
     failed_rows,
     failures_dataset,
-    record_from_rows,
     records,
     replace_last_record,
     split_failures,
@@ -370,7 +372,7 @@ def _runs(dataset: Dataset, split: str, steps: Sequence[Step]) -> tuple[RunRecor
     inputs = [column for column in dataset.column_names if column not in {*written, METADATA_COLUMN}]
     generated = [_with_seeds_of_rows(step, split, dataset, inputs) for step in steps if step.name in names]
     is_of_split = any(step not in steps for step in generated)
-    return (*recorded, replace(record_from_rows(dataset, names, generated), split=split if is_of_split else ""))
+    return (*recorded, replace(_record_from_rows(dataset, names, generated), split=split if is_of_split else ""))
 
 
 def _with_seeds_of_rows(step: Step, split: str, dataset: Dataset, inputs: Sequence[str]) -> Step:
@@ -575,3 +577,45 @@ class PublishedConfig:
         if missing := sorted({*expected.column_names} - {*found.column_names}):
             raise ValueError(f"{file} has the columns {found.column_names}, and lacks {missing}.")
         return found
+
+
+def _record_from_rows(dataset: Dataset, names: Sequence[str], steps: Sequence[Step]) -> RunRecord:
+    """Return a record of a dataset that `Dataset.map` generated, counted in its rows.
+
+    The numbers are minimums, since rows may have been removed.
+
+    Args:
+        dataset: The rows, with `generation_metadata`.
+        names: The names of the steps in the rows' entries.
+        steps: The techniques with these names, for their configuration and columns, which the rows don't have.
+    """
+    by_name = {step.name: step for step in map(as_step, steps)}
+    found = [_step_record_from_rows(dataset, name, by_name.get(name)) for name in names]
+    return RunRecord(Source(found[0].rows_in, ()), tuple(found), 0)
+
+
+def _step_record_from_rows(dataset: Dataset, name: str, step: Step | None) -> StepRecord:
+    tally = StepTally(step=name)
+    for table in dataset.select_columns(METADATA_COLUMN).with_format("arrow").iter(10_000):
+        tally.update(table)
+    if step is None:
+        return StepRecord(name, {}, Node(name, _model_of_step(dataset, name), (), ()), **tally.counts())
+    inputs = [column for column in dataset.column_names if column not in step.written_features]
+    return StepRecord(
+        name,
+        step.describe(),
+        step.node(inputs),
+        **tally.counts(),
+        origin=step.origin(),
+        same_rows=step.same_rows,
+        citation=step.citation,
+    )
+
+
+def _model_of_step(dataset: Dataset, step: str) -> str:
+    """Return the model in a step's first entry; "" if there is no entry."""
+    for rows in dataset.select_columns(METADATA_COLUMN).iter(1):
+        for entry in rows[METADATA_COLUMN][0] or ():
+            if entry["step"] == step:
+                return str(entry["model"])
+    return ""

@@ -30,7 +30,7 @@ from hfsynth.errors import ChatTemplateError, ColumnError, FlowError, Generation
 from hfsynth.flow import Attempt, FlowDriver, Outcome, Row, RowState, Watcher
 from hfsynth.llm import Completion
 from hfsynth.progress import Progress, without_bars
-from hfsynth.record import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures, step_record
+from hfsynth.record import StepTally, dropped_rows, failed_rows, failures_dataset, step_failures
 from hfsynth.runner.chunks import ChunkFailure, Claims, StepFolder
 from hfsynth.runner.journal import Journals, read_journal
 from hfsynth.runner.lookahead import Lookahead, input_columns, start_rows
@@ -331,7 +331,7 @@ class StepWorker:
             def record(_: int) -> dict[str, Any]:
                 columns, seconds = self.dataset.column_names, self.folder.seconds()
                 server = self.technique.llm.server_facts()
-                fields = step_record(self.technique, columns, tally, seconds, self.group.world_size, server)
+                fields = self.technique.record(columns, tally, seconds, self.group.world_size, server)
                 return {**fields, "repeated_rows": repeated, "unequal_rows": unequal}
 
             self.folder.merge_chunks(tally.update, record)
@@ -787,7 +787,7 @@ def run_dataset_step(
 
     def record(rows_out: int) -> dict[str, Any]:
         tally.rows_out = rows_out - failed
-        return step_record(step, dataset.column_names, tally, (seconds, seconds), group.world_size)
+        return step.record(dataset.column_names, tally, (seconds, seconds), group.world_size)
 
     try:
         with DiskErrors(folder.path):
