@@ -1,9 +1,12 @@
 """Shared by tests: an llm that repeats its replies in each call, a stateful filter, a driver of one flow."""
 
 import os
+import random
+import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,34 @@ def fork() -> int:
         tqdm.set_lock(threading.RLock())
         disable_progress_bars()
     return child
+
+
+def kill_at_random(
+    start: Callable[[int], int], chance: random.Random, kills: int, processes: int, seconds: tuple[float, float]
+) -> int:
+    """Start children and kill them at random moments; the last ones are left to finish.
+
+    Args:
+        start: Takes the number of a child among those at once, and returns its process id.
+        chance: Chooses the moments, and the number of children at once.
+        kills: How many to kill at least.
+        processes: Most children at once.
+        seconds: Shortest and longest time until they are killed.
+
+    Returns:
+        The number of killed children; fewer than `kills` if most children finished before.
+    """
+    killed = 0
+    for _ in range(200):
+        children = [start(number) for number in range(chance.randint(1, processes))]
+        time.sleep(chance.uniform(*seconds))
+        victims = children if killed < kills else []
+        for child in victims:
+            os.kill(child, signal.SIGKILL)
+        killed += sum(os.WIFSIGNALED(os.waitpid(child, 0)[1]) for child in children)
+        if killed >= kills and not victims:
+            break
+    return killed
 
 
 @dataclass(frozen=True)

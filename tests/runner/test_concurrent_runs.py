@@ -3,18 +3,16 @@
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset
 
 from hfsynth import EchoLLM, TextGeneration
-from tests.helpers import OnlyOnce, fork
+from tests.helpers import OnlyOnce, fork, kill_at_random
 
 ROWS = [f"say {n * n % 60}" for n in range(60)]
 
@@ -82,16 +80,7 @@ def test_run_killed_at_random_asks_for_few_rows_twice(tmp_path):
     alone.mkdir()
     killed.mkdir()
     expected = run(alone, num_rows=25)
-    kills = 0
-    for _ in range(200):
-        children = [start(killed, number, 25, 0.004) for number in range(chance.randint(1, 3))]
-        time.sleep(chance.uniform(0.02, 0.35))
-        victims = children if kills < 30 else []
-        for child in victims:
-            os.kill(child, signal.SIGKILL)
-        kills += sum(os.WIFSIGNALED(os.waitpid(child, 0)[1]) for child in children)
-        if kills >= 30 and not victims:
-            break
+    kills = kill_at_random(lambda number: start(killed, number, 25, 0.004), chance, 30, 3, (0.02, 0.35))
     assert kills >= 30
     assert json.loads((killed / "rows-0.json").read_text()) == expected
     repeated = sum((Counter(text for _, text in logged(killed)) - Counter(text for _, text in logged(alone))).values())

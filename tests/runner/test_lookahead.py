@@ -20,7 +20,7 @@ from hfsynth.errors import FlowError
 from hfsynth.filter import Drop, Filter
 from hfsynth.llm import Completion, Request
 from hfsynth.technique import Input, Technique
-from tests.helpers import OnlyOnce, fork
+from tests.helpers import OnlyOnce, fork, kill_at_random
 
 ROOT = Path(__file__).parents[2]
 SIZE = 4
@@ -322,16 +322,7 @@ def test_run_killed_at_random_has_the_same_rows(tmp_path):
     alone.mkdir()
     killed.mkdir()
     os.waitpid(start(alone, 0.0), 0)
-    kills = 0
-    for _ in range(50):
-        children = [start(killed, 0.005) for _ in range(chance.randint(1, 2))]
-        time.sleep(chance.uniform(0.05, 0.5))
-        victims = children if kills < 10 else []
-        for child in victims:
-            os.kill(child, signal.SIGKILL)
-        kills += sum(os.WIFSIGNALED(os.waitpid(child, 0)[1]) for child in children)
-        if kills >= 10 and not victims:
-            break
+    kills = kill_at_random(lambda _: start(killed, 0.005), chance, 10, 2, (0.05, 0.5))
     assert kills >= 10
     assert (killed / "rows.json").read_text() == (alone / "rows.json").read_text()
     assert sum((counts(killed) - counts(alone)).values()) <= 4 * kills + 2 * SIZE
