@@ -769,7 +769,7 @@ class PlainText:
         tokens = self.tokens(text)
         if not self.is_marked(text) or not self._added(tokens):
             return tokens
-        apart = self._joined(list(_halves(self._pattern, text)), [])
+        apart = self._joined(list(_split_special_texts(self._pattern, text)), [])
         if apart is None:
             raise ChatTemplateError(self._refusal(self._added(tokens)[0]))
         return apart
@@ -792,15 +792,15 @@ class PlainText:
         masked, _ = self._masked(messages, free, self._pattern)
         of_template = self._added(self.tokens(render(masked)))
         tokens = self.tokens(prompt)
-        surplus = _surplus(self._added(tokens), of_template)
+        surplus = _unexpected_tokens(self._added(tokens), of_template)
         if not surplus:  # the template omitted that part of the contents, such as the thinking of earlier turns
             return tokens
         found_texts = [text for text, token in self._markers.items() if token in surplus]
         for pattern in (re.compile("|".join(map(re.escape, found_texts))), self._pattern):
             masked, found = self._masked(messages, free, pattern)
             rendered = render(masked)
-            if _restored(rendered, found, free) == prompt:
-                apart = self._joined(list(_cut(rendered, found, free)), of_template)
+            if _fill_placeholders(rendered, found, free) == prompt:
+                apart = self._joined(list(_split_found_texts(rendered, found, free)), of_template)
                 if apart is not None:
                     return apart
         raise ChatTemplateError(self._refusal(surplus[0]))
@@ -923,24 +923,26 @@ def _unused(text: str) -> tuple[str, str]:
     return next(unused), next(unused)
 
 
-def _surplus(tokens: Sequence[int], expected: Sequence[int]) -> list[int]:
+def _unexpected_tokens(tokens: Sequence[int], expected: Sequence[int]) -> list[int]:
     """Return the tokens that occur more often than expected, each once; all tokens if only their order differs."""
     more = [token for token in dict.fromkeys(tokens) if tokens.count(token) > expected.count(token)]
     return more or (list(dict.fromkeys(tokens)) if list(tokens) != list(expected) else [])
 
 
-def _signs(free: tuple[str, str]) -> re.Pattern[str]:
+def _placeholders(free: tuple[str, str]) -> re.Pattern[str]:
+    """Return the pattern of placeholders: a number between two characters that no text has."""
     return re.compile(f"{free[0]}([0-9]+){free[1]}")
 
 
-def _restored(rendered: str, found: Sequence[str], free: tuple[str, str]) -> str:
-    return _signs(free).sub(lambda sign: found[int(sign[1])], rendered)
+def _fill_placeholders(rendered: str, found: Sequence[str], free: tuple[str, str]) -> str:
+    """Return a text with the found texts in the place of their placeholders."""
+    return _placeholders(free).sub(lambda sign: found[int(sign[1])], rendered)
 
 
-def _cut(rendered: str, found: Sequence[str], free: tuple[str, str]) -> Iterator[str]:
-    """Yield a text in pieces, split in the middle of each found text."""
+def _split_found_texts(rendered: str, found: Sequence[str], free: tuple[str, str]) -> Iterator[str]:
+    """Yield a rendered text in pieces, split in the middle of each found text, which placeholders stand for."""
     start = ""
-    parts = _signs(free).split(rendered)
+    parts = _placeholders(free).split(rendered)
     for before, number in zip(parts[::2], parts[1::2], strict=False):
         text = found[int(number)]
         yield start + before + text[: len(text) // 2]
@@ -948,8 +950,9 @@ def _cut(rendered: str, found: Sequence[str], free: tuple[str, str]) -> Iterator
     yield start + parts[-1]
 
 
-def _halves(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+def _split_special_texts(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    """Yield a text in pieces, split in the middle of each match."""
     free = _unused(text)
     found = pattern.findall(text)
     numbers = iter(range(len(found)))
-    yield from _cut(pattern.sub(lambda _: f"{free[0]}{next(numbers)}{free[1]}", text), found, free)
+    yield from _split_found_texts(pattern.sub(lambda _: f"{free[0]}{next(numbers)}{free[1]}", text), found, free)

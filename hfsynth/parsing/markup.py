@@ -433,7 +433,7 @@ def _take_off_closing(text: str) -> str:
         if fenced[place]:
             break
         starts = not lines[place - 1].strip() or RULE.match(lines[place - 1]) is not None
-        if is_closing(lines[place]) and (starts or _is_last_line_of_the_model(lines, place)):
+        if is_closing(lines[place]) and (starts or _is_last_remark(lines, place)):
             before = _without_rules("\n".join(lines[:place]))
             return _without_rules(re.sub(r"\n[^\n]*\Z", "", before)) if _ends_in_note_heading(before) else before
     note = _NOTE_AT_END.search(text)
@@ -450,7 +450,7 @@ def _ends_in_note_heading(text: str) -> bool:
 _NOTE_AT_END = re.compile(r"\s*[(（]\s*(?:note|참고|注|nota|hinweis)\s*[:：][^()（）]*[)）]\s*$", re.IGNORECASE)
 
 
-def _is_last_line_of_the_model(lines: Sequence[str], place: int) -> bool:
+def _is_last_remark(lines: Sequence[str], place: int) -> bool:
     """Return whether a line is the last one and, by brackets, emphasis or words, surely a remark of the model."""
     is_last = not any(line.strip() for line in lines[place + 1 :])
     line = lines[place].strip()
