@@ -26,6 +26,7 @@ from hfsynth.llm import Completion, Request
 from hfsynth.pipeline import Pipeline
 from hfsynth.progress import without_bars
 from hfsynth.record import dropped_rows, failed_rows
+from hfsynth.runner.lookahead import input_columns
 from hfsynth.runner.rounds import RowSource, Target, Usage, choose_chunk_size, source_of
 from hfsynth.step import DatasetStep, Step
 from hfsynth.technique import Technique
@@ -213,8 +214,7 @@ def _trace_technique(technique: Technique, number: int, dataset: Dataset) -> tup
     assert features is not None  # the dataset's are known
     technique.llm.load()
     technique.check_ready()
-    columns = technique.columns_read(dataset.features)
-    batch = dataset.select_columns(columns)[:] if columns else {}
+    batch = input_columns(technique, dataset)[:]
     traces = [_TracedFlow(technique) for _ in indices]
     flows = [
         trace.run(flow) for trace, flow in zip(traces, technique.flows(batch, indices, dataset.features), strict=True)
