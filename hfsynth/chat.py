@@ -23,7 +23,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from hfsynth.answer_format import (
+from hfsynth.errors import ChatTemplateError, GenerationError
+from hfsynth.llm import Completion, FinishReason, Message, Request, Role, SamplingParams
+from hfsynth.thinking_and_tool_calls import (
     SAMPLE_TOOLS,
     THINKING,
     ParsedAnswer,
@@ -33,8 +35,6 @@ from hfsynth.answer_format import (
     parse_answer,
     split_thinking,
 )
-from hfsynth.errors import ChatTemplateError, GenerationError
-from hfsynth.llm import Completion, FinishReason, Message, Request, Role, SamplingParams
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """A chat template: (messages, add_generation_prompt) → text."""

@@ -10,8 +10,8 @@ from transformers import AddedToken, AutoTokenizer, ByT5Tokenizer, PreTrainedTok
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hfsynth import ChatTemplateError, InstructionFollowingDifficulty, Judge, Magpie, Request, TextGeneration
-from hfsynth.answer_format import THINKING, split_thinking
 from hfsynth.chat import ChatTemplate, ChatTokenizer, PlainText, TokenizedChoices, log_sum, turn_end
+from hfsynth.thinking_and_tool_calls import THINKING, split_thinking
 from tests.conftest import GGUF, package_folder
 from tests.tiny import letters, tokenized
 

@@ -31,9 +31,10 @@ from hfsynth.llm import Completion, Request, Requests
 logger = logging.getLogger(__name__)
 _PACKED_ROWS = 64  # rows of an input that the layout of packed weights is chosen for
 _PACKED_DTYPES = (torch.bfloat16, torch.float32)
-# The products that decide on a dtype: of few rows, in weights that a core's cache doesn't hold. With many rows, float32
-# may multiply faster, but attention reads half as much in 16 bits. On a Xeon with AVX512-BF16 and without AMX, a run made
-# 1.45 times as many tokens in bfloat16 as in float32 with 3 rows at once, as many with 26, and 0.93 times with 60.
+# The products that decide on a dtype: of few rows, in weights that a core's cache doesn't hold. With many rows,
+# float32 may multiply faster, but attention reads half as much in 16 bits. On a Xeon with AVX512-BF16, without AMX, a
+# run in bfloat16 made 1.3 to 1.5 times the tokens of one in float32 with at most 7 rows at once, as many with 26 rows
+# on average, and 0.93 times with 60.
 _TRIAL_ROWS, _TRIAL_WIDTH, _TRIAL_LAYERS = 8, 1024, 8
 _TRIALS = 20  # the first ones start threads
 

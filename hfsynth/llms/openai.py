@@ -17,7 +17,8 @@ from hfsynth.distributed import rank
 from hfsynth.errors import GenerationError, ServerError
 from hfsynth.llm import LLM, Completion, Need, Origin, Request, Requests, SameRows, complete_by_stream
 from hfsynth.llms.checkpoint import files_state, load_chat_tokenizer, model_origin, split_gguf_path
-from hfsynth.llms.endpoints import (
+from hfsynth.llms.http_client import FailedError, LoopThread, RefusedError, RetryPolicy, ServerClient
+from hfsynth.llms.openai_protocol import (
     VERSION_PATHS,
     ChatEndpoint,
     Endpoint,
@@ -27,7 +28,6 @@ from hfsynth.llms.endpoints import (
     model_entries,
     server_facts,
 )
-from hfsynth.llms.http_client import FailedError, LoopThread, RefusedError, RetryPolicy, ServerClient
 from hfsynth.secrets import masked
 
 _URL_VARIABLE, _KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"

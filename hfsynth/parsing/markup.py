@@ -1,7 +1,7 @@
 """Read JSON, XML tags, tables and CSV in a completion, and a text out of the markup that chat models put around it.
 
-The formats are read even if they have typical mistakes of models or are cut off. `unwrap` removes the markup around one
-text: announcements, headings, fences, quotes and closing remarks. Text that could be content stays.
+The formats are read even if they have typical mistakes of models or are cut off. `unwrap` removes the markup around
+one text: announcements, headings, fences, quotes and closing remarks. Text that could be content stays.
 """
 
 import ast

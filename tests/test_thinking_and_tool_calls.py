@@ -20,8 +20,8 @@ from hfsynth import (
     run,
     save,
 )
-from hfsynth.answer_format import ThinkingMarkers, check_call, split_thinking
 from hfsynth.chat import ChatTemplate, ChatTokenizer, RenderedRequest
+from hfsynth.thinking_and_tool_calls import ThinkingMarkers, check_call, split_thinking
 from tests.test_chat import CALLED, TEMPLATES, WEATHER, template, user
 
 HEADER = "{% for m in messages %}<|{{ m.role }}|>\n"

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
-from hfsynth.answer_format import THINKING, check_call, split_thinking
 from hfsynth.chat import ChatTokenizer, Generated, RenderedChoices, RenderedRequest, TokenizedChoices, log_sum
 from hfsynth.errors import GenerationError
 from hfsynth.llm import Completion, FinishReason, Message, Request, SamplingParams
 from hfsynth.llms.http_client import FailedError, RefusedError, ServerClient
+from hfsynth.thinking_and_tool_calls import THINKING, check_call, split_thinking
 
 logger = logging.getLogger(__name__)
 PromptForm = Literal["ids", "text"]
