@@ -18,9 +18,9 @@ Role = Literal["assistant", "user"]
 MESSAGE_ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
 """Roles of messages that chat templates know; the last ones are of models that call tools."""
 FinishReason = Literal["stop", "length", "error", "refused"]
-Need = Literal["user turn", "choices", "schema"]
+Need = Literal["user turn", "choices", "schema", "reward"]
 """Abilities of an llm that a technique may need besides answers to chats: a turn written as the user, scores of
-choices, an answer that follows a JSON schema."""
+choices, an answer that follows a JSON schema, a score of an answer as a reward model gives it."""
 SameRows = Literal["row", "chunk", "none"]
 """Which rows a repeated run reproduces, on the same device, dtype and package versions. "row": every row, whatever
 else is in its batch. "chunk": every row, if no row of another chunk is completed beside it. "none": none reliably."""
@@ -286,9 +286,12 @@ class LLM(ABC):
     def lacks(self, need: Need) -> str:
         """Return why the llm can't do what a technique needs, and what to use instead; "" if it can.
 
-        A run calls this before its first row, without loading, and again before each step, once the llm is loaded.
+        A run calls this before its first row, without loading, and again before each step, once the llm is loaded. An
+        llm of your own that scores answers, for `Reward`, returns "" for "reward".
         """
-        return f"{self.model_name} can't constrain its answers to a JSON schema" if need == "schema" else ""
+        if need == "schema":
+            return f"{self.model_name} can't constrain its answers to a JSON schema"
+        return f"{self.model_name} writes text; use RewardModel(...)" if need == "reward" else ""
 
     def server_facts(self) -> Mapping[str, str]:
         """Return the facts that a server states of itself and the model, for the record; by default, none.

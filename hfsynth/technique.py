@@ -297,6 +297,7 @@ _NEEDS: dict[Need, str] = {
     "user turn": "turns that are written as the user",
     "choices": "choices that are scored",
     "schema": "answers that keep to a JSON schema",
+    "reward": "a reward model",
 }
 """Need → how an error message names it."""
 

@@ -20,6 +20,7 @@ from hfsynth import (
     Magpie,
     Pipeline,
     Request,
+    Reward,
     RowError,
     Technique,
     TextGeneration,
@@ -413,6 +414,7 @@ class ChatLLM(RepeatingLLM):
         (lambda llm: Judge.difficulty(llm), "choices"),
         (lambda llm: InstructionFollowingDifficulty(llm), "choices"),
         (lambda llm: EvolInstruct(llm, eliminate=True), "choices"),
+        (lambda llm: Reward(llm), "reward"),
     ],
 )
 def test_run_refuses_an_llm_that_lacks_a_need_before_any_row(technique, need, tmp_path):

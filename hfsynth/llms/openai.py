@@ -162,7 +162,7 @@ class OpenAILLM(Configuration, LLM):
 
         Before `load`, a server counts as able to score choices; afterwards, one request finds out.
         """
-        if need == "schema":
+        if need in ("schema", "reward"):
             return super().lacks(need)
         if self.tokenizer is None:
             return f"without a tokenizer, {self.model_name} can only answer chats; {_chat_advice(self.model)}"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from hfsynth.chat import ChatTemplate, PlainText, PromptTooLongError
 from hfsynth.distributed import process_device
 from hfsynth.errors import ChatTemplateError, GenerationError
-from hfsynth.llm import Completion, Message, Request
+from hfsynth.llm import Completion, Message, Need, Request
 from hfsynth.llms.checkpoint import CheckpointLLM, loading_error
 
 _UNLIMITED = 1_000_000  # a tokenizer without a limit has a number far above this
@@ -56,6 +56,10 @@ class RewardModel(CheckpointLLM["Classifier"]):
     def parallel_requests(self) -> int:
         """The batch size."""
         return self.batch_size
+
+    def lacks(self, need: Need) -> str:
+        """Return why the model can't meet a need other than "reward"."""
+        return "" if need == "reward" else f"{self.model_name} is a reward model; use TransformersLLM(...)"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Score conversations whose last turn is the assistant's: the completions have `scores`, and no text.

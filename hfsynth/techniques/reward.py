@@ -9,7 +9,7 @@ from datasets import Features, Value
 from hfsynth.conversation import find_conversation_column, read_answered, read_tool_calls, read_tools
 from hfsynth.errors import GenerationError, RowError
 from hfsynth.flow import Flow, Row
-from hfsynth.llm import Completion, Message, Request
+from hfsynth.llm import Completion, Message, Need, Request
 from hfsynth.technique import Input, Inputs, Technique
 
 
@@ -52,6 +52,11 @@ class Reward(Technique):
     def output_features(self) -> Features:
         """`reward`: the model's logit."""
         return Features({"reward": Value("float64")})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """A reward model."""
+        return ("reward",)
 
     def flow(self, row: Row, rng: random.Random) -> Flow:  # noqa: ARG002 - samples nothing
         """Score the conversation."""

@@ -1,6 +1,7 @@
 import json
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
-from hfsynth import EchoLLM, GenerationError, Request, Reward, RewardDifference, RewardModel, RowError
+from hfsynth import EchoLLM, GenerationError, Judge, Pipeline, Request, Reward, RewardDifference, RewardModel, RowError
 from hfsynth.chat import ChatTemplate
-from hfsynth.llm import Completion
+from hfsynth.llm import Completion, Need
 from hfsynth.llms.checkpoint import LOADED_MODELS
 from hfsynth.llms.reward_model import Classifier
 from tests.helpers import drive
@@ -198,8 +199,15 @@ def test_reward_of_several_outputs_needs_output():
 
 
 def test_an_llm_that_is_no_reward_model_is_an_error():
-    with pytest.raises(GenerationError, match=r"echo .*Reward\(RewardModel"):
+    with pytest.raises(GenerationError, match=r"Reward .*echo .*RewardModel"):
         Dataset.from_dict(ROWS).map(Reward(EchoLLM()), batched=True, with_indices=True)
+
+
+def test_reward_model_lacks_all_but_rewards():
+    llm = RewardModel("user/rewarder")
+    assert [bool(llm.lacks(need)) for need in get_args(Need)] == [need != "reward" for need in get_args(Need)]
+    with pytest.raises(GenerationError, match=r"Judge.*user/rewarder.*TransformersLLM"):
+        Pipeline((Judge.quality(llm),)).run(Dataset.from_dict(ROWS))
 
 
 @pytest.mark.model
