@@ -155,6 +155,7 @@ def run(
         ValueError: If `chunk_size` or a limit is below 1, a limit is set without `num_rows`, a `DatasetDict` has no
             split, or both the dataset and `num_rows` are missing.
         ImportError, ValueError: If a filter lacks a package or a file.
+        TypeError: If a step is passed instead of a pipeline.
 
     >>> from datasets import Dataset
     >>> from hfsynth import EchoLLM, TextGeneration, WellFormed, run
@@ -166,6 +167,8 @@ def run(
     >>> {name: len(result.failures) for name, result in run(WellFormed() >> TextGeneration(EchoLLM()), splits).items()}
     {'train': 1, 'test': 0}
     """
+    if not isinstance(pipeline, Pipeline):
+        raise TypeError(f"run takes a pipeline, got {pipeline!r}; a single step is run by Pipeline((step,)).run(...).")
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size must be a positive whole number of rows, got {chunk_size!r}.")
     target = Target.from_options(num_rows, max_rows, max_tokens)

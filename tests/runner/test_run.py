@@ -315,6 +315,11 @@ def test_run_raised_num_rows_asks_for_no_row_twice(tmp_path, wanted):
     assert len(asked) == len(set(asked))
 
 
+def test_run_of_a_step_names_the_pipeline_to_write():
+    with pytest.raises(TypeError, match=r"TextGeneration.*Pipeline\(\(step,\)\)"):
+        run(TextGeneration(EchoLLM()), rows(2))
+
+
 @pytest.mark.parametrize("size", [0, 2.5, "8"])
 def test_run_chunk_size_of_no_rows_raises(tmp_path, size):
     with pytest.raises(ValueError, match=f"chunk_size.*{size!r}"):
