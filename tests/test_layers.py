@@ -21,7 +21,7 @@ LAYERS = [
     ["similarity", "data"],
     ["step"],
     ["record"],
-    ["chat", "conversation", "thinking_and_tool_calls", "prompts", "parsing"],
+    ["chat", "conversation", "thinking_and_tool_calls", "jinja_sandbox", "parsing"],
     ["llm", "distributed", "config", "fingerprint", "secrets", "text", "errors"],
 ]
 """Modules and packages, from the top down: each imports from its own layer and from those below."""

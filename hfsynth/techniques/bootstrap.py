@@ -22,9 +22,9 @@ from datasets import Dataset, Features, List, Value
 from hfsynth.config import Configuration, settle_fields
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row, derive_seed
+from hfsynth.jinja_sandbox import check_filled, check_prompt, render_prompt
 from hfsynth.llm import Request, SamplingParams
 from hfsynth.parsing.lists import parse_list
-from hfsynth.prompts import check_filled, check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
 

@@ -25,9 +25,9 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
+from hfsynth.jinja_sandbox import check_prompt, render_prompt
 from hfsynth.llm import Completion, Need, Request, SamplingParams
 from hfsynth.parsing.markup import unwrap
-from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.similarity.words import SPACED_ENDS, UNSPACED_ENDS, normal_form, spaced_word_bounds, words_in
 from hfsynth.technique import Input, Inputs, Technique
 

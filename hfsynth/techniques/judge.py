@@ -18,8 +18,8 @@ from hfsynth.config import as_texts, settle_fields
 from hfsynth.conversation import conversation_text, find_conversation_column, read_conversation
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
+from hfsynth.jinja_sandbox import check_filled, check_prompt, optional_variables, prompt_variables, render_prompt
 from hfsynth.llm import LLM, Message, Need, Request, SamplingParams
-from hfsynth.prompts import check_filled, check_prompt, optional_variables, prompt_variables, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 TEMPLATE = """\

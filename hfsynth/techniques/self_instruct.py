@@ -13,9 +13,9 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
+from hfsynth.jinja_sandbox import check_prompt, render_prompt
 from hfsynth.llm import Request, SamplingParams
 from hfsynth.parsing.lists import parse_list
-from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 
 PROMPT = """\

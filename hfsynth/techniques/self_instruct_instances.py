@@ -19,10 +19,10 @@ from datasets import Features, List, Value
 
 from hfsynth.errors import RowError
 from hfsynth.flow import Flow, Row
+from hfsynth.jinja_sandbox import check_prompt, render_prompt
 from hfsynth.llm import Need, Request, SamplingParams
 from hfsynth.parsing.lines import is_closing
 from hfsynth.parsing.lists import parse_records
-from hfsynth.prompts import check_prompt, render_prompt
 from hfsynth.technique import Input, Inputs, Technique
 from hfsynth.techniques.self_instruct import CITATION
 

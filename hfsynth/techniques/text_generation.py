@@ -11,8 +11,8 @@ from datasets import Features, List, Value
 from hfsynth.conversation import find_conversation_column, read_conversation, read_tools
 from hfsynth.errors import RowError, TruncatedError
 from hfsynth.flow import Flow, Row
+from hfsynth.jinja_sandbox import check_filled, conditional_variables, prompt_variables, render_prompt
 from hfsynth.llm import Completion, Message, Request, SamplingParams
-from hfsynth.prompts import check_filled, conditional_variables, prompt_variables, render_prompt
 from hfsynth.record import METADATA_COLUMN
 from hfsynth.technique import Input, Inputs, Technique
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hfsynth import RowError
-from hfsynth.prompts import check_prompt, prompt_variables, render_prompt
+from hfsynth.jinja_sandbox import check_prompt, prompt_variables, render_prompt
 
 
 def test_render_prompt_none_is_empty():
