@@ -222,11 +222,12 @@ def faster_cpu_dtype(dtype: torch.dtype, name: str) -> torch.dtype:
     chosen = min(seconds, key=lambda kind: seconds[kind])
     logger.log(
         logging.WARNING if chosen is torch.float32 else logging.INFO,
-        "dtype auto: %s is computed in %s on this CPU (%s, %d threads), where a product takes %s.",
+        "dtype auto: %s is computed in %s on this CPU (%s, %d threads), where a product of %d rows takes %s.",
         name,
         _dtype_name(chosen),
         torch.backends.cpu.get_cpu_capability(),
         threads,
+        _TRIAL_ROWS,
         " and ".join(f"{taken * 1e3:.2f} ms in {_dtype_name(kind)}" for kind, taken in seconds.items()),
     )
     return chosen
@@ -238,17 +239,18 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 @cache
 def seconds_of_product(dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 - part of the cache's key
-    """Return how long a linear layer takes on this CPU, packed where it can be; measured once for a thread count."""
+    """Return the seconds of a linear layer on this CPU, packed where it can be; measured once for a thread count."""
     weights = [torch.zeros(_TRIAL_WIDTH, _TRIAL_WIDTH, dtype=dtype) for _ in range(_TRIAL_LAYERS)]
     x = torch.zeros(_TRIAL_ROWS, _TRIAL_WIDTH, dtype=dtype)
     with torch.inference_mode():
         is_packed = dtype in _PACKED_DTYPES and can_pack(dtype)
-        packed = [pack_weight(weight) if is_packed else weight for weight in weights]
+        layers = [pack_weight(weight) for weight in weights] if is_packed else weights
+        multiply = packed_linear if is_packed else nn.functional.linear
         seconds = []
         for _ in range(_TRIALS):
             began = time.perf_counter()
-            for weight in packed:
-                packed_linear(x, weight, None) if is_packed else nn.functional.linear(x, weight)
+            for layer in layers:
+                multiply(x, layer, None)
             seconds.append(time.perf_counter() - began)
     return min(seconds) / _TRIAL_LAYERS
 

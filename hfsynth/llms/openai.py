@@ -162,8 +162,8 @@ class OpenAILLM(Configuration, LLM):
 
         Before `load`, a server counts as able to score choices; afterwards, one request finds out.
         """
-        if need in ("schema", "reward"):
-            return super().lacks(need)
+        if fault := super().lacks(need):
+            return fault
         if self.tokenizer is None:
             return f"without a tokenizer, {self.model_name} can only answer chats; {_chat_advice(self.model)}"
         if need == "choices" and self._key in _CONNECTED and not self.connected().scores_prompts():

@@ -198,6 +198,14 @@ def test_reward_of_several_outputs_needs_output():
         Reward(EchoLLM(), output=-1)
 
 
+def test_reward_of_a_completion_without_scores_is_an_error():
+    with pytest.raises(GenerationError, match=r"echo .*Reward\(RewardModel"):
+        drive(
+            Reward(EchoLLM()).flow({"instruction": "a", "response": "b"}, RNG),
+            Completion(text="a", finish_reason="stop"),
+        )
+
+
 def test_an_llm_that_is_no_reward_model_is_an_error():
     with pytest.raises(GenerationError, match=r"Reward .*echo .*RewardModel"):
         Dataset.from_dict(ROWS).map(Reward(EchoLLM()), batched=True, with_indices=True)
