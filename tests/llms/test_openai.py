@@ -212,8 +212,9 @@ def test_request_that_always_fails_fails_alone():
         broken = lambda number, attempt: "500" if number == 0 else ""  # noqa: E731
         server.faults = broken
         completions = llm.complete(questions(60))
-    assert [one.finish_reason for one in completions] == ["error", *["stop"] * 59]
-    assert "500" in completions[0].error
+    failed = [number for number, one in enumerate(completions) if one.finish_reason != "stop"]
+    assert failed in ([0], [1])  # two are sent at once, and the first to arrive fails
+    assert (completions[failed[0]].finish_reason, "500" in completions[failed[0]].error) == ("error", True)
 
 
 def test_overloaded_server_gets_fewer_requests_at_once(caplog):
