@@ -61,6 +61,17 @@ class Sequence:
         """Number of tokens that are not in its slot yet; 1 for a sequence that decodes."""
         return self.num_tokens - self.num_cached
 
+    def token(self, index: int) -> int:
+        """Return one of its tokens."""
+        prompt = self.request.prompt_ids
+        return prompt[index] if index < len(prompt) else self.generated[index - len(prompt)]
+
+    def begins_with(self, token_ids: abc.Sequence[int], count: int) -> bool:
+        """Whether its first tokens are the first `count` tokens of a text, which has so many."""
+        if self.num_tokens < count or self.token(count - 1) != token_ids[count - 1]:  # most often, and fast
+            return False
+        return self.shared_prefix_len(token_ids) >= count
+
     def shared_prefix_len(self, token_ids: abc.Sequence[int]) -> int:
         """Return the number of first tokens that this sequence and another text have in common."""
         prompt = self.request.prompt_ids
@@ -99,9 +110,8 @@ class SlotTable:
 
     def assign(self, sequence: Sequence) -> None:
         """Give a sequence the free slot that holds most of its beginning."""
-        prompt = sequence.request.prompt_ids
         free = [slot for slot, other in enumerate(self._sequences) if other is None]
-        self._sequences[max(free, key=lambda slot: common_prefix_len(self._leftovers[slot], prompt))] = sequence
+        self._sequences[self._longest_prefix(free, sequence.request.prompt_ids)[0]] = sequence
 
     def release(self, sequence: Sequence) -> None:
         """Free a sequence's slot, which keeps its keys and values."""
@@ -128,9 +138,7 @@ class SlotTable:
         Returns:
             The slot, and the number of tokens.
         """
-        shared = {other: self._shared_prefix_len(other, token_ids) for other in range(self.slots.count)}
-        best = max(shared, key=lambda other: (shared[other], other == slot))
-        return best, shared[best]
+        return self._longest_prefix([slot, *range(self.slots.count)], token_ids)
 
     def reuse_prefix(self, slot: int, source: int, count: int) -> None:
         """Let a newly assigned sequence begin with `count` cached tokens of another slot, or of its own."""
@@ -185,6 +193,24 @@ class SlotTable:
         """Free all slots, and forget their contents."""
         self._sequences = [None] * len(self._sequences)
         self._leftovers = [[] for _ in self._sequences]
+
+    def _longest_prefix(self, slots: abc.Sequence[int], token_ids: abc.Sequence[int]) -> tuple[int, int]:
+        """Return which of some slots holds most of a text's beginning, the first of several, and how many tokens."""
+        best, count = slots[0], self._shared_prefix_len(slots[0], token_ids)
+        for slot in slots[1:]:
+            # a slot that holds more has the next token, too: few do
+            if count < len(token_ids) and self._has_token(slot, count, token_ids[count]):
+                shared = self._shared_prefix_len(slot, token_ids)
+                best, count = (slot, shared) if shared > count else (best, count)
+        return best, count
+
+    def _has_token(self, slot: int, index: int, token: int) -> bool:
+        """Whether a slot holds a token at an index."""
+        sequence = self._sequences[slot]
+        if sequence is not None and sequence.num_cached:
+            return index < sequence.num_cached and sequence.token(index) == token
+        leftover = self._leftovers[slot]
+        return index < len(leftover) and leftover[index] == token
 
     def _shared_prefix_len(self, slot: int, token_ids: abc.Sequence[int]) -> int:
         """Return the number of a text's first tokens that a slot holds."""
