@@ -18,7 +18,8 @@ from hfsynth.llms.checkpoint import (
 if TYPE_CHECKING:
     from hfsynth.engine.model import CausalLM
 
-_DEFAULT_BATCH_SIZE = {"cpu": 96, "accelerator": 256}
+# an H100 made 19,600 tokens/s with 256 rows at once, 25,600 with 512, 28,600 with 1,024, of a model of 135M parameters
+_DEFAULT_BATCH_SIZE = {"cpu": 96, "accelerator": 512}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         default=None,
         kw_only=True,
         metadata={
-            "help": "Most rows that are generated at once; default: 96 on a CPU, else 256. Fewer where they don't fit."
+            "help": "Most rows that are generated at once; default: 96 on a CPU, else 512. Fewer where they don't fit."
         },
     )
 
@@ -160,8 +161,8 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         is_chosen = self.dtype == "auto" and device.type == "cpu" and not self.device_map
         dtype: str | torch.dtype = self.dtype
         options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf_file else {}
-        if is_chosen and self.gguf_file:  # quantized weights have no type of their own
-            dtype = faster_cpu_dtype(torch.bfloat16, self.model_name)
+        if self.gguf_file and self.dtype == "auto":  # quantized weights have no type of their own
+            dtype = faster_cpu_dtype(torch.bfloat16, self.model_name) if is_chosen else torch.bfloat16
         if self.device_map:
             options["device_map"] = self.device_map
         model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, **self._source, **options)

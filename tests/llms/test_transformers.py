@@ -34,7 +34,7 @@ def test_field_out_of_range_raises_before_loading(fields, message):
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"), [({"device": "cpu"}, 96), ({"device": "cuda:1"}, 256), ({"batch_size": 3}, 3)]
+    ("fields", "expected"), [({"device": "cpu"}, 96), ({"device": "cuda:1"}, 512), ({"batch_size": 3}, 3)]
 )
 def test_parallel_requests_depend_on_batch_size_or_device(fields, expected):
     assert TransformersLLM("some/model", **fields).parallel_requests == expected
