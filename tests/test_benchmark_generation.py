@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hfsynth import TransformersLLM
-from hfsynth.engine.attention import install_attention
+from hfsynth.engine.forwards import install_attention
 from tests.tiny import SIZES, tiny
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "benchmarks"

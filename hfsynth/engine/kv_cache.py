@@ -39,6 +39,8 @@ class KeyValueSlots:
     """Number of the layer → keys and values, each (count, heads, capacity, head_dim)."""
     sliding_windows: set[int | None] = field(default_factory=set)
     """How many positions back layers have attended; None for all."""
+    num_resizes: int = 0
+    """How often the keys and values have moved to other memory."""
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values; its first tokens, (1, heads, T, head_dim), determine heads and widths."""
@@ -58,6 +60,7 @@ class KeyValueSlots:
         """
         before = self.count, self.capacity
         self.count, self.capacity = count, capacity
+        self.num_resizes += 1
         slots = range(len(lengths))
         groups = cache(partial(_copy_groups, slots, slots, lengths))
         try:
@@ -97,6 +100,8 @@ class KeyValueSlots:
     def _zeros(self, like: Tensor) -> Tensor:
         """Return zeros for all slots: masked values still enter a product, and memory never written may hold NaN."""
         shape = (self.count, like.shape[1], self.capacity, like.shape[3])
+        if like.device.type == "cuda":  # position by position, as its kernels read
+            return like.new_zeros((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
         if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
             return like.new_zeros(shape)
         try:  # mapped pages are zero, and take no memory until they are written to

@@ -21,8 +21,8 @@ from hfsynth.chat import (
     TokenizedChoices,
     TokenizedRequest,
 )
-from hfsynth.engine.attention import install_attention
 from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.forwards import install_attention
 from hfsynth.engine.kv_cache import free_memory
 from hfsynth.engine.scoring import FORWARD_TOKENS, score
 from hfsynth.engine.static_batches import StaticBatches

@@ -25,8 +25,9 @@ from transformers.utils.quantization_config import GgufConfig
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.chat import TokenizedRequest
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine.attention import DecodeBatch, PrefillBatch, install_attention
+from hfsynth.engine.attention import DecodeBatch, PrefillBatch
 from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
+from hfsynth.engine.forwards import BucketForwards, CudaForwards, install_attention
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
 from hfsynth.flow import derive_seed
@@ -222,7 +223,8 @@ def shares(device: torch.device, spent: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, watched)
         return lambda: setattr(owner, name, real)
 
-    places = [(decoding, "forward", "forward"), (Sampler, "choose", "sampling")]
+    places: list[tuple[Any, str, str]] = [(Sampler, "choose", "sampling")]
+    places += [(kind, name, "forward") for kind in (BucketForwards, CudaForwards) for name in ("prefill", "decode")]
     places += [(kind, name, "attention") for kind in (DecodeBatch, PrefillBatch) for name in ("attend", "write")]
     undo = [watch(*place) for place in places]
     try:

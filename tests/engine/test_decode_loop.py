@@ -15,9 +15,9 @@ from transformers import (
 from hfsynth import EchoLLM, GenerationError, SamplingParams, TextGeneration
 from hfsynth.chat import ChatTemplate, ChatTokenizer, Generated
 from hfsynth.engine import decode_loop as decoding
-from hfsynth.engine import scheduler
-from hfsynth.engine.attention import install_attention
+from hfsynth.engine import forwards, scheduler
 from hfsynth.engine.decode_loop import DecodeLoop
+from hfsynth.engine.forwards import install_attention
 from hfsynth.engine.model import RequestQueue
 from hfsynth.engine.sampling import NON_FINITE_LOGITS, uniforms
 from hfsynth.engine.scheduler import cache_bytes_per_token
@@ -202,7 +202,7 @@ def test_loop_samples_with_the_requests_own_numbers(pair):
 
 def short_of_memory(monkeypatch, limit):
     """Run out of memory in every forward that has more than `most` rows."""
-    real, sizes = decoding.forward, []
+    real, sizes = forwards.forward, []
 
     def short(model, tokens, batch, keep=0):
         rows = len(batch.lengths) if hasattr(batch, "lengths") else len(batch.segments)
@@ -211,7 +211,7 @@ def short_of_memory(monkeypatch, limit):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return real(model, tokens, batch, keep)
 
-    monkeypatch.setattr(decoding, "forward", short)
+    monkeypatch.setattr(forwards, "forward", short)
     return sizes
 
 
@@ -254,7 +254,7 @@ def test_loop_makes_room_for_a_long_prompt(pair, monkeypatch):
 
 def widths(monkeypatch):
     """Note how many slots of which capacity each forward has, without repetition."""
-    real, observed = decoding.forward, []
+    real, observed = forwards.forward, []
 
     def noting(model, tokens, batch, keep=0):
         size = batch.slots.count, batch.slots.capacity
@@ -262,7 +262,7 @@ def widths(monkeypatch):
             observed.append(size)
         return real(model, tokens, batch, keep)
 
-    monkeypatch.setattr(decoding, "forward", noting)
+    monkeypatch.setattr(forwards, "forward", noting)
     return observed
 
 
@@ -367,22 +367,22 @@ def test_running_out_of_memory_while_slots_grow_spoils_no_row(pair, monkeypatch,
 
 
 def test_loop_one_row_frees_unused_slots_before_it_fails(pair, monkeypatch):
-    forward = decoding.forward
+    forward = forwards.forward
 
     def small(model, tokens, batch, keep=0):
         if batch.slots.count > 8:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(model, tokens, batch, keep)
 
-    monkeypatch.setattr(decoding, "forward", small)
+    monkeypatch.setattr(forwards, "forward", small)
     (result,) = run(DecodeLoop(pair[1], letters, 64), [tokenized(prompt(20))])
     assert result.token_ids == generated(pair[0], prompt(20), 12)
 
 
 def test_a_run_computes_its_rows_as_if_no_run_had_been_before(pair, monkeypatch):
-    forward, sizes = decoding.forward, []
+    forward, sizes = forwards.forward, []
     monkeypatch.setattr(
-        decoding, "forward", lambda model, tokens, *rest: sizes.append(len(tokens)) or forward(model, tokens, *rest)
+        forwards, "forward", lambda model, tokens, *rest: sizes.append(len(tokens)) or forward(model, tokens, *rest)
     )
     shared = prompt(100)
     requests = [tokenized(shared + prompt(5 + n, seed=n)) for n in range(8)]

@@ -1,0 +1,108 @@
+"""Attention by the kernel for sequences of any lengths: on a CPU by a reference, on a GPU the kernel beside it."""
+
+import pytest
+import torch
+
+from hfsynth.engine import varlen_attention
+from hfsynth.engine.attention import AttentionParams, DecodeBatch, PrefillBatch, Segment
+from hfsynth.engine.kv_cache import KeyValueSlots
+from hfsynth.engine.varlen_attention import VarlenBatch, has_varlen_kernel
+from tests.tiny import tiny
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SLOTS, HEADS, SHARED, CAPACITY, WIDTH = 5, 2, 3, 64, 8
+SEGMENTS = [Segment(3, 0, 7), Segment(1, 20, 21), Segment(4, 30, 50)]
+
+
+def reference_kernel(query, keys, values, batch, scaling, window):
+    """Compute what the kernel documents, sequence by sequence: the last positions of a sequence are its tokens'."""
+    attended = torch.empty(len(query), query.shape[1], values.shape[-1], dtype=query.dtype, device=query.device)
+    shared = query.shape[1] // keys.shape[1]
+    starts, firsts, lengths = batch.query_starts.tolist(), batch.key_starts.tolist(), batch.lengths.tolist()
+    for number, length in enumerate(lengths):
+        tokens = range(starts[number], starts[number + 1])
+        assert len(tokens) <= batch.max_tokens
+        for token in tokens:
+            position = length - tokens.stop + token
+            low = 0 if window[0] < 0 else max(0, position - window[0])
+            high = length if window[1] < 0 else position + window[1] + 1
+            for head in range(query.shape[1]):
+                part = slice(firsts[number] + low, firsts[number] + high)
+                k, v = (kept[part, head // shared].double() for kept in (keys, values))
+                scores = k @ query[token, head].double() * (scaling or query.shape[-1] ** -0.5)
+                attended[token, head] = scores.softmax(-1) @ v
+    return attended
+
+
+def kept_and_query(number, device=CPU, dtype=torch.float32, width=WIDTH):
+    draw = torch.Generator().manual_seed(0)
+    kept = torch.randn(2, SLOTS, CAPACITY, HEADS, width, generator=draw).to(device, dtype)
+    query = torch.randn(1, number, HEADS * SHARED, width, generator=draw).to(device, dtype)
+    return [one.transpose(1, 2) for one in kept], query.transpose(1, 2)
+
+
+@pytest.mark.parametrize("sliding_window", [None, 5])
+def test_varlen_batch_reads_prompts_as_buckets_do(monkeypatch, sliding_window):
+    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    kept, query = kept_and_query(28)
+    slots, params = KeyValueSlots(SLOTS, CAPACITY, CPU), AttentionParams(sliding_window=sliding_window)
+    batch = VarlenBatch.of(slots, SEGMENTS, CPU)
+    expected = PrefillBatch(slots, SEGMENTS, CPU)
+    assert batch.num_tokens == expected.num_tokens == 28
+    assert torch.equal(batch.positions, expected.positions)
+    assert torch.allclose(batch.attend(query, *kept, params), expected.attend(query, *kept, params), atol=1e-5)
+
+
+@pytest.mark.parametrize("sliding_window", [None, 5])
+def test_varlen_batch_decodes_as_buckets_do(monkeypatch, sliding_window):
+    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    kept, query = kept_and_query(3)
+    params, places = AttentionParams(sliding_window=sliding_window), [4, 0, 2]
+    slots, lengths = KeyValueSlots(SLOTS, CAPACITY, CPU), [9, 0, 63]
+    batch = VarlenBatch.of_decode(slots, torch.tensor(places), torch.tensor(lengths))
+    neighbours = [one[places] for one in kept]
+    expected = DecodeBatch(slots, lengths).attend(query, *neighbours, params)
+    assert torch.allclose(batch.attend(query, *kept, params), expected, atol=1e-5)
+
+
+def test_varlen_batch_writes_each_token_to_its_place():
+    slots = KeyValueSlots(SLOTS, CAPACITY, CPU)
+    new = torch.randn(1, HEADS, 28, WIDTH)
+    target, expected = (torch.zeros(SLOTS, CAPACITY, HEADS, WIDTH).transpose(1, 2) for _ in range(2))
+    VarlenBatch.of(slots, SEGMENTS, CPU).write(target, new)
+    PrefillBatch(slots, SEGMENTS, CPU).write(expected, new)
+    assert torch.equal(target, expected)
+    VarlenBatch.of_decode(slots, torch.tensor([2, 0]), torch.tensor([5, 6])).write(target, new[:, :, :2])
+    assert torch.equal(target[[2, 0], :, [5, 6]], new[0, :, :2].transpose(0, 1))
+
+
+def test_torchs_private_kernel_has_these_arguments():
+    arguments = {one.name for one in torch.ops.aten._flash_attention_forward.default._schema.arguments}
+    assert arguments >= {"cum_seq_q", "cum_seq_k", "max_q", "max_k", "seqused_k", "window_size_left", "is_causal"}
+
+
+def test_has_varlen_kernel_on_a_cpu_is_false():
+    assert not has_varlen_kernel(tiny(dtype=torch.bfloat16))
+
+
+@needs_gpu
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("sliding_window", [None, 5])
+def test_kernel_agrees_with_the_reference(monkeypatch, sliding_window, width):
+    device = torch.device("cuda")
+    slots, params = KeyValueSlots(SLOTS, CAPACITY, device), AttentionParams(sliding_window=sliding_window)
+    batches = [
+        VarlenBatch.of(slots, SEGMENTS, device),
+        VarlenBatch.of(slots, SEGMENTS[1:2], device),
+        VarlenBatch.of_decode(
+            slots, torch.tensor([4, 0, 2, 4], device=device), torch.tensor([9, 0, 63, 9], device=device)
+        ),
+    ]
+    computed = []
+    for batch in batches:
+        kept, query = kept_and_query(batch.num_tokens, device, torch.bfloat16, width)
+        computed.append((batch, kept, query, batch.attend(query, *kept, params)))
+    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    for batch, kept, query, attended in computed:
+        assert torch.allclose(attended.float(), batch.attend(query, *kept, params).float(), atol=0.02)
