@@ -176,12 +176,12 @@ def test_run_and_continuous_batching_on_real_model(script, monkeypatch, smollm_w
 def test_timed_waits_for_the_device(script, monkeypatch):
     ways = script("ways")
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: time.sleep(0.05))
-    monkeypatch.setattr(ways.decoding, "forward", lambda: None)
+    monkeypatch.setattr(ways.CudaForwards, "decode", lambda: None)
     spent, none = {}, {}
     with ways.shares(torch.device("cuda"), spent):
-        ways.decoding.forward()
+        ways.CudaForwards.decode()
     with ways.shares(torch.device("cpu"), none):
-        ways.decoding.forward()
+        ways.CudaForwards.decode()
     assert spent["forward"] >= 0.05 > none["forward"]
 
 
