@@ -68,3 +68,23 @@ def next_of(requests):
 
 def prompt(length, seed=0):
     return torch.randint(0, WORDS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def reference_kernel(query, keys, values, batch, scaling, window):
+    """Compute what FlashAttention documents, token by token; the tokens have the last positions of their sequence."""
+    attended = torch.empty(len(query), query.shape[1], values.shape[-1], dtype=query.dtype, device=query.device)
+    shared = query.shape[1] // keys.shape[1]
+    starts, firsts, lengths = batch.cu_seqlens_q.tolist(), batch.slot_starts.tolist(), batch.lengths.tolist()
+    for number, length in enumerate(lengths):
+        tokens = range(starts[number], starts[number + 1])
+        assert len(tokens) <= batch.max_tokens
+        for token in tokens:
+            position = length - tokens.stop + token
+            low = 0 if window[0] < 0 else max(0, position - window[0])
+            high = length if window[1] < 0 else position + window[1] + 1
+            for head in range(query.shape[1]):
+                part = slice(firsts[number] + low, firsts[number] + high)
+                k, v = (kept[part, head // shared].double() for kept in (keys, values))
+                scores = k @ query[token, head].double() * (scaling or query.shape[-1] ** -0.5)
+                attended[token, head] = scores.softmax(-1) @ v
+    return attended

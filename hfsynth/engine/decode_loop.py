@@ -30,8 +30,9 @@ from hfsynth.engine.sampling import NON_FINITE_LOGITS, Sampler
 from hfsynth.engine.scheduler import CAPACITY, Scheduler, Sequence, max_cached_tokens, out_of_memory_message
 
 # A CPU takes half the time for half the tokens; a GPU that waits for the launch of each kernel takes as long for one
-# prompt as for many. On an H100, a quarter of free slots was as good as an eighth (25,000 and 25,600 tokens/s with 512
-# slots, 20,500 and 19,600 with 256); its prefill tokens are calculated, not measured.
+# prompt as for many. Tokens/s of an H100 with a model of 135M parameters and more requests than slots, at 1/4 and 1/8
+# of the slots free: 25,000 and 25,600 with 512 slots, 20,500 and 19,600 with 256. The 4,096 prefill tokens of a GPU
+# are calculated, not measured.
 _PREFILL_TOKENS = {"cpu": 2048, "cuda": 4096}  # most tokens of prompts in one forward
 _FREE_SHARE = {"cpu": 0.0, "cuda": 0.125}  # share of the slots that is free before more prompts are read
 _REUSED_TOKENS = 16  # fewest tokens that are copied from another slot, or waited for

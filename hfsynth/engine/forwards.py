@@ -4,6 +4,7 @@ Many models do more in their attention than attend to earlier tokens: they carry
 `install_attention` therefore lets a model read a short text by its own attention and by ours, and compares logits.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Protocol
@@ -16,7 +17,8 @@ from hfsynth.engine.cuda_graphs import DecodeGraphs
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.varlen_attention import VARLEN, VarlenBatch, has_varlen_kernel
 
-# length of the trial text, and of its part that is read as a prompt: a step for each of the rest takes as long as that
+logger = logging.getLogger(__name__)
+# tokens of the trial text, and of its part that is read as a prompt; every other token is a forward of its own
 _TOKENS, _PROMPT = 24, 20
 _TOLERANCE = 0.05  # relative to the logits' norm; bfloat16 differs by 0.01, a wrong attention by about 1
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -95,7 +97,7 @@ def forwards_of(model: Any, slots: KeyValueSlots) -> Forwards:
 
 
 def install_attention(model: Any) -> str:
-    """Replace a model's attention function by ours, if the model then computes the same as before.
+    """Replace a model's attention function by the first of ours with which it computes the same as before.
 
     Returns:
         The reason why not, where the model keeps its own attention; empty where it was replaced.
@@ -115,6 +117,8 @@ def install_attention(model: Any) -> str:
             model.set_attn_implementation(name)
             if not (fault := _difference(model, expected)):
                 return ""
+            if name == VARLEN:
+                logger.warning("FlashAttention isn't used, which is slower: %s", fault)
     model.set_attn_implementation(own)
     return fault
 

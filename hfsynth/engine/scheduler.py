@@ -67,7 +67,7 @@ class Sequence:
         return prompt[index] if index < len(prompt) else self.generated[index - len(prompt)]
 
     def begins_with(self, token_ids: abc.Sequence[int], count: int) -> bool:
-        """Whether its first tokens are the first `count` tokens of a text, which has so many."""
+        """Whether it begins with the first `count` tokens of a text; 1 ≤ count ≤ the text's length."""
         if self.num_tokens < count or self.token(count - 1) != token_ids[count - 1]:  # most often, and fast
             return False
         return self.shared_prefix_len(token_ids) >= count
@@ -201,7 +201,8 @@ class SlotTable:
             # a slot that holds more has the next token, too: few do
             if count < len(token_ids) and self._has_token(slot, count, token_ids[count]):
                 shared = self._shared_prefix_len(slot, token_ids)
-                best, count = (slot, shared) if shared > count else (best, count)
+                if shared > count:
+                    best, count = slot, shared
         return best, count
 
     def _has_token(self, slot: int, index: int, token: int) -> bool:

@@ -1,6 +1,6 @@
 """Attention on a CUDA device by FlashAttention's kernel for sequences of any lengths: no masks and no length buckets.
 
-Pieces of prompts and single tokens are all the same to the kernel: it reads each sequence in its slot up to its end.
+The kernel takes the slot and the length of each sequence, so pieces of prompts and decode steps have one layout.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ class VarlenBatch:
     slots: KeyValueSlots
     positions: Tensor
     """Position of each token in its sequence, (T,)."""
-    places: Tensor
-    """Place of each token among the positions of all slots, (T,)."""
-    query_starts: Tensor
+    slot_mapping: Tensor
+    """Index of each token's position among the positions of all slots, (T,)."""
+    cu_seqlens_q: Tensor
     """Index of each sequence's first token, and T: (N + 1,), int32."""
-    key_starts: Tensor
-    """Place of each slot's first position, and any number: (N + 1,), int32."""
+    slot_starts: Tensor
+    """Index of each slot's first position; the kernel ignores the last entry. (N + 1,), int32."""
     lengths: Tensor
     """Number of positions of each slot that are read, those of the new tokens included: (N,), int32."""
     max_tokens: int
@@ -47,14 +47,20 @@ class VarlenBatch:
 
     @classmethod
     def of(cls, slots: KeyValueSlots, segments: Sequence[Segment], device: torch.device) -> "VarlenBatch":
-        """Lay out pieces of prompts."""
+        """Lay out pieces of prompts.
+
+        Args:
+            slots: The slots.
+            segments: The pieces, one of a slot.
+            device: That of the slots.
+        """
         counts = [part.stop - part.start for part in segments]
         firsts = [part.slot * slots.capacity for part in segments]
-        positions, places = list[int](), list[int]()
+        positions, slot_mapping = list[int](), list[int]()
         for part, first in zip(segments, firsts, strict=True):
             positions += range(part.start, part.stop)
-            places += range(first + part.start, first + part.stop)
-        tokens = torch.tensor([positions, places], device=device)
+            slot_mapping += range(first + part.start, first + part.stop)
+        tokens = torch.tensor([positions, slot_mapping], device=device)
         sequences = torch.tensor(
             [[0, *accumulate(counts)], [*firsts, 0], [*(part.stop for part in segments), 0]],
             dtype=torch.int32,
@@ -64,11 +70,17 @@ class VarlenBatch:
 
     @classmethod
     def of_decode(cls, slots: KeyValueSlots, slot: Tensor, positions: Tensor) -> "VarlenBatch":
-        """Lay out one token for each of some slots, (N,); computed on the device, so that a CUDA graph contains it."""
+        """Lay out one token for each of some sequences, on their device, so that a CUDA graph contains the layout.
+
+        Args:
+            slots: The slots.
+            slot: The slot of each sequence, (N,), int64.
+            positions: The position of each token, (N,), int64.
+        """
         firsts = slot * slots.capacity
-        query_starts = torch.arange(len(slot) + 1, dtype=torch.int32, device=slot.device)
-        key_starts = torch.cat([firsts, firsts[:1]]).int()
-        return cls(slots, positions, firsts + positions, query_starts, key_starts, (positions + 1).int(), 1)
+        cu_seqlens_q = torch.arange(len(slot) + 1, dtype=torch.int32, device=slot.device)
+        slot_starts = torch.cat([firsts, firsts[:1]]).int()
+        return cls(slots, positions, firsts + positions, cu_seqlens_q, slot_starts, (positions + 1).int(), 1)
 
     @property
     def num_tokens(self) -> int:
@@ -77,7 +89,7 @@ class VarlenBatch:
 
     def write(self, target: Tensor, new: Tensor) -> None:
         """See AttentionBatch.write."""
-        _by_place(target).index_copy_(0, self.places, new[0].transpose(0, 1))
+        _flatten_slots(target).index_copy_(0, self.slot_mapping, new[0].transpose(0, 1))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, params: AttentionParams) -> Tensor:
         """See AttentionBatch.attend."""
@@ -85,10 +97,10 @@ class VarlenBatch:
         # all its query heads
         left = -1 if params.sliding_window is None else params.sliding_window - 1
         is_causal = self.max_tokens > 1
-        attended = _flash_attention(
+        attended = flash_attention(
             query[0].transpose(0, 1),
-            _by_place(keys),
-            _by_place(values),
+            _flatten_slots(keys),
+            _flatten_slots(values),
             self,
             params.scaling,
             (left, 0 if is_causal or left >= 0 else -1),
@@ -96,12 +108,12 @@ class VarlenBatch:
         return attended[None]
 
 
-def _by_place(slots: Tensor) -> Tensor:
+def _flatten_slots(slots: Tensor) -> Tensor:
     """Return a view of slots one after the other: (slots, heads, capacity, dim) → (slots × capacity, heads, dim)."""
     return slots.transpose(1, 2).view(-1, slots.shape[1], slots.shape[3])
 
 
-def _flash_attention(
+def flash_attention(
     query: Tensor, keys: Tensor, values: Tensor, batch: VarlenBatch, scaling: float | None, window: tuple[int, int]
 ) -> Tensor:
     """Return the attention of each token to its sequence, (T, query heads, value_dim).
@@ -111,19 +123,19 @@ def _flash_attention(
 
     Args:
         query: (T, query heads, head_dim).
-        keys: (places, heads, head_dim).
-        values: (places, heads, value_dim).
+        keys: (slots × capacity, heads, head_dim).
+        values: (slots × capacity, heads, value_dim).
         batch: Where the sequences are.
         scaling: Factor of the scores; None for 1/√head_dim.
-        window: Positions before and after a token that it attends to, as the last positions of the sequence are the
-            tokens'; -1 for all.
+        window: Positions before and after its own that a token attends to, -1 for all; the tokens have the last
+            positions of their sequence.
     """
     attended: Tensor = torch.ops.aten._flash_attention_forward(
         query,
         keys,
         values,
-        batch.query_starts,
-        batch.key_starts,
+        batch.cu_seqlens_q,
+        batch.slot_starts,
         batch.max_tokens,
         batch.slots.capacity,
         0.0,

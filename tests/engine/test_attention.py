@@ -19,6 +19,7 @@ from hfsynth.engine.attention import (
     length_buckets,
     read_cost,
     scaled_dot_product,
+    without_cudnn_attention,
 )
 from hfsynth.engine.forwards import install_attention
 from hfsynth.engine.kv_cache import KeyValueSlots
@@ -178,3 +179,13 @@ def test_forward_on_several_devices_keeps_the_batch_in_place():
     full = forward(model, prompt(8), PrefillBatch(slots, [Segment(0, 0, 8)], model.device))
     assert torch.allclose(kept, full[[2, 7]], atol=1e-4)
     assert observed == [[2, 7], 0]
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_without_cudnn_attention_excludes_cudnn_on_a_gpu(device):
+    is_enabled = torch.backends.cuda.cudnn_sdp_enabled
+    assert is_enabled()
+    with without_cudnn_attention(device):
+        assert is_enabled() is (device == CPU)
+        assert torch.backends.cuda.math_sdp_enabled()
+    assert is_enabled()

@@ -15,8 +15,9 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from hfsynth.engine import varlen_attention
+from hfsynth.engine import forwards, varlen_attention
 from hfsynth.engine.attention import NAME, Segment
+from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.forwards import (
     BucketForwards,
     CudaForwards,
@@ -28,8 +29,7 @@ from hfsynth.engine.forwards import (
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.scoring import supports_logits_to_keep
 from hfsynth.engine.varlen_attention import VARLEN
-from tests.engine.test_varlen_attention import reference_kernel
-from tests.tiny import generated, prompt, tiny
+from tests.tiny import generated, letters, next_of, prompt, reference_kernel, tiny, tokenized
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
@@ -107,16 +107,19 @@ def test_transformers_private_attributes_are_unchanged():
     assert supports_logits_to_keep(model) is True
 
 
-class CudaSlots(KeyValueSlots):
-    """Slots on a CPU, in the layout of those on a GPU."""
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let a CPU do what a GPU does, but for CUDA graphs: the layout of slots, and a reference of the kernel."""
+    monkeypatch.setattr(varlen_attention, "flash_attention", reference_kernel)
+    monkeypatch.setattr(
+        KeyValueSlots,
+        "_zeros",
+        lambda self, like: like.new_zeros(self.count, self.capacity, like.shape[1], like.shape[3]).transpose(1, 2),
+    )
 
-    def _zeros(self, like):
-        return like.new_zeros(self.count, self.capacity, like.shape[1], like.shape[3]).transpose(1, 2)
 
-
-def test_cuda_forwards_agree_with_bucket_forwards(monkeypatch, caplog):
-    """On a CPU, with a reference of the kernel: nothing can be captured here, so every step runs as it is."""
-    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+@pytest.mark.usefixtures("gpu")
+def test_cuda_forwards_agree_with_bucket_forwards():
     model = tiny()
     assert install_attention(model) == ""
     texts = [prompt(length, seed=length) for length in (3, 9, 5)]
@@ -127,16 +130,43 @@ def test_cuda_forwards_agree_with_bucket_forwards(monkeypatch, caplog):
         expected = [buckets.prefill(tokens, segments, [2, 11, 16])]
         expected += [buckets.decode([7, 8, 9], range(3), [3 + n, 9 + n, 5 + n]) for n in range(2)]
         model.set_attn_implementation(VARLEN)
-        slots = CudaSlots(20, 64, model.device)
+        slots = KeyValueSlots(20, 64, model.device)
         cuda = forwards_of(model, slots)
         assert isinstance(cuda, CudaForwards)
         places = [11, 0, 4]
         segments = [Segment(place, 0, len(text)) for place, text in zip(places, texts, strict=True)]
         computed = [cuda.prefill(tokens, segments, [2, 11, 16])]
-        with caplog.at_level(logging.WARNING):
-            computed.append(cuda.decode([7, 8, 9], places, [3, 9, 5]))
-            slots.resize(30, 96, [64] * 20)
-            computed.append(cuda.decode([7, 8, 9], places, [4, 10, 6]))
+        computed.append(cuda.decode([7, 8, 9], places, [3, 9, 5]))
+        slots.resize(30, 96, [64] * 20)
+        computed.append(cuda.decode([7, 8, 9], places, [4, 10, 6]))
     for ours, theirs in zip(computed, expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
-    assert len(caplog.records) == 1, "that steps are not captured is logged once"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_loop_by_cuda_forwards_equals_generate():
+    """More rows than slots, some with a shared beginning, and one so long that slots are resized."""
+    model, shared = tiny(), prompt(40, seed=99)
+    prompts = [[*shared[: number % 3 * 20], *prompt(3 + number, seed=number)] for number in range(14)]
+    prompts.append(prompt(380, seed=50))
+    requests = [tokenized(one, max_new_tokens=6 + number) for number, one in enumerate(prompts)]
+    expected = [generated(model, one, 6 + number) for number, one in enumerate(prompts)]
+    assert install_attention(model) == ""
+    model.set_attn_implementation(VARLEN)
+    loop = DecodeLoop(model, letters, 5)
+    results = dict(loop.run(next_of(requests)))
+    assert [results[request].token_ids for request in requests] == expected
+    assert loop.stats.reused >= 20
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_install_attention_prefers_varlen_where_it_is_right(monkeypatch, caplog, is_wrong):
+    monkeypatch.setattr(forwards, "has_varlen_kernel", lambda model: True)
+    if is_wrong:
+        monkeypatch.setattr(varlen_attention, "flash_attention", lambda query, *rest: query)
+    model = tiny()
+    with caplog.at_level(logging.WARNING):
+        assert install_attention(model) == ""
+    assert attention_of(model) == (NAME if is_wrong else VARLEN)
+    assert ["computes something else" in record.getMessage() for record in caplog.records] == [True] * is_wrong

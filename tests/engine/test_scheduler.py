@@ -1,5 +1,7 @@
 """Assignment of sequences to slots, admission and preemption; real sequences are in test_decode_loop.py."""
 
+import random
+
 import pytest
 import torch
 
@@ -217,3 +219,33 @@ def test_common_prefix_len_ends_at_a_difference(length):
     text = list(range(length))
     assert common_prefix_len([*text, -1, 7], [*text, -2, 7]) == length
     assert common_prefix_len(text, [*text, 5]) == length
+
+
+def test_longest_shared_prefix_equals_comparing_with_every_slot():
+    """With few different tokens, so that beginnings are shared and several slots tie."""
+    draw = random.Random(0)
+
+    def text(limit):
+        return [draw.randrange(2) for _ in range(draw.randint(1, limit))]
+
+    for _ in range(300):
+        seats = slot_table(6)
+        for _ in range(4):
+            sequence = Sequence(tokenized(text(8)), [])
+            free = [slot for slot in range(6) if slot not in dict(seats.assigned)]
+            prompt = sequence.request.prompt_ids
+            wanted = max(free, key=lambda slot: common_prefix_len(seats.cached_tokens(slot), prompt))
+            seats.assign(sequence)
+            assert seats.sequence(wanted) is sequence
+            sequence.generated += text(4)
+            sequence.num_cached = draw.randint(0, sequence.num_tokens)
+            if draw.random() < 0.4:
+                seats.release(sequence)
+        wanted_text, own = text(10), draw.randrange(6)
+        shared = {slot: common_prefix_len(seats.cached_tokens(slot), wanted_text) for slot in range(6)}
+        best = max(shared, key=lambda slot: (shared[slot], slot == own))
+        assert seats.longest_shared_prefix(wanted_text, own) == (best, shared[best])
+        for sequence in seats.sequences:
+            for count in range(1, len(wanted_text) + 1):
+                expected = sequence.token_ids[:count] == wanted_text[:count]
+                assert sequence.begins_with(wanted_text, count) is expected

@@ -1,5 +1,7 @@
 """Attention by the kernel for sequences of any lengths: on a CPU by a reference, on a GPU the kernel beside it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,32 +9,12 @@ from hfsynth.engine import varlen_attention
 from hfsynth.engine.attention import AttentionParams, DecodeBatch, PrefillBatch, Segment
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.varlen_attention import VarlenBatch, has_varlen_kernel
-from tests.tiny import tiny
+from tests.tiny import reference_kernel
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SLOTS, HEADS, SHARED, CAPACITY, WIDTH = 5, 2, 3, 64, 8
 SEGMENTS = [Segment(3, 0, 7), Segment(1, 20, 21), Segment(4, 30, 50)]
-
-
-def reference_kernel(query, keys, values, batch, scaling, window):
-    """Compute what the kernel documents, sequence by sequence: the last positions of a sequence are its tokens'."""
-    attended = torch.empty(len(query), query.shape[1], values.shape[-1], dtype=query.dtype, device=query.device)
-    shared = query.shape[1] // keys.shape[1]
-    starts, firsts, lengths = batch.query_starts.tolist(), batch.key_starts.tolist(), batch.lengths.tolist()
-    for number, length in enumerate(lengths):
-        tokens = range(starts[number], starts[number + 1])
-        assert len(tokens) <= batch.max_tokens
-        for token in tokens:
-            position = length - tokens.stop + token
-            low = 0 if window[0] < 0 else max(0, position - window[0])
-            high = length if window[1] < 0 else position + window[1] + 1
-            for head in range(query.shape[1]):
-                part = slice(firsts[number] + low, firsts[number] + high)
-                k, v = (kept[part, head // shared].double() for kept in (keys, values))
-                scores = k @ query[token, head].double() * (scaling or query.shape[-1] ** -0.5)
-                attended[token, head] = scores.softmax(-1) @ v
-    return attended
 
 
 def kept_and_query(number, device=CPU, dtype=torch.float32, width=WIDTH):
@@ -44,7 +26,7 @@ def kept_and_query(number, device=CPU, dtype=torch.float32, width=WIDTH):
 
 @pytest.mark.parametrize("sliding_window", [None, 5])
 def test_varlen_batch_reads_prompts_as_buckets_do(monkeypatch, sliding_window):
-    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    monkeypatch.setattr(varlen_attention, "flash_attention", reference_kernel)
     kept, query = kept_and_query(28)
     slots, params = KeyValueSlots(SLOTS, CAPACITY, CPU), AttentionParams(sliding_window=sliding_window)
     batch = VarlenBatch.of(slots, SEGMENTS, CPU)
@@ -56,7 +38,7 @@ def test_varlen_batch_reads_prompts_as_buckets_do(monkeypatch, sliding_window):
 
 @pytest.mark.parametrize("sliding_window", [None, 5])
 def test_varlen_batch_decodes_as_buckets_do(monkeypatch, sliding_window):
-    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    monkeypatch.setattr(varlen_attention, "flash_attention", reference_kernel)
     kept, query = kept_and_query(3)
     params, places = AttentionParams(sliding_window=sliding_window), [4, 0, 2]
     slots, lengths = KeyValueSlots(SLOTS, CAPACITY, CPU), [9, 0, 63]
@@ -82,8 +64,24 @@ def test_torchs_private_kernel_has_these_arguments():
     assert arguments >= {"cum_seq_q", "cum_seq_k", "max_q", "max_k", "seqused_k", "window_size_left", "is_causal"}
 
 
-def test_has_varlen_kernel_on_a_cpu_is_false():
-    assert not has_varlen_kernel(tiny(dtype=torch.bfloat16))
+GPU, OTHER_GPU, META = torch.device("cuda", 0), torch.device("cuda", 1), torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype", "expected"),
+    [
+        ([GPU, GPU], torch.bfloat16, True),
+        ([GPU], torch.float16, True),
+        ([GPU], torch.float32, False),
+        ([CPU], torch.bfloat16, False),
+        ([GPU, OTHER_GPU], torch.bfloat16, False),
+        ([GPU, META], torch.bfloat16, False),
+        ([], torch.bfloat16, False),
+    ],
+)
+def test_has_varlen_kernel_on_one_gpu_in_16_bits(devices, dtype, expected):
+    parameters = [SimpleNamespace(device=device) for device in devices]
+    assert has_varlen_kernel(SimpleNamespace(dtype=dtype, parameters=lambda: parameters)) is expected
 
 
 @needs_gpu
@@ -103,6 +101,6 @@ def test_kernel_agrees_with_the_reference(monkeypatch, sliding_window, width):
     for batch in batches:
         kept, query = kept_and_query(batch.num_tokens, device, torch.bfloat16, width)
         computed.append((batch, kept, query, batch.attend(query, *kept, params)))
-    monkeypatch.setattr(varlen_attention, "_flash_attention", reference_kernel)
+    monkeypatch.setattr(varlen_attention, "flash_attention", reference_kernel)
     for batch, kept, query, attended in computed:
         assert torch.allclose(attended.float(), batch.attend(query, *kept, params).float(), atol=0.02)
