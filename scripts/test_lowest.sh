@@ -36,7 +36,7 @@ tests=(
   tests/test_init.py tests/test_config.py               # imports, fingerprints
   tests/techniques/test_text_generation.py              # a technique in Dataset.map
   tests/engine/test_decode_loop.py::test_loop_greedy_equals_generate_for_architectures
-  tests/engine/test_attention.py tests/engine/test_forwards.py tests/engine/test_varlen_attention.py
+  tests/engine/test_attention.py tests/engine/test_forwards.py tests/engine/test_cuda.py
   tests/engine/test_scoring.py tests/engine/test_static_batches.py
   tests/llms/test_checkpoint.py tests/test_chat.py      # model files and chat templates, through transformers
   tests/similarity/test_near_duplicates.py              # MinHash of datasketch, vectors of numpy

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 
 from hfsynth.engine.kv_cache import KeyValueSlots
 
-NAME = "hfsynth"
+BUCKETS = "hfsynth"
 """The name of `attend` among transformers' attention functions."""
 _ROUND = 32  # buckets grow by this many positions, a multiple of the positions that kernels read at once
 _SPAN, _SHORT = 512, 384  # positions that CPU kernels sum together; up to 384 of them are summed in the plain order
@@ -247,7 +247,7 @@ def attend(
     return F.pad(attended, (0, 0, 0, 0, 0, missing)) if missing else attended, None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(BUCKETS, attend)
 
 
 def forward(model: Any, tokens: Sequence[int], batch: AttentionBatch, keep: Sequence[int] | int = 0) -> Tensor:

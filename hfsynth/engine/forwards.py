@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hfsynth.engine.attention import NAME, DecodeBatch, PrefillBatch, Segment, forward
-from hfsynth.engine.cuda_graphs import DecodeGraphs
+from hfsynth.engine.attention import BUCKETS, DecodeBatch, PrefillBatch, Segment, forward
+from hfsynth.engine.cuda import VARLEN, CudaForwards, has_varlen_kernel
 from hfsynth.engine.kv_cache import KeyValueSlots
-from hfsynth.engine.varlen_attention import VARLEN, VarlenBatch, has_varlen_kernel
 
 logger = logging.getLogger(__name__)
 # tokens of the trial text, and of its part that is read as a prompt; every other token is a forward of its own
@@ -73,27 +72,9 @@ class BucketForwards:
         return forward(self._model, tokens, DecodeBatch(self._slots, lengths))
 
 
-class CudaForwards:
-    """Forwards on one CUDA device, by its kernel for sequences of any lengths; decode steps as CUDA graphs."""
-
-    has_buckets = False
-
-    def __init__(self, model: Any, slots: KeyValueSlots) -> None:
-        self._model, self._slots = model, slots
-        self._graphs = DecodeGraphs(model, slots)
-
-    def prefill(self, tokens: Sequence[int], segments: Sequence[Segment], keep: Sequence[int]) -> Tensor:
-        """See Forwards.prefill."""
-        return forward(self._model, tokens, VarlenBatch.of(self._slots, segments, self._model.device), keep)
-
-    def decode(self, tokens: Sequence[int], slots: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """See Forwards.decode."""
-        return self._graphs.forward(tokens, slots, lengths)
-
-
 def forwards_of(model: Any, slots: KeyValueSlots) -> Forwards:
     """Return the forwards of a model whose attention `install_attention` replaced."""
-    return (CudaForwards if attention_of(model) == VARLEN else BucketForwards)(model, slots)
+    return CudaForwards(model, slots) if attention_of(model) == VARLEN else BucketForwards(model, slots)
 
 
 def install_attention(model: Any) -> str:
@@ -113,7 +94,7 @@ def install_attention(model: Any) -> str:
     own, fault = attention_of(model), ""
     with torch.inference_mode():
         expected = _reference_logits(model)
-        for name in (VARLEN, NAME) if has_varlen_kernel(model) else (NAME,):
+        for name in (VARLEN, BUCKETS) if has_varlen_kernel(model) else (BUCKETS,):
             model.set_attn_implementation(name)
             if not (fault := _difference(model, expected)):
                 return ""

@@ -68,7 +68,7 @@ class Sequence:
 
     def begins_with(self, token_ids: abc.Sequence[int], count: int) -> bool:
         """Whether it begins with the first `count` tokens of a text; 1 ≤ count ≤ the text's length."""
-        if self.num_tokens < count or self.token(count - 1) != token_ids[count - 1]:  # most often, and fast
+        if self.num_tokens < count or self.token(count - 1) != token_ids[count - 1]:  # most texts differ there
             return False
         return self.shared_prefix_len(token_ids) >= count
 

@@ -26,8 +26,9 @@ from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.chat import TokenizedRequest
 from hfsynth.engine import decode_loop as decoding
 from hfsynth.engine.attention import DecodeBatch, PrefillBatch
+from hfsynth.engine.cuda import CudaForwards
 from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
-from hfsynth.engine.forwards import BucketForwards, CudaForwards, install_attention
+from hfsynth.engine.forwards import BucketForwards, install_attention
 from hfsynth.engine.model import pack_linears
 from hfsynth.engine.sampling import Sampler
 from hfsynth.flow import derive_seed

@@ -15,12 +15,13 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from hfsynth.engine import forwards, varlen_attention
-from hfsynth.engine.attention import NAME, Segment
+from hfsynth.engine import cuda as cuda_module
+from hfsynth.engine import forwards
+from hfsynth.engine.attention import BUCKETS, Segment
+from hfsynth.engine.cuda import VARLEN, CudaForwards
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.forwards import (
     BucketForwards,
-    CudaForwards,
     attention_of,
     forwards_of,
     has_attention_backend,
@@ -28,7 +29,6 @@ from hfsynth.engine.forwards import (
 )
 from hfsynth.engine.kv_cache import KeyValueSlots
 from hfsynth.engine.scoring import supports_logits_to_keep
-from hfsynth.engine.varlen_attention import VARLEN
 from tests.tiny import generated, letters, next_of, prompt, reference_kernel, tiny, tokenized
 
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "expand": 2, "chunk_size": 16}
@@ -56,7 +56,7 @@ def test_install_attention_incompatible_names_the_reason(config, sizes, reason):
     model = tiny(config, **sizes)
     before = generated(model, prompt(10), 6)
     assert reason in install_attention(model)
-    assert model.config._attn_implementation != NAME
+    assert model.config._attn_implementation != BUCKETS
     assert generated(model, prompt(10), 6) == before
 
 
@@ -91,7 +91,7 @@ def test_install_attention_with_other_logits_is_refused():
     assert install_attention(model) == ""
     own = tiny()
     own.model.layers[0].self_attn.register_forward_hook(
-        lambda module, inputs, output: (output[0] * (2 if module.config._attn_implementation == NAME else 1), None)
+        lambda module, inputs, output: (output[0] * (2 if module.config._attn_implementation == BUCKETS else 1), None)
     )
     assert "computes something else with another attention" in install_attention(own)
 
@@ -103,14 +103,14 @@ def test_transformers_private_attributes_are_unchanged():
     assert has_attention_backend(tiny(Mamba2Config, **MAMBA)) is False
     assert attention_of(model) == "sdpa"
     assert install_attention(model) == ""
-    assert attention_of(model) == NAME
+    assert attention_of(model) == BUCKETS
     assert supports_logits_to_keep(model) is True
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """Let a CPU do what a GPU does, but for CUDA graphs: the layout of slots, and a reference of the kernel."""
-    monkeypatch.setattr(varlen_attention, "flash_attention", reference_kernel)
+    monkeypatch.setattr(cuda_module, "flash_attention", reference_kernel)
     monkeypatch.setattr(
         KeyValueSlots,
         "_zeros",
@@ -164,9 +164,9 @@ def test_loop_by_cuda_forwards_equals_generate():
 def test_install_attention_prefers_varlen_where_it_is_right(monkeypatch, caplog, is_wrong):
     monkeypatch.setattr(forwards, "has_varlen_kernel", lambda model: True)
     if is_wrong:
-        monkeypatch.setattr(varlen_attention, "flash_attention", lambda query, *rest: query)
+        monkeypatch.setattr(cuda_module, "flash_attention", lambda query, *rest: query)
     model = tiny()
     with caplog.at_level(logging.WARNING):
         assert install_attention(model) == ""
-    assert attention_of(model) == (NAME if is_wrong else VARLEN)
+    assert attention_of(model) == (BUCKETS if is_wrong else VARLEN)
     assert ["computes something else" in record.getMessage() for record in caplog.records] == [True] * is_wrong
