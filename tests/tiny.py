@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from hfsynth import SamplingParams
 from hfsynth.chat import TokenizedRequest
 from hfsynth.engine.forwards import install_attention
-from hfsynth.engine.model import pack_linears
+from hfsynth.engine.packed_linear import pack_linears
 
 WORDS = 64
 SIZES = {

@@ -1,15 +1,11 @@
 """A causal language model in memory: requests go in, completions come out as they end."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from hfsynth.chat import (
@@ -24,19 +20,12 @@ from hfsynth.chat import (
 from hfsynth.engine.decode_loop import DecodeLoop
 from hfsynth.engine.forwards import install_attention
 from hfsynth.engine.kv_cache import free_memory
+from hfsynth.engine.packed_linear import pack_linears
 from hfsynth.engine.scoring import FORWARD_TOKENS, score
 from hfsynth.engine.static_batches import StaticBatches
 from hfsynth.llm import Completion, Request, Requests
 
 logger = logging.getLogger(__name__)
-_PACKED_ROWS = 64  # rows of an input that the layout of packed weights is chosen for
-_PACKED_DTYPES = (torch.bfloat16, torch.float32)
-# The products that decide on a dtype: of few rows, in weights that a core's cache doesn't hold. With many rows,
-# float32 may multiply faster, but attention reads half as much in 16 bits. On a Xeon with AVX512-BF16, without AMX, a
-# run in bfloat16 made 1.3 to 1.5 times the tokens of one in float32 with at most 7 rows at once, as many with 26 rows
-# on average, and 0.93 times with 60.
-_TRIAL_ROWS, _TRIAL_WIDTH, _TRIAL_LAYERS = 8, 1024, 8
-_TRIALS = 20  # the first ones start threads
 
 
 class Engine(Protocol):
@@ -163,116 +152,3 @@ class RequestQueue:
         scores = self.score([rendered.tokens for _, rendered in gathered]) if gathered else []
         for (key, rendered), own in zip(gathered, scores, strict=True):
             self.ready.append((key, self.chat.scored(rendered, own)))
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose weight is stored in the layout of oneDNN's kernels for CPUs."""
-
-    packed: Tensor
-    bias: Tensor | None
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_buffer("packed", pack_weight(linear.weight.detach()), persistent=False)
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight in its usual layout, (out, in): some models compute with a layer's weight themselves."""
-        dense: Tensor = self.packed.to_dense()
-        return dense
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x · weightᵀ + bias, (…, in) → (…, out)."""
-        return packed_linear(x, self.packed, self.bias)
-
-
-def pack_linears(model: Any) -> int:
-    """Replace a model's linear layers by packed ones, where its device is a CPU whose kernels take them.
-
-    Returns:
-        The number of layers replaced.
-    """
-    if model.device.type != "cpu" or model.dtype not in _PACKED_DTYPES or not can_pack(model.dtype):
-        return 0
-    found = [  # no layers: each is freed as soon as it is replaced, so only one is in memory twice
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and child.weight.dtype in _PACKED_DTYPES
-    ]
-    with torch.inference_mode(False), torch.no_grad():
-        for parent, name in found:
-            setattr(parent, name, PackedLinear(getattr(parent, name)))
-    return len(found)
-
-
-def faster_cpu_dtype(dtype: torch.dtype, name: str) -> torch.dtype:
-    """Return float32 where this CPU multiplies faster in it than in a 16-bit type, otherwise the type; log why.
-
-    Args:
-        dtype: The type of a checkpoint.
-        name: The model, for the log.
-    """
-    if dtype.itemsize != 2:
-        return dtype
-    threads = torch.get_num_threads()
-    seconds = {kind: seconds_of_product(kind, threads) for kind in (torch.float32, dtype)}
-    chosen = min(seconds, key=lambda kind: seconds[kind])
-    logger.log(
-        logging.WARNING if chosen is torch.float32 else logging.INFO,
-        "dtype auto: %s is computed in %s on this CPU (%s, %d threads), where a product of %d rows takes %s.",
-        name,
-        _dtype_name(chosen),
-        torch.backends.cpu.get_cpu_capability(),
-        threads,
-        _TRIAL_ROWS,
-        " and ".join(f"{taken * 1e3:.2f} ms in {_dtype_name(kind)}" for kind, taken in seconds.items()),
-    )
-    return chosen
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-@cache
-def seconds_of_product(dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 - part of the cache's key
-    """Return the seconds of a linear layer on this CPU, packed where it can be; measured once for a thread count."""
-    weights = [torch.zeros(_TRIAL_WIDTH, _TRIAL_WIDTH, dtype=dtype) for _ in range(_TRIAL_LAYERS)]
-    x = torch.zeros(_TRIAL_ROWS, _TRIAL_WIDTH, dtype=dtype)
-    with torch.inference_mode():
-        is_packed = dtype in _PACKED_DTYPES and can_pack(dtype)
-        layers = [pack_weight(weight) for weight in weights] if is_packed else weights
-        multiply = packed_linear if is_packed else nn.functional.linear
-        seconds = []
-        for _ in range(_TRIALS):
-            began = time.perf_counter()
-            for layer in layers:
-                multiply(x, layer, None)
-            seconds.append(time.perf_counter() - began)
-    return min(seconds) / _TRIAL_LAYERS
-
-
-# torch's operations for packed weights are private; these three functions are all that touch them.
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this torch and this CPU have kernels for packed weights of a type."""
-    ops = torch.ops.mkldnn
-    if not torch._C._has_mkldnn or not hasattr(ops, "_linear_pointwise"):
-        return False
-    return dtype is torch.float32 or bool(ops._is_mkldnn_bf16_supported())
-
-
-def pack_weight(weight: Tensor) -> Tensor:
-    """Return a weight, (out, in), in the packed layout."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
-    return packed
-
-
-def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x · weightᵀ + bias for a packed weight, (…, in) → (…, out)."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return product

@@ -44,8 +44,8 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         default="auto",
         kw_only=True,
         metadata={
-            "help": "Type of the weights: float32, bfloat16, float16; auto is the checkpoint's (bfloat16 for GGUF) "
-            "or, on a CPU, float32 where that is faster."
+            "help": "Type of the weights: float32, bfloat16, float16; auto is the checkpoint's (bfloat16 for GGUF); "
+            "a CPU then computes in float32 where that is faster."
         },
     )
     device: str | None = field(
@@ -152,7 +152,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         from transformers import AutoModelForCausalLM
         from transformers.utils.quantization_config import GgufConfig
 
-        from hfsynth.engine.model import faster_cpu_dtype
+        from hfsynth.engine.packed_linear import faster_cpu_dtype
 
         processes = local_world_size()
         if self.device_map and processes > 1:
@@ -165,12 +165,12 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         dtype: str | torch.dtype = self.dtype
         options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if self.gguf_file else {}
         if self.gguf_file and self.dtype == "auto":  # quantized weights have no type of their own
-            dtype = faster_cpu_dtype(torch.bfloat16, self.model_name) if is_chosen else torch.bfloat16
+            dtype = torch.bfloat16
         if self.device_map:
             options["device_map"] = self.device_map
         model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, **self._source, **options)
         if not self.device_map:
             model.to(device)
-        if is_chosen and not self.gguf_file:
+        if is_chosen:
             model.to(faster_cpu_dtype(model.dtype, self.model_name))
         return model.eval()

@@ -6,18 +6,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfsynth import ChatTemplateError, GenerationError, Request, SamplingParams, TransformersLLM
 from hfsynth.chat import Generated
 from hfsynth.engine import model as model_module
-from hfsynth.engine.model import PackedLinear
+from hfsynth.engine import packed_linear
+from hfsynth.engine.packed_linear import PackedLinear, has_fbgemm
 from hfsynth.llm import Requests
 from hfsynth.llms.checkpoint import LOADED_MODELS
+from tests.conftest import GGUF
 from tests.tiny_chat import save_chat_model
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 QUESTIONS = ["Name a colour.", "What is the capital of France? Answer in a few words.", "Hi!", "List three fruits."]
+
+
+needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
+
+
+def packed_layers(llm):
+    return [layer for layer in llm.loaded_model().model.modules() if isinstance(layer, PackedLinear)]
 
 
 def ask(text, **options):
@@ -53,7 +62,7 @@ DTYPES = """
 import logging, sys
 import torch
 from hfsynth import TransformersLLM
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 for dtype in (torch.bfloat16, torch.float32):
@@ -83,7 +92,7 @@ def test_dtype_auto_follows_the_measured_speed(tmp_path, monkeypatch, slower, ex
     folder = save_chat_model(tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(folder)
     seconds = {torch.float32: 0.5, torch.bfloat16: 0.5, getattr(torch, slower): 1.0}
-    monkeypatch.setattr(model_module, "seconds_of_product", lambda dtype, threads: seconds[dtype])
+    monkeypatch.setattr(packed_linear, "seconds_of_product", lambda dtype, threads: seconds[dtype])
     with TransformersLLM(folder, device="cpu") as llm:
         assert llm.loaded_model().model.dtype is getattr(torch, expected)
 
@@ -104,6 +113,38 @@ def test_greedy_completions_are_those_of_generate(smollm, monkeypatch):
         assert completion.text == text.strip()
         assert completion.prompt_tokens == inputs.input_ids.shape[1]
         assert completion.completion_tokens == output.shape[1] - inputs.input_ids.shape[1]
+
+
+@pytest.mark.model
+@needs_fbgemm
+def test_a_16_bit_checkpoint_is_stored_in_float16_and_completes_as_generate_does_in_float32(smollm_weights, tmp_path):
+    AutoModelForCausalLM.from_pretrained(smollm_weights, dtype="bfloat16").save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(smollm_weights).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").eval()
+    with TransformersLLM(str(tmp_path), dtype="float32", device="cpu") as llm:
+        requests = [ask(question, sampling=replace(GREEDY, max_new_tokens=24)) for question in QUESTIONS]
+        completions, loaded = llm.complete(requests), llm.loaded_model()
+        assert {layer.packed.dtype for layer in packed_layers(llm)} == {torch.float16}
+        for request, completion in zip(requests, completions, strict=True):
+            inputs = loaded.chat.tokenizer(llm.prompt(request), return_tensors="pt", add_special_tokens=False)
+            with torch.inference_mode():
+                output = model.generate(**inputs, do_sample=False, max_new_tokens=24, eos_token_id=2, pad_token_id=2)
+            tokens = output[0, inputs.input_ids.shape[1] :]
+            assert completion.text == loaded.chat.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+@pytest.mark.model
+@needs_fbgemm
+def test_dtype_auto_of_a_gguf_file_is_float32_with_the_numbers_of_bfloat16(smollm_folder, monkeypatch):
+    monkeypatch.setattr(
+        packed_linear, "seconds_of_product", lambda dtype, threads: {torch.float32: 0.5}.get(dtype, 1.0)
+    )
+    with TransformersLLM(smollm_folder, gguf_file=GGUF, device="cpu") as llm:
+        assert llm.loaded_model().model.dtype is torch.float32
+        layers = packed_layers(llm)
+        assert {layer.packed.dtype for layer in layers} == {torch.float16}
+        weight = layers[0].weight
+        assert torch.allclose(weight, weight.bfloat16().float(), rtol=0, atol=2**-25)
 
 
 @pytest.mark.model
@@ -225,13 +266,10 @@ def test_incompatible_model_runs_in_static_batches(smollm, monkeypatch, caplog):
 
 @pytest.mark.model
 def test_the_layers_of_a_model_are_packed_for_the_loop_alone(smollm, monkeypatch):
-    def packed(llm):
-        return any(isinstance(layer, PackedLinear) for layer in llm.loaded_model().model.modules())
-
-    assert packed(smollm)
+    assert packed_layers(smollm)
     monkeypatch.setattr(model_module, "install_attention", lambda model: "it has states")
     with replace(smollm, chat_template_kwargs={"d": 1}) as other:
-        assert not packed(other)
+        assert not packed_layers(other)
 
 
 def test_same_rows_loads_no_model(tmp_path):
