@@ -48,7 +48,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
-from hfsynth.engine.model import faster_cpu_dtype
+from hfsynth.engine.packed_linear import faster_cpu_dtype
 from machine import describe_machine
 
 HERE = Path(__file__).parent
@@ -79,21 +79,22 @@ Result = dict[str, Any]
 def main() -> None:
     """Measure all ways and write the tables."""
     arguments = parsed()
-    job, plain = jobs(arguments)
     print(describe_machine(arguments.threads), file=sys.stderr, flush=True)
     results: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.gguf_file:
+            arguments.model = dense_copy(arguments.model, arguments.gguf_file, Path(folder) / "dense")
+        job, plain = jobs(arguments)
         files = {"job": Path(folder) / "job.json", "plain": Path(folder) / "plain.json"}
         files["job"].write_text(json.dumps(job))
         files["plain"].write_text(json.dumps(plain))
-        dense = dense_copy(arguments, Path(folder) / "dense") if arguments.vllm else ""
         for _ in range(arguments.repeats):  # rounds, so that a slow minute of the machine hits all ways alike
             for way in arguments.ways:
                 command = [sys.executable, str(HERE / "ways.py"), way, str(files["job"])]
                 measure(way, command, results)
             if arguments.vllm:
                 flags = ["--dtype", arguments.dtype, "--slots", str(arguments.slots)]
-                script = [arguments.vllm, str(HERE / "vllm_generate.py"), dense, str(files["plain"])]
+                script = [arguments.vllm, str(HERE / "vllm_generate.py"), arguments.model, str(files["plain"])]
                 measure(VLLM, [*script, *flags], results)
             for engine in arguments.engine:
                 name, _, command_text = engine.partition("=")
@@ -161,8 +162,7 @@ def jobs(arguments: argparse.Namespace) -> tuple[Result, Result]:
                 "use a smaller --num-requests."
             )
         texts = texts[:count]
-        source = {"gguf_file": arguments.gguf_file} if arguments.gguf_file else {}
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **source)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
         asked = [[{"role": "user", "content": text}] for text in texts]
         prompts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in asked]
         limits = [arguments.max_new_tokens] * len(texts)
@@ -172,7 +172,6 @@ def jobs(arguments: argparse.Namespace) -> tuple[Result, Result]:
     ]
     kept = (
         "model",
-        "gguf_file",
         "random_weights",
         "dtype",
         "device",
@@ -198,20 +197,17 @@ def instructions(dataset: Path) -> list[str]:
     return [f"{line['instruction']}\n{text}".strip() for line, text in zip(lines, inputs, strict=True)]
 
 
-def dense_copy(arguments: argparse.Namespace, folder: Path) -> str:
-    """Return the model's name; a GGUF file, which vLLM doesn't read, is copied to a folder as a dense model."""
-    if not arguments.gguf_file:
-        return str(arguments.model)
-    source: dict[str, Any] = {"gguf_file": arguments.gguf_file}
+def dense_copy(folder: str, gguf_file: str, target: Path) -> str:
+    """Write the model of a GGUF file as a checkpoint in bfloat16, which all ways and vLLM read; return its folder."""
     model: Any = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=arguments.dtype, quantization_config=GgufConfig(dequantize=True), **source
+        folder, gguf_file=gguf_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
     config = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
     copy: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=model.dtype)
     copy.load_state_dict(model.state_dict())
-    copy.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(arguments.model, **source).save_pretrained(folder)
-    return str(folder)
+    copy.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(target)
+    return str(target)
 
 
 def measure(name: str, command: list[str], results: dict[str, list[Result]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hfsynth.engine.model import PackedLinear
+from hfsynth.engine.packed_linear import PackedLinear
 from hfsynth.engine.scheduler import cache_bytes_per_token
 
 _PREFILL = 1024  # tokens of prompts in one forward
@@ -40,7 +40,7 @@ def roofline(model: Any, slots: int, rows: list[tuple[int, int]], read: int, siz
     kept = sum(cache_bytes_per_token(model).values()) * sum(count * (prompt + count / 2) for prompt, count in rows)
     speed = bandwidth(model.device, size)
     products = seconds_of_products(model, layers, slots), seconds_of_products(model, body, _PREFILL)
-    reading = (weight_bytes(model, layers) + kept / steps) / speed, weight_bytes(model, body) / speed
+    reading = (weight_bytes(layers) + kept / steps) / speed, weight_bytes(body) / speed
     longer = max(products[0], reading[0]), max(products[1], reading[1])
 
     def tokens_per_second(step: float, forward: float) -> float:
@@ -54,9 +54,15 @@ def roofline(model: Any, slots: int, rows: list[tuple[int, int]], read: int, siz
     }
 
 
-def weight_bytes(model: Any, layers: list[Any]) -> int:
+def weight_bytes(layers: list[Any]) -> int:
     """Return the size of the weights of linear layers, in bytes."""
-    return sum(layer.in_features * layer.out_features * model.dtype.itemsize for layer in layers)
+    return sum(layer.in_features * layer.out_features * stored_dtype(layer).itemsize for layer in layers)
+
+
+def stored_dtype(layer: Any) -> torch.dtype:
+    """Return the type that a layer's weight is stored in."""
+    dtype: torch.dtype = layer.packed.dtype if isinstance(layer, PackedLinear) else layer.weight.dtype
+    return dtype
 
 
 def seconds_of_products(model: Any, layers: list[Any], count: int) -> float:

@@ -1,7 +1,7 @@
 """Run one of the ways that `generation.py` compares: `python ways.py WAY job.json`.
 
-A job is {"model", "gguf_file", "dtype", "device", "random_weights", "threads", "calls", "max_new_tokens",
-"temperature", "slots"}; a call is a list of prompts, each {"instruction", "text", "limit"}. Prints one line of JSON:
+A job is {"model", "dtype", "device", "random_weights", "threads", "calls", "max_new_tokens", "temperature",
+"slots"}; a call is a list of prompts, each {"instruction", "text", "limit"}. Prints one line of JSON:
 for each call the seconds without loading, the processor-seconds and the tokens of each row; the peak memory; and the
 way's own counts.
 """
@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
-from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth import SamplingParams, TextGeneration, TransformersLLM
 from hfsynth.chat import TokenizedRequest
@@ -29,10 +28,9 @@ from hfsynth.engine.attention import DecodeBatch, PrefillBatch
 from hfsynth.engine.cuda import CudaForwards
 from hfsynth.engine.decode_loop import DecodeLoop, LoopStats
 from hfsynth.engine.forwards import BucketForwards, install_attention
-from hfsynth.engine.model import pack_linears
+from hfsynth.engine.packed_linear import pack_linears
 from hfsynth.engine.sampling import Sampler
 from hfsynth.flow import derive_seed
-from hfsynth.llms.checkpoint import parse_gguf_once
 from hfsynth.pipeline import Pipeline
 from roofline import roofline, settle
 
@@ -54,11 +52,8 @@ def load(job: Result) -> tuple[Any, list[Work], list[int]]:
             return torch.randint(0, config.vocab_size, (length,), generator=draw).tolist()
 
         return model.eval(), calls(job, tokens), []
-    source = {"gguf_file": job["gguf_file"]} if job["gguf_file"] else {}
-    options = {"quantization_config": GgufConfig(dequantize=True)} if job["gguf_file"] else {}
-    with parse_gguf_once():
-        tokenizer = AutoTokenizer.from_pretrained(job["model"], **source)
-        model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"], **source, **options)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=job["dtype"])
     model.to(job["device"]).eval()
     ends = [tokenizer.eos_token_id]
     return model, calls(job, lambda text: tokenizer(text, add_special_tokens=False).input_ids), ends
@@ -168,7 +163,6 @@ def runner(job: Result) -> Result:
     """The whole pipeline: TextGeneration over a dataset, in chunks, saved."""
     llm = TransformersLLM(
         job["model"],
-        gguf_file=job["gguf_file"] or None,
         dtype=job["dtype"],
         device=job["device"],
         batch_size=job["slots"],
