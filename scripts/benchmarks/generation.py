@@ -49,6 +49,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
 from hfsynth.engine.packed_linear import faster_cpu_dtype
+from hfsynth.llms.checkpoint import parse_gguf_once
 from machine import describe_machine
 
 HERE = Path(__file__).parent
@@ -81,6 +82,7 @@ def main() -> None:
     arguments = parsed()
     print(describe_machine(arguments.threads), file=sys.stderr, flush=True)
     results: dict[str, list[Result]] = {}
+    source = {"model": arguments.model, "gguf_file": arguments.gguf_file}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.gguf_file:
             arguments.model = dense_copy(arguments.model, arguments.gguf_file, Path(folder) / "dense")
@@ -103,8 +105,8 @@ def main() -> None:
     print(table)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     (arguments.output_dir / "benchmark.md").write_text(table)
-    calls = [len(prompts) for prompts in job["calls"]]
-    report_data = {"machine": describe_machine(arguments.threads), "job": {**job, "calls": calls}, "results": results}
+    described = {**job, **source, "calls": [len(prompts) for prompts in job["calls"]]}
+    report_data = {"machine": describe_machine(arguments.threads), "job": described, "results": results}
     (arguments.output_dir / "benchmark.json").write_text(json.dumps(report_data, indent=1))
 
 
@@ -112,7 +114,7 @@ def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="Folder or name of an instruct model.")
-    parser.add_argument("--gguf-file", default="", help="GGUF file in it.")
+    parser.add_argument("--gguf-file", default="", help="GGUF file in it; converted to bfloat16 first.")
     parser.add_argument("--random-weights", default="", help="Folder or name of a configuration, instead of a model.")
     parser.add_argument(
         "--dtype",
@@ -137,6 +139,8 @@ def parsed() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.model) == bool(arguments.random_weights):
         parser.error("give --model or --random-weights.")
+    if arguments.gguf_file and not arguments.model:
+        parser.error("--gguf-file needs --model.")
     if arguments.vllm and arguments.random_weights:
         parser.error("--vllm needs --model.")
     torch.set_num_threads(arguments.threads)
@@ -199,14 +203,16 @@ def instructions(dataset: Path) -> list[str]:
 
 def dense_copy(folder: str, gguf_file: str, target: Path) -> str:
     """Write the model of a GGUF file as a checkpoint in bfloat16, which all ways and vLLM read; return its folder."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
+    with parse_gguf_once():
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=gguf_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
     config = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
     copy: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=model.dtype)
     copy.load_state_dict(model.state_dict())
     copy.save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(target)
+    tokenizer.save_pretrained(target)
     return str(target)
 
 

@@ -29,6 +29,10 @@ def packed_layers(llm):
     return [layer for layer in llm.loaded_model().model.modules() if isinstance(layer, PackedLinear)]
 
 
+def rotary_frequencies(llm):
+    return llm.loaded_model().model.model.rotary_emb.inv_freq
+
+
 def ask(text, **options):
     return Request(messages=({"role": "user", "content": text},), **{"sampling": GREEDY, **options})
 
@@ -62,7 +66,7 @@ DTYPES = """
 import logging, sys
 import torch
 from hfsynth import TransformersLLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 for dtype in (torch.bfloat16, torch.float32):
@@ -92,9 +96,10 @@ def test_dtype_auto_follows_the_measured_speed(tmp_path, monkeypatch, slower, ex
     folder = save_chat_model(tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(folder)
     seconds = {torch.float32: 0.5, torch.bfloat16: 0.5, getattr(torch, slower): 1.0}
-    monkeypatch.setattr(packed_linear, "seconds_of_product", lambda dtype, threads: seconds[dtype])
+    monkeypatch.setattr(packed_linear, "seconds_of_product", lambda dtype, threads, is_packed: seconds[dtype])
     with TransformersLLM(folder, device="cpu") as llm:
         assert llm.loaded_model().model.dtype is getattr(torch, expected)
+        assert rotary_frequencies(llm).dtype is torch.float32
 
 
 @pytest.mark.model
@@ -117,7 +122,7 @@ def test_greedy_completions_are_those_of_generate(smollm, monkeypatch):
 
 @pytest.mark.model
 @needs_fbgemm
-def test_a_16_bit_checkpoint_is_stored_in_float16_and_completes_as_generate_does_in_float32(smollm_weights, tmp_path):
+def test_float16_storage_completes_as_generate_does_in_float32(smollm_weights, tmp_path):
     AutoModelForCausalLM.from_pretrained(smollm_weights, dtype="bfloat16").save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(smollm_weights).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").eval()
@@ -134,17 +139,30 @@ def test_a_16_bit_checkpoint_is_stored_in_float16_and_completes_as_generate_does
 
 
 @pytest.mark.model
-@needs_fbgemm
-def test_dtype_auto_of_a_gguf_file_is_float32_with_the_numbers_of_bfloat16(smollm_folder, monkeypatch):
-    monkeypatch.setattr(
-        packed_linear, "seconds_of_product", lambda dtype, threads: {torch.float32: 0.5}.get(dtype, 1.0)
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_dtype_auto_of_a_gguf_file_has_the_numbers_of_bfloat16(dtype, smollm_folder, monkeypatch):
+    seconds = {torch.float32: 0.5, torch.bfloat16: 0.5, dtype: 0.1}
+    monkeypatch.setattr(packed_linear, "seconds_of_product", lambda dtype, threads, is_packed: seconds[dtype])
     with TransformersLLM(smollm_folder, gguf_file=GGUF, device="cpu") as llm:
-        assert llm.loaded_model().model.dtype is torch.float32
-        layers = packed_layers(llm)
-        assert {layer.packed.dtype for layer in layers} == {torch.float16}
-        weight = layers[0].weight
-        assert torch.allclose(weight, weight.bfloat16().float(), rtol=0, atol=2**-25)
+        model = llm.loaded_model().model
+        assert model.dtype is dtype
+        assert rotary_frequencies(llm).dtype is torch.float32
+        weight = model.get_input_embeddings().weight
+        assert torch.equal(weight, weight.bfloat16().to(dtype))
+        if dtype is torch.float32 and has_fbgemm():
+            assert {layer.packed.dtype for layer in packed_layers(llm)} == {torch.float16}
+
+
+def test_dtype_auto_of_experts_is_measured_without_packing(tmp_path, monkeypatch):
+    folder, asked = save_chat_model(tmp_path), []
+    AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(folder)
+    monkeypatch.setattr(packed_linear, "is_linear", lambda model: False)
+    monkeypatch.setattr(
+        packed_linear, "seconds_of_product", lambda dtype, threads, is_packed: asked.append(is_packed) or 1.0
+    )
+    with TransformersLLM(folder, device="cpu") as llm:
+        llm.loaded_model()
+    assert asked == [False, False]
 
 
 @pytest.mark.model
