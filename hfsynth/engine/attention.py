@@ -108,11 +108,11 @@ class DecodeBatch:
         """See AttentionBatch.attend.
 
         The query heads that share a key head are attended as if they were tokens, so that keys are read once for all.
+        Their number is the same at every step, so they need no `scaled_dot_product`.
         """
         heads = keys.shape[1]
         tokens = query[0].transpose(0, 1)  # (T, query heads, head_dim)
         grouped = tokens.reshape(len(tokens), heads, -1, tokens.shape[-1])  # (T, heads, queries per head, head_dim)
-        padded = pad_queries(grouped, keys, values)  # once for all buckets
         if (key := (params.sliding_window, query.device)) not in self._masks:
             positions = self._slots_and_positions(query.device)[1]
             self._masks[key] = [
@@ -120,10 +120,12 @@ class DecodeBatch:
                 for part, bucket in self._buckets
             ]
         attended = [
-            scaled_dot_product(padded[part], keys[part, :, :bucket], values[part, :, :bucket], mask, params.scaling)
+            F.scaled_dot_product_attention(
+                grouped[part], keys[part, :, :bucket], values[part, :, :bucket], mask, scale=params.scaling
+            )
             for (part, bucket), mask in zip(self._buckets, self._masks[key], strict=True)
         ]
-        return torch.cat([part[:, :, : grouped.shape[2]] for part in attended]).flatten(1, 2)[None]
+        return torch.cat(attended).flatten(1, 2)[None]
 
     def _slots_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return each token's slot and position, (T,), on a device: a model's layers may be on several."""
@@ -350,16 +352,11 @@ def scaled_dot_product(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
         mask: (…, rows, positions) or (…, 1, positions), added to the scores.
         scale: Factor of the scores; None for 1/√head_dim.
     """
-    rows, padded = query.shape[-2], pad_queries(query, keys, values)
-    if (missing := padded.shape[-2] - rows) and mask.shape[-2] > 1:
-        mask = F.pad(mask, (0, 0, 0, missing))
-    return F.scaled_dot_product_attention(padded, keys, values, mask, scale=scale)[..., :rows, :]
-
-
-def pad_queries(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return a query with rows of zeros at its end, so that kernels sum every row in one order."""
-    missing = -query.shape[-2] % _row_multiple(keys, values)
-    return F.pad(query, (0, 0, 0, missing)) if missing else query
+    rows = query.shape[-2]
+    if missing := -rows % _row_multiple(keys, values):  # filled up with zeros, so that kernels sum all in one order
+        query = F.pad(query, (0, 0, 0, missing))
+        mask = F.pad(mask, (0, 0, 0, missing)) if mask.shape[-2] > 1 else mask
+    return F.scaled_dot_product_attention(query, keys, values, mask, scale=scale)[..., :rows, :]
 
 
 def _row_multiple(keys: Tensor, values: Tensor) -> int:
