@@ -10,6 +10,7 @@ import torch
 
 from hfsynth import TransformersLLM
 from hfsynth.engine.forwards import install_attention
+from hfsynth.engine.packed_linear import PackedLinear, has_fbgemm
 from tests.tiny import SIZES, tiny
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "benchmarks"
@@ -234,6 +235,14 @@ def test_the_roofline_is_the_longer_of_products_and_reading(script, monkeypatch)
     assert fast["tokens_per_second"] == fast["products"] < fast["reading"]
     mixed = limits(speed=1000.0, step=0.0, forward=1e6)
     assert mixed["tokens_per_second"] < min(mixed["products"], mixed["reading"])
+
+
+@pytest.mark.skipif(not has_fbgemm(), reason="this torch has no FBGEMM")
+def test_weights_count_as_they_are_stored(script):
+    weight_bytes, plain, rounded = script("roofline").weight_bytes, torch.nn.Linear(5, 7), torch.nn.Linear(5, 7)
+    rounded.half().float()
+    layers = [plain, torch.nn.Linear(5, 7, dtype=torch.bfloat16), PackedLinear(plain), PackedLinear(rounded)]
+    assert [weight_bytes([layer]) for layer in layers] == [4 * 35, 2 * 35, 4 * 35, 2 * 35]
 
 
 def test_memory_and_products_are_measured_on_the_device(script):

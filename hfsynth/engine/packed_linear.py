@@ -154,8 +154,8 @@ def faster_cpu_dtype(dtype: torch.dtype, name: str, is_packed: bool = True) -> t
     return chosen
 
 
-def is_linear(model: nn.Module) -> bool:
-    """Whether the weights of linear layers are at least half of a model's weights: those of experts often aren't."""
+def consists_of_linears(model: nn.Module) -> bool:
+    """Whether at least half of a model's weights are those of linear layers; those of experts often aren't."""
     linear = sum(layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear)
     return 2 * linear >= sum(weight.numel() for weight in model.parameters())
 
@@ -201,13 +201,9 @@ def _product(weight: Tensor, x: Tensor) -> Tensor:
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this torch and this CPU have kernels for packed weights of a model's type."""
     ops = torch.ops.mkldnn
-    if (
-        dtype not in (torch.bfloat16, torch.float32)
-        or not torch._C._has_mkldnn
-        or not hasattr(ops, "_linear_pointwise")
-    ):
+    if not torch._C._has_mkldnn or not hasattr(ops, "_linear_pointwise"):
         return False
-    return dtype is torch.float32 or bool(ops._is_mkldnn_bf16_supported())
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
 def has_fbgemm() -> bool:
@@ -216,7 +212,7 @@ def has_fbgemm() -> bool:
 
 
 class OneDnnWeight:
-    """A weight in the layout of oneDNN's kernels, in the model's type."""
+    """A weight in the layout of oneDNN's kernels, in its own type."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.dtype, self._bias = weight.dtype, bias

@@ -152,7 +152,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         from transformers import AutoModelForCausalLM
         from transformers.utils.quantization_config import GgufConfig
 
-        from hfsynth.engine.packed_linear import faster_cpu_dtype, is_linear
+        from hfsynth.engine.packed_linear import consists_of_linears, faster_cpu_dtype
 
         processes = local_world_size()
         if self.device_map and processes > 1:
@@ -172,7 +172,7 @@ class TransformersLLM(CheckpointLLM["CausalLM"]):
         if not self.device_map:
             model.to(device)
         if is_chosen:
-            chosen = faster_cpu_dtype(model.dtype, self.model_name, is_linear(model))
+            chosen = faster_cpu_dtype(model.dtype, self.model_name, consists_of_linears(model))
             if chosen is not model.dtype:  # which would round rotary frequencies, and other float32 numbers, to it
                 model.to(chosen)
         return model.eval()

@@ -14,10 +14,10 @@ from hfsynth.engine.packed_linear import (
     OneDnnWeight,
     PackedLinear,
     can_pack,
+    consists_of_linears,
     faster_cpu_dtype,
     has_fbgemm,
     is_float16,
-    is_linear,
     pack_linears,
     packing_of,
     seconds_of_product,
@@ -191,16 +191,16 @@ def test_a_layer_of_a_type_without_kernels_is_left_alone(monkeypatch):
     assert type(model.lm_head) is type(model.model.layers[0].mlp.up_proj) is nn.Linear
 
 
-def test_a_model_of_experts_is_not_linear():
-    assert is_linear(tiny())
+def test_a_model_of_experts_does_not_consist_of_linears():
+    assert consists_of_linears(tiny())
     sizes = {
         "num_experts": 16,
         "shared_expert_intermediate_size": 64,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 64,
     }
-    assert not is_linear(tiny(Qwen2MoeConfig, **sizes))
-    assert not is_linear(tiny(GPT2Config, n_embd=64, n_layer=2, n_head=4))  # Conv1D
+    assert not consists_of_linears(tiny(Qwen2MoeConfig, **sizes))
+    assert not consists_of_linears(tiny(GPT2Config, n_embd=64, n_layer=2, n_head=4))  # Conv1D
 
 
 def test_a_dtype_that_can_not_be_packed_is_left_alone():

@@ -156,7 +156,7 @@ def test_dtype_auto_of_a_gguf_file_has_the_numbers_of_bfloat16(dtype, smollm_fol
 def test_dtype_auto_of_experts_is_measured_without_packing(tmp_path, monkeypatch):
     folder, asked = save_chat_model(tmp_path), []
     AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(folder)
-    monkeypatch.setattr(packed_linear, "is_linear", lambda model: False)
+    monkeypatch.setattr(packed_linear, "consists_of_linears", lambda model: False)
     monkeypatch.setattr(
         packed_linear, "seconds_of_product", lambda dtype, threads, is_packed: asked.append(is_packed) or 1.0
     )
